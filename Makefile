@@ -1,0 +1,32 @@
+# Everything runs in .venv, which the first target that needs it creates.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+.PHONY: demo test quick check install clean
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(READY)
+
+demo: install  ## built-in scenes -> MVC -> tiny LLaVA -> S-VCO -> evaluation -> a table and a page
+	@$(BIN)/svco demo
+
+test: install  ## everything
+	@$(BIN)/python -m pytest
+
+quick: install  ## no Ray, nothing slow; under a minute
+	@$(BIN)/python -m pytest -m "not ray and not slow"
+
+check: install  ## format, lint, types
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+clean:  ## what runs have made; the environment stays
+	rm -rf build

@@ -1,0 +1,153 @@
+"""What a model makes of each pair under its three image conditions: image a, image b, no image.
+
+Holds the model; knows nothing of Ray, of files, or of what the numbers mean. A chunk of pairs comes in as a table and
+goes out as a table, so the same class works in this process and as an actor of a pool.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.images import ImageError, decode_rgb
+from pipeline.schema import MvcError, image_bytes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CONDITIONS = ("a", "b", "none")
+RESPONSES = ("a", "b")
+LOGP_COLUMNS = tuple(f"logp_{condition}_{response}" for condition in CONDITIONS for response in RESPONSES)
+NEEDED_COLUMNS = ("chunk", "pair_id", "question", "answer_a", "answer_b", "image_a", "image_b")
+
+RESULT_SCHEMA = pa.schema(
+    [
+        ("chunk", pa.int64()),
+        ("pair_id", pa.string()),
+        *[(name, pa.float64()) for name in LOGP_COLUMNS],  # nats, summed over the response tokens
+        ("num_tokens_a", pa.int64()),  # of the response, with its end-of-turn token
+        ("num_tokens_b", pa.int64()),
+        ("generated_a", pa.string()),  # greedy answer to the question about image a; null where none was asked for
+        ("generated_b", pa.string()),
+        ("width_a_px", pa.int64()),
+        ("height_a_px", pa.int64()),
+        ("width_b_px", pa.int64()),
+        ("height_b_px", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringPlan:
+    """All that a worker must know: plain values, so that it travels to any machine.
+
+    `num_threads` None leaves torch's own choice; in a Ray actor with part of a CPU that choice is one thread.
+    """
+
+    model: str
+    dtype: str
+    device: str
+    batch_pairs: int
+    batch_images: int
+    max_new_tokens: int  # 0: no answers are generated
+    num_threads: int | None = None
+
+
+class PairScorer:
+    """A loaded model; calling it with a chunk of pairs gives a table with `RESULT_SCHEMA`, one row per pair, in order."""
+
+    def __init__(self, plan: ScoringPlan) -> None:
+        import torch
+        from transformers.utils import logging
+
+        from training.vlm import load_vlm
+
+        logging.disable_progress_bar()  # a bar per actor for loading weights would tear up our own
+        if plan.num_threads is not None:
+            torch.set_num_threads(plan.num_threads)
+        self.plan = plan
+        self.vlm = load_vlm(plan.model, dtype=getattr(torch, plan.dtype), device=plan.device)
+
+    def __call__(self, chunk: pa.Table) -> pa.Table:
+        """Scores one chunk.
+
+        Raises:
+            MvcError: A pair whose image does not decode or whose texts the model cannot take, by pair_id.
+        """
+        import torch
+
+        with torch.inference_mode():
+            parts = [self._score(chunk.slice(start, self.plan.batch_pairs)) for start in self._starts(chunk)]
+        return pa.concat_tables(parts)
+
+    def _starts(self, chunk: pa.Table) -> range:
+        return range(0, chunk.num_rows, self.plan.batch_pairs)
+
+    def _score(self, pairs: pa.Table) -> pa.Table:
+        images_a, images_b = _images(pairs, "image_a"), _images(pairs, "image_b")
+        logps_P32, num_tokens_P2 = self._logps(pairs, images_a, images_b)
+        questions = pairs["question"].to_pylist()
+        generated = list(self._answers([*images_a, *images_b], questions * 2))
+        columns = {
+            "chunk": pairs["chunk"],
+            "pair_id": pairs["pair_id"],
+            **dict(zip(LOGP_COLUMNS, logps_P32.reshape(-1, 6).T, strict=True)),
+            "num_tokens_a": num_tokens_P2[:, 0],
+            "num_tokens_b": num_tokens_P2[:, 1],
+            "generated_a": generated[: len(images_a)],
+            "generated_b": generated[len(images_a) :],
+        }
+        for side, images in (("a", images_a), ("b", images_b)):
+            columns[f"width_{side}_px"] = [image.width for image in images]
+            columns[f"height_{side}_px"] = [image.height for image in images]
+        return pa.table(columns, schema=RESULT_SCHEMA)
+
+    def _logps(self, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]") -> tuple[np.ndarray, np.ndarray]:
+        """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""
+        from training.logps import pair_logps
+        from training.packing import PairTokens, pack
+        from training.vlm import encode_prompt, encode_response, pixel_values
+
+        vlm, tokens = self.vlm, []
+        for row in pairs.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist():
+            try:
+                tokens.append(
+                    PairTokens(
+                        prompt_image=encode_prompt(vlm, row["question"], with_image=True),
+                        prompt_text=encode_prompt(vlm, row["question"], with_image=False),
+                        response_a=encode_response(vlm, row["answer_a"]),
+                        response_b=encode_response(vlm, row["answer_b"]),
+                    )
+                )
+            except ValueError as error:
+                raise MvcError(f"pair {row['pair_id']}: {error}") from error
+        model = vlm.model
+        packed = pack(tokens, vlm.image_token_id, vlm.num_image_tokens).to(model.device)
+        pixels_a, pixels_b = (pixel_values(vlm, side).to(model.device, model.dtype) for side in (images_a, images_b))
+        logps_P32 = pair_logps(model, packed, pixels_a, pixels_b)
+        lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
+        return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
+
+    def _answers(self, images: "list[Image]", questions: list[str]) -> Iterator[str | None]:
+        from training.vlm import generate
+
+        if self.plan.max_new_tokens == 0:
+            yield from [None] * len(images)
+            return
+        size = self.plan.batch_images
+        for start in range(0, len(images), size):
+            stop = start + size
+            yield from generate(self.vlm, images[start:stop], questions[start:stop], max_new_tokens=self.plan.max_new_tokens)
+
+
+def _images(pairs: pa.Table, column: str) -> "list[Image]":
+    """The decoded images of one side, upright and RGB."""
+    images = []
+    for pair_id, data in zip(pairs["pair_id"].to_pylist(), image_bytes(pairs, column), strict=True):
+        try:
+            images.append(decode_rgb(data or b""))
+        except ImageError as error:
+            raise MvcError(f"pair {pair_id}: {column} cannot be used ({error}); build the MVC folder again") from error
+    return images

@@ -1,0 +1,1 @@
+"""The dataset factory: from visual-counterfactual sources to published Minimal Visual Contrasts (MVC)."""

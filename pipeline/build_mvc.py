@@ -1,0 +1,265 @@
+#!/usr/bin/env python3
+"""Builds an MVC folder from a recipe: the job behind `svco build` and `ray job submit -- pipeline/build_mvc.py`."""
+
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.config import BuildSection
+from pipeline.progress import Progress, say, summary_table
+from pipeline.recipe import RecipeError, in_ray_job, load_recipe, resolved_yaml
+from pipeline.schema import SCHEMA_VERSION, SPLITS, MvcError
+from pipeline.stages import STAGES, Plan, plan_build, published_recipe
+from pipeline.store import Stage, StoreError, cache_dir, only_one, open_stage, read_json, read_table, write_json, write_table, write_text
+
+DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "mvc_demo.yaml"
+
+
+def build(plan: Plan) -> dict[str, Any]:
+    """Runs every stage of the plan that is not done yet; returns the manifest.
+
+    Raises:
+        RecipeError, StoreError: Something that the user can mend, in one line.
+    """
+    done = finished_manifest(plan)
+    if done is not None:
+        say(f"{plan.out}: already built from this recipe and these sources; nothing to do")
+        return done
+    with only_one(plan.out, "out"):
+        return _Build(plan).run()
+
+
+def finished_manifest(plan: Plan) -> dict[str, Any] | None:
+    """The manifest in `out` if it is of exactly this plan, else None."""
+    path = plan.out / "manifest.json"
+    manifest = read_json(path) if path.is_file() else None
+    return manifest if manifest is not None and manifest.get("fingerprints") == plan.fingerprints else None
+
+
+class _Build:
+    """The stages in order; each is skipped where its DONE.json says so."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan, self._section = plan, plan.section
+        self._stages = {name: open_stage(plan.work, name, plan.fingerprints[name]) for name in STAGES}
+        self._timings: list[dict[str, Any]] = []
+
+    def run(self) -> dict[str, Any]:
+        """All stages; the manifest comes last."""
+        self._stage("ingest", self._ingest)
+        self._stage("embed", self._embed)
+        self._stage("score", self._score)
+        self._stage("select", self._select)
+        self._stage("rewrite", self._rewrite)
+        return self._finalise()
+
+    def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
+        stage = self._stages[name]
+        started_s = time.monotonic()
+        reused = stage.done() is not None
+        if not reused:
+            stage.finish({"fingerprint": self._plan.fingerprints[name], **work(stage)})
+        seconds = round(time.monotonic() - started_s, 2)
+        self._timings.append({"name": name, "reused": reused, "seconds": seconds, "fingerprint": self._plan.fingerprints[name]})
+
+    def _ingest(self, stage: Stage) -> dict[str, Any]:
+        from pipeline.ingest import finish_ingest, ingest_chunk
+
+        sources, max_chars = self._section.sources, self._section.selection.max_caption_chars
+        missing = [chunk for chunk in self._plan.chunks if not stage.part("rows", chunk.index).is_file()]
+        by_index = {chunk.index: chunk for chunk in missing}
+
+        def work(batch: dict[str, Any]) -> dict[str, Any]:
+            for index in batch["index"]:
+                chunk = by_index[int(index)]
+                ingest_chunk(stage, sources[chunk.source], chunk, max_chars)
+            return batch
+
+        with Progress("ingest", self._plan.num_candidates, "pairs") as progress:
+            progress.advance(self._plan.num_candidates - sum(chunk.stop - chunk.start for chunk in missing))
+            for index in _ray_map(work, sorted(by_index), num_cpus=self._section.workers.cpus_per_task):
+                progress.advance(by_index[index].stop - by_index[index].start)
+        return finish_ingest(stage, len(self._plan.chunks))
+
+    def _embed(self, stage: Stage) -> dict[str, Any]:
+        import ray.data
+
+        from pipeline.embed import EmbedChunks
+
+        ingest = self._stages["ingest"]
+        num_images = (ingest.done() or {})["num_images"]
+        missing = [c.index for c in self._plan.chunks if not stage.part("images", c.index).is_file()]
+        workers, num_cpus = self._section.workers, os.cpu_count() or 1
+        models = [m for m in (self._section.encoders.clip, self._section.encoders.dinov2) if m is not None]
+        use_gpu = any(model.device.startswith("cuda") for model in models)
+        num_embedders = workers.num_embedders or (1 if use_gpu or models else max(1, num_cpus // 2))
+        num_embedders = max(1, min(num_embedders, len(missing)))
+        options: dict[str, Any] = {
+            "compute": ray.data.ActorPoolStrategy(size=num_embedders),
+            "num_cpus": workers.cpus_per_task,
+            "num_gpus": 1 if use_gpu else None,
+            "fn_constructor_args": (ingest, stage, self._section.encoders, max(1, num_cpus // num_embedders)),
+        }
+        with Progress("embed", len(self._plan.chunks), f"chunks ({num_images:,} images)") as progress:
+            progress.advance(len(self._plan.chunks) - len(missing))
+            for _ in _ray_map(EmbedChunks, missing, **options):
+                progress.advance()
+        return {"num_images": num_images}
+
+    def _score(self, stage: Stage) -> dict[str, Any]:
+        from pipeline.decide import score
+        from pipeline.ingest import read_rows
+
+        rows = read_rows(self._stages["ingest"], len(self._plan.chunks))
+        write_table(stage.part("rows", 0), score(rows, self._stages["embed"], len(self._plan.chunks)))
+        return {"num_rows": rows.num_rows}
+
+    def _select(self, stage: Stage) -> dict[str, Any]:
+        from pipeline.decide import select
+
+        rows = select(read_table(self._stages["score"].part("rows", 0)), self._section)
+        write_table(stage.part("rows", 0), rows)
+        return {"num_rows": rows.num_rows, "num_kept": rows["drop_reason"].to_pylist().count("")}
+
+    def _rewrite(self, stage: Stage) -> dict[str, Any]:
+        from pipeline.decide import rewrite
+
+        rows = rewrite(read_table(self._stages["select"].part("rows", 0)))
+        write_table(stage.part("rows", 0), rows)
+        return {"num_rows": rows.num_rows}
+
+    def _finalise(self) -> dict[str, Any]:
+        from pipeline.card import render_card
+        from pipeline.ingest import ImageLibrary
+        from pipeline.report import write_report
+        from pipeline.shards import write_mvc
+
+        started_s, out = time.monotonic(), self._plan.out
+        rows, library = read_table(self._stages["rewrite"].part("rows", 0)), ImageLibrary(self._stages["ingest"])
+        (out / "manifest.json").unlink(missing_ok=True)  # while shards change, the folder is no finished MVC
+        with Progress("write shards", rows.num_rows, "rows") as progress:
+            files = write_mvc(rows, library, out, lambda n: progress.advance(n))
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "name": self._section.name,
+            "recipe": published_recipe(self._section),
+            "fingerprints": self._plan.fingerprints,
+            "rows": _counts(rows),
+            "files": files,
+        }
+        seconds = round(time.monotonic() - started_s, 2)
+        timings = [*self._timings, {"name": "finalise", "reused": False, "seconds": seconds, "fingerprint": self._plan.fingerprints["finalise"]}]
+        kept_licenses = sorted({row["license"] or "" for row in rows.select(["license", "drop_reason"]).to_pylist() if not row["drop_reason"]})
+        write_text(out / "README.md", render_card(manifest, kept_licenses))
+        write_report(rows, library, {**manifest, "stages": timings}, self._section, out / "report.html")
+        write_json(out / "result.json", {"status": "done", "out": str(out), "rows": manifest["rows"], "stages": timings})
+        write_json(out / "manifest.json", manifest)
+        return manifest
+
+
+def _ray_map(work: Any, indices: list[int], **options: Any) -> Any:
+    """Runs `work` over single indices with Ray Data; yields each index when its work is done."""
+    if not indices:
+        return
+    import ray.data
+
+    dataset = ray.data.from_items([{"index": index} for index in indices], override_num_blocks=len(indices))
+    for batch in dataset.map_batches(work, batch_size=1, **options).iter_batches(batch_size=1, prefetch_batches=0):
+        yield from (int(index) for index in batch["index"])
+
+
+def _counts(rows: Any) -> dict[str, Any]:
+    reasons, splits, categories = (rows[name].to_pylist() for name in ("drop_reason", "split", "category"))
+    kept = [i for i, reason in enumerate(reasons) if not reason]
+    return {
+        "in": len(reasons),
+        "kept": len(kept),
+        "dropped": len(reasons) - len(kept),
+        "by_split": {split: sum(splits[i] == split for i in kept) for split in SPLITS},
+        "kept_by_category": dict(sorted(Counter(categories[i] for i in kept).items())),
+        "dropped_by_reason": dict(sorted(Counter(reason for reason in reasons if reason).items())),
+    }
+
+
+def start_ray() -> Callable[[], None]:
+    """Connects to Ray, starting it here if there is none; returns what ends what was started."""
+    import ray
+
+    if ray.is_initialized():
+        return lambda: None
+    say("starting Ray (about 10 s)")
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    # A Ray without an address joins RAY_ADDRESS if that is set (inside a submitted job it is), else starts here.
+    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    return ray.shutdown
+
+
+def print_plan(plan: Plan) -> None:
+    """What a build would do, without doing it."""
+    rows = []
+    for name in STAGES:
+        folder = plan.work / name / plan.fingerprints[name]
+        rows.append([name, plan.fingerprints[name], "done" if (folder / "DONE.json").is_file() else "to do"])
+    summary_table(f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.out}", ["stage", "fingerprint", "state"], rows)
+
+
+def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
+    """The summary at the end, with where to look."""
+    counts = manifest["rows"]
+    rows = [["candidates", f"{counts['in']:,}"], *[[split, f"{n:,}"] for split, n in counts["by_split"].items()]]
+    rows += [[f"dropped: {reason}", f"{n:,}"] for reason, n in counts["dropped_by_reason"].items()]
+    summary_table(manifest["name"], ["rows", "number"], rows)
+    say(f"data    {plan.out}/data\nreport  {plan.out}/report.html")
+
+
+def run(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/mvc.")] = None,
+    recipe: Annotated[Path | None, typer.Option(help="The recipe; without one, recipes/mvc_demo.yaml.")] = None,
+    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Build an MVC folder from a recipe."""
+    given = list(overrides or [])
+    if recipe is None:
+        recipe = DEFAULT_RECIPE
+        say(f"no --recipe given: using {recipe}")
+        if not any(override.startswith("out=") for override in given):
+            given.append(f"out={cache_dir() / 'mvc_demo' if in_ray_job() else Path('build/mvc_demo').resolve()}")
+            say(f"writing to {given[-1].removeprefix('out=')}")
+    section = load_recipe(recipe, given, BuildSection)
+    if print_recipe:
+        print(resolved_yaml(section), end="")
+        return
+    plan = plan_build(section)
+    if dry_run:
+        print_plan(plan)
+        return
+    stop_ray = (lambda: None) if finished_manifest(plan) else start_ray()
+    try:
+        manifest = build(plan)
+    finally:
+        stop_ray()
+    print_result(plan, manifest)
+
+
+def main() -> None:
+    """The entry point: what a user can mend is one line on standard error and exit code 2."""
+    try:
+        typer.run(run)
+    except (RecipeError, StoreError, MvcError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

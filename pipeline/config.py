@@ -1,0 +1,56 @@
+"""The shape of a build recipe: what may stand in `recipes/mvc_*.yaml`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.encoders import EncodersSection
+from pipeline.recipe import Section
+from pipeline.selection import SelectionSection
+from pipeline.sources.catalog import SourceSection
+
+
+class ValidationSection(Section):
+    """The held-out split: whole groups, chosen by a seeded hash. The paper's recipe holds out 240 pairs."""
+
+    fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
+    seed: int = 0
+
+
+class RewriteSection(Section):
+    """Who writes question and answers. `template` makes them from the captions, offline."""
+
+    backend: Literal["template"] = "template"
+
+
+class WorkersSection(Section):
+    """How Ray Data is used. Fractions of a CPU keep a small machine from waiting for itself.
+
+    `num_embedders` null means one per GPU where encoders run on CUDA, otherwise one per two CPUs.
+    """
+
+    num_embedders: int | None = Field(default=None, gt=0)
+    cpus_per_task: float = Field(default=0.5, gt=0)
+    chunk_pairs: int = Field(default=256, gt=0)
+
+
+class ReportSection(Section):
+    """How much of the data the report page shows."""
+
+    num_kept_shown: int = Field(default=24, ge=0)
+    num_dropped_shown: int = Field(default=6, ge=0)
+
+
+class BuildSection(Section):
+    """One build: sources in, an MVC folder out. `work` holds the stages (default `<out>/.work`), never published."""
+
+    name: str = "Minimal Visual Contrasts"
+    sources: tuple[SourceSection, ...] = Field(min_length=1)
+    out: str
+    work: str | None = None
+    encoders: EncodersSection = EncodersSection()
+    selection: SelectionSection = SelectionSection()
+    rewrite: RewriteSection = RewriteSection()
+    validation: ValidationSection = ValidationSection()
+    workers: WorkersSection = WorkersSection()
+    report: ReportSection = ReportSection()

@@ -1,0 +1,94 @@
+"""Stage `embed`: each unique image, and each caption where an encoder reads text, becomes a vector, chunk by chunk."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.encoders import Encoder, EncodersSection, open_encoders
+from pipeline.images import decode_rgb
+from pipeline.ingest import owned_images
+from pipeline.schema import sha256_hex
+from pipeline.store import Stage, read_table, write_table
+
+VERSION = 1
+
+# Images decoded and held as pixels at a time: bounds memory whatever the chunk size.
+DECODE_AT_ONCE = 64
+
+
+def embed_chunk(ingest: Stage, stage: Stage, encoders: Sequence[Encoder], index: int) -> dict[str, int]:
+    """Embeds the images that chunk `index` owns with every encoder on one decode, and its captions; returns counts."""
+    images = owned_images(ingest, index)
+    keys = images.column("sha256").to_pylist()
+    vectors: dict[str, list[Any]] = {encoder.name: [] for encoder in encoders}
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for start in range(0, len(keys), DECODE_AT_ONCE):
+            data = images.column("bytes").slice(start, DECODE_AT_ONCE).to_pylist()
+            pictures = list(pool.map(decode_rgb, data))
+            for encoder in encoders:
+                vectors[encoder.name].extend(encoder.encode_images(pictures))
+    columns = {"sha256": pa.array(keys, pa.string())}
+    columns |= {name: _vector_array(rows) for name, rows in vectors.items()}
+    write_table(stage.part("texts", index), _embed_captions(ingest, encoders, index))
+    # The images come last: their presence means that the chunk is complete.
+    write_table(stage.part("images", index), pa.table(columns))
+    return {"images": len(keys)}
+
+
+def _embed_captions(ingest: Stage, encoders: Sequence[Encoder], index: int) -> pa.Table:
+    rows = read_table(ingest.part("rows", index), ["caption_a", "caption_b", "drop_reason"]).to_pylist()
+    captions = sorted({row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"})
+    columns = {"sha256": pa.array([sha256_hex(caption.encode()) for caption in captions], pa.string())}
+    for encoder in encoders:
+        encode_texts = getattr(encoder, "encode_texts", None)
+        if encode_texts is not None and captions:
+            columns[encoder.name] = _vector_array(encode_texts(captions))
+    return pa.table(columns)
+
+
+def _vector_array(rows: Sequence[Any]) -> pa.Array:
+    # Fixed-size lists of float32, not Ray's tensor type, which other readers do not know.
+    width = len(rows[0]) if len(rows) else 1
+    flat = np.concatenate([np.asarray(row, np.float32) for row in rows]) if len(rows) else np.zeros(0, np.float32)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width)
+
+
+class EmbedChunks:
+    """Loads the encoders once per worker, then embeds one chunk per call."""
+
+    def __init__(self, ingest: Stage, stage: Stage, section: EncodersSection, num_threads: int) -> None:
+        # Ray gives an actor with a fraction of a CPU a single thread unless it asks for more.
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        if section.clip is not None or section.dinov2 is not None:
+            import torch
+
+            torch.set_num_threads(num_threads)
+        self._ingest, self._stage = ingest, stage
+        self._encoders = open_encoders(section)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        counts = [embed_chunk(self._ingest, self._stage, self._encoders, int(index)) for index in batch["index"]]
+        return {"index": batch["index"], "images": np.array([count["images"] for count in counts])}
+
+
+def read_vectors(stage: Stage, kind: str, num_chunks: int) -> tuple[dict[str, int], dict[str, np.ndarray]]:
+    """All vectors of one kind ("images" or "texts"): row by content id, and one [rows, D] float32 array per encoder."""
+    tables = [read_table(stage.part(kind, index)) for index in range(num_chunks)]
+    tables = [table for table in tables if table.num_rows]
+    keys = [key for table in tables for key in table.column("sha256").to_pylist()]
+    names = [name for name in tables[0].column_names if name != "sha256"] if tables else []
+    arrays = {
+        name: np.concatenate([_matrix(table.column(name)) for table in tables]) for name in names
+    }
+    return {key: row for row, key in enumerate(keys)}, arrays
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    array = column.combine_chunks()
+    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
+    matrix: np.ndarray = array.values.to_numpy(zero_copy_only=False).reshape(len(array), -1)
+    return matrix

@@ -1,0 +1,157 @@
+"""Stage `ingest`: source rows become checked rows (Parquet) and content-addressed images (Arrow files), chunk by chunk.
+
+A chunk is a fixed range of rows of one source. A row that cannot be used keeps its place with a `drop_reason`; nothing
+here raises for the sake of one row.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.images import ImageError, decode_rgb, pixels_sha256
+from pipeline.schema import Candidate, Malformed, malformed_id, pair_id, sha256_hex
+from pipeline.selection import text_drop_reason
+from pipeline.sources.catalog import SourceSection, open_source
+from pipeline.store import Stage, read_table, write_atomically, write_table
+
+VERSION = 1
+
+_TEXTS = ("source", "source_id", "category", "operation", "group", "caption_a", "caption_b", "question", "license", "meta")
+ROWS_SCHEMA = pa.schema(
+    [("pair_id", pa.string())]
+    + [(name, pa.string()) for name in _TEXTS]
+    + [(f"image_{side}_{what}", pa.string()) for side in "ab" for what in ("sha256", "pixels_sha256")]
+    + [("drop_reason", pa.string())]
+)
+IMAGES_SCHEMA = pa.schema([("sha256", pa.string()), ("bytes", pa.large_binary())])
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Rows [start, stop) of source number `source`; `index` numbers the chunks over all sources."""
+
+    index: int
+    source: int
+    start: int
+    stop: int
+
+
+def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
+    """The chunks of sources with so many rows each; no chunk spans two sources."""
+    ranges = [
+        (source, start, min(start + chunk_pairs, count))
+        for source, count in enumerate(counts)
+        for start in range(0, count, chunk_pairs)
+    ]
+    return [Chunk(index, *bounds) for index, bounds in enumerate(ranges)]
+
+
+@lru_cache(maxsize=8)
+def _opened(section: SourceSection):  # type: ignore[no-untyped-def]  # Source; opened once per worker process
+    return open_source(section)
+
+
+def ingest_chunk(stage: Stage, section: SourceSection, chunk: Chunk, max_caption_chars: int) -> dict[str, int]:
+    """Reads, checks, hashes and writes one chunk; returns its counts."""
+    rows: list[dict[str, str | None]] = []
+    images: dict[str, bytes] = {}
+    for item in _opened(section).read(chunk.start, chunk.stop):
+        rows.append(_malformed_row(item) if isinstance(item, Malformed) else _candidate_row(item, images, max_caption_chars))
+    expected = chunk.stop - chunk.start
+    if len(rows) != expected:
+        raise AssertionError(f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})")
+    ordered = sorted(images)
+    table = pa.table([pa.array(ordered, pa.string()), pa.array([images[key] for key in ordered], pa.large_binary())], schema=IMAGES_SCHEMA)
+    write_atomically(stage.part("images", chunk.index, "arrow"), lambda file: _write_arrow(file, table))
+    # The rows come last: their presence means that the chunk is complete.
+    write_table(stage.part("rows", chunk.index), pa.Table.from_pylist(rows, schema=ROWS_SCHEMA))
+    return {"rows": len(rows), "images": len(ordered), "dropped": sum(bool(row["drop_reason"]) for row in rows)}
+
+
+def _write_arrow(file: object, table: pa.Table) -> None:
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+
+
+def _malformed_row(row: Malformed) -> dict[str, str | None]:
+    fields: dict[str, str | None] = {key: value for key, value in asdict(row).items() if key != "reason"}
+    return fields | {"pair_id": malformed_id(row.source, row.source_id), "drop_reason": row.reason, "meta": "{}"}
+
+
+def _candidate_row(row: Candidate, images: dict[str, bytes], max_caption_chars: int) -> dict[str, str | None]:
+    fields: dict[str, str | None] = {name: getattr(row, name) for name in _TEXTS}
+    reason = ""
+    pixels: dict[str, str | None] = {"a": None, "b": None}
+    for side, data in (("a", row.image_a), ("b", row.image_b)):
+        try:
+            pixels[side] = pixels_sha256(decode_rgb(data))
+            images[sha256_hex(data)] = data
+        except ImageError as error:
+            reason = reason or f"image_{side}_{error.reason}"
+        fields[f"image_{side}_sha256"] = sha256_hex(data)
+        fields[f"image_{side}_pixels_sha256"] = pixels[side]
+    if not reason and pixels["a"] == pixels["b"]:
+        reason = "images_equal"
+    identity = pair_id(str(fields["image_a_sha256"]), row.caption_a, str(fields["image_b_sha256"]), row.caption_b)
+    return fields | {"pair_id": identity, "drop_reason": reason or text_drop_reason(row.caption_a, row.caption_b, max_caption_chars)}
+
+
+def finish_ingest(stage: Stage, num_chunks: int) -> dict[str, object]:
+    """Notes which chunk owns each image (the first that has it), so that later stages work on each image once."""
+    owners: dict[str, int] = {}
+    num_rows = 0
+    for index in range(num_chunks):
+        num_rows += read_table(stage.part("rows", index), ["pair_id"]).num_rows
+        for key in read_image_keys(stage.part("images", index, "arrow")):
+            owners.setdefault(key, index)
+    keys = sorted(owners)
+    table = pa.table({"sha256": pa.array(keys, pa.string()), "chunk": pa.array([owners[key] for key in keys], pa.int32())})
+    write_table(stage.part("owners", 0), table)
+    return stage.finish({"num_chunks": num_chunks, "num_rows": num_rows, "num_images": len(keys)})
+
+
+def read_rows(stage: Stage, num_chunks: int) -> pa.Table:
+    """All ingested rows, without pixels, in the sources' order."""
+    return pa.concat_tables([read_table(stage.part("rows", index)) for index in range(num_chunks)])
+
+
+def read_image_keys(path: Path) -> list[str]:
+    """The content ids in one images file, in order."""
+    with pa.memory_map(str(path)) as file:
+        keys: list[str] = pa.ipc.open_file(file).read_all().column("sha256").to_pylist()
+        return keys
+
+
+def owned_images(stage: Stage, index: int) -> pa.Table:
+    """The images (sha256, bytes) that chunk `index` owns, in order of content id; the bytes stay on disk until read."""
+    owners = read_table(stage.part("owners", 0))
+    mine = owners.filter(pc.equal(owners.column("chunk"), index)).column("sha256")
+    images = pa.ipc.open_file(pa.memory_map(str(stage.part("images", index, "arrow")))).read_all()
+    return images.filter(pc.is_in(images.column("sha256"), value_set=mine.combine_chunks()))
+
+
+class ImageLibrary:
+    """Encoded bytes by content id, read from the chunks' memory-mapped files one image at a time."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        owners = read_table(stage.part("owners", 0))
+        self._chunk_of = dict(zip(owners.column("sha256").to_pylist(), owners.column("chunk").to_pylist(), strict=True))
+        self._open: dict[int, tuple[dict[str, int], pa.Array]] = {}
+
+    def __getitem__(self, sha256: str) -> bytes:
+        chunk = self._chunk_of[sha256]
+        if chunk not in self._open:
+            table = pa.ipc.open_file(pa.memory_map(str(self._stage.part("images", chunk, "arrow")))).read_all()
+            keys = table.column("sha256").to_pylist()
+            self._open[chunk] = ({key: row for row, key in enumerate(keys)}, table.column("bytes").combine_chunks())
+        rows, values = self._open[chunk]
+        data: bytes = values[rows[sha256]].as_py()
+        return data
+
+    def __contains__(self, sha256: object) -> bool:
+        return sha256 in self._chunk_of

@@ -1,0 +1,159 @@
+"""Recipes: a YAML file plus `a.b=value` overrides becomes one frozen, validated value.
+
+Knows nothing of what a recipe is for; each package declares its own shape from `Section`.
+"""
+
+import difflib
+import hashlib
+import json
+import os
+import typing
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+# Set by `ray job submit` for the entry point of a job (ray/_private/runtime_env/constants.py).
+JOB_ENVIRONMENT_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+class RecipeError(ValueError):
+    """A recipe, an override or a path in them cannot be used; the message is for the person who wrote it."""
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str], shape: type[S]) -> S:
+    """The recipe in `path` with `overrides` ("a.b=value", "list.0.key=value") applied, as a `shape`.
+
+    Raises:
+        RecipeError: The file is missing or no mapping, an override has no "=", or a value is not allowed;
+            the message names the key, what was given, what is allowed, and the nearest known key.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, found none there")
+    try:
+        config = OmegaConf.load(file)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise RecipeError(f"recipe {str(path)!r} is not valid YAML: {error}") from error
+    if not isinstance(config, DictConfig):
+        raise RecipeError(f"recipe {str(path)!r}: expected a mapping of keys at the top, got a list")
+    for override in overrides:
+        _apply(config, override)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        return shape.model_validate(plain)
+    except MissingMandatoryValue as error:
+        key = (error.full_key or "").replace("[", ".").replace("]", "")
+        raise RecipeError(f"recipe {str(path)!r}: {key} is required; give {key}=VALUE") from error
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"recipe {str(path)!r}: {error}") from error
+    except ValidationError as error:
+        lines = [_explain(item, shape) for item in error.errors()]
+        raise RecipeError(f"recipe {str(path)!r}: " + "; ".join(lines)) from error
+
+
+def _apply(config: DictConfig, override: str) -> None:
+    key, equals, raw = override.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"override {override!r}: expected key=value, for example data.seed=1")
+    try:
+        # from_dotlist parses the value as OmegaConf's YAML does (1e-3 is a number); update reaches into lists.
+        value = OmegaConf.from_dotlist([f"value={raw}"])["value"]
+        OmegaConf.update(config, key, value, merge=True)
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError, TypeError) as error:
+        raise RecipeError(f"override {override!r} cannot be applied: {str(error).splitlines()[0]}") from error
+
+
+def _explain(item: Any, shape: type[Section]) -> str:
+    """One validation error as a sentence: key, what came, what is allowed, nearest known key."""
+    location: tuple[int | str, ...] = item["loc"]
+    parents, named = _walk(location[:-1], shape)
+    known = sorted({name for parent in parents for name in parent.model_fields})
+    key = ".".join([*named, str(location[-1])]) if location else "(top)"
+    if item["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
+        hint = f", did you mean {nearest[0]!r}?" if nearest else ""
+        return f"{key}: unknown key{hint} (known here: {', '.join(known)})"
+    if item["type"] == "missing":
+        return f"{key}: required, but not given"
+    given = item["input"]
+    return f"{key}: {item['msg']}, got {given!r}"
+
+
+def _walk(location: Iterable[int | str], shape: type[Section]) -> tuple[list[type[Section]], list[str]]:
+    """The sections that a validation path leads to, and the path as the user wrote it (without union tags)."""
+    models, named = [shape], []
+    for step in location:
+        if isinstance(step, int):
+            named.append(str(step))
+            continue
+        fields = [model.model_fields[step] for model in models if step in model.model_fields]
+        if fields:
+            models = [model for field in fields for model in _sections_in(field.annotation)]
+            named.append(step)
+        else:  # the tag of a discriminated union, which is no key of the recipe
+            models = [m for m in models if "kind" in m.model_fields and step in _literals(m)] or models
+    return models, named
+
+
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return [annotation]
+    return [model for argument in typing.get_args(annotation) for model in _sections_in(argument)]
+
+
+def _literals(model: type[Section]) -> tuple[Any, ...]:
+    return typing.get_args(model.model_fields["kind"].annotation)
+
+
+def fingerprint(*parts: object) -> str:
+    """16 hex digits that change whenever any of `parts` (sections, dicts, texts, numbers) changes."""
+    canonical = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _plain(part: object) -> object:
+    return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
+
+
+def resolved_yaml(section: Section) -> str:
+    """The whole recipe with every default filled in, as YAML."""
+    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def absolute_path(path: str, what: str) -> str:
+    """`path` made absolute; a URI such as s3://bucket/key stays as it is.
+
+    Inside a Ray job the working directory is a temporary copy: what is relative there would be missing or lost.
+
+    Raises:
+        RecipeError: A relative path inside a Ray job.
+    """
+    if "://" in path:
+        return path
+    local = Path(path).expanduser()
+    if not local.is_absolute() and in_ray_job():
+        raise RecipeError(
+            f"{what}={path}: a Ray job runs in a temporary copy of the folder, so a relative path is lost there; "
+            f"give the absolute form, for example {what}=/data/{path.lstrip('./')} or s3://bucket/{path.lstrip('./')}"
+        )
+    return str(Path(os.path.abspath(local)))
+
+
+def in_ray_job() -> bool:
+    """Whether this process is the entry point of a submitted Ray job."""
+    return JOB_ENVIRONMENT_VARIABLE in os.environ

@@ -1,0 +1,1 @@
+"""From two captions to one shared question and two minimally different answers."""

@@ -1,0 +1,65 @@
+"""Where two captions differ: the contrast words of each side, and what both share. Pure functions on texts."""
+
+import difflib
+import re
+from dataclasses import dataclass
+
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
+
+# Words that carry grammar, not the contrast: they may stand in a question although they also stand in a changed span.
+FUNCTION_WORDS = frozenset(
+    "a an the this that these those some its it is are was were be being been am do does did has have had of to in on at by for from with as"
+    " and or but there here which who whose what where how".split()
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """The difference of two captions.
+
+    `words_a` / `words_b` are the changed words of each side in lower case; `shared` are the unchanged stretches of
+    caption a, in order, as written, with "" marking a changed stretch between (or before, or after) them.
+    """
+
+    words_a: frozenset[str]
+    words_b: frozenset[str]
+    shared: tuple[str, ...]
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case, punctuation aside.
+
+    "The cat's twenty-one toys."  ->  ["the", "cat's", "twenty-one", "toys"]
+    """
+    return [match.group().casefold() for match in _WORD.finditer(text)]
+
+
+def contrast(caption_a: str, caption_b: str) -> Contrast:
+    """Which words make the two captions different.
+
+    "A red star."  /  "A blue star."  ->  words_a {"red"}, words_b {"blue"}, shared ("A", "", "star")
+    """
+    matches = list(_WORD.finditer(caption_a))
+    left, right = [m.group().casefold() for m in matches], words(caption_b)
+    changed_a: set[str] = set()
+    changed_b: set[str] = set()
+    shared: list[str] = []
+    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+        if kind == "equal":
+            shared.append(caption_a[matches[a0].start() : matches[a1 - 1].end()])
+        else:
+            changed_a.update(left[a0:a1])
+            changed_b.update(right[b0:b1])
+            shared.append("")
+    return Contrast(frozenset(changed_a), frozenset(changed_b), tuple(shared))
+
+
+def leaked_words(question: str, caption_a: str, caption_b: str) -> set[str]:
+    """The contrast words of either side that stand in the question; empty means that it gives nothing away.
+
+    A word leaks if only one caption has it, or if it stands in a changed stretch and is no function word
+    (in "a cat left of a dog" / "a dog left of a cat" both captions have all words, and "cat" still leaks).
+    """
+    found = contrast(caption_a, caption_b)
+    one_sided = set(words(caption_a)) ^ set(words(caption_b))
+    return set(words(question)) & (one_sided | ((found.words_a | found.words_b) - FUNCTION_WORDS))

@@ -1,0 +1,1 @@
+"""One module per source format: native records in, candidates out."""

@@ -1,0 +1,134 @@
+"""The plan of a build: which stage folders it needs, named by fingerprints that follow from the recipe alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline import decide, embed, ingest, shards
+from pipeline.config import BuildSection
+from pipeline.encoders import EncodersSection, model_files
+from pipeline.ingest import Chunk, plan_chunks
+from pipeline.recipe import RecipeError, absolute_path, fingerprint
+from pipeline.rewrite import template
+from pipeline.schema import SCHEMA_VERSION
+from pipeline.sources.catalog import SourceSection, open_source
+from pipeline.sources.pairs import PairsSection
+from pipeline.store import sha256_file
+
+STAGES = ("ingest", "embed", "score", "select", "rewrite", "finalise")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A build that has been thought through but not started."""
+
+    section: BuildSection
+    out: Path
+    work: Path
+    chunks: tuple[Chunk, ...]
+    fingerprints: dict[str, str]
+
+    @property
+    def num_candidates(self) -> int:
+        """Rows that all sources yield together."""
+        return sum(chunk.stop - chunk.start for chunk in self.chunks)
+
+
+def plan_build(section: BuildSection) -> Plan:
+    """Resolves paths, opens the sources, and names every stage folder. Reads no image and loads no model.
+
+    Raises:
+        RecipeError: A path that cannot be used, a source with nothing in it, a bound on a score that no encoder makes.
+    """
+    section = _with_absolute_paths(section)
+    _check_bounds(section)
+    out = Path(section.out)
+    chunks = tuple(plan_chunks([open_source(source).count() for source in section.sources], section.workers.chunk_pairs))
+    if not chunks:
+        raise RecipeError("sources: there is not one row in them; expected at least one pair")
+    return Plan(section, out, Path(section.work) if section.work else out / ".work", chunks, _fingerprints(section))
+
+
+def _with_absolute_paths(section: BuildSection) -> BuildSection:
+    if "://" in section.out or "://" in (section.work or ""):
+        raise RecipeError(f"out={section.out}: only local folders can be written so far; give a local path and copy the result")
+    sources = []
+    for index, source in enumerate(section.sources):
+        if isinstance(source, PairsSection):
+            root = absolute_path(source.root, f"sources.{index}.root") if source.root else None
+            source = source.model_copy(update={"path": absolute_path(source.path, f"sources.{index}.path"), "root": root})
+        sources.append(source)
+    work = absolute_path(section.work, "work") if section.work else None
+    return section.model_copy(update={"sources": tuple(sources), "out": absolute_path(section.out, "out"), "work": work})
+
+
+def _check_bounds(section: BuildSection) -> None:
+    encoders = section.encoders
+    makes = {
+        "pixels_image_cos": encoders.pixels.enabled,
+        "clip_image_cos": encoders.clip is not None,
+        "caption_margin_a": encoders.clip is not None,
+        "caption_margin_b": encoders.clip is not None,
+        "dinov2_image_cos": encoders.dinov2 is not None,
+    }
+    if not any(makes.values()):
+        raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
+    for name, made in makes.items():
+        band = getattr(section.selection, name)
+        if band.min is not None and band.max is not None and band.min > band.max:
+            raise RecipeError(f"selection.{name}: min {band.min} is above max {band.max}; no pair could stay")
+        if not made and (band.min is not None or band.max is not None):
+            raise RecipeError(f"selection.{name}: a bound is set, but its encoder is off; enable it under encoders")
+
+
+def _fingerprints(section: BuildSection) -> dict[str, str]:
+    """One per stage; each also hashes the one before, so a change re-runs its own stage and those after it only."""
+    parts: dict[str, list[Any]] = {
+        "ingest": [
+            ingest.VERSION,
+            [_identity(source) for source in section.sources],
+            section.workers.chunk_pairs,
+            section.selection.max_caption_chars,
+        ],
+        "embed": [embed.VERSION, _encoder_identity(section.encoders)],
+        "score": [decide.SCORE_VERSION],
+        "select": [decide.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
+        "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.model_dump(mode="json")],
+        "finalise": [shards.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
+    }
+    named: dict[str, str] = {}
+    upstream = ""
+    for stage in STAGES:
+        upstream = named[stage] = fingerprint(stage, parts[stage], upstream)
+    return named
+
+
+def _identity(source: SourceSection) -> dict[str, Any]:
+    """What a source's content depends on, wherever it lies: for a manifest its bytes, not its path."""
+    described = source.model_dump(mode="json")
+    if isinstance(source, PairsSection):
+        described.pop("root")
+        described["path"] = sha256_file(Path(source.path))
+    return described
+
+
+def published_recipe(section: BuildSection) -> dict[str, Any]:
+    """The recipe as the manifest shows it: everything that decides the content, and no path of the machine that built it."""
+    shown = section.model_dump(mode="json", exclude={"out", "work"})
+    for source in shown["sources"]:
+        if source["kind"] == "pairs":
+            source["path"] = Path(source["path"]).name
+            source.pop("root")
+    return shown
+
+
+def _encoder_identity(section: EncodersSection) -> dict[str, Any]:
+    """Model, revision and weights; not the device. The batch size stays in: it moves the last bits of an embedding."""
+    described = section.model_dump(mode="json")
+    for name in ("clip", "dinov2"):
+        if described[name] is not None:
+            described[name].pop("device")
+            described[name]["files"] = model_files(described[name]["model"])
+            if described[name]["files"]:
+                described[name].pop("model")
+    return described

@@ -1,0 +1,37 @@
+#!/usr/bin/env python3
+"""The one command: `svco VERB ...` runs a job of the data set factory, the trainer or the evaluation."""
+
+import importlib
+import sys
+
+# Verb -> (module with main(), what it does). Modules load only when their verb is called.
+VERBS = {
+    "demo": ("eval.demo", "everything on built-in data, offline, in minutes on a laptop CPU"),
+    "build": ("pipeline.build_mvc", "build an MVC data set from a recipe"),
+    "train": ("training.train_svco", "finetune a vision-language model on an MVC data set"),
+    "eval": ("eval.run_eval", "measure whether a model looks at the image"),
+}
+
+
+def usage() -> str:
+    """The help text."""
+    lines = [f"  {verb:<8}{what}" for verb, (_, what) in VERBS.items()]
+    return "\n".join(["usage: svco VERB [--recipe FILE] [key=value ...]", "", *lines, "", "svco VERB --help tells what a verb takes."])
+
+
+def main() -> None:
+    """Runs the verb in sys.argv with the remaining arguments."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return
+    verb = arguments[0]
+    if verb not in VERBS:
+        print(f"error: {verb!r} is no verb of svco; expected one of {', '.join(VERBS)}", file=sys.stderr)
+        raise SystemExit(2)
+    sys.argv = [f"svco {verb}", *arguments[1:]]
+    importlib.import_module(VERBS[verb][0]).main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Answers in real words against one small picture whose truth is known."""
+
+import json
+
+import pytest
+
+from eval.claims import Claim, Lexicon, Thing, read_claims
+from eval.hallucination import Truth, check_answer, holds, lexicon_of, truth_of, truths_in
+
+# 64 x 64: a red star top left, another red star bottom left, a blue circle top right, a grey traffic light bottom right.
+OBJECTS = [
+    {"object": "star", "colour": "red", "box": [4, 4, 20, 20]},
+    {"object": "star", "colour": "red", "box": [6, 40, 22, 56]},
+    {"object": "circle", "colour": "blue", "box": [44, 8, 60, 24]},
+    {"object": "traffic light", "colour": "grey", "box": [40, 44, 52, 60]},
+]
+ELSEWHERE = [{"object": "cross", "colour": "green", "box": [0, 0, 9, 9]}]
+TRUTH = truth_of(OBJECTS, 64, 64)
+LEXICON = lexicon_of([OBJECTS, ELSEWHERE])
+DESCRIBE = "Describe the image."
+
+
+@pytest.mark.parametrize(
+    ("answer", "num_claims", "num_false"),
+    [
+        ("There is a star.", 1, 0),
+        ("There is a cross.", 1, 1),
+        ("A red star and a blue circle.", 2, 0),
+        ("A blue star and a red circle.", 2, 2),
+        ("Two red stars.", 1, 0),
+        ("There are three stars.", 1, 1),
+        ("I can see 2 small red stars, one circle and six crosses", 3, 1),
+        ("There are at least two stars", 1, 0),  # an inexact number is read as existence only
+        ("There are no crosses.", 1, 0),
+        ("There is no star.", 1, 1),
+        ("There isn't a cross or a green circle here", 2, 0),
+        ("A picture without a cross, but with a star", 2, 0),
+        ("The circle is blue.", 1, 0),
+        ("The circle is not blue.", 1, 1),
+        ("The circle isn\u2019t red, it is blue", 2, 0),
+        ("The stars are red and the circle is green.", 2, 1),
+        ("a blue-coloured circle", 1, 0),
+        ("The traffic light is gray.", 1, 0),
+        ("A star-shaped red object is on the left.", 1, 0),
+        ("The star is to the left of the circle.", 1, 0),
+        ("The star is to the right of the circle.", 1, 1),
+        ("The circle is left of the star", 1, 1),
+        ("The circle is above the traffic light.", 1, 0),
+        ("The circle is below the traffic light.", 1, 1),
+        ("the blue circle sits right above the grey traffic light", 1, 0),
+        ("Beneath the circle there is a traffic light.", 1, 0),
+        ("The circle is higher than the traffic light", 1, 0),
+        ("The circle is on the right side of the image.", 1, 0),
+        ("The circle is on the left.", 1, 1),
+        ("The circle is not on the left.", 1, 0),
+        ("On the left there is a star and on the right a circle.", 2, 0),
+        ("On the right there is a star", 0 + 1, 1),
+        ("The circle is in the upper right corner.", 2, 0),
+        ("The left star is red.", 1, 0),
+        ("In the lower half of the picture there are two stars", 1, 0),
+        ("Two of the stars are red", 1, 0),
+        ("A pretty picture.", 0, 0),
+        ("", 0, 0),
+        ("Shapes on a black background.", 0, 0),
+        ("No star is blue.", 1, 0),
+        ("There is a star. It is red.", 1, 0),
+        ("There is a circle. It is to the right of a star and it is green.", 2, 1),
+        ("Not only a star but also a circle", 2, 0),
+    ],
+)
+def test_claims_of_a_description_are_counted_and_checked(answer: str, num_claims: int, num_false: int) -> None:
+    check = check_answer(answer, DESCRIBE, TRUTH, LEXICON)
+    assert (check.num_claims, check.num_false) == (num_claims, num_false), read_claims(answer, DESCRIBE, LEXICON)
+
+
+@pytest.mark.parametrize(
+    ("question", "answer", "num_claims", "num_false"),
+    [
+        ("What colour is the circle?", "Blue.", 1, 0),
+        ("What colour is the circle?", "red", 1, 1),
+        ("What colour is the circle?", "It is blue.", 1, 0),
+        ("What color is the circle?", "The circle is red.", 1, 1),
+        ("How many stars are there?", "Two.", 1, 0),
+        ("How many stars are there?", "There are 3", 1, 1),
+        ("How many crosses are there?", "None.", 1, 0),
+        ("How many red stars do you see?", "two of them", 1, 0),
+        ("Where is the circle?", "On the right.", 1, 0),
+        ("Where is the circle?", "at the bottom of the image", 1, 1),
+        ("Where is the star relative to the circle?", "To the left of it.", 0, 0),  # "it" could be either: not guessed
+        ("Where is the star relative to the circle?", "To the left of the circle.", 1, 0),
+        ("What is to the right of the star?", "A circle.", 1, 0),
+        ("What is above the traffic light?", "A star", 1, 0),
+        ("What is to the left of the star?", "A circle.", 1, 1),  # a circle exists, but not there
+        ("Which shape is blue?", "The circle.", 1, 0),
+        ("Which shape is blue?", "The star.", 1, 1),
+        ("Which object is on the right?", "a star", 1, 1),
+        ("Is there a cross?", "No, there is no cross.", 1, 0),
+        ("Is there a cross?", "no", 0, 0),
+    ],
+)
+def test_short_answers_are_read_with_their_question(question: str, answer: str, num_claims: int, num_false: int) -> None:
+    check = check_answer(answer, question, TRUTH, LEXICON)
+    assert (check.num_claims, check.num_false) == (num_claims, num_false), read_claims(answer, question, LEXICON)
+
+
+def test_a_negated_claim_holds_exactly_when_the_claim_does_not() -> None:
+    for kind, value, other in [("exists", "", None), ("count", "2", None), ("colour", "red", None), ("relation", "above", Thing("circle"))]:
+        for noun in ("star", "circle", "cross"):
+            claim = Claim(kind, Thing(noun), value, other)  # type: ignore[arg-type]
+            denied = Claim(kind, Thing(noun), value, other, negated=True)  # type: ignore[arg-type]
+            assert holds(claim, TRUTH) != holds(denied, TRUTH)
+
+
+def test_an_object_in_the_middle_is_on_neither_side() -> None:
+    middle = truth_of([{"object": "star", "colour": "red", "box": [24, 0, 40, 8]}], 64, 64)
+    assert not holds(Claim("position", Thing("star"), "left"), middle)
+    assert not holds(Claim("position", Thing("star"), "right"), middle)
+    assert holds(Claim("position", Thing("star"), "top"), middle)
+
+
+def test_an_object_has_no_relation_to_itself() -> None:
+    alone = Truth(TRUTH.objects[:1], 64, 64)
+    assert not holds(Claim("relation", Thing("star"), "left", Thing("star")), alone)
+    assert holds(Claim("relation", Thing("star"), "above", Thing("star")), TRUTH)  # one star is above the other
+
+
+def test_plurals_and_spellings_are_in_the_lexicon() -> None:
+    lexicon = Lexicon.of(["cross", "berry", "star"], ["Grey"])
+    assert lexicon.nouns["crosses"] == "cross"
+    assert lexicon.nouns["berries"] == "berry"
+    assert lexicon.nouns["stars"] == "star"
+    assert lexicon.colours["gray"] == lexicon.colours["grey"] == "grey"
+
+
+def test_a_row_without_exact_truth_has_none() -> None:
+    both = {"truth": {"a": {"objects": OBJECTS}, "b": {"objects": ELSEWHERE}}}
+    assert truths_in(json.dumps(both)) == (OBJECTS, ELSEWHERE)
+    assert truths_in("{}") is None
+    assert truths_in("") is None
+    assert truths_in(json.dumps({"truth": {"a": {"objects": OBJECTS}}})) is None
+    assert truths_in(json.dumps({"truth": {"a": {"objects": [{"object": "star"}]}, "b": {"objects": []}}})) is None
+
+
+def test_repeating_a_claim_does_not_count_it_twice() -> None:
+    check = check_answer("A cross. A cross. A cross.", DESCRIBE, TRUTH, LEXICON)
+    assert (check.num_claims, check.num_false, check.num_words, check.hallucinates) == (1, 1, 6, True)

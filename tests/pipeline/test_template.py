@@ -1,0 +1,64 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.rewrite.contrast import contrast, leaked_words, words
+from pipeline.rewrite.template import sentence, write
+
+
+def test_the_contrast_is_what_changes_and_shared_is_what_stays() -> None:
+    found = contrast("A red star.", "A blue star.")
+    assert (found.words_a, found.words_b, found.shared) == ({"red"}, {"blue"}, ("A", "", "star"))
+
+
+@pytest.mark.parametrize(
+    ("caption_a", "caption_b", "category", "question"),
+    [
+        ("A hand holding up two fingers.", "A hand holding up three fingers.", "count", 'Complete this description of the image: "A hand holding up ... fingers."'),
+        ("A hand with all fingers curled into a ring.", "A hand holding up one finger.", "attribute", 'Complete this description of the image: "A hand ..."'),
+        ("a cat left of a dog", "a dog left of a cat", "relation", 'Complete this description of the image: "a ... left of a ..."'),
+        ("two dogs", "three cats", "count", "What does the image show, and how many?"),
+        # The frame itself may not name the contrast.
+        ("A complete image of it all", "A broken image of it all", "other", 'Finish the sentence so that it fits the picture: "A ... image of it all."'),
+    ],
+)
+def test_the_question_invites_the_detail_and_does_not_give_it_away(caption_a: str, caption_b: str, category: str, question: str) -> None:
+    written = write(caption_a, caption_b, category)
+    assert written is not None
+    assert written.question == question
+
+
+def test_a_question_of_the_source_is_kept_unless_it_leaks() -> None:
+    kept = write("A red star.", "A blue star.", "attribute", "What colour is the star?")
+    replaced = write("A red star.", "A blue star.", "attribute", "Is the star red?")
+    assert kept is not None and kept.question == "What colour is the star?"
+    assert replaced is not None and "red" not in words(replaced.question)
+
+
+def test_every_wording_leaks_where_the_contrast_is_in_the_questions_themselves() -> None:
+    everything = "what does the image show describe picture do you see is in can be seen which things finish sentence fits complete fill left out"
+    assert write(everything, "nothing of the kind", "other") is None
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("two dogs on a sofa ", "Two dogs on a sofa."),
+        ("Is it \n a bird?", "Is it a bird?"),
+        ("\u72ac\u304c\u3044\u307e\u3059\u3002", "\u72ac\u304c\u3044\u307e\u3059\u3002"),
+    ],
+)
+def test_a_caption_becomes_a_sentence(caption: str, expected: str) -> None:
+    assert sentence(caption) == expected
+
+
+_TEXT = st.lists(st.sampled_from("a the red blue star circle two three left right image of what does show".split()), min_size=1, max_size=8).map(" ".join)
+
+
+@given(_TEXT, _TEXT, st.sampled_from(["object", "count", "other"]))
+def test_no_written_question_holds_a_word_that_only_one_caption_has(caption_a: str, caption_b: str, category: str) -> None:
+    written = write(caption_a, caption_b, category)
+    if written is not None:
+        assert not set(words(written.question)) & (set(words(caption_a)) ^ set(words(caption_b)))
+        assert not leaked_words(written.question, caption_a, caption_b)
+        assert (written.answer_a, written.answer_b) == (sentence(caption_a), sentence(caption_b))

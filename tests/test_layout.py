@@ -1,0 +1,126 @@
+"""The house's rules, read off the syntax tree: who imports whom, forbidden names, sizes."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("pipeline", "training", "eval")
+SOURCES = sorted([ROOT / "svco.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
+MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
+
+GROUND = {"schema", "recipe", "images", "store", "progress", "page", "endpoint"}
+EVAL_MAY_USE = {"vlm", "packing", "logps", "attention"}
+# `ray` only where a job starts, and in the trainer's environment, which is Ray Train's side of the seam.
+RAY_MAY_BE_IMPORTED_BY = {"pipeline/build_mvc.py", "training/train_svco.py", "training/env.py", "eval/run_eval.py"}
+FORBIDDEN_MODULE_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
+DEPENDENCIES = (
+    "ray torch torchvision transformers open_clip datasets huggingface_hub pyarrow fsspec s3fs PIL numpy sklearn cv2 pydantic omegaconf typer rich"
+    " openai jinja2 matplotlib peft safetensors tensorboard pytest hypothesis trl tokenizers yaml"
+).split()
+ENTRY_FILES = ("pipeline/build_mvc.py", "training/train_svco.py", "eval/run_eval.py")
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def _imports(path: Path) -> set[str]:
+    """Every imported module of a file, wherever in the file, as dotted names (`from a import b` counts as a.b)."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level > 0:
+            pytest.fail(f"{_name(path)}:{node.lineno}: relative import; write the full name")
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= MAX_FILE_LINES, f"{_name(path)} has more than {MAX_FILE_LINES} lines; split it by idea"
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= MAX_FUNCTION_LINES, f"{_name(path)}:{node.lineno} {node.name} has {length} lines; take a function out"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_imports_run_one_way(path: Path) -> None:
+    package = _name(path).split("/")[0]
+    for module in _imports(path):
+        parts = module.split(".")
+        if package == "pipeline":
+            assert parts[0] not in ("training", "eval"), f"{_name(path)} imports {module}; pipeline knows neither of the others"
+        if package in ("training", "eval") and parts[0] == "pipeline" and len(parts) > 1:
+            assert parts[1] in GROUND, f"{_name(path)} imports {module}; from pipeline only {sorted(GROUND)}"
+        if package == "training":
+            assert parts[0] != "eval", f"{_name(path)} imports {module}; training does not know eval"
+        if package == "eval" and parts[0] == "training" and len(parts) > 1:
+            assert parts[1] in EVAL_MAY_USE, f"{_name(path)} imports {module}; from training only {sorted(EVAL_MAY_USE)}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=_name)
+def test_ray_is_the_outermost_skin(path: Path) -> None:
+    if any(module.split(".")[0] == "ray" for module in _imports(path)):
+        assert _name(path) in RAY_MAY_BE_IMPORTED_BY, f"{_name(path)} imports ray; move that to {sorted(RAY_MAY_BE_IMPORTED_BY)}"
+
+
+def test_module_names_are_free_of_collisions_and_drawers() -> None:
+    taken = set(sys.stdlib_module_names) | set(DEPENDENCIES)
+    for path in SOURCES:
+        stem = path.stem
+        if stem == "__init__":
+            continue
+        assert stem not in FORBIDDEN_MODULE_NAMES, f"{_name(path)}: name it by what it holds"
+        assert stem not in taken, f"{_name(path)}: a script in its folder would import it instead of the library {stem!r}"
+
+
+def test_every_package_folder_has_an_init_that_imports_nothing() -> None:
+    folders = {path.parent for path in SOURCES if path.parent != ROOT}
+    for folder in folders:
+        assert (folder / "__init__.py").is_file(), f"{_name(folder)} needs an __init__.py"
+        assert not _imports(folder / "__init__.py"), f"{_name(folder)}/__init__.py must import nothing"
+
+
+def test_no_exception_is_swallowed() -> None:
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ExceptHandler):
+                assert not all(isinstance(part, ast.Pass) for part in node.body), f"{_name(path)}:{node.lineno} swallows an exception"
+
+
+@pytest.mark.parametrize("name", ENTRY_FILES)
+def test_entry_files_can_be_run(name: str) -> None:
+    path = ROOT / name
+    assert path.read_text().startswith("#!/usr/bin/env python3\n"), f"{name} needs a shebang"
+    assert path.stat().st_mode & 0o111, f"{name} needs its run bit"
+
+
+@pytest.mark.parametrize("name", ENTRY_FILES)
+def test_help_needs_neither_ray_nor_torch(name: str) -> None:
+    module = name.removesuffix(".py").replace("/", ".")
+    code = (
+        f"import sys; sys.argv = ['x', '--help']\nimport {module}\n"
+        f"try:\n    {module}.main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
+        "assert 'ray' not in sys.modules and 'torch' not in sys.modules, 'help loaded ray or torch'"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_nothing_in_the_repository_names_a_machine() -> None:
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.split()
+    # A Linux home or an absolute work folder in a text file is a path of the machine that it was written on.
+    machine_path = re.compile(r"(?<![\w.])/(?:home|root)/\w+")
+    for name in listed:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".yaml", ".toml", ".txt", "") and path.is_file() and name != "LICENSE":
+            assert not machine_path.search(path.read_text(errors="ignore")), f"{name} holds a path of somebody's machine"

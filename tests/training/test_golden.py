@@ -1,0 +1,144 @@
+"""Our packed trainer core against the numbers of the official one (tests/golden/README.md)."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from training.logps import logps_of_features, pair_logps, vision_features
+from training.objectives import Betas, Scores, Values, svco
+from training.packing import Packed, PairTokens, pack
+from training.vlm import load_model
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+SEQUENCES = (
+    ("img_chosen_res_chosen", 0, 0), ("img_chosen_res_rejected", 0, 1), ("img_rejected_res_chosen", 1, 0),
+    ("img_rejected_res_rejected", 1, 1), ("no_img_res_chosen", 2, 0), ("no_img_res_rejected", 2, 1),
+)  # fmt: skip
+TERMS = {
+    "img_win_vs_no_img": "attend_a", "no_img_vs_img_lose": "reject_a",
+    "img_lose_vs_no_img": "attend_b", "no_img_vs_img_win": "reject_b",
+}  # fmt: skip
+
+
+def _folders() -> list[Path]:
+    roots = [Path(__file__).parents[1] / "golden"]
+    if os.environ.get("SVCO_GOLDEN"):
+        roots.append(Path(os.environ["SVCO_GOLDEN"]))
+    return sorted({path.parent.resolve() for root in roots for path in root.rglob("golden.json")})
+
+
+@dataclass(frozen=True)
+class Golden:
+    """One recorded run: its numbers, its pairs in our packed form, its pixels."""
+
+    folder: Path
+    says: dict[str, Any]
+    packed: Packed
+    pixels_a: Tensor
+    pixels_b: Tensor
+    betas: Betas
+
+    def model(self, name: str) -> Any:
+        model = load_model(self.folder / name)
+        model.model.vision_tower.requires_grad_(False)
+        return model
+
+    def logps(self, model: Any) -> Tensor:
+        return pair_logps(model, self.packed, self.pixels_a, self.pixels_b)
+
+    def svco(self, policy_P32: Tensor, reference_P32: Tensor) -> tuple[Tensor, Values]:
+        scores = Scores(D_P32=policy_P32 - reference_P32, logps_P32=policy_P32, num_tokens_P2=self.packed.num_tokens_P2)
+        return svco(scores, self.betas)
+
+
+@pytest.fixture(scope="module", params=_folders(), ids=lambda folder: folder.name)
+def golden(request: pytest.FixtureRequest) -> Golden:
+    folder: Path = request.param
+    says = json.loads((folder / "golden.json").read_text())
+    pixels = load_file(folder / "pixels.safetensors")
+    pixels_a, pixels_b = pixels["pixel_values_chosen"], pixels["pixel_values_rejected"]
+    image, bos = says["special"]["image_token"], says["special"]["bos"]
+    with torch.no_grad():
+        num_image_tokens = vision_features(load_model(folder / "policy"), pixels_a[:1]).shape[1]
+    pairs = [
+        PairTokens([bos] + [image] * num_image_tokens + p["question"], [bos, *p["question"]], p["chosen"], p["rejected"])
+        for p in says["pairs"]
+    ]
+    betas = Betas(**{ours: says["betas"][theirs] for theirs, ours in TERMS.items()})
+    return Golden(folder, says, pack(pairs, image, num_image_tokens), pixels_a, pixels_b, betas)
+
+
+def _table(recorded: dict[str, list[float]]) -> Tensor:
+    table_P32 = torch.empty(len(recorded[SEQUENCES[0][0]]), 3, 2)
+    for name, condition, response in SEQUENCES:
+        table_P32[:, condition, response] = torch.tensor(recorded[name])
+    return table_P32
+
+
+@pytest.mark.parametrize("name", ["policy", "reference"])
+def test_the_six_logps_of_each_pair_are_the_official_ones(golden: Golden, name: str) -> None:
+    with torch.no_grad():
+        ours_P32 = golden.logps(golden.model(name))
+    torch.testing.assert_close(ours_P32, _table(golden.says[f"{name}_logps"]), **CLOSE)
+
+
+def test_loss_metrics_and_gradient_norms_are_the_official_ones(golden: Golden) -> None:
+    policy = golden.model("policy")
+    with torch.no_grad():
+        reference_P32 = golden.logps(golden.model("reference"))
+    policy_P32 = golden.logps(policy)
+    loss_P, values = golden.svco(policy_P32, reference_P32)
+    loss_P.mean().backward()
+
+    assert loss_P.mean().item() == pytest.approx(golden.says["loss"], rel=1e-5)
+    metrics, D_P32 = golden.says["metrics"], (policy_P32 - reference_P32).detach()
+    for theirs, ours in TERMS.items():
+        assert values[f"loss_{ours}"].mean().item() == pytest.approx(metrics[f"train_losses/{theirs}_loss"], rel=1e-5)
+        margin = metrics[f"train_reward_margin/{theirs}_reward_margins"]
+        assert values[f"margin_{ours}"].mean().item() == pytest.approx(margin, rel=1e-5, abs=2e-5)
+        accuracy = metrics[f"train_reward_acc/{theirs}_reward_accuracies"]
+        assert values[f"accuracy_{ours}"].mean().item() == pytest.approx(accuracy, rel=1e-5)
+    for name, condition, response in SEQUENCES:
+        logratio = D_P32[:, condition, response].mean().item()
+        assert logratio == pytest.approx(metrics[f"train_rewards/rewards_{name}"], rel=1e-5, abs=2e-5)
+        logps = policy_P32[:, condition, response].mean().item()
+        assert logps == pytest.approx(metrics[f"train_logps/policy_logps_{name}"], rel=1e-5)
+
+    ours = {name: p.grad.norm().item() for name, p in policy.named_parameters() if p.grad is not None}
+    recorded = {_our_name(name): norm for name, norm in golden.says["grad_norms"].items()}
+    assert ours == pytest.approx(recorded, rel=1e-5, abs=1e-6)
+
+
+def _our_name(official: str) -> str:
+    """transformers 4.45 to 5: the wrapped models moved below `model`, the language model's head to the top."""
+    if official.startswith("language_model.lm_head."):
+        return official.removeprefix("language_model.")
+    if official.startswith("language_model.model."):
+        return "model.language_model." + official.removeprefix("language_model.model.")
+    return "model." + official
+
+
+def test_the_training_trajectory_is_the_official_one(golden: Golden) -> None:
+    recorded = golden.says["trajectory"]["loss_and_grad_norm"]
+    policy = golden.model("reference")
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    with torch.no_grad():  # the tower is frozen, so its features are made once, as in the trainer
+        features_a, features_b = vision_features(policy, golden.pixels_a), vision_features(policy, golden.pixels_b)
+        reference_P32 = logps_of_features(policy, golden.packed, features_a, features_b)
+    ours = []
+    for _ in recorded:
+        loss_P, _ = golden.svco(logps_of_features(policy, golden.packed, features_a, features_b), reference_P32)
+        optimizer.zero_grad()
+        loss_P.mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        ours.append([loss_P.mean().item(), norm.item()])
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(recorded), rtol=1e-5, atol=1e-6)

@@ -1,0 +1,1 @@
+"""Finetuning of vision-language models on MVC with S-VCO and the objectives it is compared to."""
