@@ -4,7 +4,6 @@ Holds the model; knows nothing of Ray, of files, or of what the numbers mean. A 
 goes out as a table, so the same class works in this process and as an actor of a pool.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 CONDITIONS = ("a", "b", "none")
 RESPONSES = ("a", "b")
 LOGP_COLUMNS = tuple(f"logp_{condition}_{response}" for condition in CONDITIONS for response in RESPONSES)
-NEEDED_COLUMNS = ("chunk", "pair_id", "question", "answer_a", "answer_b", "image_a", "image_b")
+NEEDED_COLUMNS = ("chunk", "pair_id", "question", "answer_a", "answer_b", "image_a", "image_b", "image_a_sha256", "image_b_sha256")
 
 RESULT_SCHEMA = pa.schema(
     [
@@ -78,26 +77,24 @@ class PairScorer:
         """
         import torch
 
+        images_a, images_b = _images(chunk, "image_a"), _images(chunk, "image_b")
+        num_pairs, size = chunk.num_rows, self.plan.batch_pairs
         with torch.inference_mode():
-            parts = [self._score(chunk.slice(start, self.plan.batch_pairs)) for start in self._starts(chunk)]
-        return pa.concat_tables(parts)
-
-    def _starts(self, chunk: pa.Table) -> range:
-        return range(0, chunk.num_rows, self.plan.batch_pairs)
-
-    def _score(self, pairs: pa.Table) -> pa.Table:
-        images_a, images_b = _images(pairs, "image_a"), _images(pairs, "image_b")
-        logps_P32, num_tokens_P2 = self._logps(pairs, images_a, images_b)
-        questions = pairs["question"].to_pylist()
-        generated = list(self._answers([*images_a, *images_b], questions * 2))
+            parts = [
+                self._logps(chunk.slice(start, size), images_a[start : start + size], images_b[start : start + size])
+                for start in range(0, num_pairs, size)
+            ]
+            answers = self._answers(_keys(chunk), [*images_a, *images_b])
+        logps_P6 = np.concatenate([logps_P32.reshape(-1, 6) for logps_P32, _ in parts])
+        num_tokens_P2 = np.concatenate([num_tokens_P2 for _, num_tokens_P2 in parts])
         columns = {
-            "chunk": pairs["chunk"],
-            "pair_id": pairs["pair_id"],
-            **dict(zip(LOGP_COLUMNS, logps_P32.reshape(-1, 6).T, strict=True)),
+            "chunk": chunk["chunk"],
+            "pair_id": chunk["pair_id"],
+            **dict(zip(LOGP_COLUMNS, logps_P6.T, strict=True)),
             "num_tokens_a": num_tokens_P2[:, 0],
             "num_tokens_b": num_tokens_P2[:, 1],
-            "generated_a": generated[: len(images_a)],
-            "generated_b": generated[len(images_a) :],
+            "generated_a": answers[:num_pairs],
+            "generated_b": answers[num_pairs:],
         }
         for side, images in (("a", images_a), ("b", images_b)):
             columns[f"width_{side}_px"] = [image.width for image in images]
@@ -130,16 +127,27 @@ class PairScorer:
         lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
         return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
 
-    def _answers(self, images: "list[Image]", questions: list[str]) -> Iterator[str | None]:
+    def _answers(self, keys: list[tuple[str, str]], images: "list[Image]") -> list[str | None]:
+        """The greedy answer to each (image, question); what occurs twice in a chunk is generated once."""
         from training.vlm import generate
 
         if self.plan.max_new_tokens == 0:
-            yield from [None] * len(images)
-            return
-        size = self.plan.batch_images
-        for start in range(0, len(images), size):
-            stop = start + size
-            yield from generate(self.vlm, images[start:stop], questions[start:stop], max_new_tokens=self.plan.max_new_tokens)
+            return [None] * len(keys)
+        unique = list(dict(zip(keys, images, strict=True)).items())
+        said: dict[tuple[str, str], str] = {}
+        for start in range(0, len(unique), self.plan.batch_images):
+            batch = unique[start : start + self.plan.batch_images]
+            questions = [question for (_, question), _ in batch]
+            texts = generate(self.vlm, [image for _, image in batch], questions, max_new_tokens=self.plan.max_new_tokens)
+            said.update(zip((key for key, _ in batch), texts, strict=True))
+        return [said[key] for key in keys]
+
+
+def _keys(pairs: pa.Table) -> list[tuple[str, str]]:
+    """(sha256 of the image, question) of every side: first all sides a, then all sides b."""
+    questions = pairs["question"].to_pylist()
+    hashes = pairs["image_a_sha256"].to_pylist() + pairs["image_b_sha256"].to_pylist()
+    return list(zip(hashes, questions * 2, strict=True))
 
 
 def _images(pairs: pa.Table, column: str) -> "list[Image]":

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Builds an MVC folder from a recipe: the job behind `svco build` and `ray job submit -- pipeline/build_mvc.py`."""
 
-import json
+import logging
 import os
 import sys
 import time
@@ -191,16 +191,16 @@ def _counts(rows: Any) -> dict[str, Any]:
 def start_ray() -> Callable[[], None]:
     """Connects to Ray, starting it here if there is none; returns what ends what was started."""
     import ray
+    import ray.data
 
     if ray.is_initialized():
         return lambda: None
     say("starting Ray (about 10 s)")
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
     # A Ray without an address joins RAY_ADDRESS if that is set (inside a submitted job it is), else starts here.
     ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_options.preserve_order = False
+    # Our own progress says what matters; Ray Data's plan and timing lines stay in its log file.
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    ray.data.DataContext.get_current().enable_progress_bars = False
     return ray.shutdown
 
 

@@ -40,6 +40,14 @@ class Chunk:
     stop: int
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What decoding an image showed: the hash of its pixels, or the fault."""
+
+    pixels_sha256: str | None
+    fault: str
+
+
 def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
     """The chunks of sources with so many rows each; no chunk spans two sources."""
     ranges = [
@@ -59,8 +67,9 @@ def ingest_chunk(stage: Stage, section: SourceSection, chunk: Chunk, max_caption
     """Reads, checks, hashes and writes one chunk; returns its counts."""
     rows: list[dict[str, str | None]] = []
     images: dict[str, bytes] = {}
+    checked: dict[str, Checked] = {}
     for item in _opened(section).read(chunk.start, chunk.stop):
-        rows.append(_malformed_row(item) if isinstance(item, Malformed) else _candidate_row(item, images, max_caption_chars))
+        rows.append(_malformed_row(item) if isinstance(item, Malformed) else _candidate_row(item, images, checked, max_caption_chars))
     expected = chunk.stop - chunk.start
     if len(rows) != expected:
         raise AssertionError(f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})")
@@ -82,22 +91,30 @@ def _malformed_row(row: Malformed) -> dict[str, str | None]:
     return fields | {"pair_id": malformed_id(row.source, row.source_id), "drop_reason": row.reason, "meta": "{}"}
 
 
-def _candidate_row(row: Candidate, images: dict[str, bytes], max_caption_chars: int) -> dict[str, str | None]:
+def _candidate_row(row: Candidate, images: dict[str, bytes], checked: dict[str, Checked], max_caption_chars: int) -> dict[str, str | None]:
     fields: dict[str, str | None] = {name: getattr(row, name) for name in _TEXTS}
-    reason = ""
-    pixels: dict[str, str | None] = {"a": None, "b": None}
+    sides: dict[str, Checked] = {}
     for side, data in (("a", row.image_a), ("b", row.image_b)):
-        try:
-            pixels[side] = pixels_sha256(decode_rgb(data))
-            images[sha256_hex(data)] = data
-        except ImageError as error:
-            reason = reason or f"image_{side}_{error.reason}"
-        fields[f"image_{side}_sha256"] = sha256_hex(data)
-        fields[f"image_{side}_pixels_sha256"] = pixels[side]
-    if not reason and pixels["a"] == pixels["b"]:
-        reason = "images_equal"
+        key = sha256_hex(data)
+        # The same image in many pairs (an original with several edits) is decoded once per chunk.
+        sides[side] = checked[key] = checked.get(key) or _check(data)
+        if not sides[side].fault:
+            images[key] = data
+        fields[f"image_{side}_sha256"] = key
+        fields[f"image_{side}_pixels_sha256"] = sides[side].pixels_sha256
+    faults = [f"image_{side}_{sides[side].fault}" for side in "ab" if sides[side].fault]
+    if not faults and sides["a"].pixels_sha256 == sides["b"].pixels_sha256:
+        faults = ["images_equal"]
     identity = pair_id(str(fields["image_a_sha256"]), row.caption_a, str(fields["image_b_sha256"]), row.caption_b)
-    return fields | {"pair_id": identity, "drop_reason": reason or text_drop_reason(row.caption_a, row.caption_b, max_caption_chars)}
+    reason = faults[0] if faults else text_drop_reason(row.caption_a, row.caption_b, max_caption_chars)
+    return fields | {"pair_id": identity, "drop_reason": reason}
+
+
+def _check(data: bytes) -> Checked:
+    try:
+        return Checked(pixels_sha256(decode_rgb(data)), "")
+    except ImageError as error:
+        return Checked(None, error.reason)
 
 
 def finish_ingest(stage: Stage, num_chunks: int) -> dict[str, object]:

@@ -18,7 +18,9 @@ _BY_CATEGORY = {
     "relation": ("What does the image show, and how is it arranged?", "How are things arranged in the picture?"),
     "other": ("What does the image show?", "What is in the picture?"),
 }
+# The first has few words that captions differ in, so nearly every pair of a data set is asked in the same way.
 _FRAMES = (
+    'Complete this sentence about what you see: "{}"',
     'Complete this description of the image: "{}"',
     'Finish the sentence so that it fits the picture: "{}"',
     'Fill in what is left out: "{}"',
@@ -43,7 +45,7 @@ def write(caption_a: str, caption_b: str, category: str, question: str | None = 
     of the questions).
 
         "A hand holding up two fingers." / "... three fingers."
-            ->  'Complete this description of the image: "A hand holding up ... fingers."'
+            ->  'Complete this sentence about what you see: "A hand holding up ... fingers."'
     """
     for wording in _wordings(caption_a, caption_b, category, question):
         if not leaked_words(wording, caption_a, caption_b):
@@ -54,14 +56,23 @@ def write(caption_a: str, caption_b: str, category: str, question: str | None = 
 def _wordings(caption_a: str, caption_b: str, category: str, question: str | None) -> Iterator[str]:
     if question and question.strip():
         yield " ".join(question.split())
-    shared = contrast(caption_a, caption_b).shared
-    if len(words(" ".join(shared))) >= MIN_SHARED_WORDS:
-        blanked = " ".join(stretch if stretch else "..." for stretch in shared)
-        end = "" if blanked.endswith("...") else "."
+    blanked = _blanked(contrast(caption_a, caption_b).shared)
+    if len(words(blanked)) >= MIN_SHARED_WORDS:
         for frame in _FRAMES:
-            yield frame.format(" ".join(blanked.split()) + end)
+            yield frame.format(blanked if blanked.endswith("...") else f"{blanked}.")
     yield from _BY_CATEGORY.get(category, ())
     yield from _LAST_RESORT
+
+
+def _blanked(shared: tuple[str, ...]) -> str:
+    """The shared stretches with "..." for what changed; a lone word between two changes is chance, and left out too."""
+    parts: list[str] = []
+    for position, stretch in enumerate(shared):
+        inside = 0 < position < len(shared) - 1
+        part = "..." if inside and len(words(stretch)) < MIN_SHARED_WORDS else stretch or "..."
+        if part != "..." or parts[-1:] != ["..."]:
+            parts.append(part)
+    return " ".join(parts)
 
 
 def sentence(caption: str) -> str:

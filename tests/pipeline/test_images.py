@@ -44,7 +44,7 @@ def test_a_picture_is_turned_as_its_exif_says() -> None:
     [
         (b"", "empty"),
         (b"not a picture", "not_an_image"),
-        (_bytes(RED.resize((200, 200)), "JPEG")[:400], "truncated"),
+        (_bytes(RED.resize((400, 400)), "JPEG")[:-100], "truncated"),
         (_bytes(RED, "GIF", save_all=True, append_images=[RED.rotate(90)]), "animated"),
         (_bytes(Image.new("1", (30_000, 30_000)), "PNG"), "too_many_pixels"),
     ],

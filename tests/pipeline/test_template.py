@@ -14,12 +14,14 @@ def test_the_contrast_is_what_changes_and_shared_is_what_stays() -> None:
 @pytest.mark.parametrize(
     ("caption_a", "caption_b", "category", "question"),
     [
-        ("A hand holding up two fingers.", "A hand holding up three fingers.", "count", 'Complete this description of the image: "A hand holding up ... fingers."'),
-        ("A hand with all fingers curled into a ring.", "A hand holding up one finger.", "attribute", 'Complete this description of the image: "A hand ..."'),
-        ("a cat left of a dog", "a dog left of a cat", "relation", 'Complete this description of the image: "a ... left of a ..."'),
+        ("A hand holding up two fingers.", "A hand holding up three fingers.", "count", 'Complete this sentence about what you see: "A hand holding up ... fingers."'),
+        ("A hand with all fingers curled into a ring.", "A hand holding up one finger.", "attribute", 'Complete this sentence about what you see: "A hand ..."'),
+        ("a cat left of a dog", "a dog left of a cat", "relation", 'Complete this sentence about what you see: "a ... left of a ..."'),
         ("two dogs", "three cats", "count", "What does the image show, and how many?"),
         # The frame itself may not name the contrast.
-        ("A complete image of it all", "A broken image of it all", "other", 'Finish the sentence so that it fits the picture: "A ... image of it all."'),
+        ("A complete view of it all", "A broken view of it all", "other", 'Finish the sentence so that it fits the picture: "A ... view of it all."'),
+        # A word that both have by chance, between two changes, says nothing.
+        ("A hand with all fingers curled", "A hand holding up fingers apart", "other", 'Complete this sentence about what you see: "A hand ..."'),
     ],
 )
 def test_the_question_invites_the_detail_and_does_not_give_it_away(caption_a: str, caption_b: str, category: str, question: str) -> None:

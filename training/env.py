@@ -1,0 +1,82 @@
+"""The seam between the training loop and what runs it: `fit(section, env)` never imports Ray."""
+
+import os
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+
+class Env(Protocol):
+    """What the loop needs to know of the other workers."""
+
+    rank: int
+    world_size: int
+    device: str
+
+    def all_reduce(self, tensor: Any) -> None:
+        """Replaces `tensor` by its sum over all workers, in place."""
+
+    def barrier(self) -> None:
+        """Waits until every worker is here."""
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Tells whoever runs the loop how it stands; every worker calls it equally often."""
+
+
+class LocalEnv:
+    """This process alone, or one of several in a torch.distributed group that the caller has set up."""
+
+    def __init__(self, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
+        self.rank, self.world_size, self.device = rank, world_size, device
+
+    def all_reduce(self, tensor: Any) -> None:
+        """See Env."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            # NCCL sums only what is on the GPU; tables that stay in main memory travel there and back.
+            there = tensor.to(self.device) if self.device.startswith("cuda") else tensor
+            dist.all_reduce(there)
+            if there is not tensor:
+                tensor.copy_(there)
+
+    def barrier(self) -> None:
+        """See Env."""
+        if self.world_size > 1:
+            import torch.distributed as dist
+
+            dist.barrier()
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Nobody listens: the metrics are in metrics.jsonl."""
+
+
+class RayEnv(LocalEnv):
+    """One worker of a Ray Train job, which has set up the torch.distributed group."""
+
+    def __init__(self) -> None:
+        import ray.train
+        import ray.train.torch
+
+        context = ray.train.get_context()
+        device = str(ray.train.torch.get_device())
+        super().__init__(context.get_world_rank(), context.get_world_size(), device)
+
+    def report(self, metrics: Mapping[str, float]) -> None:
+        """Passes the metrics to Ray Train. A call waits for the controller's next poll, so the loop calls it seldom."""
+        import ray.train
+
+        ray.train.report(dict(metrics))
+
+
+def train_worker(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs: the loop, on its share of the machine's cores."""
+    import ray.train
+    import torch
+
+    from training.config import TrainSection
+    from training.loop import fit
+
+    # Ray sets OMP_NUM_THREADS=1 for workers that reserve a fraction of a CPU; take a fair share of the cores instead.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
+    return fit(TrainSection.model_validate(recipe), RayEnv())
