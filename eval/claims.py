@@ -8,53 +8,31 @@ to the end of its piece; a statement without a subject is about the last thing m
 """
 
 import re
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from eval.lexicon import (
+    ADJECTIVES,
+    AFTER_PREDICATE,
+    CENTRES,
+    COMPARISONS,
+    CUTS,
+    DETERMINERS,
+    GENERIC,
+    HALVES,
+    INEXACT,
+    INTENSIFIED,
+    LANDMARK_AFTER,
+    NEGATIONS,
+    NUMBERS,
+    PRONOUNS,
+    RELATIONS,
+    SIDE_WORDS,
+    Lexicon,
+)
+
 ClaimKind = Literal["exists", "count", "colour", "position", "relation"]
-
-NUMBERS = {"zero": 0, "none": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "single": 1}
-HALVES = {"left": "left", "leftmost": "left", "right": "right", "rightmost": "right"}
-HALVES |= {"top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
-RELATIONS = {"above": "above", "over": "above", "below": "below", "under": "below", "underneath": "below", "beneath": "below"}
-COMPARISONS = {"left": "left", "right": "right", "higher": "above", "lower": "below"}  # before "of" or "than"
-
-_NEGATIONS = {"not", "n't", "no", "never", "without", "nor", "neither", "cannot"}
-_CUTS = {",", "and", "but", "while", "whereas"}
-_DETERMINERS = {"the", "a", "an", "this", "that", "these", "those", "any", "some", "its", "both", "only", "exactly", "just"}
-_ADJECTIVES = {"small", "little", "tiny", "big", "large", "bright", "dark", "light", "solid", "plain", "coloured", "colored", "different"}
-_GENERIC = {"object", "objects", "shape", "shapes", "thing", "things", "figure", "figures", "item", "items"}
-_SIDE_WORDS = {"side", "hand", "half", "part", "edge", "corner"}
-_PRONOUNS = {"it", "they", "them"}
-_AFTER_PREDICATE = {"in", "on", "at", "or", "with", "which", "that", "who", "here", "there", "too", "to", "of", "is", "are", "colour", "color"}
-_INEXACT = {"least", "most", "than", "about", "around", "almost", "nearly", "over"}
-_INTENSIFIED = {"next", "above", "below", "beside", "under", "beneath", "near"}
-
-
-@dataclass(frozen=True, slots=True)
-class Lexicon:
-    """The words that can be checked: every form (plural, spelling) -> the word of the truth."""
-
-    nouns: Mapping[str, str]
-    colours: Mapping[str, str]
-
-    @classmethod
-    def of(cls, objects: Iterable[str], colours: Iterable[str]) -> "Lexicon":
-        """A lexicon of these words, their plurals, and grey / gray; words of several parts are allowed."""
-        nouns = {_as_one(form): word.lower() for word in objects for form in _forms(word.lower())}
-        named = {colour.lower() for colour in colours}
-        spelled = {_as_one(form): c for c in named for form in (c.replace("grey", "gray"), c.replace("gray", "grey"))}
-        return cls(nouns, spelled)
-
-
-def _as_one(form: str) -> str:
-    return form.replace("-", " ").replace(" ", "_")
-
-
-def _forms(word: str) -> list[str]:
-    plural = word[:-1] + "ies" if word.endswith("y") and word[-2:-1] not in "aeiou" else word + "s"
-    return [word, word + "es" if word.endswith(("s", "x", "z", "ch", "sh")) else plural]
+_EXACTLY = {"only", "exactly", "just"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +46,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One statement about a picture. `value` is the colour, half or relation, or the number in digits."""
+    """One statement about a picture. `value` is the colour, place or relation, or the number in digits."""
 
     kind: ClaimKind
     subject: Thing
@@ -84,15 +62,19 @@ class _Mention:
     definite: bool = False
     negated: bool = False
     used: bool = False  # a statement was made about it, which already implies that it exists
+    after_link: bool = False  # it follows "of", "from", "with" or "to": in a question, what something is compared with
 
 
 @dataclass
 class _Reading:
-    """The state of reading one text from left to right."""
+    """The state of reading one text from left to right.
+
+    `landmark` is what the question compares with: in "left" to "Where is the star, seen from the box?", the box.
+    """
 
     lexicon: Lexicon
-    asked: _Mention | None = None
     subject: _Mention | None = None
+    landmark: Thing | None = None
     mentions: list[_Mention] = field(default_factory=list)
     claims: list[Claim] = field(default_factory=list)
 
@@ -105,30 +87,38 @@ def read_claims(answer: str, question: str, lexicon: Lexicon) -> list[Claim]:
         "A star." to "What is left of the circle?" -> relation(star, left, circle)
         "There is no star."                -> not exists(star)
     """
-    question_reading = _read(question, lexicon, None)
-    named = [mention for mention in question_reading.mentions if mention.thing.noun]
-    wanted = [claim for claim in question_reading.claims if claim.subject.noun is None]
-    vague = [mention.thing for mention in question_reading.mentions if not mention.thing.noun and not mention.used]
+    asked = _read(question, _Reading(lexicon))
+    named = [mention for mention in asked.mentions if mention.thing.noun]
+    landmarks = [mention.thing for mention in named if mention.after_link] if len(named) > 1 else []
+    subjects = [mention.thing for mention in named if mention.thing not in landmarks]
+    wanted = [claim for claim in asked.claims if claim.subject.noun is None]
+    vague = [mention.thing for mention in asked.mentions if not mention.thing.noun and not mention.used]
     wanted += [Claim("exists", thing) for thing in vague if thing != Thing(None)]
-    asked = _Mention(named[0].thing, used=True) if named else None
-    reading = _read(re.sub(r"^\s*(yes|no)\s*[,.]\s*", "", answer.lower()), lexicon, asked)
+    reading = _Reading(
+        lexicon,
+        subject=_Mention(subjects[0], used=True) if subjects else None,
+        landmark=landmarks[0] if landmarks else None,
+    )
+    _read(re.sub(r"^\s*(yes|no)\s*[,.]\s*", "", answer.lower()), reading)
     # What has no subject, or relates a thing to itself ("it" could be either), cannot be checked.
     claims = [claim for claim in reading.claims if claim.subject not in (Thing(None), claim.other)]
+    presupposed = {mention.thing for mention in asked.mentions}
     for mention in reading.mentions:
+        mention.used = mention.used or (mention.definite and mention.thing in presupposed)
         claims.extend(_about(mention, wanted))
-        wanted = []  # the question is about the first thing that the answer names
+        if mention.thing.noun:
+            wanted = []  # the question is about the first thing that the answer names
     return list(dict.fromkeys(claims))
 
 
 def _about(mention: _Mention, wanted: list[Claim]) -> list[Claim]:
     """The claims that a mention makes by itself: what was asked for, a number, or that it exists."""
     thing = mention.thing
-    if mention.used or (mention.negated and mention.definite):
+    presupposed = mention.definite and (mention.negated or thing.noun is None)  # "the red shape", "not the star"
+    if mention.used or presupposed or thing == Thing(None):
         return []
     if wanted and thing.noun and not mention.negated:
         return [replace(claim, subject=_merged(thing, claim.subject)) for claim in wanted]
-    if thing == Thing(None):
-        return []
     if mention.count is not None:
         return [Claim("count", thing, str(mention.count), negated=mention.negated)]
     return [Claim("exists", thing, negated=mention.negated)]
@@ -138,13 +128,12 @@ def _merged(thing: Thing, asked: Thing) -> Thing:
     return Thing(thing.noun, thing.colours or asked.colours, thing.half or asked.half)
 
 
-def _read(text: str, lexicon: Lexicon, asked: _Mention | None) -> _Reading:
-    reading = _Reading(lexicon, asked, asked)
-    for sentence in re.split(r"[.;!?:\n]+", _joined(text, lexicon)):
+def _read(text: str, reading: _Reading) -> _Reading:
+    for sentence in re.split(r"[.;!?:\n]+", _joined(text, reading.lexicon)):
         words = re.findall(r"[a-z_]+(?=n't)|n't|[a-z_]+|\d+|,", sentence)
         piece: list[str] = []
         for word in [*words, ","]:
-            if word in _CUTS:
+            if word in CUTS:
                 _read_piece(piece, reading)
                 piece = []
             else:
@@ -168,15 +157,13 @@ def _read_piece(words: list[str], reading: _Reading) -> None:
     position = 0
     while position < len(words):
         word = words[position]
-        if word in _NEGATIONS and words[position + 1 : position + 2] != ["only"]:
+        if word in NEGATIONS and words[position + 1 : position + 2] != ["only"]:
             negated = True
-        pronoun = pronoun or word in _PRONOUNS
+        pronoun = pronoun or word in PRONOUNS
         phrase = _phrase(words, position, reading.lexicon)
         if phrase is not None:
-            mention, position = phrase
-            mention.negated = negated
-            reading.mentions.append(mention)
-            reading.subject = mention
+            _mention(phrase[0], words[max(position - 1, 0)], negated, here, reading)
+            position = phrase[1]
             continue
         claim, position = _predicate(words, position, negated, reading)
         if claim is None:
@@ -190,12 +177,22 @@ def _read_piece(words: list[str], reading: _Reading) -> None:
         _state(claim, about, reading)
 
 
+def _mention(mention: _Mention, previous: str, negated: bool, here: int, reading: _Reading) -> None:
+    """Adds a noun phrase; in "the red shape is a star" the star takes the place of the vague shape."""
+    mention.negated, mention.after_link = negated, previous in LANDMARK_AFTER
+    vague = reading.mentions[-1] if len(reading.mentions) > here else None
+    if vague is not None and vague.thing.noun is None and previous in ("is", "are", "not") and mention.thing.noun:
+        mention.thing = _merged(mention.thing, vague.thing)
+        mention.definite = False
+        reading.mentions.pop()
+    reading.mentions.append(mention)
+    reading.subject = mention
+
+
 def _state(claim: Claim, mention: _Mention | None, reading: _Reading) -> None:
     if mention is not None:
         mention.used = True
-        reading.claims.append(replace(claim, subject=mention.thing))
-    else:
-        reading.claims.append(claim)
+    reading.claims.append(replace(claim, subject=mention.thing if mention is not None else Thing(None)))
 
 
 def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, int] | None:
@@ -207,47 +204,48 @@ def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, i
     while position < len(words):
         word = words[position]
         noun = lexicon.nouns.get(word)
-        elliptic = word in ("one", "ones") and bool(colours)
-        if noun or word in _GENERIC or elliptic:
+        if noun or word in GENERIC or (word in ("one", "ones") and colours):
             break
         if word in NUMBERS or word.isdigit():
-            count = NUMBERS.get(word) if word in NUMBERS else int(word)
+            count = NUMBERS[word] if word in NUMBERS else int(word)
         elif word in lexicon.colours:
             colours.append(lexicon.colours[word])
-        elif word in HALVES and (position == start or words[position - 1] != "not"):
+        elif word in HALVES:
             half = HALVES[word]
-        elif word not in _ADJECTIVES and not (word in _DETERMINERS and position == start):
+        elif word not in ADJECTIVES and not (word in DETERMINERS and position == start):
             return None
         position += 1
     else:
         return None
-    if start and (words[start - 1] in _INEXACT or "other" in words or "another" in words):
+    if (start and words[start - 1] in INEXACT) or "other" in words or "another" in words:
         count = None
     position += 1
     if noun and words[position : position + 1] == ["shaped"]:  # "a star shaped red object"
-        while position < len(words) and words[position] in {"shaped", *lexicon.colours, *_GENERIC}:
+        while position < len(words) and words[position] in {"shaped", *lexicon.colours, *GENERIC}:
             colours += [lexicon.colours[words[position]]] if words[position] in lexicon.colours else []
             position += 1
-    while noun and position < len(words) and words[position] in _GENERIC:  # "the star shape"
+    while noun and position < len(words) and words[position] in GENERIC:  # "the star shape"
         position += 1
-    thing = Thing(noun, tuple(colours), half)
-    return _Mention(thing, count=count, definite=words[start] in ("the", "this", "that", "its")), position
+    definite = words[start] in ("the", "this", "that", "its")
+    return _Mention(Thing(noun, tuple(colours), half), count=count, definite=definite), position
 
 
 def _predicate(words: list[str], position: int, negated: bool, reading: _Reading) -> tuple[Claim | None, int]:
-    """A statement that begins at `position` (a colour, number, half or relation), and where to read on."""
+    """A statement that begins at `position` (a colour, number, place or relation), and where to read on."""
     word, after = words[position], position + 1
     following = words[after] if after < len(words) else ""
     previous = words[position - 1] if position else ""
     anything = Thing(None)
-    bare = not following or following in _AFTER_PREDICATE
-    if word in reading.lexicon.colours and bare and previous not in _DETERMINERS:
+    bare = not following or following in AFTER_PREDICATE
+    if word in reading.lexicon.colours and bare and previous not in DETERMINERS:
         return Claim("colour", anything, reading.lexicon.colours[word], negated=negated), after
-    if (word in NUMBERS or word.isdigit()) and bare and previous not in _INEXACT | _DETERMINERS - {"only", "exactly", "just"}:
-        if following == "of" and not set(words[after + 1 : after + 2]) & _PRONOUNS:
+    if (word in NUMBERS or word.isdigit()) and bare and previous not in INEXACT | DETERMINERS - _EXACTLY:
+        if following == "of" and not set(words[after + 1 : after + 2]) & PRONOUNS:
             return None, after  # "two of the stars are red" says nothing about how many stars there are
         number = NUMBERS[word] if word in NUMBERS else int(word)
         return Claim("count", anything, str(number), negated=negated), after
+    if word in CENTRES and not (following == "of" and _phrase(words, after + 1, reading.lexicon)):
+        return Claim("position", anything, "centre", negated=negated), after
     if word == "top" and previous == "on" and following == "of":
         return _relation("above", words, after + 1, negated, reading) or (None, after)
     if word in RELATIONS:
@@ -260,16 +258,17 @@ def _predicate(words: list[str], position: int, negated: bool, reading: _Reading
 def _place(words: list[str], position: int, negated: bool, reading: _Reading) -> tuple[Claim | None, int]:
     """A half of the image ("on the left", "in the upper half") or a comparison ("to the left of the circle")."""
     word, after = words[position], position + 1
-    if word == "right" and words[after : after + 1] and words[after] in _INTENSIFIED:
+    if word == "right" and words[after : after + 1] and words[after] in INTENSIFIED:
         return None, after  # "right above" is no side
-    while after < len(words) and words[after] in _SIDE_WORDS:
+    while after < len(words) and words[after] in SIDE_WORDS:
         after += 1
     linked = after < len(words) and words[after] in ("of", "than", "from")
-    if linked and word in COMPARISONS:
+    if word in COMPARISONS and (linked or (reading.landmark is not None and after == len(words))):
         compared = _relation(COMPARISONS[word], words, after + 1, negated, reading)
         if compared is not None:
             return compared
-    if word not in HALVES or (linked and words[after] == "than"):
+    unclear = linked and (words[after] == "than" or bool(PRONOUNS & set(words[after + 1 : after + 2])))
+    if word not in HALVES or unclear:
         return None, after
     return Claim("position", Thing(None), HALVES[word], negated=negated), after
 
@@ -277,10 +276,11 @@ def _place(words: list[str], position: int, negated: bool, reading: _Reading) ->
 def _relation(
     relation: str, words: list[str], position: int, negated: bool, reading: _Reading
 ) -> tuple[Claim, int] | None:
-    """The relation to what is named at `position`, or None if nothing checkable is named there."""
+    """The relation to what is named at `position` ("it" and nothing: what the question compares with), or None."""
     phrase = _phrase(words, position, reading.lexicon)
     if phrase is not None and phrase[0].thing != Thing(None):
         return Claim("relation", Thing(None), relation, other=phrase[0].thing, negated=negated), phrase[1]
-    if position < len(words) and words[position] in _PRONOUNS and reading.asked is not None:
-        return Claim("relation", Thing(None), relation, other=reading.asked.thing, negated=negated), position + 1
+    unnamed = position >= len(words) or words[position] in PRONOUNS
+    if unnamed and reading.landmark is not None:
+        return Claim("relation", Thing(None), relation, other=reading.landmark, negated=negated), position + 1
     return None

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.claims import Claim, Lexicon, Thing, read_claims
+from eval.claims import Claim, Thing, read_claims
+from eval.lexicon import Lexicon
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +86,8 @@ def holds(claim: Claim, truth: Truth) -> bool:
     """Whether the truth bears a claim out.
 
     "The star" is read as some star: with two stars, a statement that is true of one of them holds, and its negation
-    does not. A number without "at least" is exact. A half holds an object whose box centre lies in it; an object
-    exactly in the middle is in neither.
+    does not. A number without "at least" is exact. A half holds an object whose box centre lies in it, unless it lies
+    in the middle ninth of the image: that is the centre, and on no side.
     """
     return _affirmed(claim, truth) != claim.negated
 
@@ -100,7 +101,7 @@ def _affirmed(claim: Claim, truth: Truth) -> bool:
     if claim.kind == "colour":
         return any(seen.colour == claim.value for seen in subjects)
     if claim.kind == "position":
-        return any(_in_half(seen, claim.value, truth) for seen in subjects)
+        return any(_in_place(seen, claim.value, truth) for seen in subjects)
     assert claim.other is not None, "a relation names what it relates to"
     others = [seen for seen in truth.objects if _fits(seen, claim.other, truth)]
     return any(_related(one, claim.value, two) for one in subjects for two in others if one is not two)
@@ -110,13 +111,16 @@ def _fits(seen: SeenObject, thing: Thing, truth: Truth) -> bool:
     return (
         thing.noun in (None, seen.noun)
         and (not thing.colours or seen.colour in thing.colours)
-        and (thing.half is None or _in_half(seen, thing.half, truth))
+        and (thing.half is None or _in_place(seen, thing.half, truth))
     )
 
 
-def _in_half(seen: SeenObject, half: str, truth: Truth) -> bool:
+def _in_place(seen: SeenObject, place: str, truth: Truth) -> bool:
     across, down = seen.centre_x_px - truth.width_px / 2, seen.centre_y_px - truth.height_px / 2
-    return {"left": across < 0, "right": across > 0, "top": down < 0, "bottom": down > 0}[half]
+    centred = abs(across) <= truth.width_px / 6 and abs(down) <= truth.height_px / 6
+    if place == "centre":
+        return centred
+    return not centred and {"left": across < 0, "right": across > 0, "top": down < 0, "bottom": down > 0}[place]
 
 
 def _related(one: SeenObject, relation: str, two: SeenObject) -> bool:

@@ -77,10 +77,12 @@ class _Build:
         by_index = {chunk.index: chunk for chunk in missing}
 
         def work(batch: dict[str, Any]) -> dict[str, Any]:
-            for index in batch["index"]:
-                chunk = by_index[int(index)]
+            chunk = by_index[int(batch["index"][0])]
+            try:
                 ingest_chunk(stage, sources[chunk.source], chunk, max_chars)
-            return batch
+            except (RecipeError, StoreError) as error:
+                return {**batch, "error": [str(error)]}
+            return {**batch, "error": [""]}
 
         with Progress("ingest", self._plan.num_candidates, "pairs") as progress:
             progress.advance(self._plan.num_candidates - sum(chunk.stop - chunk.start for chunk in missing))
@@ -165,14 +167,20 @@ class _Build:
 
 
 def _ray_map(work: Any, indices: list[int], **options: Any) -> Any:
-    """Runs `work` over single indices with Ray Data; yields each index when its work is done."""
+    """Runs `work` over single indices with Ray Data; yields each index when its work is done.
+
+    Raises:
+        RecipeError: What `work` put into "error" instead of raising: an exception loses its kind on its way through Ray.
+    """
     if not indices:
         return
     import ray.data
 
     dataset = ray.data.from_items([{"index": index} for index in indices], override_num_blocks=len(indices))
     for batch in dataset.map_batches(work, batch_size=1, **options).iter_batches(batch_size=1, prefetch_batches=0):
-        yield from (int(index) for index in batch["index"])
+        if batch["error"][0]:
+            raise RecipeError(str(batch["error"][0]))
+        yield int(batch["index"][0])
 
 
 def _counts(rows: Any) -> dict[str, Any]:
@@ -199,7 +207,7 @@ def start_ray() -> Callable[[], None]:
     # A Ray without an address joins RAY_ADDRESS if that is set (inside a submitted job it is), else starts here.
     ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
     # Our own progress says what matters; Ray Data's plan and timing lines stay in its log file.
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     ray.data.DataContext.get_current().enable_progress_bars = False
     return ray.shutdown
 

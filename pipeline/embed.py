@@ -1,6 +1,5 @@
 """Stage `embed`: each unique image, and each caption where an encoder reads text, becomes a vector, chunk by chunk."""
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,8 +10,9 @@ import pyarrow as pa
 from pipeline.encoders import Encoder, EncodersSection, open_encoders
 from pipeline.images import decode_rgb
 from pipeline.ingest import owned_images
+from pipeline.recipe import RecipeError
 from pipeline.schema import sha256_hex
-from pipeline.store import Stage, read_table, write_table
+from pipeline.store import Stage, StoreError, read_table, write_table
 
 VERSION = 1
 
@@ -58,21 +58,31 @@ def _vector_array(rows: Sequence[Any]) -> pa.Array:
 
 
 class EmbedChunks:
-    """Loads the encoders once per worker, then embeds one chunk per call."""
+    """Embeds one chunk per call with encoders that are loaded once per worker."""
 
     def __init__(self, ingest: Stage, stage: Stage, section: EncodersSection, num_threads: int) -> None:
-        # Ray gives an actor with a fraction of a CPU a single thread unless it asks for more.
-        os.environ["OMP_NUM_THREADS"] = str(num_threads)
-        if section.clip is not None or section.dinov2 is not None:
-            import torch
-
-            torch.set_num_threads(num_threads)
-        self._ingest, self._stage = ingest, stage
-        self._encoders = open_encoders(section)
+        self._ingest, self._stage, self._section, self._num_threads = ingest, stage, section, num_threads
+        self._encoders: list[Encoder] = []
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        counts = [embed_chunk(self._ingest, self._stage, self._encoders, int(index)) for index in batch["index"]]
-        return {"index": batch["index"], "images": np.array([count["images"] for count in counts])}
+        try:
+            self._open()
+            for index in batch["index"]:
+                embed_chunk(self._ingest, self._stage, self._encoders, int(index))
+        except (RecipeError, StoreError) as error:
+            # Raised here it would reach the user as the death of an actor, with its kind lost on the way.
+            return {"index": batch["index"], "error": np.array([str(error)] * len(batch["index"]))}
+        return {"index": batch["index"], "error": np.array([""] * len(batch["index"]))}
+
+    def _open(self) -> None:
+        if self._encoders:
+            return
+        if self._section.clip is not None or self._section.dinov2 is not None:
+            import torch
+
+            # Ray gives a worker with a fraction of a CPU a single thread unless it asks for more.
+            torch.set_num_threads(self._num_threads)
+        self._encoders = open_encoders(self._section)
 
 
 def read_vectors(stage: Stage, kind: str, num_chunks: int) -> tuple[dict[str, int], dict[str, np.ndarray]]:

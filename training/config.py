@@ -1,5 +1,7 @@
 """What a training recipe may say. Knows nothing of torch, models or files."""
 
+import math
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -31,6 +33,10 @@ class OptimSection(Section):
     batch_pairs: int = Field(default=32, ge=1)  # over all workers: the loss of a step is the mean over these
     micro_batch_pairs: int = Field(default=4, ge=1)  # in one forward pass; changes memory and speed, not the result
     clip_norm: float = Field(default=1.0, gt=0)
+
+    def num_steps(self, num_pairs: int) -> int:
+        """Steps of a run over `num_pairs` pairs; the last batch of an epoch may be smaller than the others."""
+        return self.max_steps or self.num_epochs * math.ceil(num_pairs / self.batch_pairs)
 
 
 class ModelUseSection(Section):
@@ -64,3 +70,8 @@ class TrainSection(Section):
     eval_every_steps: int = Field(default=31, ge=0)  # 0: only before and after
     max_length_tokens: int = Field(default=2048, ge=1)  # of one prompt with its response; longer pairs are dropped and counted
     tiny: TinySection = TinySection()
+
+    @property
+    def base_model(self) -> str:
+        """Where the model that training starts from is; the tiny one is copied into `out`, so that a result is complete."""
+        return str(Path(self.out) / "base") if self.model == "tiny" else self.model

@@ -1,6 +1,6 @@
 """The pairs of an MVC folder as packed rows and pixels, in an order that depends on seed and epoch alone.
 
-Shapes: I images, 3 x H x W pixels.
+Shapes: N pairs in the split, I images, 3 x H x W pixels.
 """
 
 from collections.abc import Iterator, Sequence
@@ -84,6 +84,8 @@ class PairReader:
         self.num_dropped = len(texts) - len(kept)
         if not kept:
             raise MvcError(f"{folder}: all {len(texts)} pairs of {split!r} are longer than max_length_tokens={max_length_tokens}; raise it")
+        self.lengths: Ints = np.array([len(row) for row in self._rows], np.int64)  # of the packed rows, in tokens
+        self.num_tokens_N2 = torch.tensor([row.num_tokens for row in self._rows])  # of the two responses
         self._index_images(kept)
 
     def _index_images(self, kept: Sequence[int]) -> None:
@@ -108,17 +110,15 @@ class PairReader:
         """Distinct images of the split."""
         return len(self._places)
 
-    @property
-    def lengths(self) -> Ints:
-        """Tokens of each packed row."""
-        return np.array([len(row) for row in self._rows], np.int64)
-
     def packed(self, pairs: Sequence[int] | Ints) -> Packed:
         """The packed rows of some pairs."""
         return stack([self._rows[pair] for pair in pairs], self._vlm.num_image_tokens)
 
-    def pixels(self, images: Sequence[int] | Ints) -> Tensor:
+    def pixels(self, images: Sequence[int] | Ints, *, keep: bool = True) -> Tensor:
         """The preprocessed pixels of some images (numbers from `images_P2`), [I, 3, H, W].
+
+        Args:
+            keep: Whether to remember them, if those of the whole split fit in memory.
 
         Raises:
             MvcError: An image does not decode; the message names its pair.
@@ -126,7 +126,7 @@ class PairReader:
         missing = [int(number) for number in dict.fromkeys(images) if int(number) not in self._pixels]
         fresh = dict(zip(missing, self._preprocess(missing), strict=True)) if missing else {}
         result = torch.stack([fresh[int(n)] if int(n) in fresh else self._pixels[int(n)] for n in images])
-        if self.num_images * result[0].nbytes <= MAX_PIXEL_CACHE_BYTES:
+        if keep and self.num_images * result[0].nbytes <= MAX_PIXEL_CACHE_BYTES:
             self._pixels |= fresh
         return result
 

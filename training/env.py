@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
+
+from pipeline.progress import Progress
 
 
 class Env(Protocol):
@@ -20,6 +22,24 @@ class Env(Protocol):
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tells whoever runs the loop how it stands; every worker calls it equally often."""
+
+
+class _Silence:
+    """The progress that workers other than rank 0 show: none."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def advance(self, n: int = 1, **facts: float | str) -> None:
+        """Shows nothing."""
+
+
+def progress_of(env: Env | None, title: str, total: int, unit: str) -> Progress | _Silence:
+    """A progress display on rank 0; silence on the others, and without an env."""
+    return Progress(title, total, unit) if env is not None and env.rank == 0 else _Silence()
 
 
 class LocalEnv:

@@ -7,9 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.progress import Progress
 from training.data import PairReader
-from training.env import Env
+from training.env import Env, progress_of
 from training.logps import vision_features
 from training.packing import Ints
 from training.vlm import Vlm
@@ -29,7 +28,7 @@ class VisionFeatures:
         self._reader, self._vlm, self._env, self._frozen = reader, vlm, env, frozen
         self._kept_INV: Tensor | None = None
         if frozen and max_cache_bytes > 0:
-            first_INV = self._make(np.arange(1))
+            first_INV = self._make(np.arange(1), keep_pixels=False)
             if first_INV.nbytes * reader.num_images <= max_cache_bytes:
                 self._kept_INV = self._make_all(first_INV)
 
@@ -49,8 +48,8 @@ class VisionFeatures:
         places_P2 = torch.from_numpy(places.reshape(-1, 2)).to(made_INV.device)
         return made_INV[places_P2[:, 0]], made_INV[places_P2[:, 1]]
 
-    def _make(self, images: Ints) -> Tensor:
-        pixels_I3HW = self._reader.pixels(images).to(self._env.device, self._vlm.model.dtype, non_blocking=True)
+    def _make(self, images: Ints, *, keep_pixels: bool = True) -> Tensor:
+        pixels_I3HW = self._reader.pixels(images, keep=keep_pixels).to(self._env.device, self._vlm.model.dtype, non_blocking=True)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             return vision_features(self._vlm.model, pixels_I3HW)
 
@@ -58,31 +57,11 @@ class VisionFeatures:
         """Every image once over all workers, in fixed chunks, so that the result does not depend on their number."""
         kept_INV = torch.zeros((self._reader.num_images, *like_INV.shape[1:]), dtype=like_INV.dtype)
         chunks = torch.arange(len(kept_INV)).split(CHUNK_IMAGES)
-        with _progress(self._env, "look at images", len(kept_INV), "images") as progress:
+        with progress_of(self._env, "look at images", len(kept_INV), "images") as progress:
             for index, chunk in enumerate(chunks):
                 if index % self._env.world_size == self._env.rank:
-                    kept_INV[chunk] = self._make(chunk.numpy()).cpu()
+                    kept_INV[chunk] = self._make(chunk.numpy(), keep_pixels=False).cpu()
                 progress.advance(len(chunk))
         for part_INV in kept_INV.split(16 * CHUNK_IMAGES):
             self._env.all_reduce(part_INV)
         return kept_INV
-
-
-class _Quiet(Progress):
-    """Progress that only rank 0 shows."""
-
-    def __init__(self) -> None:
-        pass
-
-    def __enter__(self) -> "_Quiet":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def advance(self, n: int = 1, **facts: float | str) -> None:
-        """Says nothing."""
-
-
-def _progress(env: Env, title: str, total: int, unit: str) -> Progress:
-    return Progress(title, total, unit) if env.rank == 0 else _Quiet()

@@ -4,6 +4,7 @@ Shapes: P pairs, 3 image conditions in the order (image a, image b, no image), 2
 D_P32[p, c, r] = log pi_policy(response r | condition c) - log pi_reference(response r | condition c), summed over the
 response tokens, in nats.
 """
+# ruff: noqa: N815 - fields are tensors, whose names carry shape suffixes
 
 import math
 from collections.abc import Callable, Mapping
@@ -98,7 +99,7 @@ def dpo(scores: Scores, betas: Betas) -> tuple[Tensor, Values]:
     return _total(losses_P), _values(losses_P, {**contrasts(scores.D_P32), "dpo": margin_P})
 
 
-def sft(scores: Scores, betas: Betas) -> tuple[Tensor, Values]:
+def sft(scores: Scores, betas: Betas) -> tuple[Tensor, Values]:  # noqa: ARG001 - one signature for all
     """Mean over both sides of the negative log-likelihood per token of each text under its own image.
 
         loss = -(logps[a,a] / num_tokens_a + logps[b,b] / num_tokens_b) / 2

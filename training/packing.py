@@ -8,9 +8,10 @@ equals six separate forward passes.
 
 Shapes: P pairs (one row each), L tokens in the longest row, T response tokens in all rows of the batch.
 """
+# ruff: noqa: N815 - fields are tensors, whose names carry shape suffixes
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -70,8 +71,8 @@ class Packed:
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same batch on another device."""
-        tensors = (getattr(self, field.name) for field in fields(self)[:-1])
-        return Packed(*(tensor.to(device, non_blocking=True) for tensor in tensors), self.num_image_tokens)
+        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "num_image_tokens"}
+        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
 
     def attention_mask(self) -> Tensor:
         """[P, 1, L, L], True where the query (second last axis) may see the key (last axis).
@@ -144,8 +145,17 @@ def stack(rows: Sequence[Row], num_image_tokens: int) -> Packed:
     sequence_T = np.concatenate([index * NUM_SEQUENCES + row.sequence for index, row in enumerate(rows)])
     num_tokens_P2 = np.array([row.num_tokens for row in rows], np.int64)
     ids_PL, positions_PL, group_PL, branch_PL = torch.from_numpy(table_4PL)
-    flat = (torch.from_numpy(array) for array in (scored_at_T, targets_T, sequence_T, num_tokens_P2))
-    return Packed(ids_PL, positions_PL, group_PL, branch_PL, *flat, num_image_tokens)
+    return Packed(
+        ids_PL,
+        positions_PL,
+        group_PL,
+        branch_PL,
+        torch.from_numpy(scored_at_T),
+        torch.from_numpy(targets_T),
+        torch.from_numpy(sequence_T),
+        torch.from_numpy(num_tokens_P2),
+        num_image_tokens,
+    )
 
 
 def pack(pairs: Sequence[PairTokens], image_token_id: int, num_image_tokens: int | None = None) -> Packed:

@@ -19,6 +19,10 @@ VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
 CHATML_END = "<|im_end|>"
 
 
+class ModelError(ValueError):
+    """A model that this toolkit cannot use; the message says why and what it can."""
+
+
 @dataclass(eq=False)
 class Vlm:
     """A model, its processor, and the family that its prompts follow ("llava-llama" or "llava-qwen2")."""
@@ -50,7 +54,7 @@ class Vlm:
         if CHATML_END in _render(self, "?", with_image=False):
             return int(tokenizer.convert_tokens_to_ids(CHATML_END))
         if tokenizer.eos_token_id is None:
-            raise ValueError("the tokenizer has no eos token and the chat template no <|im_end|>; set tokenizer.eos_token")
+            raise ModelError("the tokenizer has no eos token and the chat template no <|im_end|>; set tokenizer.eos_token")
         return int(tokenizer.eos_token_id)
 
 
@@ -58,7 +62,7 @@ def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: 
     """The model of a Hugging Face folder or Hub id, in evaluation mode, with the sdpa kernels that packed rows need.
 
     Raises:
-        ValueError: Not a model that this toolkit supports, with the reason.
+        ModelError: Not a model that this toolkit supports, with the reason.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -66,13 +70,11 @@ def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: 
         config = AutoConfig.from_pretrained(path)
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"model {str(path)!r}: expected a Hugging Face model folder or a Hub id; {reason}") from error
+        raise ModelError(f"model {str(path)!r}: expected a Hugging Face model folder or a Hub id; {reason}") from error
     reason = _unsupported(config)
     if reason:
-        raise ValueError(f"model {str(path)!r} cannot be used: {reason}")
-    model = AutoModelForImageTextToText.from_pretrained(
-        path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
-    )
+        raise ModelError(f"model {str(path)!r} cannot be used: {reason}")
+    model = AutoModelForImageTextToText.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
     return model.to(device).eval()
 
 
@@ -93,14 +95,14 @@ def load_vlm(path: str | Path, *, dtype: torch.dtype = torch.float32, device: st
     """The model and processor of a Hugging Face folder or Hub id.
 
     Raises:
-        ValueError: Not a supported model, or a processor without a chat template.
+        ModelError: Not a supported model, or a processor without a chat template.
     """
     from transformers import AutoProcessor
 
     model = load_model(path, dtype=dtype, device=device)
     processor = AutoProcessor.from_pretrained(path)
     if not getattr(processor, "chat_template", None):
-        raise ValueError(f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown; add chat_template.jinja")
+        raise ModelError(f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown; add chat_template.jinja")
     # Processors saved by old versions lack the sizes from which they make placeholders; the model knows them.
     config = model.config
     if processor.patch_size is None:
@@ -177,7 +179,7 @@ def _opening(vlm: Vlm) -> str:
     closed = str(vlm.processor.apply_chat_template(conversation, add_generation_prompt=False, tokenize=False))
     opening = _render(vlm, "?", with_image=False).removeprefix(closed)
     if not opening:
-        raise ValueError("the chat template does not heed add_generation_prompt, so the start of a response is unknown")
+        raise ModelError("the chat template does not heed add_generation_prompt, so the start of a response is unknown")
     return opening
 
 
@@ -188,9 +190,7 @@ def pixel_values(vlm: Vlm, images: Sequence[Image.Image]) -> Tensor:
 
 
 @torch.no_grad()
-def generate(
-    vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int
-) -> list[str]:
+def generate(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
     """What the model answers to each question about its image (None: a text-only prompt); greedy, in one batch."""
     from transformers import GenerationConfig
 

@@ -5,13 +5,13 @@ Crisp masks and exact colours: a shape's pixels are its named colour or its outl
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Axis = NDArray[np.float64]
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "heart")
 COLOURS = {
@@ -102,13 +102,13 @@ def _pattern(background: str, size_px: int, period_px: int, phase_px: int, noise
     y, x = np.ogrid[:size_px, :size_px]
     x, y, half = x + phase_px, y + phase_px, period_px / 2
     if background == "striped":
-        return (x + y) % period_px < half
+        return np.asarray((x + y) % period_px < half)
     if background == "checked":
-        return (x // half + y // half) % 2 == 0
+        return np.asarray((x // half + y // half) % 2 == 0)
     if background == "dotted":
-        return (x % period_px - half) ** 2 + (y % period_px - half) ** 2 < (period_px / 3) ** 2
+        return np.asarray((x % period_px - half) ** 2 + (y % period_px - half) ** 2 < (period_px / 3) ** 2)
     if background == "wavy":
-        return (y + 0.3 * period_px * np.sin(x * (4 / period_px))) % period_px < half
+        return np.asarray((y + 0.3 * period_px * np.sin(x * (4 / period_px))) % period_px < half)
     if background == "brick":
         row = y // half
         return (y % half >= 1) & ((x + (row % 2) * half) % period_px >= 1)
@@ -153,19 +153,19 @@ def _masks(kind: str, size_px: int) -> tuple[Mask, Mask]:
     return shape, grown & ~shape
 
 
-def _inside(kind: str, u: NDArray[Any], v: NDArray[Any]) -> Mask:
+def _inside(kind: str, u: Axis, v: Axis) -> Mask:
     """Which points of the square [-1, 1] x [-1, 1] (v downwards) the shape covers."""
     if kind == "circle":
-        return u**2 + v**2 <= 1
+        return np.asarray(u**2 + v**2 <= 1)
     if kind == "square":
         return (abs(u) <= 0.9) & (abs(v) <= 0.9)
     if kind == "triangle":
-        return abs(u) <= (v + 1) / 2
+        return np.asarray(abs(u) <= (v + 1) / 2)
     if kind == "cross":
         return (abs(u) <= 0.34) | (abs(v) <= 0.34)
     if kind == "heart":
-        x, y = 1.2 * u, 0.28 - 1.2 * v
-        return (x**2 + y**2 - 1) ** 3 <= x**2 * y**3
+        lobes = (abs(u) - 0.5) ** 2 + (v + 0.5) ** 2 <= 0.25
+        return np.asarray(lobes | ((v > -0.5) & (abs(u) <= (1 - v) / 1.6)))
     # A star is what lies behind at most one of the five lines that its points are drawn with.
     angles = np.deg2rad(90 + 36 + 72 * np.arange(5))
     behind = sum((u * np.cos(a) - (v - 0.08) * np.sin(a) > 0.36).astype(np.int64) for a in angles)

@@ -40,7 +40,7 @@ PHRASINGS: dict[str, tuple[Phrasing, ...]] = {
         Phrasing("How many {subject} are there?", "There are {value} {subject}."),
         Phrasing("How many {subject} does the picture show?", "The picture shows {value} {subject}."),
         Phrasing("What is the number of {subject}?", "The number of {subject} is {value}."),
-        Phrasing("How many {subject} can be seen?", "One can see {value} {subject}."),
+        Phrasing("How many {subject} can be seen?", "You can see {value} {subject}."),
     ),
     "position": (
         Phrasing("Where in the picture is the {subject}?", "The {subject} is in the {value} of the picture."),
@@ -78,5 +78,5 @@ def write(category: str, phrasing: int, subject: str, value_a: str, value_b: str
     """
     chosen = PHRASINGS[category][phrasing]
     words = plural(subject) if category == "count" else subject
-    captions = (chosen.caption.format(subject=words, value=value) for value in (value_a, value_b))
-    return chosen.question.format(subject=words), *captions
+    caption_a, caption_b = (chosen.caption.format(subject=words, value=value) for value in (value_a, value_b))
+    return chosen.question.format(subject=words), caption_a, caption_b

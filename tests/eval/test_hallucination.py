@@ -4,8 +4,10 @@ import json
 
 import pytest
 
-from eval.claims import Claim, Lexicon, Thing, read_claims
+from eval.claims import Claim, Thing, read_claims
 from eval.hallucination import Truth, check_answer, holds, lexicon_of, truth_of, truths_in
+from eval.lexicon import Lexicon
+from pipeline.sources.scenes import ScenesSection, ScenesSource
 
 # 64 x 64: a red star top left, another red star bottom left, a blue circle top right, a grey traffic light bottom right.
 OBJECTS = [
@@ -86,7 +88,14 @@ def test_claims_of_a_description_are_counted_and_checked(answer: str, num_claims
         ("How many red stars do you see?", "two of them", 1, 0),
         ("Where is the circle?", "On the right.", 1, 0),
         ("Where is the circle?", "at the bottom of the image", 1, 1),
-        ("Where is the star relative to the circle?", "To the left of it.", 0, 0),  # "it" could be either: not guessed
+        ("Where is the star relative to the circle?", "To the left of it.", 1, 0),
+        ("Where is the circle, seen from the star?", "to the left", 1, 1),  # of the star, though it is right of the middle
+        ("Where is the circle, seen from the traffic light?", "Above.", 1, 0),
+        ("On which side of the circle is the traffic light?", "The circle has the traffic light below it.", 1, 0),
+        ("How are the star and the circle arranged?", "It is to the left of it.", 0, 0),  # which is which: not guessed
+        ("What is the blue thing in the picture?", "The blue thing in the picture is a circle.", 1, 0),
+        ("What is the blue thing in the picture?", "The blue thing in the picture is a star.", 1, 1),
+        ("What was drawn in blue?", "A star was drawn in blue.", 1, 1),
         ("Where is the star relative to the circle?", "To the left of the circle.", 1, 0),
         ("What is to the right of the star?", "A circle.", 1, 0),
         ("What is above the traffic light?", "A star", 1, 0),
@@ -111,7 +120,10 @@ def test_a_negated_claim_holds_exactly_when_the_claim_does_not() -> None:
             assert holds(claim, TRUTH) != holds(denied, TRUTH)
 
 
-def test_an_object_in_the_middle_is_on_neither_side() -> None:
+def test_an_object_in_the_middle_is_on_no_side_but_in_the_centre() -> None:
+    centred = truth_of([{"object": "star", "colour": "red", "box": [20, 22, 36, 38]}], 64, 64)  # centre at (28, 30)
+    said = [check_answer(f"The star is in the {place}.", DESCRIBE, centred, LEXICON).num_false for place in ("centre", "upper left")]
+    assert said == [0, 2]
     middle = truth_of([{"object": "star", "colour": "red", "box": [24, 0, 40, 8]}], 64, 64)
     assert not holds(Claim("position", Thing("star"), "left"), middle)
     assert not holds(Claim("position", Thing("star"), "right"), middle)
@@ -144,3 +156,19 @@ def test_a_row_without_exact_truth_has_none() -> None:
 def test_repeating_a_claim_does_not_count_it_twice() -> None:
     check = check_answer("A cross. A cross. A cross.", DESCRIBE, TRUTH, LEXICON)
     assert (check.num_claims, check.num_false, check.num_words, check.hallucinates) == (1, 1, 6, True)
+
+
+def test_every_caption_of_the_scene_generator_is_read_as_true_of_its_own_image_and_false_of_the_other() -> None:
+    section = ScenesSection(kind="scenes", num_pairs=300, seed=7)
+    pairs = list(ScenesSource(section).read(0, 300))
+    truths = [truths_in(pair.meta) for pair in pairs]
+    lexicon = lexicon_of(side for row in truths if row for side in row)
+    for pair, row in zip(pairs, truths, strict=True):
+        assert row is not None
+        for own, other, caption in ((row[0], row[1], pair.caption_a), (row[1], row[0], pair.caption_b)):
+            about_own = check_answer(caption, pair.question or "", truth_of(own, 64, 64), lexicon)
+            about_other = check_answer(caption, pair.question or "", truth_of(other, 64, 64), lexicon)
+            claims = read_claims(caption, pair.question or "", lexicon)
+            assert about_own.num_claims >= 1, (pair.question, caption)
+            assert about_own.num_false == 0, (pair.question, caption, claims, own)
+            assert about_other.num_false >= 1, (pair.question, caption, claims, other)

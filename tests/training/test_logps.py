@@ -56,8 +56,9 @@ def test_packed_rows_equal_six_separate_passes_in_value_and_in_every_gradient(vl
     ours = _gradients(vlm.model, (ours_P32 * weights_P32).sum())
     plain = _gradients(vlm.model, (plain_P32 * weights_P32).sum())
     assert ours.keys() == plain.keys()
-    for name, gradient in plain.items():
-        error = (ours[name] - gradient).norm() / gradient.norm().clamp(min=1e-3)
+    largest = max(gradient.norm() for gradient in plain.values())
+    for name, gradient in plain.items():  # some, such as those of key biases, are zero but for rounding
+        error = (ours[name] - gradient).norm() / gradient.norm().clamp(min=1e-3 * largest)
         assert error < 2e-6, f"{name}: {error:.1e}"
 
 

@@ -33,9 +33,7 @@ def s(x: float) -> float:
 
 def test_svco_by_hand() -> None:
     # Arguments: attend_a .5(3-1)=1, reject_a 1(1-1)=0, attend_b 1(2-0)=2, reject_b .25(0-4)=-1.
-    loss_P, values = svco(
-        scores(table(aa=3, ab=4, ba=1, bb=2, na=1, nb=0)), Betas(attend_a=0.5, reject_a=1.0, attend_b=1.0, reject_b=0.25)
-    )
+    loss_P, values = svco(scores(table(aa=3, ab=4, ba=1, bb=2, na=1, nb=0)), Betas(attend_a=0.5, reject_a=1.0, attend_b=1.0, reject_b=0.25))
     # log(1+e^-1) = 0.3132617, log 2 = 0.6931472, log(1+e^-2) = 0.1269280, log(1+e) = 1.3132617
     assert loss_P.tolist() == pytest.approx([0.3132617 + 0.6931472 + 0.1269280 + 1.3132617])
     assert values["loss_attend_a"].item() == pytest.approx(0.3132617)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from training.vlm import Vlm, encode_prompt, encode_response, generate, load_vlm, pixel_values, save_vlm
+from training.vlm import ModelError, Vlm, encode_prompt, encode_response, generate, load_vlm, pixel_values, save_vlm
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_a_batch_answers_as_each_question_alone(vlm: Vlm) -> None:
 def test_generation_stops_at_the_end_of_turn(vlm: Vlm) -> None:
     bias = torch.zeros(vlm.model.config.text_config.vocab_size)
     bias[vlm.end_of_turn_id] = 1e4
-    handle = vlm.model.lm_head.register_forward_hook(lambda module, given, out: out + bias)
+    handle = vlm.model.lm_head.register_forward_hook(lambda *given: given[2] + bias)
     try:
         assert generate(vlm, [None], ["What is shown?"], max_new_tokens=6) == [""]
     finally:
@@ -104,14 +104,14 @@ def test_another_model_type_is_refused_with_the_reason(tmp_path: Path) -> None:
     from transformers import LlavaConfig, LlavaNextConfig
 
     LlavaNextConfig().save_pretrained(tmp_path / "next")
-    with pytest.raises(ValueError, match="model_type is 'llava_next'; supported is 'llava'"):
+    with pytest.raises(ModelError, match="model_type is 'llava_next'; supported is 'llava'"):
         load_vlm(tmp_path / "next")
     LlavaConfig(text_config={"model_type": "mistral"}).save_pretrained(tmp_path / "mistral")
-    with pytest.raises(ValueError, match="text model is 'mistral'"):
+    with pytest.raises(ModelError, match="text model is 'mistral'"):
         load_vlm(tmp_path / "mistral")
 
 
 def test_a_folder_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="expected a Hugging Face model folder") as raised:
+    with pytest.raises(ModelError, match="expected a Hugging Face model folder") as raised:
         load_vlm(tmp_path / "missing")
     assert "\n" not in str(raised.value)

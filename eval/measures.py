@@ -1,0 +1,166 @@
+"""Every number that is reported: its name, its chance level, and the sums over pairs that it is a ratio of.
+
+Shapes: P pairs, 2 sides. A measure is sum(numerator_P) / sum(denominator_P), so both sides of a pair add to one term.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from eval.grounding import BoolArray, FavouredSides, FloatArray, flips, margins, paired_scores, prior_sides, right_sides
+from eval.views import Answers, View
+
+Terms = tuple[FloatArray, FloatArray]  # numerator and denominator, [P] each
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """What a number is called and how to read it.
+
+    `chance` is what independent random scores reach. A model that ignores the image altogether is worse on what needs
+    both sides: text, image and group score, flip rate and accuracy against the prior are then 0.
+    """
+
+    label: str
+    heading: str
+    unit: Literal["share", "nats", "nats per token", "words", "area"]
+    counted: Literal["pairs", "sides", "answers", "claims"]
+    chance: float | None
+    better: Literal["higher", "lower", "neither"]
+    note: str
+
+
+_PAIRED, _DEPENDS, _PRIOR, _GROUND, _SAID = (
+    "Paired scores",
+    "Dependency on the image",
+    "Language prior",
+    "Grounding (log-likelihood)",
+    "Generated answers",
+)
+
+MEASURES: dict[str, Measure] = {
+    "text_score": Measure("text score", _PAIRED, "share", "pairs", 1 / 4, "higher", "right answer preferred under both images"),
+    "image_score": Measure("image score", _PAIRED, "share", "pairs", 1 / 4, "higher", "both answers prefer their own image"),
+    "group_score": Measure("group score", _PAIRED, "share", "pairs", 1 / 6, "higher", "text and image score both"),
+    "side_accuracy": Measure("side accuracy", _PAIRED, "share", "sides", 1 / 2, "higher", "right answer preferred, one image at a time"),
+    "flip_rate": Measure(
+        "flip rate", _DEPENDS, "share", "pairs", 1 / 2, "higher", "preferred answer changes when the image is exchanged (should be always)"
+    ),
+    "image_gain": Measure(
+        "accuracy gained by the image", _DEPENDS, "share", "sides", 0.0, "higher",
+        "side accuracy with image minus without; without one it is 1/2 by construction: one text of a pair wins for both sides",
+    ),
+    "prior_errors": Measure(
+        "prior errors", _PRIOR, "share", "sides", 1 / 4, "lower", "of all sides: wrong, and the answer preferred without an image is the wrong one"
+    ),
+    "accuracy_against_prior": Measure(
+        "accuracy against the prior", _PRIOR, "share", "sides", 1 / 2, "higher", "sides whose truth is not what the model itself prefers without an image"
+    ),
+    "accuracy_with_prior": Measure(
+        "accuracy with the prior", _PRIOR, "share", "sides", 1 / 2, "higher", "sides whose truth is what the model itself prefers without an image"
+    ),
+    "accuracy_against_base_prior": Measure(
+        "accuracy against the base's prior", _PRIOR, "share", "sides", 1 / 2, "higher", "the same sides for both models, chosen by the base without an image"
+    ),
+    "accuracy_neutral": Measure(
+        "accuracy where the stated prior is neutral", _PRIOR, "share", "sides", 1 / 2, "higher", "prior.json favours both answers or neither"
+    ),
+    "accuracy_misled": Measure(
+        "accuracy where the stated prior misleads", _PRIOR, "share", "sides", 1 / 2, "higher", "prior.json favours the wrong answer and not the right one"
+    ),
+    "auroc": Measure(
+        "AUROC matching / contradictory", _GROUND, "area", "sides", 1 / 2, "higher",
+        "how well the rise of a text's log-probability over no image tells its own image from the other one",
+    ),
+}  # fmt: skip
+
+_MARGINS = {
+    "matching_contradictory": "matching over contradictory",
+    "matching_none": "matching over none (attend)",
+    "none_contradictory": "none over contradictory (reject)",
+}
+for _name, _label in _MARGINS.items():
+    MEASURES[f"{_name}_positive"] = Measure(f"{_label}, share > 0", _GROUND, "share", "sides", 1 / 2, "higher", "share of texts with a positive margin")
+    MEASURES[f"{_name}_nats"] = Measure(f"{_label}, nats", _GROUND, "nats", "sides", 0.0, "higher", "mean difference of summed log-probability")
+    MEASURES[f"{_name}_nats_per_token"] = Measure(
+        f"{_label}, nats / token", _GROUND, "nats per token", "sides", 0.0, "higher", "the same, divided by the response's tokens first"
+    )
+
+MEASURES |= {
+    "hallucinated_answers": Measure(
+        "hallucinated answers", _SAID, "share", "answers", None, "lower", "answers with a false claim, of answers with a checkable claim (exact truth)"
+    ),
+    "hallucinated_claims": Measure("hallucinated claims", _SAID, "share", "claims", None, "lower", "false claims, of all checkable claims"),
+    "no_checkable_claim": Measure(
+        "answers with no checkable claim", _SAID, "share", "answers", None, "neither", "silence is not truth: read the rate above together with this"
+    ),
+    "generated_own": Measure("generates its own answer", _SAID, "share", "answers", None, "higher", "word for word, but for case and punctuation"),
+    "generated_other": Measure("generates the other answer", _SAID, "share", "answers", None, "lower", "the answer of the contradictory image"),
+    "generated_neither": Measure("generates neither", _SAID, "share", "answers", None, "neither", "any other text"),
+    "answer_words": Measure("words per answer", _SAID, "words", "answers", None, "neither", "hallucination falls when answers shrink"),
+}
+
+
+def terms_of(view: View, base: View | None, favoured: FavouredSides | None) -> dict[str, Terms]:
+    """The sums behind every measure of one model that is a ratio (all but the AUROC), by name."""
+    ones_P = np.ones(len(view.logps_P32))
+    right_P2 = right_sides(view.logps_P32)
+    text_P, image_P, group_P = paired_scores(view.logps_P32)
+    against_P2, with_P2 = prior_sides(view.logps_P32)
+    terms: dict[str, Terms] = {
+        "text_score": (text_P.astype(float), ones_P),
+        "image_score": (image_P.astype(float), ones_P),
+        "group_score": (group_P.astype(float), ones_P),
+        "side_accuracy": (_total(right_P2), 2 * ones_P),
+        "flip_rate": (flips(view.logps_P32).astype(float), ones_P),
+        "image_gain": (_total(right_P2) - ones_P, 2 * ones_P),
+        "prior_errors": (_total(against_P2 & ~right_P2), 2 * ones_P),
+        "accuracy_against_prior": _among(right_P2, against_P2),
+        "accuracy_with_prior": _among(right_P2, with_P2),
+    }
+    if base is not None:
+        terms["accuracy_against_base_prior"] = _among(right_P2, prior_sides(base.logps_P32)[0])
+    if favoured is not None:
+        terms["accuracy_neutral"] = _among(right_P2, favoured.neutral_P2)
+        terms["accuracy_misled"] = _among(right_P2, favoured.misled_P2)
+    found = margins(view.logps_P32)
+    for name in _MARGINS:
+        margin_P2: FloatArray = getattr(found, f"{name}_P2")
+        terms[f"{name}_positive"] = (_total(margin_P2 > 0), 2 * ones_P)
+        terms[f"{name}_nats"] = (margin_P2.sum(axis=1), 2 * ones_P)
+        terms[f"{name}_nats_per_token"] = ((margin_P2 / view.num_tokens_P2).sum(axis=1), 2 * ones_P)
+    return terms | (_answer_terms(view.answers) if view.answers is not None else {})
+
+
+def _answer_terms(answers: Answers) -> dict[str, Terms]:
+    checkable_P2 = answers.has_truth_P2 & (answers.num_claims_P2 > 0)
+    sides_P = np.full(len(answers.texts), 2.0)
+    says: Callable[[str], FloatArray] = lambda word: np.array([pair.count(word) for pair in answers.verdicts], float)  # noqa: E731
+    return {
+        "hallucinated_answers": _among(answers.num_false_P2 > 0, checkable_P2),
+        "hallucinated_claims": (answers.num_false_P2.sum(axis=1).astype(float), answers.num_claims_P2.sum(axis=1).astype(float)),
+        "no_checkable_claim": _among(answers.num_claims_P2 == 0, answers.has_truth_P2),
+        "generated_own": (says("own"), sides_P),
+        "generated_other": (says("other"), sides_P),
+        "generated_neither": (says("neither"), sides_P),
+        "answer_words": (answers.num_words_P2.sum(axis=1).astype(float), sides_P),
+    }
+
+
+def _total(sides_P2: BoolArray) -> FloatArray:
+    return sides_P2.sum(axis=1).astype(float)
+
+
+def _among(hits_P2: BoolArray, counted_P2: BoolArray) -> Terms:
+    return _total(hits_P2 & counted_P2), _total(counted_P2)
+
+
+def image_effects(view: View) -> tuple[FloatArray, FloatArray]:
+    """By how much each text's log-probability rises over no image: with its matching and with its contradictory image.
+
+    Each [P, 2], in nats; subtracting the text's own log-probability without image makes texts comparable.
+    """
+    found = margins(view.logps_P32)
+    return found.matching_none_P2, -found.none_contradictory_P2

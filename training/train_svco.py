@@ -1,0 +1,254 @@
+#!/usr/bin/env python3
+"""Finetunes a vision-language model on an MVC folder: the job behind `svco train`."""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.progress import say, summary_table
+from pipeline.recipe import RecipeError, absolute_path, load_recipe, resolved_yaml
+from pipeline.schema import MvcError, read_manifest, shard_paths
+from pipeline.store import StoreError, only_one, read_json, sha256_file, write_text
+from training.config import TrainSection
+
+DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
+OURS = "recipe.yaml"  # what an unfinished `out` of this job has, and a folder of someone else's has not
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: absolute paths, data that is there, an `out` that may be written."""
+
+    section: TrainSection
+    num_pairs: dict[str, int]
+    finished: dict[str, Any] | None  # what svco.json says, if this very run is done
+
+    @property
+    def out(self) -> Path:
+        """Where the model goes."""
+        return Path(self.section.out)
+
+
+def plan_training(section: TrainSection) -> Plan:
+    """What a run would do, checked as far as that goes without torch or Ray.
+
+    Raises:
+        RecipeError, MvcError: Paths, data or an `out` that cannot be used.
+    """
+    section = _with_absolute_paths(section)
+    for split in ("train", "validation"):
+        read_manifest(section.data)
+    num_pairs = {split: _num_rows(section.data, split) for split in ("train", "validation")}
+    if not num_pairs["train"]:
+        raise MvcError(f"{section.data}: split 'train' has no rows, so there is nothing to train on")
+    return Plan(section, num_pairs, _finished(section))
+
+
+def _num_rows(folder: str, split: str) -> int:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    total = 0
+    for path in shard_paths(folder, split):
+        try:
+            total += pq.read_metadata(path).num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+    return total
+
+
+def _with_absolute_paths(section: TrainSection) -> TrainSection:
+    given = {"data": section.data, "out": section.out}
+    if section.model != "tiny" and (section.model.startswith(("/", ".", "~")) or Path(section.model).exists()):
+        given["model"] = section.model
+    paths = {name: absolute_path(path, name) for name, path in given.items()}
+    for name, path in paths.items():
+        if "://" in path:
+            raise RecipeError(f"{name}={path}: training reads and writes local folders only; copy it, or mount it")
+    if "model" in paths and not (Path(paths["model"]) / "config.json").is_file():
+        raise RecipeError(f"model={paths['model']}: expected a Hugging Face model folder with config.json, found none")
+    return section.model_copy(update=paths)
+
+
+def _finished(section: TrainSection) -> dict[str, Any] | None:
+    """What a finished run of this recipe on this data left in `out`; None if there is none.
+
+    Raises:
+        RecipeError: `out` holds another run's result, or things that are not ours.
+    """
+    out = Path(section.out)
+    if not (out / "svco.json").is_file():
+        if out.is_dir() and any(p.name != ".lock" for p in out.iterdir()) and not (out / OURS).is_file():
+            raise RecipeError(f"out={out}: the folder is not empty and not from a training run; choose another out")
+        return None
+    record: dict[str, Any] = read_json(out / "svco.json")
+    ours, theirs = section.model_dump(mode="json"), record.get("recipe", {})
+    different = [name for name in ours if name not in ("out", "workers") and ours[name] != theirs.get(name)]
+    if record.get("data_sha256") != sha256_file(Path(section.data) / "manifest.json"):
+        different.append("the content of data")
+    if different:
+        raise RecipeError(f"out={out}: holds a finished run that differs in {', '.join(different)}; choose another out, or delete it")
+    return record
+
+
+def train(plan: Plan) -> dict[str, Any]:
+    """Runs the plan unless it is done already; returns what svco.json says.
+
+    Raises:
+        RecipeError, MvcError, StoreError, ModelError: Something that the user can mend.
+    """
+    if plan.finished is not None:
+        say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
+        return plan.finished
+    with only_one(plan.out, "out"):
+        write_text(plan.out / OURS, resolved_yaml(plan.section))
+        say(f"training {plan.section.model} with {plan.section.objective.name} on {plan.section.data} -> {plan.out}")
+        if plan.section.model == "tiny":
+            from training.tiny import make_tiny
+
+            base = make_tiny(Path(plan.section.data), plan.section.tiny)
+            shutil.copytree(base, plan.section.base_model, dirs_exist_ok=True)
+        return _fit_here(plan) if plan.section.workers.num_workers == 0 else _fit_with_ray(plan)
+
+
+def _fit_here(plan: Plan) -> dict[str, Any]:
+    from training.env import LocalEnv
+    from training.loop import fit
+
+    return fit(plan.section, LocalEnv(device="cuda" if plan.section.workers.use_gpu else "cpu"))
+
+
+def _fit_with_ray(plan: Plan) -> dict[str, Any]:
+    stop_ray = start_ray()
+    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    from training.env import train_worker
+
+    workers, scratch = plan.section.workers, plan.out / ".ray"
+    scaling = ScalingConfig(
+        num_workers=workers.num_workers, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section)
+    )
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config=plan.section.model_dump(mode="json"),
+        scaling_config=scaling,
+        run_config=RunConfig(name="svco", storage_path=str(scratch), logging_config=LoggingConfig("ERROR")),
+    )
+    try:
+        result: dict[str, Any] = trainer.fit().return_value
+        return result
+    except WorkerGroupError as error:
+        raise _cause(error.worker_failures) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        stop_ray()
+
+
+def _resources(section: TrainSection) -> dict[str, float]:
+    return {"CPU": section.workers.cpus_per_worker, **({"GPU": 1} if section.workers.use_gpu else {})}
+
+
+def _cause(failures: dict[int, Exception]) -> Exception:
+    """The error of the lowest rank that failed by itself, without Ray's wrapping."""
+    _, error = min(failures.items())
+    return getattr(error, "cause", None) or error
+
+
+def start_ray() -> Callable[[], None]:
+    """Connects to Ray, starting it here if there is none; returns what ends what was started."""
+    # Read when Ray Train is imported: how often its controller looks at the workers, which each report waits for.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+
+    if ray.is_initialized():
+        return lambda: None
+    say("starting Ray (about 10 s)")
+    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, logging_level="ERROR")
+    return ray.shutdown
+
+
+def print_plan(plan: Plan) -> None:
+    """What a run would do, without doing it."""
+    section, optim = plan.section, plan.section.optim
+    place = f"{section.workers.num_workers} Ray workers" if section.workers.num_workers else "this process"
+    rows = [
+        ["model", section.model],
+        ["objective", section.objective.name],
+        ["data", section.data],
+        ["pairs", f"{plan.num_pairs['train']:,} for training, {plan.num_pairs['validation']:,} for validation"],
+        ["steps", f"{optim.num_steps(plan.num_pairs['train']):,} of {optim.batch_pairs} pairs, {optim.micro_batch_pairs} in a pass"],
+        ["runs on", place + (" with a GPU each" if section.workers.use_gpu else "")],
+        ["out", section.out + (" (finished)" if plan.finished else "")],
+    ]
+    summary_table("Plan", ["what", "value"], rows)
+
+
+def print_result(plan: Plan, record: dict[str, Any]) -> None:
+    """Before and after on the held-out pairs, where the model is, and what to run next."""
+    start, final, seconds = record["start"], record["final"], record["seconds"]
+    if final:
+        rows = [[_label(name), _cell(name, start[name], is_start=True), _cell(name, value)] for name, value in final.items()]
+        summary_table("Held-out pairs", ["", "before", "after"], rows)
+    say(f"{record['steps']} steps in {seconds['training']:.1f} s ({seconds['total']:.1f} s with loading and the reference)")
+    say(f"model   {plan.out}\nlog     {plan.out}/metrics.jsonl")
+    say(f"next    python eval/run_eval.py --recipe recipes/eval_contrast.yaml model={plan.out} data={plan.section.data} out={plan.out}-eval")
+
+
+def _label(name: str) -> str:
+    kind, _, term = name.partition("_")
+    return {"loss": f"loss {term}".strip(), "margin": f"margin {term}, nats", "accuracy": f"accuracy {term}"}[kind]
+
+
+def _cell(name: str, value: float, *, is_start: bool = False) -> str:
+    if name.startswith("accuracy"):
+        return "tie" if is_start else f"{value:.1%}"  # policy = reference: every margin is 0
+    return f"{value:.4f}" if name.startswith("loss") else f"{value:+.2f}"
+
+
+def run(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/model.")] = None,
+    recipe: Annotated[Path, typer.Option(help="The recipe.")] = DEFAULT_RECIPE,
+    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+) -> None:
+    """Finetune a vision-language model on an MVC folder."""
+    section = load_recipe(recipe, list(overrides or []), TrainSection)
+    if print_recipe:
+        print(resolved_yaml(section), end="")
+        return
+    plan = plan_training(section)
+    if dry_run:
+        print_plan(plan)
+        return
+    print_result(plan, train(plan))
+
+
+def main() -> None:
+    """The entry point: what a user can mend is one line on standard error and exit code 2."""
+    try:
+        typer.run(run)
+    except (RecipeError, StoreError, MvcError) as error:
+        _fail(error, 2)
+    except Exception as error:
+        # Classes of modules that import torch, which help and dry runs do without.
+        code = {"ModelError": 2, "DivergedError": 1}.get(type(error).__name__)
+        if code is None:
+            raise
+        _fail(error, code)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"error: {error}", file=sys.stderr)
+    raise SystemExit(code) from error
+
+
+if __name__ == "__main__":
+    main()
