@@ -91,29 +91,40 @@ class _Build:
         return finish_ingest(stage, len(self._plan.chunks))
 
     def _embed(self, stage: Stage) -> dict[str, Any]:
-        import ray.data
-
         from pipeline.embed import EmbedChunks
 
-        ingest = self._stages["ingest"]
+        ingest, encoders = self._stages["ingest"], self._section.encoders
         num_images = (ingest.done() or {})["num_images"]
         missing = [c.index for c in self._plan.chunks if not stage.part("images", c.index).is_file()]
-        workers, num_cpus = self._section.workers, os.cpu_count() or 1
-        models = [m for m in (self._section.encoders.clip, self._section.encoders.dinov2) if m is not None]
-        use_gpu = any(model.device.startswith("cuda") for model in models)
-        num_embedders = workers.num_embedders or (1 if use_gpu or models else max(1, num_cpus // 2))
-        num_embedders = max(1, min(num_embedders, len(missing)))
-        options: dict[str, Any] = {
-            "compute": ray.data.ActorPoolStrategy(size=num_embedders),
-            "num_cpus": workers.cpus_per_task,
-            "num_gpus": 1 if use_gpu else None,
-            "fn_constructor_args": (ingest, stage, self._section.encoders, max(1, num_cpus // num_embedders)),
-        }
+        num_threads = max(1, (os.cpu_count() or 1) // self._num_embedders())
+        arguments = (ingest, stage, encoders, num_threads)
+
+        def work(batch: dict[str, Any]) -> dict[str, Any]:
+            return EmbedChunks(*arguments)(batch)
+
         with Progress("embed", len(self._plan.chunks), f"chunks ({num_images:,} images)") as progress:
             progress.advance(len(self._plan.chunks) - len(missing))
-            for _ in _ray_map(EmbedChunks, missing, **options):
+            if encoders.clip is None and encoders.dinov2 is None:  # nothing to load: tasks start faster than actors
+                results = _ray_map(work, missing, num_cpus=self._section.workers.cpus_per_task)
+            else:
+                results = _ray_map(EmbedChunks, missing, fn_constructor_args=arguments, **self._actor_options(len(missing)))
+            for _ in results:
                 progress.advance()
         return {"num_images": num_images}
+
+    def _num_embedders(self) -> int:
+        return self._section.workers.num_embedders or (1 if self._uses_gpu() else max(1, (os.cpu_count() or 1) // 2))
+
+    def _uses_gpu(self) -> bool:
+        models = (self._section.encoders.clip, self._section.encoders.dinov2)
+        return any(model is not None and model.device.startswith("cuda") for model in models)
+
+    def _actor_options(self, num_chunks: int) -> dict[str, Any]:
+        import ray.data
+
+        size = max(1, min(self._num_embedders(), num_chunks))
+        compute = ray.data.ActorPoolStrategy(size=size)
+        return {"compute": compute, "num_cpus": self._section.workers.cpus_per_task, "num_gpus": 1 if self._uses_gpu() else None}
 
     def _score(self, stage: Stage) -> dict[str, Any]:
         from pipeline.decide import score

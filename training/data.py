@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from pipeline.images import ImageError, decode_rgb
-from pipeline.schema import MvcError, read_mvc, shard_paths
+from pipeline.schema import MvcError, read_mvc
 from training.packing import Ints, Packed, PairTokens, Row, pack_row, stack
 from training.vlm import Vlm, encode_prompt, encode_response, pixel_values
 
@@ -48,11 +47,6 @@ def batches(num_pairs: int, batch_pairs: int, state: DataState) -> Iterator[tupl
             batch, state = order[state.position : stop], DataState(state.seed, state.epoch, stop)
             yield batch, state
         state = DataState(state.seed, state.epoch + 1)
-
-
-def num_rows(folder: str | Path, split: str) -> int:
-    """How many pairs a split has, from the files' footers alone; 0 for a split that is not there."""
-    return sum(pq.read_metadata(path).num_rows for path in shard_paths(folder, split))
 
 
 class PairReader:

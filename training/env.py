@@ -2,13 +2,23 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, Self
 
-from pipeline.progress import Progress
+from pipeline.progress import Progress, say
+from training.relay import Messages, RelayedProgress
+
+
+class Advances(Protocol):
+    """A progress display."""
+
+    def advance(self, n: int = 1, **facts: float | str) -> None:
+        """Reports `n` more units done."""
 
 
 class Env(Protocol):
-    """What the loop needs to know of the other workers."""
+    """What the loop needs to know of the other workers and of whoever watches."""
 
     rank: int
     world_size: int
@@ -23,10 +33,15 @@ class Env(Protocol):
     def report(self, metrics: Mapping[str, float]) -> None:
         """Tells whoever runs the loop how it stands; every worker calls it equally often."""
 
+    def say(self, text: str) -> None:
+        """Shows a line; of all workers only rank 0 is heard."""
+
+    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
+        """A progress display; of all workers only that of rank 0 is seen, and none without a title."""
+        ...
+
 
 class _Silence:
-    """The progress that workers other than rank 0 show: none."""
-
     def __enter__(self) -> Self:
         return self
 
@@ -35,11 +50,6 @@ class _Silence:
 
     def advance(self, n: int = 1, **facts: float | str) -> None:
         """Shows nothing."""
-
-
-def progress_of(env: Env | None, title: str, total: int, unit: str) -> Progress | _Silence:
-    """A progress display on rank 0; silence on the others, and without an env."""
-    return Progress(title, total, unit) if env is not None and env.rank == 0 else _Silence()
 
 
 class LocalEnv:
@@ -69,17 +79,27 @@ class LocalEnv:
     def report(self, metrics: Mapping[str, float]) -> None:
         """Nobody listens: the metrics are in metrics.jsonl."""
 
+    def say(self, text: str) -> None:
+        """See Env."""
+        if self.rank == 0:
+            say(text)
+
+    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
+        """See Env."""
+        return Progress(title, total, unit) if self.rank == 0 and title else _Silence()
+
 
 class RayEnv(LocalEnv):
-    """One worker of a Ray Train job, which has set up the torch.distributed group."""
+    """One worker of a Ray Train job, which has set up the torch.distributed group; its words go to the driver."""
 
-    def __init__(self) -> None:
+    def __init__(self, messages: Messages) -> None:
         import ray.train
         import ray.train.torch
 
         context = ray.train.get_context()
         device = str(ray.train.torch.get_device())
         super().__init__(context.get_world_rank(), context.get_world_size(), device)
+        self._messages = messages
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Passes the metrics to Ray Train. A call waits for the controller's next poll, so the loop calls it seldom."""
@@ -87,9 +107,22 @@ class RayEnv(LocalEnv):
 
         ray.train.report(dict(metrics))
 
+    def say(self, text: str) -> None:
+        """See Env."""
+        if self.rank == 0:
+            self._messages.send(kind="say", text=text)
 
-def train_worker(recipe: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs: the loop, on its share of the machine's cores."""
+    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
+        """See Env."""
+        return RelayedProgress(self._messages, title, total, unit) if self.rank == 0 and title else _Silence()
+
+
+def train_worker(config: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs: the loop, on its share of the machine's cores.
+
+    Args:
+        config: The `recipe`, and the path of the file that takes `messages` for the driver.
+    """
     import ray.train
     import torch
 
@@ -99,4 +132,4 @@ def train_worker(recipe: dict[str, Any]) -> dict[str, Any]:
     # Ray sets OMP_NUM_THREADS=1 for workers that reserve a fraction of a CPU; take a fair share of the cores instead.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
-    return fit(TrainSection.model_validate(recipe), RayEnv())
+    return fit(TrainSection.model_validate(config["recipe"]), RayEnv(Messages(Path(config["messages"]))))

@@ -14,16 +14,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.progress import say
 from pipeline.store import sha256_file, write_json
 from training.config import ObjectiveSection, TrainSection
-from training.data import DataState, PairReader, batches, num_rows
-from training.env import Env, progress_of
+from training.data import DataState, PairReader, batches
+from training.env import Env
 from training.features import VisionFeatures
 from training.logps import logps_of_features
 from training.objectives import OBJECTIVES, Betas, Scores
 from training.optimiser import adamw, learning_rate, sum_gradients
 from training.packing import Ints
+from training.plan import num_rows
 from training.vlm import Vlm, load_vlm, save_vlm
 
 Metrics = dict[str, float]
@@ -100,7 +100,7 @@ class _Run:
         optimizer = adamw(self.parameters, optim)
         source = batches(len(train.reader), optim.batch_pairs, DataState(self.section.seed))
         latest = start
-        with progress_of(self.env, "train", num_steps, "steps") as progress:
+        with self.env.progress("train", num_steps, "steps") as progress:
             for step, (batch_B, state) in zip(range(num_steps), source, strict=False):
                 began_s = time.monotonic()
                 rate = learning_rate(optim, step, num_steps)
@@ -167,10 +167,10 @@ class _Run:
 
     @torch.no_grad()
     def _all_logps(self, split: _Split, title: str = "") -> Tensor:
-        """The log-probabilities of every pair under the model as it is now, [N, 3, 2]; with a title, progress is shown."""
+        """The log-probabilities of every pair under the model as it is now, [N, 3, 2]; without a title nothing is shown."""
         table_N32 = torch.zeros(len(split.reader), 3, 2, device=self.env.device)
         order = np.argsort(split.reader.lengths, kind="stable")
-        with progress_of(self.env if title else None, title, len(order), "pairs") as progress:
+        with self.env.progress(title, len(order), "pairs") as progress:
             for index, pairs in enumerate(_chunks(order, self.section.optim.micro_batch_pairs)):
                 if index % self.env.world_size == self.env.rank:
                     table_N32[torch.from_numpy(pairs)] = self._logps(split, pairs)[0].float()
@@ -200,13 +200,12 @@ class _Run:
             raise DivergedError(f"step {step + 1}: the loss of {len(bad)} of {len(pair_ids)} pairs is not finite ({some}); lower optim.lr")
 
     def _say_start(self, num_steps: int) -> None:
-        if self.env.rank == 0:
-            train, optim = self.splits["train"], self.section.optim
-            dropped = f" ({train.reader.num_dropped} too long and left out)" if train.reader.num_dropped else ""
-            validation = self.splits.get("validation")
-            held_out = f"{len(validation.reader):,} for validation" if validation else "no validation split"
-            trained = f"{sum(p.numel() for p in self.parameters):,} trained parameters"
-            say(f"{len(train.reader):,} pairs{dropped}, {held_out}; {num_steps} steps of {optim.batch_pairs} pairs; {trained}")
+        train, optim = self.splits["train"], self.section.optim
+        dropped = f" ({train.reader.num_dropped} too long and left out)" if train.reader.num_dropped else ""
+        validation = self.splits.get("validation")
+        held_out = f"{len(validation.reader):,} for validation" if validation else "no validation split"
+        trained = f"{sum(p.numel() for p in self.parameters):,} trained parameters"
+        self.env.say(f"{len(train.reader):,} pairs{dropped}, {held_out}; {num_steps} steps of {optim.batch_pairs} pairs; {trained}")
 
     def _record(self, num_steps: int, start: Metrics, final: Metrics) -> dict[str, Any]:
         section, train = self.section, self.splits["train"].reader

@@ -4,97 +4,22 @@
 import os
 import shutil
 import sys
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pipeline.progress import say, summary_table
-from pipeline.recipe import RecipeError, absolute_path, load_recipe, resolved_yaml
-from pipeline.schema import MvcError, read_manifest, shard_paths
-from pipeline.store import StoreError, only_one, read_json, sha256_file, write_text
+from pipeline.recipe import RecipeError, load_recipe, resolved_yaml
+from pipeline.schema import MvcError
+from pipeline.store import StoreError, only_one, write_text
 from training.config import TrainSection
+from training.plan import MARKER, Plan, plan_training
+from training.relay import follow
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
-OURS = "recipe.yaml"  # what an unfinished `out` of this job has, and a folder of someone else's has not
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A checked run: absolute paths, data that is there, an `out` that may be written."""
-
-    section: TrainSection
-    num_pairs: dict[str, int]
-    finished: dict[str, Any] | None  # what svco.json says, if this very run is done
-
-    @property
-    def out(self) -> Path:
-        """Where the model goes."""
-        return Path(self.section.out)
-
-
-def plan_training(section: TrainSection) -> Plan:
-    """What a run would do, checked as far as that goes without torch or Ray.
-
-    Raises:
-        RecipeError, MvcError: Paths, data or an `out` that cannot be used.
-    """
-    section = _with_absolute_paths(section)
-    for split in ("train", "validation"):
-        read_manifest(section.data)
-    num_pairs = {split: _num_rows(section.data, split) for split in ("train", "validation")}
-    if not num_pairs["train"]:
-        raise MvcError(f"{section.data}: split 'train' has no rows, so there is nothing to train on")
-    return Plan(section, num_pairs, _finished(section))
-
-
-def _num_rows(folder: str, split: str) -> int:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    total = 0
-    for path in shard_paths(folder, split):
-        try:
-            total += pq.read_metadata(path).num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
-    return total
-
-
-def _with_absolute_paths(section: TrainSection) -> TrainSection:
-    given = {"data": section.data, "out": section.out}
-    if section.model != "tiny" and (section.model.startswith(("/", ".", "~")) or Path(section.model).exists()):
-        given["model"] = section.model
-    paths = {name: absolute_path(path, name) for name, path in given.items()}
-    for name, path in paths.items():
-        if "://" in path:
-            raise RecipeError(f"{name}={path}: training reads and writes local folders only; copy it, or mount it")
-    if "model" in paths and not (Path(paths["model"]) / "config.json").is_file():
-        raise RecipeError(f"model={paths['model']}: expected a Hugging Face model folder with config.json, found none")
-    return section.model_copy(update=paths)
-
-
-def _finished(section: TrainSection) -> dict[str, Any] | None:
-    """What a finished run of this recipe on this data left in `out`; None if there is none.
-
-    Raises:
-        RecipeError: `out` holds another run's result, or things that are not ours.
-    """
-    out = Path(section.out)
-    if not (out / "svco.json").is_file():
-        if out.is_dir() and any(p.name != ".lock" for p in out.iterdir()) and not (out / OURS).is_file():
-            raise RecipeError(f"out={out}: the folder is not empty and not from a training run; choose another out")
-        return None
-    record: dict[str, Any] = read_json(out / "svco.json")
-    ours, theirs = section.model_dump(mode="json"), record.get("recipe", {})
-    different = [name for name in ours if name not in ("out", "workers") and ours[name] != theirs.get(name)]
-    if record.get("data_sha256") != sha256_file(Path(section.data) / "manifest.json"):
-        different.append("the content of data")
-    if different:
-        raise RecipeError(f"out={out}: holds a finished run that differs in {', '.join(different)}; choose another out, or delete it")
-    return record
 
 
 def train(plan: Plan) -> dict[str, Any]:
@@ -107,7 +32,7 @@ def train(plan: Plan) -> dict[str, Any]:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
     with only_one(plan.out, "out"):
-        write_text(plan.out / OURS, resolved_yaml(plan.section))
+        write_text(plan.out / MARKER, resolved_yaml(plan.section))
         say(f"training {plan.section.model} with {plan.section.objective.name} on {plan.section.data} -> {plan.out}")
         if plan.section.model == "tiny":
             from training.tiny import make_tiny
@@ -133,21 +58,27 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
     from training.env import train_worker
 
     workers, scratch = plan.section.workers, plan.out / ".ray"
-    scaling = ScalingConfig(
-        num_workers=workers.num_workers, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section)
-    )
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed: Ray Train would take it up
+    messages = scratch / "messages.jsonl"
+    scaling = ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section))
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config=plan.section.model_dump(mode="json"),
+        train_loop_config={"recipe": plan.section.model_dump(mode="json"), "messages": str(messages)},
         scaling_config=scaling,
         run_config=RunConfig(name="svco", storage_path=str(scratch), logging_config=LoggingConfig("ERROR")),
     )
+    say(f"starting {workers.num_workers} workers")
+    done = threading.Event()
+    listener = threading.Thread(target=follow, args=(messages, done))
+    listener.start()
     try:
         result: dict[str, Any] = trainer.fit().return_value
         return result
     except WorkerGroupError as error:
         raise _cause(error.worker_failures) from error
     finally:
+        done.set()
+        listener.join()
         shutil.rmtree(scratch, ignore_errors=True)
         stop_ray()
 
@@ -171,7 +102,7 @@ def start_ray() -> Callable[[], None]:
     if ray.is_initialized():
         return lambda: None
     say("starting Ray (about 10 s)")
-    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, logging_level="ERROR")
+    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
     return ray.shutdown
 
 
@@ -199,7 +130,9 @@ def print_result(plan: Plan, record: dict[str, Any]) -> None:
         summary_table("Held-out pairs", ["", "before", "after"], rows)
     say(f"{record['steps']} steps in {seconds['training']:.1f} s ({seconds['total']:.1f} s with loading and the reference)")
     say(f"model   {plan.out}\nlog     {plan.out}/metrics.jsonl")
-    say(f"next    python eval/run_eval.py --recipe recipes/eval_contrast.yaml model={plan.out} data={plan.section.data} out={plan.out}-eval")
+    say(
+        f"next    python eval/run_eval.py --recipe recipes/eval_contrast.yaml model={plan.out} data={plan.section.data} out={plan.out}-eval"
+    )
 
 
 def _label(name: str) -> str:

@@ -1,0 +1,88 @@
+"""What a training run would do, checked as far as that goes without torch or Ray."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.recipe import RecipeError, absolute_path
+from pipeline.schema import MvcError, read_manifest, shard_paths
+from pipeline.store import read_json, sha256_file
+from training.config import TrainSection
+
+MARKER = "recipe.yaml"  # what an unfinished `out` of this job has, and a folder of someone else's has not
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked run: absolute paths, data that is there, an `out` that may be written."""
+
+    section: TrainSection
+    num_pairs: dict[str, int]
+    finished: dict[str, Any] | None  # what svco.json says, if this very run is done
+
+    @property
+    def out(self) -> Path:
+        """Where the model goes."""
+        return Path(self.section.out)
+
+
+def plan_training(section: TrainSection) -> Plan:
+    """What a run would do, checked as far as that goes without torch or Ray.
+
+    Raises:
+        RecipeError, MvcError: Paths, data or an `out` that cannot be used.
+    """
+    section = _with_absolute_paths(section)
+    read_manifest(section.data)
+    num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
+    if not num_pairs["train"]:
+        raise MvcError(f"{section.data}: split 'train' has no rows, so there is nothing to train on")
+    return Plan(section, num_pairs, _finished(section))
+
+
+def num_rows(folder: str | Path, split: str) -> int:
+    """How many pairs a split has, from the files' footers alone; 0 for a split that is not there."""
+    total = 0
+    for path in shard_paths(folder, split):
+        try:
+            total += pq.read_metadata(path).num_rows
+        except (pa.ArrowInvalid, OSError) as error:
+            raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+    return total
+
+
+def _with_absolute_paths(section: TrainSection) -> TrainSection:
+    given = {"data": section.data, "out": section.out}
+    if section.model != "tiny" and (section.model.startswith(("/", ".", "~")) or Path(section.model).exists()):
+        given["model"] = section.model
+    paths = {name: absolute_path(path, name) for name, path in given.items()}
+    for name, path in paths.items():
+        if "://" in path:
+            raise RecipeError(f"{name}={path}: training reads and writes local folders only; copy it, or mount it")
+    if "model" in paths and not (Path(paths["model"]) / "config.json").is_file():
+        raise RecipeError(f"model={paths['model']}: expected a Hugging Face model folder with config.json, found none")
+    return section.model_copy(update=paths)
+
+
+def _finished(section: TrainSection) -> dict[str, Any] | None:
+    """What a finished run of this recipe on this data left in `out`; None if there is none.
+
+    Raises:
+        RecipeError: `out` holds another run's result, or things that are not ours.
+    """
+    out = Path(section.out)
+    if not (out / "svco.json").is_file():
+        if out.is_dir() and any(p.name != ".lock" for p in out.iterdir()) and not (out / MARKER).is_file():
+            raise RecipeError(f"out={out}: the folder is not empty and not from a training run; choose another out")
+        return None
+    record: dict[str, Any] = read_json(out / "svco.json")
+    ours, theirs = section.model_dump(mode="json"), record.get("recipe", {})
+    different = [name for name in ours if name not in ("out", "workers") and ours[name] != theirs.get(name)]
+    if record.get("data_sha256") != sha256_file(Path(section.data) / "manifest.json"):
+        different.append("the content of data")
+    if different:
+        raise RecipeError(f"out={out}: holds a finished run that differs in {', '.join(different)}; choose another out, or delete it")
+    return record
