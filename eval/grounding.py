@@ -54,8 +54,8 @@ def paired_scores(logps_P32: FloatArray) -> tuple[BoolArray, BoolArray, BoolArra
 
     Source: Winoground (arXiv:2204.03162), section 3.
     """
-    text_P = right_sides(logps_P32).all(axis=1)
-    image_P = own_image_sides(logps_P32).all(axis=1)
+    text_P: BoolArray = np.all(right_sides(logps_P32), axis=1)
+    image_P: BoolArray = np.all(own_image_sides(logps_P32), axis=1)
     return text_P, image_P, text_P & image_P
 
 

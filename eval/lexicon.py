@@ -18,7 +18,8 @@ LANDMARK_AFTER = {"of", "from", "with", "to"}  # in a question: "seen from the b
 GENERIC = {"object", "objects", "shape", "shapes", "thing", "things", "figure", "figures", "item", "items"}
 SIDE_WORDS = {"side", "hand", "half", "part", "edge", "corner"}
 PRONOUNS = {"it", "they", "them"}
-AFTER_PREDICATE = {"in", "on", "at", "or", "with", "which", "that", "who", "here", "there", "too", "to", "of", "is", "are", "colour", "color"}
+AFTER_PREDICATE = {"in", "on", "at", "or", "with", "which", "that", "who", "here", "there", "too", "to", "of", "is", "are"}
+AFTER_PREDICATE |= {"colour", "color"}
 INEXACT = {"least", "most", "than", "about", "around", "almost", "nearly", "over"}
 INTENSIFIED = {"next", "above", "below", "beside", "under", "beneath", "near"}
 

@@ -3,7 +3,6 @@
 Shapes: P pairs, 2 sides. A measure is sum(numerator_P) / sum(denominator_P), so both sides of a pair add to one term.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -32,75 +31,88 @@ class Measure:
     note: str
 
 
-_PAIRED, _DEPENDS, _PRIOR, _GROUND, _SAID = (
-    "Paired scores",
-    "Dependency on the image",
-    "Language prior",
-    "Grounding (log-likelihood)",
-    "Generated answers",
-)
+_PAIRED, _DEPENDS, _PRIOR = "Paired scores", "Dependency on the image", "Language prior"
+_GROUND, _SAID = "Grounding (log-likelihood)", "Generated answers"
 
-MEASURES: dict[str, Measure] = {
-    "text_score": Measure("text score", _PAIRED, "share", "pairs", 1 / 4, "higher", "right answer preferred under both images"),
-    "image_score": Measure("image score", _PAIRED, "share", "pairs", 1 / 4, "higher", "both answers prefer their own image"),
-    "group_score": Measure("group score", _PAIRED, "share", "pairs", 1 / 6, "higher", "text and image score both"),
-    "side_accuracy": Measure("side accuracy", _PAIRED, "share", "sides", 1 / 2, "higher", "right answer preferred, one image at a time"),
-    "flip_rate": Measure(
-        "flip rate", _DEPENDS, "share", "pairs", 1 / 2, "higher", "preferred answer changes when the image is exchanged (should be always)"
-    ),
-    "image_gain": Measure(
-        "accuracy gained by the image", _DEPENDS, "share", "sides", 0.0, "higher",
-        "side accuracy with image minus without; without one it is 1/2 by construction: one text of a pair wins for both sides",
-    ),
-    "prior_errors": Measure(
-        "prior errors", _PRIOR, "share", "sides", 1 / 4, "lower", "of all sides: wrong, and the answer preferred without an image is the wrong one"
-    ),
-    "accuracy_against_prior": Measure(
-        "accuracy against the prior", _PRIOR, "share", "sides", 1 / 2, "higher", "sides whose truth is not what the model itself prefers without an image"
-    ),
-    "accuracy_with_prior": Measure(
-        "accuracy with the prior", _PRIOR, "share", "sides", 1 / 2, "higher", "sides whose truth is what the model itself prefers without an image"
-    ),
-    "accuracy_against_base_prior": Measure(
-        "accuracy against the base's prior", _PRIOR, "share", "sides", 1 / 2, "higher", "the same sides for both models, chosen by the base without an image"
-    ),
-    "accuracy_neutral": Measure(
-        "accuracy where the stated prior is neutral", _PRIOR, "share", "sides", 1 / 2, "higher", "prior.json favours both answers or neither"
-    ),
-    "accuracy_misled": Measure(
-        "accuracy where the stated prior misleads", _PRIOR, "share", "sides", 1 / 2, "higher", "prior.json favours the wrong answer and not the right one"
-    ),
-    "auroc": Measure(
-        "AUROC matching / contradictory", _GROUND, "area", "sides", 1 / 2, "higher",
-        "how well the rise of a text's log-probability over no image tells its own image from the other one",
-    ),
-}  # fmt: skip
+
+def _paired(heading: str, label: str, counted: Literal["pairs", "sides"], chance: float, note: str) -> Measure:
+    return Measure(label, heading, "share", counted, chance, "higher", note)
+
+
+def _said(label: str, counted: Literal["answers", "claims"], better: Literal["higher", "lower", "neither"], note: str) -> Measure:
+    return Measure(label, _SAID, "share", counted, None, better, note)
+
 
 _MARGINS = {
     "matching_contradictory": "matching over contradictory",
     "matching_none": "matching over none (attend)",
     "none_contradictory": "none over contradictory (reject)",
 }
-for _name, _label in _MARGINS.items():
-    MEASURES[f"{_name}_positive"] = Measure(f"{_label}, share > 0", _GROUND, "share", "sides", 1 / 2, "higher", "share of texts with a positive margin")
-    MEASURES[f"{_name}_nats"] = Measure(f"{_label}, nats", _GROUND, "nats", "sides", 0.0, "higher", "mean difference of summed log-probability")
-    MEASURES[f"{_name}_nats_per_token"] = Measure(
-        f"{_label}, nats / token", _GROUND, "nats per token", "sides", 0.0, "higher", "the same, divided by the response's tokens first"
-    )
 
-MEASURES |= {
-    "hallucinated_answers": Measure(
-        "hallucinated answers", _SAID, "share", "answers", None, "lower", "answers with a false claim, of answers with a checkable claim (exact truth)"
+
+def _margin_measures(name: str, label: str) -> dict[str, Measure]:
+    return {
+        f"{name}_positive": _paired(_GROUND, f"{label}, share > 0", "sides", 1 / 2, "share of texts with a positive margin"),
+        f"{name}_nats": Measure(
+            f"{label}, nats", _GROUND, "nats", "sides", 0.0, "higher", "mean difference of a text's summed log-probability"
+        ),
+        f"{name}_nats_per_token": Measure(
+            f"{label}, nats / token", _GROUND, "nats per token", "sides", 0.0, "higher", "each text's difference by its tokens"
+        ),
+    }
+
+
+MEASURES: dict[str, Measure] = {
+    "text_score": _paired(_PAIRED, "text score", "pairs", 1 / 4, "the right answer is preferred under both images"),
+    "image_score": _paired(_PAIRED, "image score", "pairs", 1 / 4, "both answers prefer their own image"),
+    "group_score": _paired(_PAIRED, "group score", "pairs", 1 / 6, "text and image score both"),
+    "side_accuracy": _paired(_PAIRED, "side accuracy", "sides", 1 / 2, "the right answer is preferred, one image at a time"),
+    "flip_rate": _paired(
+        _DEPENDS, "flip rate", "pairs", 1 / 2, "the preferred answer changes when the image is exchanged, as it always should"
     ),
-    "hallucinated_claims": Measure("hallucinated claims", _SAID, "share", "claims", None, "lower", "false claims, of all checkable claims"),
-    "no_checkable_claim": Measure(
-        "answers with no checkable claim", _SAID, "share", "answers", None, "neither", "silence is not truth: read the rate above together with this"
+    "image_gain": _paired(
+        _DEPENDS, "accuracy gained by the image", "sides", 0.0,
+        "side accuracy with image minus without; without one it is 1/2 by construction: one text of a pair wins for both sides",
     ),
-    "generated_own": Measure("generates its own answer", _SAID, "share", "answers", None, "higher", "word for word, but for case and punctuation"),
-    "generated_other": Measure("generates the other answer", _SAID, "share", "answers", None, "lower", "the answer of the contradictory image"),
-    "generated_neither": Measure("generates neither", _SAID, "share", "answers", None, "neither", "any other text"),
-    "answer_words": Measure("words per answer", _SAID, "words", "answers", None, "neither", "hallucination falls when answers shrink"),
-}
+    "prior_errors": Measure(
+        "prior errors", _PRIOR, "share", "sides", 1 / 4, "lower",
+        "of all sides, those that are wrong and whose wrong answer is also the one preferred without an image",
+    ),
+    "accuracy_against_prior": _paired(
+        _PRIOR, "accuracy against the prior", "sides", 1 / 2, "sides whose truth is not what the same model prefers without an image"
+    ),
+    "accuracy_with_prior": _paired(
+        _PRIOR, "accuracy with the prior", "sides", 1 / 2, "sides whose truth is what the same model prefers without an image"
+    ),
+    "accuracy_against_base_prior": _paired(
+        _PRIOR, "accuracy against the base's prior", "sides", 1 / 2,
+        "the same sides for both models: those whose truth is not what the base prefers without an image",
+    ),
+    "accuracy_neutral": _paired(
+        _PRIOR, "accuracy, stated prior neutral", "sides", 1 / 2, "prior.json beside the base favours both answers or neither"
+    ),
+    "accuracy_misled": _paired(
+        _PRIOR, "accuracy, stated prior misleads", "sides", 1 / 2, "prior.json favours the wrong answer and not the right one"
+    ),
+    **{key: measure for name, label in _MARGINS.items() for key, measure in _margin_measures(name, label).items()},
+    "auroc": Measure(
+        "AUROC matching / contradictory", _GROUND, "area", "sides", 1 / 2, "higher",
+        "how well the rise of a text's log-probability over no image tells its own image from the other one",
+    ),
+    "hallucinated_answers": _said(
+        "hallucinated answers", "answers", "lower", "answers with a false claim, of answers with a checkable claim (exact truth)"
+    ),
+    "hallucinated_claims": _said("hallucinated claims", "claims", "lower", "false claims, of all checkable claims"),
+    "no_checkable_claim": _said(
+        "answers with no checkable claim", "answers", "neither", "silence is not truth: read the two rates above together with this"
+    ),
+    "generated_own": _said("generates its own answer", "answers", "higher", "word for word, but for case and punctuation"),
+    "generated_other": _said("generates the other answer", "answers", "lower", "the answer of the contradictory image"),
+    "generated_neither": _said("generates neither", "answers", "neither", "any other text"),
+    "answer_words": Measure(
+        "words per answer", _SAID, "words", "answers", None, "neither", "hallucination falls when answers shrink"
+    ),
+}  # fmt: skip
 
 
 def terms_of(view: View, base: View | None, favoured: FavouredSides | None) -> dict[str, Terms]:
@@ -137,7 +149,10 @@ def terms_of(view: View, base: View | None, favoured: FavouredSides | None) -> d
 def _answer_terms(answers: Answers) -> dict[str, Terms]:
     checkable_P2 = answers.has_truth_P2 & (answers.num_claims_P2 > 0)
     sides_P = np.full(len(answers.texts), 2.0)
-    says: Callable[[str], FloatArray] = lambda word: np.array([pair.count(word) for pair in answers.verdicts], float)  # noqa: E731
+
+    def says(word: str) -> FloatArray:
+        return np.array([pair.count(word) for pair in answers.verdicts], float)
+
     return {
         "hallucinated_answers": _among(answers.num_false_P2 > 0, checkable_P2),
         "hallucinated_claims": (answers.num_false_P2.sum(axis=1).astype(float), answers.num_claims_P2.sum(axis=1).astype(float)),

@@ -84,7 +84,9 @@ def _number(value: float, draws_D: FloatArray, num_groups: int, confidence: floa
     return {"value": value, "low": low, "high": high}
 
 
-def _difference(key: str, entry: dict[str, Any], draws: Mapping[tuple[str, Role], FloatArray], section: EvalSection) -> dict[str, Any] | None:
+def _difference(
+    key: str, entry: dict[str, Any], draws: Mapping[tuple[str, Role], FloatArray], section: EvalSection
+) -> dict[str, Any] | None:
     """After minus before, the interval from the same draws for both: what they share cancels."""
     if entry["before"] is None or entry["after"] is None:
         return None

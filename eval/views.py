@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from eval.answers import num_words, verdict
 from eval.conditions import LOGP_COLUMNS

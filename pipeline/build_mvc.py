@@ -168,8 +168,13 @@ class _Build:
             "files": files,
         }
         seconds = round(time.monotonic() - started_s, 2)
-        timings = [*self._timings, {"name": "finalise", "reused": False, "seconds": seconds, "fingerprint": self._plan.fingerprints["finalise"]}]
-        kept_licenses = sorted({row["license"] or "" for row in rows.select(["license", "drop_reason"]).to_pylist() if not row["drop_reason"]})
+        timings = [
+            *self._timings,
+            {"name": "finalise", "reused": False, "seconds": seconds, "fingerprint": self._plan.fingerprints["finalise"]},
+        ]
+        kept_licenses = sorted(
+            {row["license"] or "" for row in rows.select(["license", "drop_reason"]).to_pylist() if not row["drop_reason"]}
+        )
         write_text(out / "README.md", render_card(manifest, kept_licenses))
         write_report(rows, library, {**manifest, "stages": timings}, self._section, out / "report.html")
         write_json(out / "result.json", {"status": "done", "out": str(out), "rows": manifest["rows"], "stages": timings})
@@ -229,7 +234,9 @@ def print_plan(plan: Plan) -> None:
     for name in STAGES:
         folder = plan.work / name / plan.fingerprints[name]
         rows.append([name, plan.fingerprints[name], "done" if (folder / "DONE.json").is_file() else "to do"])
-    summary_table(f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.out}", ["stage", "fingerprint", "state"], rows)
+    summary_table(
+        f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.out}", ["stage", "fingerprint", "state"], rows
+    )
 
 
 def print_result(plan: Plan, manifest: dict[str, Any]) -> None:

@@ -48,7 +48,9 @@ def render_card(manifest: dict[str, Any], licenses: list[str]) -> str:
             "",
             "Dropped rows are in `rejects/` with the columns of the data and `drop_reason`.",
             "",
-            _markdown_table(["drop reason", "rows"], list(counts["dropped_by_reason"].items())) if counts["dropped"] else "Nothing was dropped.",
+            _markdown_table(["drop reason", "rows"], list(counts["dropped_by_reason"].items()))
+            if counts["dropped"]
+            else "Nothing was dropped.",
             "",
             "## How it was made",
             "",

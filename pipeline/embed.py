@@ -91,9 +91,7 @@ def read_vectors(stage: Stage, kind: str, num_chunks: int) -> tuple[dict[str, in
     tables = [table for table in tables if table.num_rows]
     keys = [key for table in tables for key in table.column("sha256").to_pylist()]
     names = [name for name in tables[0].column_names if name != "sha256"] if tables else []
-    arrays = {
-        name: np.concatenate([_matrix(table.column(name)) for table in tables]) for name in names
-    }
+    arrays = {name: np.concatenate([_matrix(table.column(name)) for table in tables]) for name in names}
     return {key: row for row, key in enumerate(keys)}, arrays
 
 

@@ -115,7 +115,9 @@ class ClipEncoder:
             model, _, preprocess = open_clip.create_model_and_transforms(section.model, pretrained=section.pretrained)
             tokenizer = open_clip.get_tokenizer(section.model)
         except Exception as error:  # open_clip raises many kinds for one fact: these weights cannot be had here
-            raise RecipeError(f"encoders.clip: cannot load {section.model!r} (pretrained {section.pretrained!r}): {_first_line(error)}") from error
+            raise RecipeError(
+                f"encoders.clip: cannot load {section.model!r} (pretrained {section.pretrained!r}): {_first_line(error)}"
+            ) from error
         self._section = section
         self._model = model.eval().to(section.device)
         self._preprocess: Callable[[Image.Image], torch.Tensor] = preprocess

@@ -41,8 +41,9 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     num_pixels = image.width * image.height
     if num_pixels > max_pixels:
         raise ImageError("too_many_pixels", f"{image.width}x{image.height}, more than {max_pixels} pixels")
-    if getattr(image, "n_frames", 1) > 1:
-        raise ImageError("animated", f"{image.format} with {image.n_frames} frames")
+    num_frames = getattr(image, "n_frames", 1)
+    if num_frames > 1:
+        raise ImageError("animated", f"{image.format} with {num_frames} frames")
     try:
         image.load()
         return _to_rgb(ImageOps.exif_transpose(image))

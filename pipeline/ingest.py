@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from pipeline.images import ImageError, decode_rgb, pixels_sha256
 from pipeline.schema import Candidate, Malformed, malformed_id, pair_id, sha256_hex
 from pipeline.selection import text_drop_reason
-from pipeline.sources.catalog import SourceSection, open_source
+from pipeline.sources.catalog import Source, SourceSection, open_source
 from pipeline.store import Stage, read_table, write_atomically, write_table
 
 VERSION = 1
@@ -51,15 +51,14 @@ class Checked:
 def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
     """The chunks of sources with so many rows each; no chunk spans two sources."""
     ranges = [
-        (source, start, min(start + chunk_pairs, count))
-        for source, count in enumerate(counts)
-        for start in range(0, count, chunk_pairs)
+        (source, start, min(start + chunk_pairs, count)) for source, count in enumerate(counts) for start in range(0, count, chunk_pairs)
     ]
     return [Chunk(index, *bounds) for index, bounds in enumerate(ranges)]
 
 
 @lru_cache(maxsize=8)
-def _opened(section: SourceSection):  # type: ignore[no-untyped-def]  # Source; opened once per worker process
+def _opened(section: SourceSection) -> Source:
+    """Opened once per worker process."""
     return open_source(section)
 
 

@@ -106,8 +106,14 @@ def _card(row: dict[str, Any], library: ImageLibrary) -> str:
         return library[key] if key is not None and key in library else None
 
     scores = [f"{name} {row[name]:.3f}" for name in SCORE_COLUMNS if row[name] is not None]
-    lines = [line for line in (row["question"], " \u00b7 ".join(scores), f"{row['category']} \u00b7 {row['source']} \u00b7 {row['source_id']}") if line]
-    return pair_card(image("a"), image("b"), [row["answer_a"] or row["caption_a"] or ""], [row["answer_b"] or row["caption_b"] or ""], lines)
+    lines = [
+        line
+        for line in (row["question"], " \u00b7 ".join(scores), f"{row['category']} \u00b7 {row['source']} \u00b7 {row['source_id']}")
+        if line
+    ]
+    return pair_card(
+        image("a"), image("b"), [row["answer_a"] or row["caption_a"] or ""], [row["answer_b"] or row["caption_b"] or ""], lines
+    )
 
 
 def _stages_html(stages: Sequence[dict[str, Any]]) -> str:

@@ -177,8 +177,4 @@ def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = Non
 
 def image_bytes(table: pa.Table, column: str) -> list[bytes]:
     """The encoded bytes of an image column ("image_a" or "image_b"), one entry per row."""
-    values = [None] if table.num_rows == 0 else table.column(column).combine_chunks()
-    if table.num_rows == 0:
-        return []
-    chunk = values.chunk(0) if isinstance(values, pa.ChunkedArray) else values
-    return list(chunk.field("bytes").to_pylist())
+    return [data for chunk in table.column(column).chunks for data in chunk.field("bytes").to_pylist()]

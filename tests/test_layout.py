@@ -19,8 +19,8 @@ EVAL_MAY_USE = {"vlm", "packing", "logps", "attention"}
 RAY_MAY_BE_IMPORTED_BY = {"pipeline/build_mvc.py", "training/train_svco.py", "training/env.py", "eval/run_eval.py"}
 FORBIDDEN_MODULE_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 DEPENDENCIES = (
-    "ray torch torchvision transformers open_clip datasets huggingface_hub pyarrow fsspec s3fs PIL numpy sklearn cv2 pydantic omegaconf typer rich"
-    " openai jinja2 matplotlib peft safetensors tensorboard pytest hypothesis trl tokenizers yaml"
+    "ray torch torchvision transformers open_clip datasets huggingface_hub pyarrow fsspec s3fs PIL numpy sklearn cv2 pydantic omegaconf typer"
+    " rich openai jinja2 matplotlib peft safetensors tensorboard pytest hypothesis trl tokenizers yaml"
 ).split()
 ENTRY_FILES = ("pipeline/build_mvc.py", "training/train_svco.py", "eval/run_eval.py")
 

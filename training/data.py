@@ -60,6 +60,7 @@ class PairReader:
     """
 
     def __init__(self, folder: str | Path, split: str, vlm: Vlm, *, max_length_tokens: int | None = None) -> None:
+        self.split = split
         self._vlm, self._table = vlm, read_mvc(folder, split, COLUMNS)
         self._pixels: dict[int, Tensor] = {}
         texts = self._table.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()

@@ -57,7 +57,7 @@ class VisionFeatures:
         """Every image once over all workers, in fixed chunks, so that the result does not depend on their number."""
         kept_INV = torch.zeros((self._reader.num_images, *like_INV.shape[1:]), dtype=like_INV.dtype)
         chunks = torch.arange(len(kept_INV)).split(CHUNK_IMAGES)
-        with self._env.progress("look at images", len(kept_INV), "images") as progress:
+        with self._env.progress(f"images, {self._reader.split}", len(kept_INV), "images") as progress:
             for index, chunk in enumerate(chunks):
                 if index % self._env.world_size == self._env.rank:
                     kept_INV[chunk] = self._make(chunk.numpy(), keep_pixels=False).cpu()

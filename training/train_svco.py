@@ -67,7 +67,7 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
         scaling_config=scaling,
         run_config=RunConfig(name="svco", storage_path=str(scratch), logging_config=LoggingConfig("ERROR")),
     )
-    say(f"starting {workers.num_workers} workers")
+    say(f"starting {_workers(workers.num_workers)}")
     done = threading.Event()
     listener = threading.Thread(target=follow, args=(messages, done))
     listener.start()
@@ -85,6 +85,10 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
 
 def _resources(section: TrainSection) -> dict[str, float]:
     return {"CPU": section.workers.cpus_per_worker, **({"GPU": 1} if section.workers.use_gpu else {})}
+
+
+def _workers(number: int) -> str:
+    return f"{number} Ray worker" + ("s" if number > 1 else "")
 
 
 def _cause(failures: dict[int, Exception]) -> Exception:
@@ -109,7 +113,7 @@ def start_ray() -> Callable[[], None]:
 def print_plan(plan: Plan) -> None:
     """What a run would do, without doing it."""
     section, optim = plan.section, plan.section.optim
-    place = f"{section.workers.num_workers} Ray workers" if section.workers.num_workers else "this process"
+    place = _workers(section.workers.num_workers) if section.workers.num_workers else "this process"
     rows = [
         ["model", section.model],
         ["objective", section.objective.name],

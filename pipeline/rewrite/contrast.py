@@ -8,8 +8,8 @@ _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 
 # Words that carry grammar, not the contrast: they may stand in a question although they also stand in a changed span.
 FUNCTION_WORDS = frozenset(
-    "a an the this that these those some its it is are was were be being been am do does did has have had of to in on at by for from with as"
-    " and or but there here which who whose what where how".split()
+    "a an the this that these those some its it is are was were be being been am do does did has have had of to in on at by for from with"
+    " as and or but there here which who whose what where how".split()
 )
 
 

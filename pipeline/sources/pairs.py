@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -73,7 +73,7 @@ class PairsSource:
             return Malformed(source=section.name, source_id=f"row-{index}", reason=row, license=section.license)
         columns = section.columns
         texts = {name: _text(row, getattr(columns, name)) for name in PairsColumns.model_fields}
-        known = {
+        known: dict[str, Any] = {
             "source": section.name,
             "source_id": texts["id"] or f"row-{index}",
             "category": texts["category"] or "other",
@@ -91,13 +91,12 @@ class PairsSource:
         if known["group"] == "":
             # Without a stated group, pairs that were made from one original stay together.
             known["group"] = texts["image_a"] or ""
-        images: dict[str, bytes] = {}
-        for name in ("image_a", "image_b"):
-            content = self._image(texts[name] or "")
-            if isinstance(content, str):
-                return Malformed(**known, reason=f"{name}_{content}")
-            images[name] = content
-        return Candidate(**known, **images, question=texts["question"], meta=texts["meta"] or "{}")
+        image_a, image_b = self._image(texts["image_a"] or ""), self._image(texts["image_b"] or "")
+        if isinstance(image_a, str) or isinstance(image_b, str):
+            reason = f"image_a_{image_a}" if isinstance(image_a, str) else f"image_b_{image_b!s}"
+            return Malformed(**known, reason=reason)
+        more: dict[str, Any] = {"question": texts["question"], "meta": texts["meta"] or "{}"}
+        return Candidate(image_a=image_a, image_b=image_b, **known, **more)
 
     def _image(self, name: str) -> bytes | str:
         """The file's bytes, or the reason why there are none. Links are followed before the root is checked."""

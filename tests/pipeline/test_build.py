@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -121,12 +123,13 @@ def test_people_of_hands_are_never_split_and_all_candidates_are_accounted_for(te
 @pytest.fixture
 def ray_head(tmp_path: Path) -> Iterator[str]:
     """A Ray head of our own as a child process on free ports, ended by its own process group."""
+    sockets = tempfile.mkdtemp(prefix="svco-")  # a socket's path may have 107 characters, so pytest's folders are too deep
     ports = []
     for _ in range(5):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             ports.append(probe.getsockname()[1])
-    options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={tmp_path / 'r'}"]
+    options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={sockets}"]
     names = ["--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port", "--metrics-export-port"]
     options += [f"{name}={port}" for name, port in zip(names, ports, strict=True)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
@@ -138,11 +141,14 @@ def ray_head(tmp_path: Path) -> Iterator[str]:
         _wait_until_it_answers(address, head, tmp_path / "head.log")
         yield address
     finally:
-        os.killpg(head.pid, signal.SIGTERM)
-        try:
-            head.wait(30)
-        except subprocess.TimeoutExpired:
-            os.killpg(head.pid, signal.SIGKILL)
+        if head.poll() is None:
+            os.killpg(head.pid, signal.SIGTERM)
+            try:
+                head.wait(5)
+            except subprocess.TimeoutExpired:
+                os.killpg(head.pid, signal.SIGKILL)
+                head.wait()
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _wait_until_it_answers(address: str, head: subprocess.Popen, log: Path) -> None:
@@ -166,7 +172,19 @@ def test_ray_job_submit_builds_the_demonstration_without_a_recipe(ray_head: str,
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": path}
     runtime = json.dumps({"env_vars": {"SVCO_CACHE": str(tmp_path / "cache"), "PATH": path}})
-    command = [ray, "job", "submit", "--address", ray_head, "--working-dir", ".", "--runtime-env-json", runtime, "--", "pipeline/build_mvc.py"]
+    command = [
+        ray,
+        "job",
+        "submit",
+        "--address",
+        ray_head,
+        "--working-dir",
+        ".",
+        "--runtime-env-json",
+        runtime,
+        "--",
+        "pipeline/build_mvc.py",
+    ]
     job = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=300)
     output = job.stdout + job.stderr
     assert job.returncode == 0, output

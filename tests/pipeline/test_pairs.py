@@ -60,7 +60,14 @@ def test_a_column_map_and_csv(manifest: Callable[..., Path]) -> None:
     columns = PairsColumns(id=None, image_a="left", image_b="right", caption_a="text_a", caption_b="text_b", category=None, group=None)
     (row,) = _read(path, columns=columns, name="mine", license="MIT")
     assert isinstance(row, Candidate)
-    assert (row.source, row.source_id, row.caption_a, row.category, row.group, row.license) == ("mine", "row-0", "one, dot", "other", "images/0-0.jpg", "MIT")
+    assert (row.source, row.source_id, row.caption_a, row.category, row.group, row.license) == (
+        "mine",
+        "row-0",
+        "one, dot",
+        "other",
+        "images/0-0.jpg",
+        "MIT",
+    )
 
 
 def test_nothing_to_read_is_an_error_at_once(tmp_path: Path) -> None:

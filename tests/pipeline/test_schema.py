@@ -11,9 +11,7 @@ from pipeline.store import write_json
 def test_the_arrow_schema_is_the_one_that_datasets_would_write() -> None:
     datasets = pytest.importorskip("datasets")
     value = {"string": datasets.Value("string"), "double": datasets.Value("float64")}
-    features = datasets.Features(
-        {field.name: value.get(str(field.type)) or datasets.Image() for field in mvc_schema(rejects=True)}
-    )
+    features = datasets.Features({field.name: value.get(str(field.type)) or datasets.Image() for field in mvc_schema(rejects=True)})
     assert features.arrow_schema.equals(mvc_schema(rejects=True), check_metadata=True)
 
 

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.recipe import RecipeError
-from pipeline.selection import Band, SelectionSection, duplicate_rows, linked_groups, score_drop_reasons, text_drop_reason, validation_groups
+from pipeline.selection import (
+    Band,
+    SelectionSection,
+    duplicate_rows,
+    linked_groups,
+    score_drop_reasons,
+    text_drop_reason,
+    validation_groups,
+)
 
 PAPER = SelectionSection(clip_image_cos=Band(min=0.7), dinov2_image_cos=Band(max=0.5))
 

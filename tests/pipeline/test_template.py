@@ -14,14 +14,34 @@ def test_the_contrast_is_what_changes_and_shared_is_what_stays() -> None:
 @pytest.mark.parametrize(
     ("caption_a", "caption_b", "category", "question"),
     [
-        ("A hand holding up two fingers.", "A hand holding up three fingers.", "count", 'Complete this sentence about what you see: "A hand holding up ... fingers."'),
-        ("A hand with all fingers curled into a ring.", "A hand holding up one finger.", "attribute", 'Complete this sentence about what you see: "A hand ..."'),
+        (
+            "A hand holding up two fingers.",
+            "A hand holding up three fingers.",
+            "count",
+            'Complete this sentence about what you see: "A hand holding up ... fingers."',
+        ),
+        (
+            "A hand with all fingers curled into a ring.",
+            "A hand holding up one finger.",
+            "attribute",
+            'Complete this sentence about what you see: "A hand ..."',
+        ),
         ("a cat left of a dog", "a dog left of a cat", "relation", 'Complete this sentence about what you see: "a ... left of a ..."'),
         ("two dogs", "three cats", "count", "What does the image show, and how many?"),
         # The frame itself may not name the contrast.
-        ("A complete view of it all", "A broken view of it all", "other", 'Finish the sentence so that it fits the picture: "A ... view of it all."'),
+        (
+            "A complete view of it all",
+            "A broken view of it all",
+            "other",
+            'Finish the sentence so that it fits the picture: "A ... view of it all."',
+        ),
         # A word that both have by chance, between two changes, says nothing.
-        ("A hand with all fingers curled", "A hand holding up fingers apart", "other", 'Complete this sentence about what you see: "A hand ..."'),
+        (
+            "A hand with all fingers curled",
+            "A hand holding up fingers apart",
+            "other",
+            'Complete this sentence about what you see: "A hand ..."',
+        ),
     ],
 )
 def test_the_question_invites_the_detail_and_does_not_give_it_away(caption_a: str, caption_b: str, category: str, question: str) -> None:
@@ -38,7 +58,9 @@ def test_a_question_of_the_source_is_kept_unless_it_leaks() -> None:
 
 
 def test_every_wording_leaks_where_the_contrast_is_in_the_questions_themselves() -> None:
-    everything = "what does the image show describe picture do you see is in can be seen which things finish sentence fits complete fill left out"
+    everything = (
+        "what does the image show describe picture do you see is in can be seen which things finish sentence fits complete fill left out"
+    )
     assert write(everything, "nothing of the kind", "other") is None
 
 
@@ -54,7 +76,9 @@ def test_a_caption_becomes_a_sentence(caption: str, expected: str) -> None:
     assert sentence(caption) == expected
 
 
-_TEXT = st.lists(st.sampled_from("a the red blue star circle two three left right image of what does show".split()), min_size=1, max_size=8).map(" ".join)
+_TEXT = st.lists(
+    st.sampled_from("a the red blue star circle two three left right image of what does show".split()), min_size=1, max_size=8
+).map(" ".join)
 
 
 @given(_TEXT, _TEXT, st.sampled_from(["object", "count", "other"]))

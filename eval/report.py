@@ -1,0 +1,170 @@
+"""The page and the tables that a person reads. Takes scores and arrays; computes nothing that it shows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from eval.config import EvalSection
+from eval.grounding import margins, preferences
+from eval.items import Role
+from eval.measures import MEASURES
+from eval.scores import verdict_of_pairs
+from eval.views import View
+from pipeline.page import PageSection, cards, figure_svg, html_table, pair_card, render_page, text
+from pipeline.schema import image_bytes
+
+HEADLINE = (
+    "text_score", "image_score", "group_score", "side_accuracy", "accuracy_neutral", "accuracy_misled", "accuracy_against_prior",
+    "accuracy_with_prior", "accuracy_against_base_prior", "flip_rate", "matching_contradictory_nats_per_token", "auroc",
+    "hallucinated_answers", "hallucinated_claims", "no_checkable_claim", "generated_own", "generated_other", "generated_neither",
+    "answer_words",
+)  # fmt: skip
+KINDS = {
+    "fixed": "Fixed: wrong before, right after",
+    "wrong": "Wrong",
+    "broken": "Broken: right before, wrong after",
+    "right": "Right",
+}
+
+
+def role_names(roles: Sequence[Role]) -> dict[Role, str]:
+    """The column of each model: before and after, or "model" when there is nothing to compare with."""
+    return {role: role if len(roles) > 1 else "model" for role in roles}
+
+
+def show(key: str, number: Mapping[str, Any] | None, *, difference: bool = False) -> str:
+    """A number with its interval in the unit of its measure: "81.3% [77.0, 85.2]", a difference in percentage points.
+
+    "-" where it was not measured, no brackets where one group gives no interval.
+    """
+    if number is None:
+        return "-"
+    share = MEASURES[key].unit == "share"
+    signed = difference or MEASURES[key].unit.startswith("nats")
+    scale, digits = (100.0, 1) if share else (1.0, 3 if MEASURES[key].unit == "area" else 2)
+    spec = f"{'+' if signed else ''}.{digits}f"
+    value = f"{number['value'] * scale:{spec}}" + ("" if not share else " pp" if difference else "%")
+    if number["low"] is None:
+        return value
+    return f"{value} [{number['low'] * scale:{spec}}, {number['high'] * scale:{spec}}]"
+
+
+def table(entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: Mapping[Role, str]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the measures `keys` that were measured: label, chance, each model, difference, n."""
+    columns = ["", "chance", *names.values(), *(["after - before"] if "before" in names else []), "n"]
+    rows = []
+    for key in keys:
+        if key not in entries:
+            continue
+        entry = entries[key]
+        chance = "" if entry["chance"] is None else show(key, {"value": entry["chance"], "low": None})
+        change = [show(key, entry["difference"], difference=True)] if "before" in names else []
+        counted = entry["after"] or entry["before"]
+        shown = [show(key, entry[role]) for role in names]
+        rows.append([MEASURES[key].label, chance, *shown, *change, f"{counted['n']:,} {MEASURES[key].counted}"])
+    return columns, rows
+
+
+def write_page(
+    items: pa.Table, views: Mapping[Role, View], scores: Mapping[str, Any], section: EvalSection, path: Path, lead: str
+) -> None:
+    """Writes report.html: one file that opens anywhere."""
+    from eval.plots import category_bars, margin_histograms
+
+    names = role_names(list(views))
+    columns, rows = table(scores["overall"], HEADLINE, names)
+    percent = f"{section.intervals.confidence:.0%}"
+    num_groups = len(set(items["group"].to_pylist()))
+    note = (
+        f"Brackets: {percent} intervals, bootstrap over {num_groups:,} groups ({section.intervals.num_draws:,} draws). The interval of "
+        "the difference is paired. An interval without width means that no draw differed, not that the score is certain."
+    )
+    sections = [
+        PageSection("Does the model look at the image?", html_table(columns, rows) + _paragraph(note)),
+        PageSection("By category", figure_svg(category_bars(scores["category"], names)) + _slices(scores["category"], names)),
+    ]
+    if len(scores["source"]) > 1:
+        sections.append(PageSection("By source", _slices(scores["source"], names)))
+    explained = "What the image adds to the log-probability of a text, one value per text; the line is 0, right of it is right."
+    sections.append(PageSection("Margins", figure_svg(margin_histograms(views, names)) + _paragraph(explained)))
+    sections += _gallery(items, views, names, section.page.max_cards)
+    sections.append(PageSection("All numbers", _all_numbers(scores["overall"], names)))
+    sections.append(PageSection("How to read this", _reading()))
+    render_page("Does the model look at the image?", sections, path, lead=lead)
+
+
+def _paragraph(words: str) -> str:
+    return f'<p class="soft">{text(words)}</p>'
+
+
+def _slices(slices: Mapping[str, Any], names: Mapping[Role, str]) -> str:
+    parts = []
+    for name, entries in slices.items():
+        columns, rows = table(entries, ("text_score", "group_score", "side_accuracy", "accuracy_misled", "hallucinated_answers"), names)
+        parts.append(f"<h3>{text(name)}</h3>{html_table(columns, rows)}")
+    return "".join(parts)
+
+
+def _all_numbers(overall: Mapping[str, Any], names: Mapping[Role, str]) -> str:
+    headings = dict.fromkeys(measure.heading for measure in MEASURES.values())
+    parts = []
+    for heading in headings:
+        columns, rows = table(overall, [key for key, measure in MEASURES.items() if measure.heading == heading], names)
+        parts.append(f"<h3>{text(heading)}</h3>{html_table(columns, rows)}" if rows else "")
+    return "".join(parts)
+
+
+def _reading() -> str:
+    rows = [[measure.label, measure.note] for measure in MEASURES.values()]
+    words = "".join(f"<li><b>{text(label)}</b>: {text(note)}</li>" for label, note in rows)
+    chance = (
+        "Chance levels are those of independent random scores (text 1/4, image 1/4, group 1/6). A model that ignores the image scores "
+        "0 on everything that needs both sides of a pair, because ties count as wrong. Log-probabilities are sums over the response's "
+        "tokens in nats, with the prompt exactly as in use; no image means a text-only prompt. Claims are read from generated answers "
+        "with the words of the data's own truth: what the truth has no word for is not checked."
+    )
+    return f"{_paragraph(chance)}<ul>{words}</ul>"
+
+
+def _gallery(items: pa.Table, views: Mapping[Role, View], names: Mapping[Role, str], max_cards: int) -> list[PageSection]:
+    """Cards of each kind, taken in the order of pair_id (a hash), so neither the best nor the worst are picked."""
+    verdicts = verdict_of_pairs(views)
+    order = sorted(range(items.num_rows), key=lambda row: str(items["pair_id"][row]))
+    sections = []
+    for kind, heading in KINDS.items():
+        rows = [row for row in order if verdicts[row] == kind]
+        if not rows or not max_cards:
+            continue
+        shown = rows[:max_cards]
+        pairs = items.take(shown)
+        images = zip(image_bytes(pairs, "image_a"), image_bytes(pairs, "image_b"), strict=True)
+        found = [_card(row, pair, both, views, names) for row, pair, both in zip(shown, _texts(pairs), images, strict=True)]
+        counted = f"{len(rows):,} of {items.num_rows:,} pairs; shown: the first {len(shown)} by pair id"
+        sections.append(PageSection(heading, _paragraph(counted) + cards(found)))
+    return sections
+
+
+def _texts(pairs: pa.Table) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = pairs.select(["question", "answer_a", "answer_b", "category"]).to_pylist()
+    return rows
+
+
+def _card(row: int, pair: Mapping[str, Any], images: tuple[bytes, bytes], views: Mapping[Role, View], names: Mapping[Role, str]) -> str:
+    """Both images with their answers; under each, what each model prefers and generates."""
+    lines: tuple[list[str], list[str]] = ([f"truth: {pair['answer_a']}"], [f"truth: {pair['answer_b']}"])
+    for role, view in views.items():
+        logps_32 = view.logps_P32[row]
+        preferred = preferences(view.logps_P32[row : row + 1])[0]
+        for side, own in enumerate((1, -1)):
+            margin = abs(float(logps_32[side, 0] - logps_32[side, 1]))
+            word = "right" if preferred[side] == own else "tie" if preferred[side] == 0 else "WRONG"
+            said = f'; says "{view.answers.texts[row][side]}"' if view.answers is not None else ""
+            lines[side].append(f"{names[role]}: {word} by {margin:.2f} nats{said}")
+    looks = [
+        f"{names[role]}: matching over contradictory {a:+.2f} / {b:+.2f} nats"
+        for role, view in views.items()
+        for a, b in [margins(view.logps_P32[row : row + 1]).matching_contradictory_P2[0]]
+    ]
+    return pair_card(*images, *lines, [f"{pair['category']}: {pair['question']}", *looks])

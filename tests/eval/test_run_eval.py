@@ -1,0 +1,208 @@
+"""The command from recipe to page: in this process with a real tiny model, once through Ray, and with wrong input."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from eval.config import EvalSection
+from eval.run_eval import evaluate, plan_evaluation
+from pipeline.recipe import RecipeError, load_recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPE = ROOT / "recipes" / "eval_contrast.yaml"
+
+
+def section_of(mvc: Path, model: Path, out: Path, *more: str) -> EvalSection:
+    quick = ["workers.num_workers=0", "generate.max_new_tokens=6", "pairs_per_chunk=5", "batch_pairs=3", "intervals.num_draws=200"]
+    return load_recipe(RECIPE, [f"data={mvc}", f"model={model}", f"out={out}", *quick, *more], EvalSection)
+
+
+@pytest.fixture(scope="module")
+def done(mvc: Path, finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished evaluation."""
+    out = tmp_path_factory.mktemp("run") / "eval"
+    evaluate(plan_evaluation(section_of(mvc, finetuned, out)))
+    return out
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_everything_that_is_promised_is_written(done: Path) -> None:
+    assert {"scores.json", "items.parquet", "report.html", "result.json", "DONE.json"} <= {path.name for path in done.iterdir()}
+    assert read(done / "result.json")["num_pairs"] == 12
+
+
+def test_scores_hold_both_models_their_difference_and_intervals(done: Path) -> None:
+    scores = read(done / "scores.json")
+    text = scores["overall"]["text_score"]
+    assert (text["chance"], text["after"]["n"], text["after"]["num_groups"]) == (0.25, 12, 6)
+    assert text["difference"]["value"] == pytest.approx(text["after"]["value"] - text["before"]["value"])
+    for key, entry in scores["overall"].items():
+        for role in ("before", "after"):
+            number = entry[role]
+            assert number["low"] <= number["value"] + 1e-9, key
+            assert number["high"] >= number["value"] - 1e-9, key
+    assert sum(entries["text_score"]["after"]["n"] for entries in scores["category"].values()) == 12
+    assert set(scores["source"]) == {"scenes", "untold"}
+    assert "accuracy_misled" in scores["overall"]
+
+
+def test_scores_are_what_the_items_say(done: Path) -> None:
+    items, overall = pq.read_table(done / "items.parquet"), read(done / "scores.json")["overall"]
+    for role in ("before", "after"):
+        logp = {name: items[f"{role}_logp_{name}"].to_numpy() for name in ("a_a", "a_b", "b_a", "b_b", "none_a", "none_b")}
+        text = (logp["a_a"] > logp["a_b"]) & (logp["b_b"] > logp["b_a"])
+        assert overall["text_score"][role]["value"] == pytest.approx(text.mean())
+        margin = np.concatenate([logp["a_a"] - logp["b_a"], logp["b_b"] - logp["a_b"]])
+        assert overall["matching_contradictory_nats"][role]["value"] == pytest.approx(margin.mean())
+        words = [len(said.split()) for side in "ab" for said in items[f"{role}_generated_{side}"].to_pylist()]
+        assert overall["answer_words"][role]["value"] == pytest.approx(np.mean(words))
+
+
+def test_only_rows_with_exact_truth_are_checked_for_hallucination(done: Path) -> None:
+    overall, items = read(done / "scores.json")["overall"], pq.read_table(done / "items.parquet")
+    assert overall["no_checkable_claim"]["after"]["n"] == 12  # both sides of every second pair
+    assert overall["generated_own"]["after"]["n"] == 24
+    untold = [row for row in items.to_pylist() if row["source"] == "untold"]
+    assert {row["after_num_claims_a"] for row in untold} == {0}
+
+
+def test_log_probabilities_are_those_of_a_plain_forward_pass(done: Path, finetuned: Path, rows: list[dict[str, Any]]) -> None:
+    import torch
+
+    from pipeline.images import decode_rgb
+    from training.vlm import encode_prompt, encode_response, load_vlm, pixel_values
+
+    vlm, row = load_vlm(finetuned), rows[0]
+    found = pq.read_table(done / "items.parquet").to_pylist()[0]
+    for condition in ("a", "b", "none"):
+        prompt = encode_prompt(vlm, row["question"], with_image=condition != "none")
+        pixels = None if condition == "none" else pixel_values(vlm, [decode_rgb(row[f"image_{condition}"]["bytes"])])
+        for side in ("a", "b"):
+            response = encode_response(vlm, row[f"answer_{side}"])
+            with torch.no_grad():
+                logits = vlm.model(input_ids=torch.tensor([prompt + response]), pixel_values=pixels).logits[0, len(prompt) - 1 : -1]
+            plain = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum().item()
+            assert found[f"after_logp_{condition}_{side}"] == pytest.approx(plain, abs=1e-4)
+            assert found[f"after_num_tokens_{side}"] == len(encode_response(vlm, row[f"answer_{side}"]))
+
+
+def test_the_page_is_one_file_with_escaped_texts(done: Path) -> None:
+    page = (done / "report.html").read_text(encoding="utf-8")
+    assert "after - before" in page
+    assert "<svg" in page
+    assert 'src="data:image/jpeg;base64,' in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere
+
+
+def test_a_finished_evaluation_is_not_done_again(done: Path, mvc: Path, finetuned: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.name != ".lock"}
+    evaluate(plan_evaluation(section_of(mvc, finetuned, done, "workers.num_workers=1")))  # the place does not matter
+    assert "nothing to do" in capfd.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.name != ".lock"}
+
+
+def test_another_recipe_or_model_is_refused_and_named(done: Path, mvc: Path, finetuned: Path) -> None:
+    with pytest.raises(RecipeError, match=r"differs in recipe.seed;.*overwrite=true"):
+        evaluate(plan_evaluation(section_of(mvc, finetuned, done, "seed=5")))
+    with pytest.raises(RecipeError, match="differs in models"):
+        evaluate(plan_evaluation(section_of(mvc, finetuned / "base", done, "base=none")))
+
+
+def test_overwriting_with_another_seed_scores_nothing_again(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(done, tmp_path / "eval")
+    parts = {path: path.stat().st_mtime_ns for path in (out / ".work").rglob("*.parquet")}
+    assert len(parts) == 6
+    evaluate(plan_evaluation(section_of(mvc, finetuned, out, "seed=5", "overwrite=true")))
+    assert parts == {path: path.stat().st_mtime_ns for path in (out / ".work").rglob("*.parquet")}
+    assert read(out / "DONE.json")["identity"]["recipe"]["seed"] == 5
+
+
+def test_a_killed_evaluation_continues_and_ends_the_same(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    out = shutil.copytree(done, tmp_path / "eval")
+    for name in ("DONE.json", "scores.json", "report.html"):
+        (out / name).unlink()
+    lost = sorted((out / ".work").rglob("chunk-00001.parquet"))
+    kept = sorted((out / ".work").rglob("chunk-00000.parquet"))
+    times = [path.stat().st_mtime_ns for path in kept]
+    for path in lost:
+        path.unlink()
+    evaluate(plan_evaluation(section_of(mvc, finetuned, out)))
+    assert [path.stat().st_mtime_ns for path in kept] == times
+    assert read(out / "scores.json") == read(done / "scores.json")
+
+
+def test_a_model_without_base_gets_one_column(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    more = ("base=none", "generate.enabled=false", "max_pairs=4")
+    evaluate(plan_evaluation(section_of(mvc, finetuned, tmp_path / "eval", *more)))
+    overall = read(tmp_path / "eval" / "scores.json")["overall"]
+    assert overall["text_score"]["before"] is None
+    assert overall["text_score"]["difference"] is None
+    assert "answer_words" not in overall
+    assert "after - before" not in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "eval/run_eval.py", "--recipe", str(RECIPE), *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+
+
+def test_wrong_input_is_one_line_and_exit_code_2(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    good = {"model": str(finetuned), "data": str(mvc), "out": str(tmp_path / "eval"), "workers.num_workers": "0"}
+    cases = [
+        ({"model": str(tmp_path)}, "config.json"),
+        ({"data": str(tmp_path)}, "manifest.json"),
+        ({"base": str(tmp_path / "nowhere")}, "base="),
+        ({"splitt": "train"}, "did you mean 'split'"),
+        ({"out": str(tmp_path / "full")}, "other files"),
+    ]
+    for change, expected in cases:
+        finished = run(*(f"{key}={value}" for key, value in {**good, **change}.items()))
+        assert finished.returncode == 2, finished.stderr
+        assert finished.stderr.count("\n") == 1, finished.stderr
+        assert expected in finished.stderr
+
+
+def test_a_dry_run_shows_the_plan_without_torch_or_ray(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from eval.run_eval import main; sys.argv = ['run_eval'] + sys.argv[1:]\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules), 'heavy import'"
+    )
+    arguments = ["--dry-run", f"model={finetuned}", f"data={mvc}", f"out={tmp_path / 'eval'}"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    finished = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "12 in 6 groups" in finished.stderr
+    assert not (tmp_path / "eval").exists()
+
+
+def test_a_row_that_cannot_be_scored_is_named(
+    finetuned: Path, rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    broken = [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}]
+    folder = write_rows(tmp_path / "mvc", broken)
+    with pytest.raises(ValueError, match=f"pair {rows[2]['pair_id']}: image_b cannot be used"):
+        evaluate(plan_evaluation(section_of(folder, finetuned, tmp_path / "eval")))
+
+
+@pytest.mark.ray
+def test_ray_workers_give_the_same_scores_and_name_a_bad_row(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    good = section_of(mvc, finetuned, tmp_path / "eval", "workers.num_workers=1")
+    evaluate(plan_evaluation(good))
+    assert read(tmp_path / "eval" / "scores.json") == read(done / "scores.json")

@@ -1,0 +1,157 @@
+"""The job from the command line: plans without torch, refuses in one line, trains with and without Ray."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Make = Callable[..., Path]
+
+
+def job(*arguments: object, cwd: Path = ROOT, code: str = "") -> subprocess.CompletedProcess[str]:
+    """Runs the job as a user would, in a process of its own."""
+    program = ["-c", code] if code else ["-m", "training.train_svco"]
+    command = [sys.executable, *program, *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.fixture
+def settings(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> list[str]:
+    return [
+        f"model={vicuna_llava}", f"data={make_mvc(12, 4)}", f"out={tmp_path / 'out'}", "workers.num_workers=0",
+        "optim.batch_pairs=4", "optim.micro_batch_pairs=4",
+    ]  # fmt: skip
+
+
+def test_a_dry_run_shows_the_plan_and_imports_neither_torch_nor_ray(settings: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\nfrom training.train_svco import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)\n"
+    )
+    done = job("--dry-run", *settings, code=code)
+    assert done.returncode == 0, done.stderr
+    assert "12 for training, 4 for validation" in done.stderr
+    assert "3 of 4 pairs" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_resolved_recipe_has_every_default(settings: list[str]) -> None:
+    done = job("--print-recipe", *settings)
+    assert done.returncode == 0, done.stderr
+    assert "max_length_tokens: 2048" in done.stdout
+    assert "beta_reject_b: 0.1" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_trains_once_and_then_says_so(settings: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = job(*settings)
+    assert first.returncode == 0, first.stderr
+    assert "Held-out pairs" in first.stderr
+    assert "next    python eval/run_eval.py" in first.stderr
+    assert {"config.json", "model.safetensors", "svco.json", "metrics.jsonl", "recipe.yaml"} <= {p.name for p in out.iterdir()}
+    written = (out / "model.safetensors").stat().st_mtime_ns
+    again = job(*settings)
+    assert again.returncode == 0
+    assert "already trained" in again.stderr
+    assert (out / "model.safetensors").stat().st_mtime_ns == written
+    other = job(*settings, "optim.lr=0.5")
+    assert other.returncode == 2
+    assert "differs in optim; choose another out" in other.stderr
+
+
+def _refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (("optim.learning_rate=1",), ("optim.learning_rate", "unknown key")),
+        (("objective.name=ppo",), ("objective.name", "'svco', 'vco', 'dpo' or 'sft'")),
+        (("objective.beta_attend_a=-1",), ("objective.beta_attend_a",)),
+        (("data=/nowhere/mvc",), ("/nowhere/mvc", "manifest.json")),
+        (("model=./nowhere",), ("model=", "config.json")),
+        (("out=s3://bucket/out",), ("local folders only",)),
+        (("optim.lr",), ("expected key=value",)),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(settings: list[str], change: tuple[str, ...], parts: tuple[str, ...]) -> None:
+    _refused(job("--dry-run", *settings, *change), *parts)
+
+
+def test_an_out_that_is_not_ours_is_left_alone(settings: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("do not touch")
+    _refused(job(*settings), "not empty and not from a training run")
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "do not touch"
+
+
+def test_relative_paths_are_refused_inside_a_ray_job(settings: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.recipe import JOB_ENVIRONMENT_VARIABLE
+
+    monkeypatch.setenv(JOB_ENVIRONMENT_VARIABLE, "raysubmit_1")
+    _refused(job("--dry-run", *settings, "out=results/mine"), "out=results/mine", "absolute")
+
+
+@pytest.mark.slow
+def test_a_model_that_is_not_supported_is_refused_in_one_line(settings: list[str], tmp_path: Path) -> None:
+    (tmp_path / "next").mkdir()
+    (tmp_path / "next" / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
+    done = job(*settings, f"model={tmp_path / 'next'}")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "supported is 'llava'" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_one_and_two_ray_workers_train_the_same_model(settings: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "import ray\n"
+        "from pipeline.recipe import load_recipe\n"
+        "from training.config import TrainSection\n"
+        "from training.plan import plan_training\n"
+        "from training.train_svco import DEFAULT_RECIPE, start_ray, train\n"
+        "stop = start_ray()\n"  # one Ray for both runs
+        "for number in (1, 2):\n"
+        "    changes = [*sys.argv[1:], f'workers.num_workers={number}', f'out={sys.argv[3][4:]}{number}']\n"
+        "    train(plan_training(load_recipe(DEFAULT_RECIPE, changes, TrainSection)))\n"
+        "assert ray.is_initialized()\n"
+        "stop()\n"
+    )
+    done = job(*settings, code=code)
+    assert done.returncode == 0, done.stderr
+    assert "RayTrainWorker" not in done.stdout + done.stderr
+    assert "train: 3 steps in" in done.stderr
+    losses = []
+    for number in (1, 2):
+        out = tmp_path / f"out{number}"
+        assert json.loads((out / "svco.json").read_text())["workers"] == number
+        assert not (out / ".ray").exists()
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        losses.append([line["loss"] for line in lines])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_worker_error_is_one_line_too(settings: list[str], vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
+    (tmp_path / "next").mkdir()
+    (tmp_path / "next" / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
+    done = job(*settings, f"model={tmp_path / 'next'}", "workers.num_workers=1")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "supported is 'llava'" in done.stderr.splitlines()[-1]
