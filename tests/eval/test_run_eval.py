@@ -202,7 +202,16 @@ def test_a_row_that_cannot_be_scored_is_named(
 
 
 @pytest.mark.ray
-def test_ray_workers_give_the_same_scores_and_name_a_bad_row(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
-    good = section_of(mvc, finetuned, tmp_path / "eval", "workers.num_workers=1")
-    evaluate(plan_evaluation(good))
-    assert read(tmp_path / "eval" / "scores.json") == read(done / "scores.json")
+def test_ray_workers_give_the_same_scores_and_name_a_bad_row(
+    done: Path, mvc: Path, finetuned: Path, rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    evaluate(plan_evaluation(section_of(mvc, finetuned, tmp_path / "eval", "workers.num_workers=1")))
+    columns = [name for name in pq.read_schema(done / "items.parquet").names if "_logp_" in name]
+    here, there = (pq.read_table(out / "items.parquet") for out in (done, tmp_path / "eval"))
+    for name in columns:
+        np.testing.assert_allclose(there[name].to_numpy(), here[name].to_numpy(), rtol=1e-5)
+    assert there.select(["pair_id", "after_generated_a"]).equals(here.select(["pair_id", "after_generated_a"]))
+    broken = write_rows(tmp_path / "mvc", [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}])
+    finished = run(f"model={finetuned}", f"data={broken}", f"out={tmp_path / 'broken'}", "base=none")
+    assert finished.returncode == 2, finished.stderr
+    assert f"error: pair {rows[2]['pair_id']}: image_b cannot be used" in finished.stderr.splitlines()[-1]
