@@ -30,7 +30,8 @@ class PixelsSection(Section):
 
 
 class ClipSection(Section):
-    """An open_clip model. `model` is a name ("ViT-SO400M-14-SigLIP-384"), "hf-hub:org/name" or "local-dir:/path"."""
+    """An open_clip model. `model` is a name ("ViT-SO400M-14-SigLIP-384"), "hf-hub:org/name", or a local folder in
+    open_clip's layout (open_clip_config.json beside the weights)."""
 
     model: str
     pretrained: str | None = None
@@ -111,9 +112,10 @@ class ClipEncoder:
         import open_clip
         import torch
 
+        name = f"local-dir:{section.model}" if Path(section.model).is_dir() else section.model
         try:
-            model, _, preprocess = open_clip.create_model_and_transforms(section.model, pretrained=section.pretrained)
-            tokenizer = open_clip.get_tokenizer(section.model)
+            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=section.pretrained)
+            tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip raises many kinds for one fact: these weights cannot be had here
             raise RecipeError(
                 f"encoders.clip: cannot load {section.model!r} (pretrained {section.pretrained!r}): {_first_line(error)}"

@@ -76,7 +76,7 @@ def test_open_clip_from_a_local_folder_equals_the_model_itself(clip_folder: Path
     import open_clip
     import torch
 
-    encoder = ClipEncoder(ClipSection(model=f"local-dir:{clip_folder}", batch_images=4))
+    encoder = ClipEncoder(ClipSection(model=str(clip_folder), batch_images=4))
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{clip_folder}")
     with torch.inference_mode():
         direct = model.eval().encode_image(torch.stack([preprocess(image) for image in SOLID])).numpy()
