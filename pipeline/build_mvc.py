@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Builds an MVC folder from a recipe: the job behind `svco build` and `ray job submit -- pipeline/build_mvc.py`."""
 
-import logging
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,9 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.config import BuildSection
+from pipeline.job import ray_session, run_command
 from pipeline.progress import Progress, say, summary_table
 from pipeline.recipe import RecipeError, in_ray_job, load_recipe, resolved_yaml
-from pipeline.schema import SCHEMA_VERSION, SPLITS, MvcError
+from pipeline.schema import SCHEMA_VERSION, SPLITS
 from pipeline.stages import STAGES, Plan, plan_build, published_recipe
 from pipeline.store import Stage, StoreError, cache_dir, only_one, open_stage, read_json, read_table, write_json, write_table, write_text
 
@@ -32,7 +31,7 @@ def build(plan: Plan) -> dict[str, Any]:
     if done is not None:
         say(f"{plan.out}: already built from this recipe and these sources; nothing to do")
         return done
-    with only_one(plan.out, "out"):
+    with only_one(plan.out, "out"), ray_session():
         return _Build(plan).run()
 
 
@@ -212,22 +211,6 @@ def _counts(rows: Any) -> dict[str, Any]:
     }
 
 
-def start_ray() -> Callable[[], None]:
-    """Connects to Ray, starting it here if there is none; returns what ends what was started."""
-    import ray
-    import ray.data
-
-    if ray.is_initialized():
-        return lambda: None
-    say("starting Ray (about 10 s)")
-    # A Ray without an address joins RAY_ADDRESS if that is set (inside a submitted job it is), else starts here.
-    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
-    # Our own progress says what matters; Ray Data's plan and timing lines stay in its log file.
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    return ray.shutdown
-
-
 def print_plan(plan: Plan) -> None:
     """What a build would do, without doing it."""
     rows = []
@@ -270,21 +253,12 @@ def run(
     if dry_run:
         print_plan(plan)
         return
-    stop_ray = (lambda: None) if finished_manifest(plan) else start_ray()
-    try:
-        manifest = build(plan)
-    finally:
-        stop_ray()
-    print_result(plan, manifest)
+    print_result(plan, build(plan))
 
 
 def main() -> None:
-    """The entry point: what a user can mend is one line on standard error and exit code 2."""
-    try:
-        typer.run(run)
-    except (RecipeError, StoreError, MvcError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    """The entry point."""
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 JOB_ENVIRONMENT_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
-class RecipeError(ValueError):
+class UserError(ValueError):
+    """Something that the person who started a job can mend; a command shows its message alone and ends with `exit_code`."""
+
+    exit_code = 2
+
+
+class RecipeError(UserError):
     """A recipe, an override or a path in them cannot be used; the message is for the person who wrote it."""
 
 

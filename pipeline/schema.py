@@ -10,6 +10,8 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.recipe import UserError
+
 SCHEMA_VERSION = 1
 CATEGORIES = ("object", "attribute", "count", "position", "relation", "other")
 SPLITS = ("train", "validation")
@@ -17,7 +19,7 @@ SPLITS = ("train", "validation")
 Category = Literal["object", "attribute", "count", "position", "relation", "other"]
 
 
-class MvcError(ValueError):
+class MvcError(UserError):
     """A folder is not an MVC that this version can read; the message says what is wrong and what to do."""
 
 

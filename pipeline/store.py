@@ -18,8 +18,10 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.recipe import UserError
 
-class StoreError(ValueError):
+
+class StoreError(UserError):
     """A folder cannot be used: unwritable, in use, or holding something else."""
 
 

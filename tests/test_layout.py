@@ -13,14 +13,14 @@ PACKAGES = ("pipeline", "training", "eval")
 SOURCES = sorted([ROOT / "svco.py", *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))])
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
-GROUND = {"schema", "recipe", "images", "store", "progress", "page", "endpoint"}
+GROUND = {"schema", "recipe", "images", "store", "progress", "page", "job", "endpoint"}
 EVAL_MAY_USE = {"vlm", "packing", "logps", "attention"}
-# `ray` only where a job starts, and in the trainer's environment, which is Ray Train's side of the seam.
-RAY_MAY_BE_IMPORTED_BY = {"pipeline/build_mvc.py", "training/train_svco.py", "training/env.py", "eval/run_eval.py"}
+# `ray` only where a job starts, in the session that all jobs share, and in the trainer's environment (Ray Train's side of the seam).
+RAY_MAY_BE_IMPORTED_BY = {"pipeline/job.py", "pipeline/build_mvc.py", "training/train_svco.py", "training/env.py", "eval/run_eval.py"}
 FORBIDDEN_MODULE_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "misc"}
 DEPENDENCIES = (
-    "ray torch torchvision transformers open_clip datasets huggingface_hub pyarrow fsspec s3fs PIL numpy sklearn cv2 pydantic omegaconf typer"
-    " rich openai jinja2 matplotlib peft safetensors tensorboard pytest hypothesis trl tokenizers yaml"
+    "ray torch torchvision transformers open_clip datasets huggingface_hub pyarrow fsspec s3fs PIL numpy sklearn cv2 pydantic omegaconf"
+    " typer rich openai jinja2 matplotlib peft safetensors tensorboard pytest hypothesis trl tokenizers yaml"
 ).split()
 ENTRY_FILES = ("pipeline/build_mvc.py", "training/train_svco.py", "eval/run_eval.py")
 

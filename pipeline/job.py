@@ -1,0 +1,48 @@
+"""What the three job entry points share: a Ray session, and how a command ends. The one ground module that knows Ray."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import typer
+
+from pipeline.progress import say
+from pipeline.recipe import UserError
+
+
+def run_command(command: Callable[..., None]) -> None:
+    """Runs a typed function as a command line; what a user can mend is one line on standard error and exit code 2."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray while the body runs: a cluster that is there already, or one started here and ended afterwards."""
+    # Read when Ray Train is imported: how often its controller looks at the workers, which each report waits for.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        yield
+        return
+    say("starting Ray (about 10 s)")
+    # Without an address Ray joins RAY_ADDRESS if that is set (inside a submitted job it is), else it starts here.
+    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
+    # Our own progress says what matters; Ray Data's plans and timings stay in its log file.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
