@@ -5,7 +5,7 @@ LLaVA-Interleave). Others are refused, because packed rows have been proven equa
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,16 +66,21 @@ def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: 
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    try:
-        config = AutoConfig.from_pretrained(path)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(f"model {str(path)!r}: expected a Hugging Face model folder or a Hub id; {reason}") from error
+    config = _read(path, AutoConfig.from_pretrained)
     reason = _unsupported(config)
     if reason:
         raise ModelError(f"model {str(path)!r} cannot be used: {reason}")
-    model = AutoModelForImageTextToText.from_pretrained(path, config=config, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
+    model = _read(path, AutoModelForImageTextToText.from_pretrained, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
     return model.to(device).eval()
+
+
+def _read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
+    """What transformers loads from a folder or Hub id; its failures in one line."""
+    try:
+        return load(path, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id; {reason}") from error
 
 
 def _unsupported(config: Any) -> str:
@@ -100,7 +105,7 @@ def load_vlm(path: str | Path, *, dtype: torch.dtype = torch.float32, device: st
     from transformers import AutoProcessor
 
     model = load_model(path, dtype=dtype, device=device)
-    processor = AutoProcessor.from_pretrained(path)
+    processor = _read(path, AutoProcessor.from_pretrained)
     if not getattr(processor, "chat_template", None):
         raise ModelError(f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown; add chat_template.jinja")
     # Processors saved by old versions lack the sizes from which they make placeholders; the model knows them.

@@ -112,6 +112,17 @@ def test_another_model_type_is_refused_with_the_reason(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="expected a Hugging Face model folder") as raised:
+    with pytest.raises(ModelError, match="expected a whole Hugging Face model folder") as raised:
         load_vlm(tmp_path / "missing")
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_without_its_processor_or_weights_is_refused_in_one_line(tiny_llava: Path, tmp_path: Path) -> None:
+    for number, kept in enumerate((("config.json", "model.safetensors"), ("config.json",))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in kept:
+            (folder / name).write_bytes((tiny_llava / name).read_bytes())
+        with pytest.raises(ModelError, match="expected a whole Hugging Face model folder") as raised:
+            load_vlm(folder)
+        assert "\n" not in str(raised.value)
