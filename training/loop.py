@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.recipe import UserError
 from pipeline.store import sha256_file, write_json
 from training.config import ObjectiveSection, TrainSection
 from training.data import DataState, PairReader, batches
@@ -29,8 +30,10 @@ from training.vlm import Vlm, load_vlm, save_vlm
 Metrics = dict[str, float]
 
 
-class DivergedError(RuntimeError):
+class DivergedError(UserError):
     """The loss or a gradient is no longer a number; the message says at which step and for which pairs."""
+
+    exit_code = 1
 
 
 def fit(section: TrainSection, env: Env) -> dict[str, Any]:

@@ -4,7 +4,6 @@ Shapes: P pairs, 3 image conditions in the order (image a, image b, no image), 2
 D_P32[p, c, r] = log pi_policy(response r | condition c) - log pi_reference(response r | condition c), summed over the
 response tokens, in nats.
 """
-# ruff: noqa: N815 - fields are tensors, whose names carry shape suffixes
 
 import math
 from collections.abc import Callable, Mapping

@@ -8,7 +8,6 @@ equals six separate forward passes.
 
 Shapes: P pairs (one row each), L tokens in the longest row, T response tokens in all rows of the batch.
 """
-# ruff: noqa: N815 - fields are tensors, whose names carry shape suffixes
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace

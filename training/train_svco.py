@@ -1,20 +1,17 @@
 #!/usr/bin/env python3
 """Finetunes a vision-language model on an MVC folder: the job behind `svco train`."""
 
-import os
 import shutil
-import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from pipeline.job import ray_session, run_command
 from pipeline.progress import say, summary_table
-from pipeline.recipe import RecipeError, load_recipe, resolved_yaml
-from pipeline.schema import MvcError
-from pipeline.store import StoreError, only_one, write_text
+from pipeline.recipe import load_recipe, resolved_yaml
+from pipeline.store import only_one, write_text
 from training.config import TrainSection
 from training.plan import MARKER, Plan, plan_training
 from training.relay import follow
@@ -26,7 +23,7 @@ def train(plan: Plan) -> dict[str, Any]:
     """Runs the plan unless it is done already; returns what svco.json says.
 
     Raises:
-        RecipeError, MvcError, StoreError, ModelError: Something that the user can mend.
+        UserError: Something that the user can mend.
     """
     if plan.finished is not None:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
@@ -39,7 +36,10 @@ def train(plan: Plan) -> dict[str, Any]:
 
             base = make_tiny(Path(plan.section.data), plan.section.tiny)
             shutil.copytree(base, plan.section.base_model, dirs_exist_ok=True)
-        return _fit_here(plan) if plan.section.workers.num_workers == 0 else _fit_with_ray(plan)
+        if plan.section.workers.num_workers == 0:
+            return _fit_here(plan)
+        with ray_session():
+            return _fit_with_ray(plan)
 
 
 def _fit_here(plan: Plan) -> dict[str, Any]:
@@ -50,7 +50,6 @@ def _fit_here(plan: Plan) -> dict[str, Any]:
 
 
 def _fit_with_ray(plan: Plan) -> dict[str, Any]:
-    stop_ray = start_ray()
     from ray.train import LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
@@ -80,7 +79,6 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
         done.set()
         listener.join()
         shutil.rmtree(scratch, ignore_errors=True)
-        stop_ray()
 
 
 def _resources(section: TrainSection) -> dict[str, float]:
@@ -95,19 +93,6 @@ def _cause(failures: dict[int, Exception]) -> Exception:
     """The error of the lowest rank that failed by itself, without Ray's wrapping."""
     _, error = min(failures.items())
     return getattr(error, "cause", None) or error
-
-
-def start_ray() -> Callable[[], None]:
-    """Connects to Ray, starting it here if there is none; returns what ends what was started."""
-    # Read when Ray Train is imported: how often its controller looks at the workers, which each report waits for.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
-    import ray
-
-    if ray.is_initialized():
-        return lambda: None
-    say("starting Ray (about 10 s)")
-    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
-    return ray.shutdown
 
 
 def print_plan(plan: Plan) -> None:
@@ -169,22 +154,8 @@ def run(
 
 
 def main() -> None:
-    """The entry point: what a user can mend is one line on standard error and exit code 2."""
-    try:
-        typer.run(run)
-    except (RecipeError, StoreError, MvcError) as error:
-        _fail(error, 2)
-    except Exception as error:
-        # Classes of modules that import torch, which help and dry runs do without.
-        code = {"ModelError": 2, "DivergedError": 1}.get(type(error).__name__)
-        if code is None:
-            raise
-        _fail(error, code)
-
-
-def _fail(error: Exception, code: int) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(code) from error
+    """The entry point."""
+    run_command(run)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.recipe import UserError
+
 TEXT_MODELS = ("llama", "qwen2")
 VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
 CHATML_END = "<|im_end|>"
 
 
-class ModelError(ValueError):
+class ModelError(UserError):
     """A model that this toolkit cannot use; the message says why and what it can."""
 
 

@@ -121,16 +121,16 @@ def test_one_and_two_ray_workers_train_the_same_model(settings: list[str], tmp_p
         "import sys\n"
         "from pathlib import Path\n"
         "import ray\n"
+        "from pipeline.job import ray_session\n"
         "from pipeline.recipe import load_recipe\n"
         "from training.config import TrainSection\n"
         "from training.plan import plan_training\n"
-        "from training.train_svco import DEFAULT_RECIPE, start_ray, train\n"
-        "stop = start_ray()\n"  # one Ray for both runs
-        "for number in (1, 2):\n"
-        "    changes = [*sys.argv[1:], f'workers.num_workers={number}', f'out={sys.argv[3][4:]}{number}']\n"
-        "    train(plan_training(load_recipe(DEFAULT_RECIPE, changes, TrainSection)))\n"
-        "assert ray.is_initialized()\n"
-        "stop()\n"
+        "from training.train_svco import DEFAULT_RECIPE, train\n"
+        "with ray_session():\n"  # one Ray for both runs
+        "    for number in (1, 2):\n"
+        "        changes = [*sys.argv[1:], f'workers.num_workers={number}', f'out={sys.argv[3][4:]}{number}']\n"
+        "        train(plan_training(load_recipe(DEFAULT_RECIPE, changes, TrainSection)))\n"
+        "    assert ray.is_initialized()\n"
     )
     done = job(*settings, code=code)
     assert done.returncode == 0, done.stderr
