@@ -5,7 +5,7 @@ goes out as a table, so the same class works in this process and as an actor of 
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,9 +20,11 @@ CONDITIONS = ("a", "b", "none")
 RESPONSES = ("a", "b")
 LOGP_COLUMNS = tuple(f"logp_{condition}_{response}" for condition in CONDITIONS for response in RESPONSES)
 NEEDED_COLUMNS = ("chunk", "pair_id", "question", "answer_a", "answer_b", "image_a", "image_b", "image_a_sha256", "image_b_sha256")
+MODEL_COLUMN = "model"  # the folder of the model that is to score the chunk; the same in all its rows
 
 RESULT_SCHEMA = pa.schema(
     [
+        ("model", pa.string()),
         ("chunk", pa.int64()),
         ("pair_id", pa.string()),
         *[(name, pa.float64()) for name in LOGP_COLUMNS],  # nats, summed over the response tokens
@@ -34,6 +36,7 @@ RESULT_SCHEMA = pa.schema(
         ("height_a_px", pa.int64()),
         ("width_b_px", pa.int64()),
         ("height_b_px", pa.int64()),
+        ("error", pa.string()),  # why the chunk could not be scored, in its only row; null otherwise
     ]
 )
 
@@ -45,7 +48,6 @@ class ScoringPlan:
     `num_threads` None leaves torch's own choice; in a Ray actor with part of a CPU that choice is one thread.
     """
 
-    model: str
     dtype: str
     device: str
     batch_pairs: int
@@ -55,22 +57,28 @@ class ScoringPlan:
 
 
 class PairScorer:
-    """A loaded model; calling it with a chunk of pairs gives a table with `RESULT_SCHEMA`, one row per pair, in order."""
+    """Scores chunks of pairs: a table with `NEEDED_COLUMNS` and `MODEL_COLUMN` gives one with `RESULT_SCHEMA`, in order.
+
+    The model is loaded with the first chunk that names it and kept until a chunk names another: one at a time in memory.
+    """
 
     def __init__(self, plan: ScoringPlan) -> None:
-        import torch
-        from transformers.utils import logging
-
-        from training.vlm import load_vlm
-
-        logging.disable_progress_bar()  # a bar per actor for loading weights would tear up our own
-        if plan.num_threads is not None:
-            torch.set_num_threads(plan.num_threads)
         self.plan = plan
-        self.vlm = load_vlm(plan.model, dtype=getattr(torch, plan.dtype), device=plan.device)
+        self.loaded: tuple[str, Any] | None = None
 
     def __call__(self, chunk: pa.Table) -> pa.Table:
-        """Scores one chunk.
+        """Scores one chunk. What a user can mend comes back as `error`: an exception loses its kind on its way through Ray."""
+        from training.vlm import ModelError
+
+        try:
+            self._load(chunk[MODEL_COLUMN][0].as_py())
+            return self._score(chunk)
+        except (MvcError, ModelError) as error:
+            row = {"model": chunk[MODEL_COLUMN][0].as_py(), "chunk": chunk["chunk"][0].as_py(), "error": str(error)}
+            return pa.Table.from_pylist([row], schema=RESULT_SCHEMA)
+
+    def _score(self, chunk: pa.Table) -> pa.Table:
+        """The results of a chunk.
 
         Raises:
             MvcError: A pair whose image does not decode or whose texts the model cannot take, by pair_id.
@@ -88,6 +96,7 @@ class PairScorer:
         logps_P6 = np.concatenate([logps_P32.reshape(-1, 6) for logps_P32, _ in parts])
         num_tokens_P2 = np.concatenate([num_tokens_P2 for _, num_tokens_P2 in parts])
         columns = {
+            "model": chunk[MODEL_COLUMN],
             "chunk": chunk["chunk"],
             "pair_id": chunk["pair_id"],
             **dict(zip(LOGP_COLUMNS, logps_P6.T, strict=True)),
@@ -99,7 +108,28 @@ class PairScorer:
         for side, images in (("a", images_a), ("b", images_b)):
             columns[f"width_{side}_px"] = [image.width for image in images]
             columns[f"height_{side}_px"] = [image.height for image in images]
+        columns["error"] = pa.nulls(num_pairs, pa.string())
         return pa.table(columns, schema=RESULT_SCHEMA)
+
+    def _load(self, folder: str) -> None:
+        if self.loaded is not None and self.loaded[0] == folder:
+            return
+        import torch
+        from transformers.utils import logging
+
+        from training.vlm import load_vlm
+
+        logging.disable_progress_bar()  # a bar per actor for loading weights would tear up our own
+        if self.plan.num_threads is not None:
+            torch.set_num_threads(self.plan.num_threads)
+        self.loaded = None  # free the last model before the next needs the memory
+        self.loaded = folder, load_vlm(folder, dtype=getattr(torch, self.plan.dtype), device=self.plan.device)
+
+    @property
+    def vlm(self) -> Any:
+        """The loaded model."""
+        assert self.loaded is not None, "a chunk loads its model first"
+        return self.loaded[1]
 
     def _logps(self, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]") -> tuple[np.ndarray, np.ndarray]:
         """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""

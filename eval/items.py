@@ -124,10 +124,16 @@ def data_sha256(section: EvalSection) -> str:
     return fingerprint([[path.name, sha256_file(path)] for path in shard_paths(section.data, section.split)])
 
 
-def identity(section: EvalSection, hashes: dict[Role, str], data: str) -> dict[str, Any]:
+def identity(section: EvalSection, models: Models, hashes: dict[Role, str], data: str) -> dict[str, Any]:
     """All that the numbers depend on; where it ran and where it was written is left out."""
     places = {"model", "base", "data", "out", "workers", "overwrite"}
-    return {"version": CODE_VERSION, "models": dict(hashes), "data": data, "recipe": section.model_dump(mode="json", exclude=places)}
+    return {
+        "version": CODE_VERSION,
+        "models": dict(hashes),
+        "data": data,
+        "prior": fingerprint(favoured_answers(models)),
+        "recipe": section.model_dump(mode="json", exclude=places),
+    }
 
 
 def scoring_fingerprint(section: EvalSection, weights: str, data: str) -> str:

@@ -44,20 +44,19 @@ def _said(label: str, counted: Literal["answers", "claims"], better: Literal["hi
 
 
 _MARGINS = {
-    "matching_contradictory": "matching over contradictory",
-    "matching_none": "matching over none (attend)",
-    "none_contradictory": "none over contradictory (reject)",
+    "matching_contradictory": ("contrast margin", "log p(text | matching image) - log p(text | contradictory image)"),
+    "matching_none": ("attend margin", "log p(text | matching image) - log p(text | no image)"),
+    "none_contradictory": ("reject margin", "log p(text | no image) - log p(text | contradictory image)"),
 }
 
 
-def _margin_measures(name: str, label: str) -> dict[str, Measure]:
+def _margin_measures(name: str, label: str, formula: str) -> dict[str, Measure]:
+    per_token = f"{formula}, each text's divided by its tokens first"
     return {
-        f"{name}_positive": _paired(_GROUND, f"{label}, share > 0", "sides", 1 / 2, "share of texts with a positive margin"),
-        f"{name}_nats": Measure(
-            f"{label}, nats", _GROUND, "nats", "sides", 0.0, "higher", "mean difference of a text's summed log-probability"
-        ),
+        f"{name}_positive": _paired(_GROUND, f"{label} > 0", "sides", 1 / 2, f"share of texts with a positive {formula}"),
+        f"{name}_nats": Measure(f"{label}, nats", _GROUND, "nats", "sides", 0.0, "higher", f"mean of {formula}"),
         f"{name}_nats_per_token": Measure(
-            f"{label}, nats / token", _GROUND, "nats per token", "sides", 0.0, "higher", "each text's difference by its tokens"
+            f"{label}, nats / token", _GROUND, "nats per token", "sides", 0.0, "higher", f"mean of {per_token}"
         ),
     }
 
@@ -79,22 +78,18 @@ MEASURES: dict[str, Measure] = {
         "of all sides, those that are wrong and whose wrong answer is also the one preferred without an image",
     ),
     "accuracy_against_prior": _paired(
-        _PRIOR, "accuracy against the prior", "sides", 1 / 2, "sides whose truth is not what the same model prefers without an image"
+        _PRIOR, "accuracy against own prior", "sides", 1 / 2, "sides whose truth is not what the same model prefers without an image"
     ),
     "accuracy_with_prior": _paired(
-        _PRIOR, "accuracy with the prior", "sides", 1 / 2, "sides whose truth is what the same model prefers without an image"
-    ),
-    "accuracy_against_base_prior": _paired(
-        _PRIOR, "accuracy against the base's prior", "sides", 1 / 2,
-        "the same sides for both models: those whose truth is not what the base prefers without an image",
+        _PRIOR, "accuracy with own prior", "sides", 1 / 2, "sides whose truth is what the same model prefers without an image"
     ),
     "accuracy_neutral": _paired(
-        _PRIOR, "accuracy, stated prior neutral", "sides", 1 / 2, "prior.json beside the base favours both answers or neither"
+        _PRIOR, "accuracy, prior neutral", "sides", 1 / 2, "the prior stated beside the base (prior.json) favours both answers or neither"
     ),
     "accuracy_misled": _paired(
-        _PRIOR, "accuracy, stated prior misleads", "sides", 1 / 2, "prior.json favours the wrong answer and not the right one"
+        _PRIOR, "accuracy, prior misleads", "sides", 1 / 2, "prior.json favours the wrong answer and not the right one"
     ),
-    **{key: measure for name, label in _MARGINS.items() for key, measure in _margin_measures(name, label).items()},
+    **{key: measure for name, words in _MARGINS.items() for key, measure in _margin_measures(name, *words).items()},
     "auroc": Measure(
         "AUROC matching / contradictory", _GROUND, "area", "sides", 1 / 2, "higher",
         "how well the rise of a text's log-probability over no image tells its own image from the other one",
@@ -104,7 +99,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "hallucinated_claims": _said("hallucinated claims", "claims", "lower", "false claims, of all checkable claims"),
     "no_checkable_claim": _said(
-        "answers with no checkable claim", "answers", "neither", "silence is not truth: read the two rates above together with this"
+        "no checkable claim", "answers", "neither", "silence is not truth: read the two rates above together with this"
     ),
     "generated_own": _said("generates its own answer", "answers", "higher", "word for word, but for case and punctuation"),
     "generated_other": _said("generates the other answer", "answers", "lower", "the answer of the contradictory image"),
@@ -115,7 +110,7 @@ MEASURES: dict[str, Measure] = {
 }  # fmt: skip
 
 
-def terms_of(view: View, base: View | None, favoured: FavouredSides | None) -> dict[str, Terms]:
+def terms_of(view: View, favoured: FavouredSides | None) -> dict[str, Terms]:
     """The sums behind every measure of one model that is a ratio (all but the AUROC), by name."""
     ones_P = np.ones(len(view.logps_P32))
     right_P2 = right_sides(view.logps_P32)
@@ -132,8 +127,6 @@ def terms_of(view: View, base: View | None, favoured: FavouredSides | None) -> d
         "accuracy_against_prior": _among(right_P2, against_P2),
         "accuracy_with_prior": _among(right_P2, with_P2),
     }
-    if base is not None:
-        terms["accuracy_against_base_prior"] = _among(right_P2, prior_sides(base.logps_P32)[0])
     if favoured is not None:
         terms["accuracy_neutral"] = _among(right_P2, favoured.neutral_P2)
         terms["accuracy_misled"] = _among(right_P2, favoured.misled_P2)

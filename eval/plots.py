@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from eval.grounding import margins
 from eval.items import Role
@@ -65,6 +66,7 @@ def margin_histograms(views: Mapping[Role, View], names: Mapping[Role, str]) -> 
         axes.set_title(label, fontsize=10, loc="left")
         axes.set_xlabel("nats", fontsize=9)
         axes.set_yticks([])
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         _clean(axes)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
     return figure

@@ -17,10 +17,15 @@ from pipeline.schema import image_bytes
 
 HEADLINE = (
     "text_score", "image_score", "group_score", "side_accuracy", "accuracy_neutral", "accuracy_misled", "accuracy_against_prior",
-    "accuracy_with_prior", "accuracy_against_base_prior", "flip_rate", "matching_contradictory_nats_per_token", "auroc",
+    "accuracy_with_prior", "flip_rate", "matching_contradictory_nats_per_token", "auroc",
     "hallucinated_answers", "hallucinated_claims", "no_checkable_claim", "generated_own", "generated_other", "generated_neither",
     "answer_words",
 )  # fmt: skip
+TERMINAL = (
+    "text_score", "image_score", "group_score", "side_accuracy", "accuracy_neutral", "accuracy_misled", "accuracy_against_prior",
+    "flip_rate", "hallucinated_answers", "no_checkable_claim", "generated_own", "generated_other",
+)  # fmt: skip
+IN_SLICES = ("text_score", "side_accuracy", "accuracy_misled", "hallucinated_answers")
 KINDS = {
     "fixed": "Fixed: wrong before, right after",
     "wrong": "Wrong",
@@ -35,25 +40,25 @@ def role_names(roles: Sequence[Role]) -> dict[Role, str]:
 
 
 def show(key: str, number: Mapping[str, Any] | None, *, difference: bool = False) -> str:
-    """A number with its interval in the unit of its measure: "81.3% [77.0, 85.2]", a difference in percentage points.
+    """A number with its interval in the unit of its measure; a difference of shares is in percentage points.
 
-    "-" where it was not measured, no brackets where one group gives no interval.
+    share 0.813, 0.77, 0.85  ->  "81.3% [77.0, 85.2]"; as a difference "+81.3 [77.0, 85.2]"; not measured  ->  "-"
+    No brackets where a single group gives no interval.
     """
     if number is None:
         return "-"
     share = MEASURES[key].unit == "share"
-    signed = difference or MEASURES[key].unit.startswith("nats")
+    sign = "+" if difference or MEASURES[key].unit.startswith("nats") else ""
     scale, digits = (100.0, 1) if share else (1.0, 3 if MEASURES[key].unit == "area" else 2)
-    spec = f"{'+' if signed else ''}.{digits}f"
-    value = f"{number['value'] * scale:{spec}}" + ("" if not share else " pp" if difference else "%")
+    value = f"{number['value'] * scale:{sign}.{digits}f}" + ("%" if share and not difference else "")
     if number["low"] is None:
         return value
-    return f"{value} [{number['low'] * scale:{spec}}, {number['high'] * scale:{spec}}]"
+    return f"{value} [{number['low'] * scale:.{digits}f}, {number['high'] * scale:.{digits}f}]"
 
 
 def table(entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: Mapping[Role, str]) -> tuple[list[str], list[list[str]]]:
     """Columns and rows of the measures `keys` that were measured: label, chance, each model, difference, n."""
-    columns = ["", "chance", *names.values(), *(["after - before"] if "before" in names else []), "n"]
+    columns = ["", "chance", *names.values(), *(["difference"] if "before" in names else []), "n"]
     rows = []
     for key in keys:
         if key not in entries:
@@ -67,6 +72,14 @@ def table(entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: 
     return columns, rows
 
 
+def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]) -> str:
+    """The result in one sentence: the text score, and by how much it changed."""
+    entry = overall["text_score"]
+    words = " -> ".join(show("text_score", entry[role]) for role in names)
+    change = f", difference {show('text_score', entry['difference'], difference=True)} points" if "before" in names else ""
+    return f"Prefers the right answer under both images: {words} of {entry['after']['n']:,} pairs{change} (chance 25%)."
+
+
 def write_page(
     items: pa.Table, views: Mapping[Role, View], scores: Mapping[str, Any], section: EvalSection, path: Path, lead: str
 ) -> None:
@@ -78,11 +91,13 @@ def write_page(
     percent = f"{section.intervals.confidence:.0%}"
     num_groups = len(set(items["group"].to_pylist()))
     note = (
-        f"Brackets: {percent} intervals, bootstrap over {num_groups:,} groups ({section.intervals.num_draws:,} draws). The interval of "
-        "the difference is paired. An interval without width means that no draw differed, not that the score is certain."
+        f"Brackets: {percent} intervals, bootstrap over {num_groups:,} groups ({section.intervals.num_draws:,} draws). Differences of "
+        "shares are in percentage points, their intervals paired. An interval without width means that no draw differed, not that "
+        "the score is certain."
     )
+    lead = f"{headline(scores['overall'], names)} {lead}"
     sections = [
-        PageSection("Does the model look at the image?", html_table(columns, rows) + _paragraph(note)),
+        PageSection("Before and after" if "before" in views else "Scores", html_table(columns, rows) + _paragraph(note)),
         PageSection("By category", figure_svg(category_bars(scores["category"], names)) + _slices(scores["category"], names)),
     ]
     if len(scores["source"]) > 1:
@@ -100,10 +115,14 @@ def _paragraph(words: str) -> str:
 
 
 def _slices(slices: Mapping[str, Any], names: Mapping[Role, str]) -> str:
+    """One table per measure, one row per category or source."""
     parts = []
-    for name, entries in slices.items():
-        columns, rows = table(entries, ("text_score", "group_score", "side_accuracy", "accuracy_misled", "hallucinated_answers"), names)
-        parts.append(f"<h3>{text(name)}</h3>{html_table(columns, rows)}")
+    for key in IN_SLICES:
+        rows = []
+        for name, entries in slices.items():
+            columns, found = table(entries, [key], names)
+            rows += [[name, *row[1:]] for row in found]
+        parts.append(f"<h3>{text(MEASURES[key].label)}</h3>{html_table(columns, rows)}" if rows else "")
     return "".join(parts)
 
 
@@ -163,7 +182,7 @@ def _card(row: int, pair: Mapping[str, Any], images: tuple[bytes, bytes], views:
             said = f'; says "{view.answers.texts[row][side]}"' if view.answers is not None else ""
             lines[side].append(f"{names[role]}: {word} by {margin:.2f} nats{said}")
     looks = [
-        f"{names[role]}: matching over contradictory {a:+.2f} / {b:+.2f} nats"
+        f"{names[role]}: contrast margin {a:+.2f} / {b:+.2f} nats"
         for role, view in views.items()
         for a, b in [margins(view.logps_P32[row : row + 1]).matching_contradictory_P2[0]]
     ]

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import pyarrow as pa
 import typer
 
+from eval.conditions import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
 from eval.config import EvalSection
 from eval.items import (
     Models,
@@ -68,49 +69,54 @@ def evaluate(plan: Plan) -> dict[str, Any]:
     section, out, started_s = plan.section, plan.out, time.monotonic()
     hashes = {role: weights_sha256(folder) for role, folder in plan.models.by_role().items()}
     data = data_sha256(section)
-    wanted = identity(section, hashes, data)
+    wanted = identity(section, plan.models, hashes, data)
     if is_finished(out, wanted, overwrite=section.overwrite):
         say(f"{out}: already evaluated with this recipe and these weights; nothing to do")
         return dict(read_json(out / "result.json"))
     with only_one(out, "out"):
         (out / "DONE.json").unlink(missing_ok=True)
         say(f"evaluating {plan.models.after} on {plan.items.num_rows:,} pairs of {section.data} -> {out}")
-        with contextlib.ExitStack() as ray_session:
-            results = {
-                role: score_model(plan, role, folder, scoring_fingerprint(section, hashes[role], data), ray_session)
-                for role, folder in plan.models.by_role().items()
-            }
+        results = score_models(plan, {role: scoring_fingerprint(section, sha, data) for role, sha in hashes.items()})
         result = write_results(plan, results, started_s)
         write_json(out / "DONE.json", {"identity": wanted})
     return result
 
 
-def score_model(plan: Plan, role: Role, folder: Path, fingerprint: str, ray_session: contextlib.ExitStack) -> pa.Table:
-    """The result row of every pair under one model; chunks that an earlier run finished are read, not made again."""
-    stage = open_stage(plan.out / ".work", "scores", fingerprint)
-    size, num_pairs = plan.section.pairs_per_chunk, plan.items.num_rows
-    chunks = {index: plan.items.slice(start, size) for index, start in enumerate(range(0, num_pairs, size))}
-    missing = {index: chunk for index, chunk in chunks.items() if not stage.part("chunk", index).is_file()}
+def score_models(plan: Plan, fingerprints: dict[Role, str]) -> dict[Role, pa.Table]:
+    """The result row of every pair under every model; chunks that an earlier run finished are read, not made again.
+
+    Raises:
+        MvcError: A pair that cannot be scored, or a model that is not supported.
+    """
+    folders, size, num_pairs = plan.models.by_role(), plan.section.pairs_per_chunk, plan.items.num_rows
+    stages = {role: open_stage(plan.out / ".work", "scores", name) for role, name in fingerprints.items()}
+    chunks = [plan.items.slice(start, size) for start in range(0, num_pairs, size)]
+    missing = [
+        (role, index) for role in folders for index in range(len(chunks)) if not stages[role].part("chunk", index).is_file()
+    ]
     if missing:
-        with Progress(f"score {role}" if plan.models.before else "score", num_pairs, "pairs") as progress:
-            progress.advance(num_pairs - sum(chunk.num_rows for chunk in missing.values()))
-            for result in score_chunks(list(missing.values()), plan.section, folder, ray_session):
-                write_table(stage.part("chunk", result["chunk"][0].as_py()), result)
-                progress.advance(result.num_rows)
-    return pa.concat_tables(read_table(stage.part("chunk", index)) for index in chunks)
+        role_of = {str(folder): role for role, folder in folders.items()}
+        wanted = [
+            chunks[index].append_column(MODEL_COLUMN, pa.array([str(folders[role])] * chunks[index].num_rows)) for role, index in missing
+        ]
+        with Progress("score", num_pairs * len(folders), "pairs") as progress:
+            progress.advance(num_pairs * len(folders) - sum(chunk.num_rows for chunk in wanted))
+            for result in score_chunks(wanted, plan.section):
+                if result["error"][0].is_valid:
+                    raise MvcError(result["error"][0].as_py())
+                role = role_of[result[MODEL_COLUMN][0].as_py()]
+                write_table(stages[role].part("chunk", result["chunk"][0].as_py()), result)
+                progress.advance(result.num_rows, model=role)
+    parts = {role: [read_table(stage.part("chunk", index)) for index in range(len(chunks))] for role, stage in stages.items()}
+    return {role: pa.concat_tables(tables) for role, tables in parts.items()}
 
 
-def score_chunks(
-    chunks: list[pa.Table], section: EvalSection, folder: Path, ray_session: contextlib.ExitStack
-) -> Iterator[pa.Table]:
+def score_chunks(chunks: list[pa.Table], section: EvalSection) -> Iterator[pa.Table]:
     """The result table of each chunk, in any order: from this process, or from a pool of Ray actors."""
-    from eval.conditions import NEEDED_COLUMNS, PairScorer, ScoringPlan
-
     workers = section.workers
     # Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as it holds workers.
-    num_threads = None if not workers.num_workers else max(1, (os.cpu_count() or 1) // workers.num_workers)
+    num_threads = max(1, (os.cpu_count() or 1) // workers.num_workers) if workers.num_workers else None
     scoring = ScoringPlan(
-        model=str(folder),
         dtype=section.dtype,
         device="cuda" if workers.use_gpu else "cpu",
         batch_pairs=section.batch_pairs,
@@ -118,66 +124,58 @@ def score_chunks(
         max_new_tokens=section.generate.max_new_tokens if section.generate.enabled else 0,
         num_threads=num_threads,
     )
-    slim = [chunk.select(NEEDED_COLUMNS) for chunk in chunks]
+    slim = [chunk.select([*NEEDED_COLUMNS, MODEL_COLUMN]) for chunk in chunks]
     if not workers.num_workers:
         yield from map(PairScorer(scoring), slim)
         return
-    start_ray(ray_session)
-    import ray
-    from ray.data import ActorPoolStrategy
+    with ray_session():
+        import ray
 
-    dataset = ray.data.from_arrow(slim).map_batches(
-        PairScorer,
-        fn_constructor_args=(scoring,),
-        batch_size=None,  # one block, which is one chunk
-        batch_format="pyarrow",
-        compute=ActorPoolStrategy(size=min(workers.num_workers, len(slim))),
-        num_cpus=workers.cpus_per_worker,
-        num_gpus=1 if workers.use_gpu else 0,
-    )
-    try:
+        dataset = ray.data.from_arrow(slim).map_batches(
+            PairScorer,
+            fn_constructor_args=(scoring,),
+            batch_size=None,  # one block, which is one chunk
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(workers.num_workers, len(slim))),
+            num_cpus=workers.cpus_per_worker,
+            num_gpus=1 if workers.use_gpu else 0,
+        )
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from chunks_in(batch)
-    except ray.exceptions.RayError as error:
-        raise _cause(error) from error
 
 
 def chunks_in(batch: pa.Table) -> Iterator[pa.Table]:
     """The chunks of a table that Ray may have joined from several."""
-    for index in sorted(set(batch["chunk"].to_pylist())):
-        yield batch.filter(pa.compute.equal(batch["chunk"], index))
+    keys = list(zip(batch[MODEL_COLUMN].to_pylist(), batch["chunk"].to_pylist(), strict=True))
+    for key in dict.fromkeys(keys):
+        yield batch.filter(pa.array([other == key for other in keys]))
 
 
-def start_ray(ray_session: contextlib.ExitStack) -> None:
-    """Connects to Ray, starting it here if there is none; what was started ends with `ray_session`."""
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Connects to Ray, starting it here if there is none; what was started is ended."""
     import logging
 
     import ray
+    import ray.data
 
-    if not ray.is_initialized():
+    started = not ray.is_initialized()
+    if started:
         say("starting Ray (about 10 s)")
         dashboard = None if os.environ.get("RAY_ADDRESS") else False
         ray.init(include_dashboard=dashboard, logging_level="ERROR", log_to_driver=False)
-        ray_session.callback(ray.shutdown)
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a worker raised, without Ray's wrapping; the wrapping itself where there is nothing else inside."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if type(inner).__name__ in ("MvcError", "ModelError"):
-            return inner
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return error
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    try:
+        yield
+    finally:
+        if started:
+            ray.shutdown()
 
 
 def write_results(plan: Plan, results: dict[Role, pa.Table], started_s: float) -> dict[str, Any]:
     """Writes scores.json, items.parquet, report.html and result.json; prints the summary."""
-    from eval.report import HEADLINE, role_names, table, write_page
+    from eval.report import HEADLINE, TERMINAL, role_names, table, write_page
     from eval.scores import score_table, verdict_of_pairs
     from eval.views import favoured_of, view_of
 
@@ -199,7 +197,8 @@ def write_results(plan: Plan, results: dict[Role, pa.Table], started_s: float) -
         "seconds": round(time.monotonic() - started_s, 1),
     }
     write_json(out / "result.json", result)
-    summary_table(f"Held-out pairs: {items.num_rows:,}", *table(scores["overall"], HEADLINE, role_names(list(views))))
+    title = f"{items.num_rows:,} held-out pairs, {section.intervals.confidence:.0%} intervals; differences of shares in points"
+    summary_table(title, *table(scores["overall"], TERMINAL, role_names(list(views))))
     return result
 
 
@@ -209,7 +208,7 @@ def items_table(items: pa.Table, results: dict[Role, pa.Table], views: dict[Role
     shown = shown.append_column("text_verdict", pa.array(verdicts))
     for role, rows in results.items():
         for name in rows.column_names:
-            if name not in ("chunk", "pair_id") and not name.endswith("_px"):
+            if name not in (MODEL_COLUMN, "chunk", "pair_id", "error") and not name.endswith("_px"):
                 shown = shown.append_column(f"{role}_{name}", rows[name])
         answers = views[role].answers
         for side in range(2) if answers is not None else ():
@@ -224,7 +223,7 @@ def print_plan(plan: Plan) -> None:
     section, items = plan.section, plan.items
     num_models = len(plan.models.by_role())
     answers = 2 * items.num_rows * num_models if section.generate.enabled else 0
-    where = f"{section.workers.num_workers} Ray workers" if section.workers.num_workers else "this process"
+    where = f"Ray, {section.workers.num_workers} workers" if section.workers.num_workers else "this process"
     rows = [
         ["model (after)", str(plan.models.after)],
         ["base (before)", str(plan.models.before or "none: no comparison")],
@@ -261,16 +260,8 @@ def main() -> None:
     try:
         typer.run(run)
     except (RecipeError, StoreError, MvcError) as error:
-        _fail(error)
-    except Exception as error:
-        if type(error).__name__ != "ModelError":  # of a module that imports torch, which help and dry runs do without
-            raise
-        _fail(error)
-
-
-def _fail(error: Exception) -> None:
-    print(f"error: {error}", file=sys.stderr)
-    raise SystemExit(2) from error
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -48,8 +48,7 @@ def slice_scores(
     """All measures over the pairs in `inside_P`; groups of this slice are resampled."""
     index_P, num_groups = group_index([group for group, kept in zip(items["group"].to_pylist(), inside_P, strict=True) if kept])
     counts_DG = cluster_counts(num_groups, section.intervals.num_draws, section.seed)
-    base = views.get("before")
-    terms = {role: terms_of(view, base, favoured) for role, view in views.items()}
+    terms = {role: terms_of(view, favoured) for role, view in views.items()}
     entries: Entries = {}
     draws: dict[tuple[str, Role], FloatArray] = {}
     for role, of_role in terms.items():

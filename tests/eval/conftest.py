@@ -26,16 +26,15 @@ def scene_rows(num_pairs: int) -> list[dict[str, Any]]:
     rows = []
     for index, pair in enumerate(ScenesSource(section).read(0, num_pairs)):
         hashes = sha256_hex(pair.image_a), sha256_hex(pair.image_b)
-        rows.append(
-            {
-                "pair_id": pair_id(hashes[0], pair.caption_a, hashes[1], pair.caption_b), "source": ("scenes", "untold")[index % 2],
-                "source_id": pair.source_id, "category": pair.category, "operation": "render", "group": f"group-{index // 2}",
-                "image_a": {"bytes": pair.image_a, "path": None}, "image_b": {"bytes": pair.image_b, "path": None},
-                "question": pair.question, "answer_a": pair.caption_a, "answer_b": pair.caption_b, "caption_a": pair.caption_a,
-                "caption_b": pair.caption_b, "rewrite_status": "template", "rewrite_model": "", "license": "Apache-2.0",
-                "image_a_sha256": hashes[0], "image_b_sha256": hashes[1], "meta": pair.meta if index % 2 == 0 else "{}",
-            }  # fmt: skip
-        )
+        row = {
+            "pair_id": pair_id(hashes[0], pair.caption_a, hashes[1], pair.caption_b), "source": ("scenes", "untold")[index % 2],
+            "source_id": pair.source_id, "category": pair.category, "operation": "render", "group": f"group-{index // 2}",
+            "image_a": {"bytes": pair.image_a, "path": None}, "image_b": {"bytes": pair.image_b, "path": None},
+            "question": pair.question, "answer_a": pair.caption_a, "answer_b": pair.caption_b, "caption_a": pair.caption_a,
+            "caption_b": pair.caption_b, "rewrite_status": "template", "rewrite_model": "", "license": "Apache-2.0",
+            "image_a_sha256": hashes[0], "image_b_sha256": hashes[1], "meta": pair.meta if index % 2 == 0 else "{}",
+        }  # fmt: skip
+        rows.append(row)
     return rows
 
 
@@ -52,8 +51,15 @@ def write_llava(folder: Path, texts: Sequence[str], seed: int) -> Path:
     """Saves a random LLaVA (Llama and CLIP) of some 20 thousand parameters in Hugging Face format."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-    from transformers import LlavaProcessor, PreTrainedTokenizerFast
+    from transformers import (
+        CLIPImageProcessor,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+        PreTrainedTokenizerFast,
+    )
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

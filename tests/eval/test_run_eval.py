@@ -101,7 +101,7 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(done: Path, finetun
 
 def test_the_page_is_one_file_with_escaped_texts(done: Path) -> None:
     page = (done / "report.html").read_text(encoding="utf-8")
-    assert "after - before" in page
+    assert "<th>difference</th>" in page
     assert "<svg" in page
     assert 'src="data:image/jpeg;base64,' in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere
@@ -151,7 +151,7 @@ def test_a_model_without_base_gets_one_column(mvc: Path, finetuned: Path, tmp_pa
     assert overall["text_score"]["before"] is None
     assert overall["text_score"]["difference"] is None
     assert "answer_words" not in overall
-    assert "after - before" not in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "<th>difference</th>" not in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -199,6 +199,13 @@ def test_a_row_that_cannot_be_scored_is_named(
     folder = write_rows(tmp_path / "mvc", broken)
     with pytest.raises(ValueError, match=f"pair {rows[2]['pair_id']}: image_b cannot be used"):
         evaluate(plan_evaluation(section_of(folder, finetuned, tmp_path / "eval")))
+
+
+def test_a_model_of_another_kind_is_refused_with_the_reason(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(finetuned / "base", tmp_path / "model")
+    (model / "config.json").write_text(json.dumps({"model_type": "clip"}))
+    with pytest.raises(ValueError, match="model_type is 'clip'"):
+        evaluate(plan_evaluation(section_of(mvc, model, tmp_path / "eval")))
 
 
 @pytest.mark.ray
