@@ -82,10 +82,10 @@ class _Reading:
 def read_claims(answer: str, question: str, lexicon: Lexicon) -> list[Claim]:
     """Everything checkable that `answer` states, given the question it answers.
 
-        "Two red stars."                   -> count(red star, 2)
-        "Red." to "What colour is the star?"       -> colour(star, red)
-        "A star." to "What is left of the circle?" -> relation(star, left, circle)
-        "There is no star."                -> not exists(star)
+    "Two red stars."                   -> count(red star, 2)
+    "Red." to "What colour is the star?"       -> colour(star, red)
+    "A star." to "What is left of the circle?" -> relation(star, left, circle)
+    "There is no star."                -> not exists(star)
     """
     asked = _read(question, _Reading(lexicon))
     named = [mention for mention in asked.mentions if mention.thing.noun]
@@ -273,9 +273,7 @@ def _place(words: list[str], position: int, negated: bool, reading: _Reading) ->
     return Claim("position", Thing(None), HALVES[word], negated=negated), after
 
 
-def _relation(
-    relation: str, words: list[str], position: int, negated: bool, reading: _Reading
-) -> tuple[Claim, int] | None:
+def _relation(relation: str, words: list[str], position: int, negated: bool, reading: _Reading) -> tuple[Claim, int] | None:
     """The relation to what is named at `position` ("it" and nothing: what the question compares with), or None."""
     phrase = _phrase(words, position, reading.lexicon)
     if phrase is not None and phrase[0].thing != Thing(None):

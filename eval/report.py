@@ -80,9 +80,7 @@ def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]
     return f"Prefers the right answer under both images: {words} of {entry['after']['n']:,} pairs{change} (chance 25%)."
 
 
-def write_page(
-    items: pa.Table, views: Mapping[Role, View], scores: Mapping[str, Any], section: EvalSection, path: Path, lead: str
-) -> None:
+def write_page(items: pa.Table, views: Mapping[Role, View], scores: Mapping[str, Any], section: EvalSection, path: Path, lead: str) -> None:
     """Writes report.html: one file that opens anywhere."""
     from eval.plots import category_bars, margin_histograms
 

@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Measures whether a vision-language model looks at the image, before and after finetuning: the job behind `svco eval`."""
 
-import contextlib
 import os
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,10 +26,11 @@ from eval.items import (
     weights_sha256,
     with_absolute_paths,
 )
+from pipeline.job import ray_session, run_command
 from pipeline.progress import Progress, say, summary_table
-from pipeline.recipe import RecipeError, load_recipe, resolved_yaml
+from pipeline.recipe import load_recipe, resolved_yaml
 from pipeline.schema import MvcError
-from pipeline.store import StoreError, only_one, open_stage, read_json, read_table, write_json, write_table
+from pipeline.store import only_one, open_stage, read_json, read_table, write_json, write_table
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "eval_contrast.yaml"
 
@@ -54,7 +53,7 @@ def plan_evaluation(section: EvalSection, *, images: bool = True) -> Plan:
     """What an evaluation would do, checked as far as that goes without torch or Ray.
 
     Raises:
-        RecipeError, MvcError: Paths, models or data that cannot be used.
+        UserError: Paths, models or data that cannot be used.
     """
     section = with_absolute_paths(section)
     return Plan(section, find_models(section), read_items(section, images=images))
@@ -64,7 +63,7 @@ def evaluate(plan: Plan) -> dict[str, Any]:
     """Runs the plan unless it is done already; returns what result.json says.
 
     Raises:
-        RecipeError, MvcError, StoreError: Something that the user can mend.
+        UserError: Something that the user can mend.
     """
     section, out, started_s = plan.section, plan.out, time.monotonic()
     hashes = {role: weights_sha256(folder) for role, folder in plan.models.by_role().items()}
@@ -91,9 +90,7 @@ def score_models(plan: Plan, fingerprints: dict[Role, str]) -> dict[Role, pa.Tab
     folders, size, num_pairs = plan.models.by_role(), plan.section.pairs_per_chunk, plan.items.num_rows
     stages = {role: open_stage(plan.out / ".work", "scores", name) for role, name in fingerprints.items()}
     chunks = [plan.items.slice(start, size) for start in range(0, num_pairs, size)]
-    missing = [
-        (role, index) for role in folders for index in range(len(chunks)) if not stages[role].part("chunk", index).is_file()
-    ]
+    missing = [(role, index) for role in folders for index in range(len(chunks)) if not stages[role].part("chunk", index).is_file()]
     if missing:
         role_of = {str(folder): role for role, folder in folders.items()}
         wanted = [
@@ -129,7 +126,7 @@ def score_chunks(chunks: list[pa.Table], section: EvalSection) -> Iterator[pa.Ta
         yield from map(PairScorer(scoring), slim)
         return
     with ray_session():
-        import ray
+        import ray.data
 
         dataset = ray.data.from_arrow(slim).map_batches(
             PairScorer,
@@ -149,28 +146,6 @@ def chunks_in(batch: pa.Table) -> Iterator[pa.Table]:
     keys = list(zip(batch[MODEL_COLUMN].to_pylist(), batch["chunk"].to_pylist(), strict=True))
     for key in dict.fromkeys(keys):
         yield batch.filter(pa.array([other == key for other in keys]))
-
-
-@contextlib.contextmanager
-def ray_session() -> Iterator[None]:
-    """Connects to Ray, starting it here if there is none; what was started is ended."""
-    import logging
-
-    import ray
-    import ray.data
-
-    started = not ray.is_initialized()
-    if started:
-        say("starting Ray (about 10 s)")
-        dashboard = None if os.environ.get("RAY_ADDRESS") else False
-        ray.init(include_dashboard=dashboard, logging_level="ERROR", log_to_driver=False)
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    try:
-        yield
-    finally:
-        if started:
-            ray.shutdown()
 
 
 def write_results(plan: Plan, results: dict[Role, pa.Table], started_s: float) -> dict[str, Any]:
@@ -256,12 +231,8 @@ def run(
 
 
 def main() -> None:
-    """The entry point: what a user can mend is one line on standard error and exit code 2."""
-    try:
-        typer.run(run)
-    except (RecipeError, StoreError, MvcError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
+    """The entry point."""
+    run_command(run)
 
 
 if __name__ == "__main__":

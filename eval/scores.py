@@ -71,9 +71,7 @@ def slice_scores(
     return {key: entries[key] for key in MEASURES if key in entries}
 
 
-def _put(
-    entries: Entries, key: str, role: Role, value: float, draws_D: FloatArray, n: int, num_groups: int, section: EvalSection
-) -> None:
+def _put(entries: Entries, key: str, role: Role, value: float, draws_D: FloatArray, n: int, num_groups: int, section: EvalSection) -> None:
     entry = entries.setdefault(key, {"chance": MEASURES[key].chance, "before": None, "after": None})
     entry[role] = _number(value, draws_D, num_groups, section.intervals.confidence) | {"n": n, "num_groups": num_groups}
 
