@@ -31,6 +31,7 @@ def build(plan: Plan) -> dict[str, Any]:
     if done is not None:
         say(f"{plan.out}: already built from this recipe and these sources; nothing to do")
         return done
+    _refuse_foreign_folder(plan.out)
     with only_one(plan.out, "out"), ray_session():
         return _Build(plan).run()
 
@@ -38,8 +39,18 @@ def build(plan: Plan) -> dict[str, Any]:
 def finished_manifest(plan: Plan) -> dict[str, Any] | None:
     """The manifest in `out` if it is of exactly this plan, else None."""
     path = plan.out / "manifest.json"
-    manifest = read_json(path) if path.is_file() else None
-    return manifest if manifest is not None and manifest.get("fingerprints") == plan.fingerprints else None
+    manifest = read_json(path) if path.is_file() else {}
+    whole = manifest.get("fingerprints") == plan.fingerprints and all((plan.out / name).is_file() for name in manifest["files"])
+    return manifest if whole else None
+
+
+def _refuse_foreign_folder(out: Path) -> None:
+    """A build removes stale shards and writes README.md: never in a folder that holds something else."""
+    manifest = out / "manifest.json"
+    ours = (out / ".lock").is_file() or (manifest.is_file() and "schema_version" in read_json(manifest))
+    theirs = [name for name in ("data", "rejects", "README.md", "manifest.json") if (out / name).exists()]
+    if theirs and not ours:
+        raise StoreError(f"out={out}: holds {theirs[0]!r}, which no build made; choose another folder")
 
 
 class _Build:
@@ -71,14 +82,14 @@ class _Build:
     def _ingest(self, stage: Stage) -> dict[str, Any]:
         from pipeline.ingest import finish_ingest, ingest_chunk
 
-        sources, max_chars = self._section.sources, self._section.selection.max_caption_chars
+        sources = self._section.sources
         missing = [chunk for chunk in self._plan.chunks if not stage.part("rows", chunk.index).is_file()]
         by_index = {chunk.index: chunk for chunk in missing}
 
         def work(batch: dict[str, Any]) -> dict[str, Any]:
             chunk = by_index[int(batch["index"][0])]
             try:
-                ingest_chunk(stage, sources[chunk.source], chunk, max_chars)
+                ingest_chunk(stage, sources[chunk.source], chunk)
             except (RecipeError, StoreError) as error:
                 return {**batch, "error": [str(error)]}
             return {**batch, "error": [""]}
@@ -112,7 +123,18 @@ class _Build:
         return {"num_images": num_images}
 
     def _num_embedders(self) -> int:
-        return self._section.workers.num_embedders or (1 if self._uses_gpu() else max(1, (os.cpu_count() or 1) // 2))
+        """Workers that hold the models: one per GPU that Ray sees, or one per two cores.
+
+        Raises:
+            RecipeError: A GPU is asked for where Ray sees none; Ray would wait for one for ever.
+        """
+        import ray
+
+        num_gpus = int(ray.cluster_resources().get("GPU", 0))
+        if self._uses_gpu() and not num_gpus:
+            raise RecipeError("encoders: device is cuda, but Ray sees no GPU here; set device=cpu, or start Ray where one is")
+        automatic = num_gpus if self._uses_gpu() else max(1, (os.cpu_count() or 1) // 2)
+        return self._section.workers.num_embedders or automatic
 
     def _uses_gpu(self) -> bool:
         models = (self._section.encoders.clip, self._section.encoders.dinov2)
@@ -154,7 +176,7 @@ class _Build:
         from pipeline.shards import write_mvc
 
         started_s, out = time.monotonic(), self._plan.out
-        rows, library = read_table(self._stages["rewrite"].part("rows", 0)), ImageLibrary(self._stages["ingest"])
+        rows, library = read_table(self._stages["rewrite"].part("rows", 0)), ImageLibrary(self._stages["ingest"], len(self._plan.chunks))
         (out / "manifest.json").unlink(missing_ok=True)  # while shards change, the folder is no finished MVC
         with Progress("write shards", rows.num_rows, "rows") as progress:
             files = write_mvc(rows, library, out, lambda n: progress.advance(n))
@@ -208,15 +230,17 @@ def _counts(rows: Any) -> dict[str, Any]:
         "by_split": {split: sum(splits[i] == split for i in kept) for split in SPLITS},
         "kept_by_category": dict(sorted(Counter(categories[i] for i in kept).items())),
         "dropped_by_reason": dict(sorted(Counter(reason for reason in reasons if reason).items())),
+        "dropped_by_category": dict(sorted(Counter(categories[i] for i, reason in enumerate(reasons) if reason).items())),
     }
 
 
 def print_plan(plan: Plan) -> None:
     """What a build would do, without doing it."""
     rows = []
+    is_built = finished_manifest(plan) is not None
     for name in STAGES:
         folder = plan.work / name / plan.fingerprints[name]
-        rows.append([name, plan.fingerprints[name], "done" if (folder / "DONE.json").is_file() else "to do"])
+        rows.append([name, plan.fingerprints[name], "done" if is_built or (folder / "DONE.json").is_file() else "to do"])
     summary_table(
         f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.out}", ["stage", "fingerprint", "state"], rows
     )
@@ -228,6 +252,11 @@ def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
     rows = [["candidates", f"{counts['in']:,}"], *[[split, f"{n:,}"] for split, n in counts["by_split"].items()]]
     rows += [[f"dropped: {reason}", f"{n:,}"] for reason, n in counts["dropped_by_reason"].items()]
     summary_table(manifest["name"], ["rows", "number"], rows)
+    if not counts["kept"]:
+        reason, number = max(counts["dropped_by_reason"].items(), key=lambda item: item[1])
+        say(f"warning: not one pair was kept; {number:,} of {counts['in']:,} left with {reason}")
+    elif not counts["by_split"]["validation"] and plan.section.validation.fraction > 0:
+        say("warning: validation is empty, because all kept pairs belong to one group; give pairs a group of their own")
     say(f"data    {plan.out}/data\nreport  {plan.out}/report.html")
 
 

@@ -17,12 +17,15 @@ def render_card(manifest: dict[str, Any], licenses: list[str]) -> str:
     """
     counts = manifest["rows"]
     splits = [split for split in SPLITS if counts["by_split"].get(split)]
+    configs: list[dict[str, Any]] = []
+    if splits:
+        files = [{"split": split, "path": f"data/{split}-*"} for split in splits]
+        configs.append({"config_name": "default", "data_files": files})
+    if counts["dropped"]:
+        configs.append({"config_name": "rejects", "data_files": "rejects/*.parquet"})
     header = {
         "pretty_name": manifest["name"],
-        "configs": [
-            {"config_name": "default", "data_files": [{"split": split, "path": f"data/{split}-*"} for split in splits]},
-            *([{"config_name": "rejects", "data_files": "rejects/*.parquet"}] if counts["dropped"] else []),
-        ],
+        "configs": configs,
         "size_categories": [next((name for limit, name in _SIZES if counts["kept"] < limit), "n>1M")],
         "task_categories": ["image-text-to-text"],
         "tags": ["visual-contrast", "hallucination", "preference", "image"],
@@ -33,7 +36,7 @@ def render_card(manifest: dict[str, Any], licenses: list[str]) -> str:
             yaml.safe_dump(header, sort_keys=False).rstrip(),
             "---",
             "",
-            f"# {manifest['name']}",
+            f"# {' '.join(manifest['name'].split())}",
             "",
             "Pairs of images that differ in one meaningful detail. Each pair has one question and two answers: `answer_a` is right for",
             "`image_a` and wrong for `image_b`, and the other way round. Made for finetuning with S-VCO (arXiv:2502.13928).",
@@ -64,10 +67,15 @@ def render_card(manifest: dict[str, Any], licenses: list[str]) -> str:
             "",
             "## Licences",
             "",
-            "\n".join(f"- {name or 'not stated'}" for name in licenses) or "- none: no row was kept",
+            "\n".join(f"- {_literal(name) if name else 'not stated'}" for name in licenses) or "- none: no row was kept",
             "",
         ]
     )
+
+
+def _literal(name: str) -> str:
+    """A text from data on one line, as code: no markup of its own."""
+    return "`" + " ".join(name.replace("`", "'").split())[:200] + "`"
 
 
 def _markdown_table(columns: list[str], rows: list[Any]) -> str:

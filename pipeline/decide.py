@@ -50,6 +50,10 @@ def select(rows: pa.Table, section: BuildSection) -> pa.Table:
     reasons = rows.column("drop_reason").to_pylist()
     identity = list(zip(rows.column("source").to_pylist(), rows.column("source_id").to_pylist(), strict=True))
     alive = [i for i, reason in enumerate(reasons) if not reason]
+    max_chars = section.selection.max_caption_chars
+    for i in alive:
+        reasons[i] = next((f"caption_{s}_too_long" for s in "ab" if len(rows.column(f"caption_{s}")[i].as_py()) > max_chars), "")
+    alive = [i for i in alive if not reasons[i]]
     repeated = duplicate_rows([rows.column("pair_id")[i].as_py() for i in alive], [identity[i] for i in alive])
     for i, is_repeated in zip(alive, repeated, strict=True):
         reasons[i] = "duplicate_pair" if is_repeated else ""
@@ -68,7 +72,7 @@ def select(rows: pa.Table, section: BuildSection) -> pa.Table:
 def _splits(rows: pa.Table, section: BuildSection) -> list[str]:
     kept = [i for i, reason in enumerate(rows.column("drop_reason").to_pylist()) if not reason]
     part = rows.take(kept) if kept else rows.slice(0, 0)
-    images = list(zip(part.column("image_a_sha256").to_pylist(), part.column("image_b_sha256").to_pylist(), strict=True))
+    images = list(zip(part.column("image_a_pixels_sha256").to_pylist(), part.column("image_b_pixels_sha256").to_pylist(), strict=True))
     groups = linked_groups(part.column("group").to_pylist(), images)
     held_out = validation_groups(groups, section.validation.fraction, section.validation.seed)
     splits = [""] * rows.num_rows

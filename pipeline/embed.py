@@ -1,11 +1,12 @@
 """Stage `embed`: each unique image, and each caption where an encoder reads text, becomes a vector, chunk by chunk."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from PIL.Image import Image
 
 from pipeline.encoders import Encoder, EncodersSection, open_encoders
 from pipeline.images import decode_rgb
@@ -16,8 +17,8 @@ from pipeline.store import Stage, StoreError, read_table, write_table
 
 VERSION = 1
 
-# Images decoded and held as pixels at a time: bounds memory whatever the chunk size.
-DECODE_AT_ONCE = 64
+# Images held as pixels at a time: at most so many, and no more than one beyond so many pixels (300 MB).
+MAX_DECODED, MAX_DECODED_PIXELS = 64, 100_000_000
 
 
 def embed_chunk(ingest: Stage, stage: Stage, encoders: Sequence[Encoder], index: int) -> dict[str, int]:
@@ -25,18 +26,31 @@ def embed_chunk(ingest: Stage, stage: Stage, encoders: Sequence[Encoder], index:
     images = owned_images(ingest, index)
     keys = images.column("sha256").to_pylist()
     vectors: dict[str, list[Any]] = {encoder.name: [] for encoder in encoders}
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for start in range(0, len(keys), DECODE_AT_ONCE):
-            data = images.column("bytes").slice(start, DECODE_AT_ONCE).to_pylist()
-            pictures = list(pool.map(decode_rgb, data))
-            for encoder in encoders:
-                vectors[encoder.name].extend(encoder.encode_images(pictures))
+    for pictures in _decoded(images.column("bytes")):
+        for encoder in encoders:
+            vectors[encoder.name].extend(encoder.encode_images(pictures))
     columns = {"sha256": pa.array(keys, pa.string())}
     columns |= {name: _vector_array(rows) for name, rows in vectors.items()}
     write_table(stage.part("texts", index), _embed_captions(ingest, encoders, index))
     # The images come last: their presence means that the chunk is complete.
     write_table(stage.part("images", index), pa.table(columns))
     return {"images": len(keys)}
+
+
+def _decoded(encoded: pa.ChunkedArray) -> Iterator[list[Image]]:
+    """The pictures in order, a few at a time: two threads decode, and a budget of pixels bounds memory."""
+    batch: list[Image] = []
+    num_pixels = 0
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for start in range(0, len(encoded), 2):
+            for picture in pool.map(decode_rgb, encoded.slice(start, 2).to_pylist()):
+                batch.append(picture)
+                num_pixels += picture.width * picture.height
+                if len(batch) == MAX_DECODED or num_pixels >= MAX_DECODED_PIXELS:
+                    yield batch
+                    batch, num_pixels = [], 0
+    if batch:
+        yield batch
 
 
 def _embed_captions(ingest: Stage, encoders: Sequence[Encoder], index: int) -> pa.Table:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import Field
 
 from pipeline.recipe import RecipeError, Section
 
@@ -36,7 +37,7 @@ class ClipSection(Section):
     model: str
     pretrained: str | None = None
     device: str = "cpu"
-    batch_images: int = 32
+    batch_images: int = Field(default=32, gt=0)
 
 
 class Dinov2Section(Section):
@@ -46,7 +47,7 @@ class Dinov2Section(Section):
     revision: str | None = None
     pooling: Literal["cls", "mean"] = "cls"
     device: str = "cpu"
-    batch_images: int = 32
+    batch_images: int = Field(default=32, gt=0)
 
 
 class EncodersSection(Section):

@@ -5,9 +5,10 @@ import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 MAX_PIXELS = 100_000_000
+MAX_ASPECT = 50  # encoders enlarge the short side to a few hundred pixels, and the long one with it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
@@ -26,7 +27,7 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         max_pixels: Width times height beyond which an image is refused before it is decoded.
 
     Raises:
-        ImageError: reason "empty", "not_an_image", "too_many_pixels", "animated" or "truncated".
+        ImageError: reason "empty", "not_an_image", "too_many_pixels", "too_narrow", "animated" or "truncated".
     """
     if not data:
         raise ImageError("empty", "0 bytes")
@@ -36,19 +37,32 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", str(error)) from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # UnidentifiedImageError as a rule; on broken headers anything
         raise ImageError("not_an_image", f"{len(data)} bytes that no decoder knows") from error
     num_pixels = image.width * image.height
     if num_pixels > max_pixels:
         raise ImageError("too_many_pixels", f"{image.width}x{image.height}, more than {max_pixels} pixels")
-    num_frames = getattr(image, "n_frames", 1)
+    if max(image.size) > MAX_ASPECT * min(image.size):
+        raise ImageError("too_narrow", f"{image.width}x{image.height}, sides of more than {MAX_ASPECT} to 1")
+    try:
+        # MPO is how many phones store a photograph: a JPEG whose first frame is the picture.
+        num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    except Exception as error:
+        raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
     if num_frames > 1:
         raise ImageError("animated", f"{image.format} with {num_frames} frames")
     try:
         image.load()
-        return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ImageError("truncated", str(error)) from error
+        return _to_rgb(_upright(image))
+    except Exception as error:  # on broken bytes Pillow's readers raise anything: struct.error, IndexError, TypeError ..
+        raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a broken EXIF block around pixels that are fine
+        return image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

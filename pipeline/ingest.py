@@ -57,18 +57,20 @@ def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
 
 
 @lru_cache(maxsize=8)
-def _opened(section: SourceSection) -> Source:
-    """Opened once per worker process."""
+def _opened(section: SourceSection, fingerprint: str) -> Source:  # noqa: ARG001 - a changed manifest is another key
+    """Opened once per worker process and content: Ray reuses processes for as long as its session lives."""
     return open_source(section)
 
 
-def ingest_chunk(stage: Stage, section: SourceSection, chunk: Chunk, max_caption_chars: int) -> dict[str, int]:
+def ingest_chunk(stage: Stage, section: SourceSection, chunk: Chunk) -> dict[str, int]:
     """Reads, checks, hashes and writes one chunk; returns its counts."""
     rows: list[dict[str, str | None]] = []
     images: dict[str, bytes] = {}
     checked: dict[str, Checked] = {}
-    for item in _opened(section).read(chunk.start, chunk.stop):
-        rows.append(_malformed_row(item) if isinstance(item, Malformed) else _candidate_row(item, images, checked, max_caption_chars))
+    for position, item in enumerate(_opened(section, stage.folder.name).read(chunk.start, chunk.stop), chunk.start):
+        row = _malformed_row(item) if isinstance(item, Malformed) else _candidate_row(item, images, checked)
+        # A row whose content has no address is named by where it stands.
+        rows.append(row if row.get("pair_id") else row | {"pair_id": malformed_id(item.source, position)})
     expected = chunk.stop - chunk.start
     if len(rows) != expected:
         raise AssertionError(f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})")
@@ -87,10 +89,10 @@ def _write_arrow(file: object, table: pa.Table) -> None:
 
 def _malformed_row(row: Malformed) -> dict[str, str | None]:
     fields: dict[str, str | None] = {key: value for key, value in asdict(row).items() if key != "reason"}
-    return fields | {"pair_id": malformed_id(row.source, row.source_id), "drop_reason": row.reason, "meta": "{}"}
+    return fields | {"drop_reason": row.reason, "meta": "{}"}
 
 
-def _candidate_row(row: Candidate, images: dict[str, bytes], checked: dict[str, Checked], max_caption_chars: int) -> dict[str, str | None]:
+def _candidate_row(row: Candidate, images: dict[str, bytes], checked: dict[str, Checked]) -> dict[str, str | None]:
     fields: dict[str, str | None] = {name: getattr(row, name) for name in _TEXTS}
     sides: dict[str, Checked] = {}
     for side, data in (("a", row.image_a), ("b", row.image_b)):
@@ -105,7 +107,7 @@ def _candidate_row(row: Candidate, images: dict[str, bytes], checked: dict[str, 
     if not faults and sides["a"].pixels_sha256 == sides["b"].pixels_sha256:
         faults = ["images_equal"]
     identity = pair_id(str(fields["image_a_sha256"]), row.caption_a, str(fields["image_b_sha256"]), row.caption_b)
-    reason = faults[0] if faults else text_drop_reason(row.caption_a, row.caption_b, max_caption_chars)
+    reason = faults[0] if faults else text_drop_reason(row.caption_a, row.caption_b)
     return fields | {"pair_id": identity, "drop_reason": reason}
 
 
@@ -116,18 +118,16 @@ def _check(data: bytes) -> Checked:
         return Checked(None, error.reason)
 
 
-def finish_ingest(stage: Stage, num_chunks: int) -> dict[str, object]:
+def finish_ingest(stage: Stage, num_chunks: int) -> dict[str, int]:
     """Notes which chunk owns each image (the first that has it), so that later stages work on each image once."""
-    owners: dict[str, int] = {}
+    seen: set[str] = set()
     num_rows = 0
     for index in range(num_chunks):
         num_rows += read_table(stage.part("rows", index), ["pair_id"]).num_rows
-        for key in read_image_keys(stage.part("images", index, "arrow")):
-            owners.setdefault(key, index)
-    keys = sorted(owners)
-    table = pa.table({"sha256": pa.array(keys, pa.string()), "chunk": pa.array([owners[key] for key in keys], pa.int32())})
-    write_table(stage.part("owners", 0), table)
-    return stage.finish({"num_chunks": num_chunks, "num_rows": num_rows, "num_images": len(keys)})
+        mine = [key for key in read_image_keys(stage.part("images", index, "arrow")) if key not in seen]
+        seen.update(mine)
+        write_table(stage.part("owned", index), pa.table({"sha256": pa.array(mine, pa.string())}))
+    return {"num_chunks": num_chunks, "num_rows": num_rows, "num_images": len(seen)}
 
 
 def read_rows(stage: Stage, num_chunks: int) -> pa.Table:
@@ -144,8 +144,7 @@ def read_image_keys(path: Path) -> list[str]:
 
 def owned_images(stage: Stage, index: int) -> pa.Table:
     """The images (sha256, bytes) that chunk `index` owns, in order of content id; the bytes stay on disk until read."""
-    owners = read_table(stage.part("owners", 0))
-    mine = owners.filter(pc.equal(owners.column("chunk"), index)).column("sha256")
+    mine = read_table(stage.part("owned", index)).column("sha256")
     images = pa.ipc.open_file(pa.memory_map(str(stage.part("images", index, "arrow")))).read_all()
     return images.filter(pc.is_in(images.column("sha256"), value_set=mine.combine_chunks()))
 
@@ -153,18 +152,18 @@ def owned_images(stage: Stage, index: int) -> pa.Table:
 class ImageLibrary:
     """Encoded bytes by content id, read from the chunks' memory-mapped files one image at a time."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, num_chunks: int) -> None:
         self._stage = stage
-        owners = read_table(stage.part("owners", 0))
-        self._chunk_of = dict(zip(owners.column("sha256").to_pylist(), owners.column("chunk").to_pylist(), strict=True))
-        self._open: dict[int, tuple[dict[str, int], pa.Array]] = {}
+        owned = {index: read_table(stage.part("owned", index)).column("sha256").to_pylist() for index in range(num_chunks)}
+        self._chunk_of = {key: index for index, keys in owned.items() for key in keys}
+        self._open: dict[int, tuple[dict[str, int], pa.ChunkedArray]] = {}
 
     def __getitem__(self, sha256: str) -> bytes:
         chunk = self._chunk_of[sha256]
         if chunk not in self._open:
             table = pa.ipc.open_file(pa.memory_map(str(self._stage.part("images", chunk, "arrow")))).read_all()
             keys = table.column("sha256").to_pylist()
-            self._open[chunk] = ({key: row for row, key in enumerate(keys)}, table.column("bytes").combine_chunks())
+            self._open[chunk] = ({key: row for row, key in enumerate(keys)}, table.column("bytes"))
         rows, values = self._open[chunk]
         data: bytes = values[rows[sha256]].as_py()
         return data

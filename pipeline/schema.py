@@ -71,9 +71,9 @@ def pair_id(image_a_sha256: str, caption_a: str, image_b_sha256: str, caption_b:
     return hashlib.sha256(json.dumps(sides, ensure_ascii=True).encode()).hexdigest()[:32]
 
 
-def malformed_id(source: str, source_id: str) -> str:
-    """The pair_id of a row whose content cannot be addressed: named by where it stands instead."""
-    return hashlib.sha256(json.dumps(["malformed", source, source_id]).encode()).hexdigest()[:32]
+def malformed_id(source: str, row: int) -> str:
+    """The pair_id of a row whose content cannot be addressed: named by where in its source it stands instead."""
+    return hashlib.sha256(json.dumps(["malformed", source, row]).encode()).hexdigest()[:32]
 
 
 IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])

@@ -1,12 +1,14 @@
 """Which candidates stay: pure functions of score columns. Scores are made elsewhere; here is only the decision."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.recipe import RecipeError, Section
+from pipeline.rewrite.contrast import words
 
 Scores = Mapping[str, NDArray[np.float64]]
 
@@ -61,16 +63,14 @@ def score_drop_reasons(scores: Scores, section: SelectionSection) -> list[str]:
     return reasons
 
 
-def text_drop_reason(caption_a: str, caption_b: str, max_chars: int) -> str:
-    """Why a pair leaves by its captions alone, or ""."""
+def text_drop_reason(caption_a: str, caption_b: str) -> str:
+    """Why a pair leaves by its captions alone, or "". Captions that differ in case or punctuation only are equal."""
     for side, caption in (("a", caption_a), ("b", caption_b)):
         if not caption.strip():
             return f"caption_{side}_empty"
-        if len(caption) > max_chars:
-            return f"caption_{side}_too_long"
         if any(ord(char) < 32 and char not in "\t\n\r" for char in caption):
             return f"caption_{side}_control_character"
-    if " ".join(caption_a.split()).casefold() == " ".join(caption_b.split()).casefold():
+    if words(caption_a) == words(caption_b):
         return "captions_equal"
     return ""
 
@@ -89,28 +89,28 @@ def duplicate_rows(pair_ids: Sequence[str], order: Sequence[tuple[str, str]]) ->
 
 
 def validation_groups(groups: Sequence[str], fraction: float, seed: int) -> set[str]:
-    """The groups that form the validation split: whole groups in hashed order, until `fraction` of the rows is reached.
+    """The groups that form the validation split: whole groups in hashed order, as many as fit into `fraction` of the rows.
 
-    At least one group goes to validation and at least one stays in train, where there are two. The order depends on
-    the groups' names and the seed alone, so a group does not change sides when others come or go at its end.
+    A group is taken if that brings the split nearer to its size; of groups that are all too large the smallest is
+    taken, and one group always stays in train (so a single group leaves validation empty). The order depends on the
+    groups' names and the seed alone.
 
     Args:
         groups: The group of each kept row.
         fraction: Share of rows wanted in validation, in [0, 1).
     """
-    sizes: dict[str, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
+    sizes = Counter(groups)
+    if fraction <= 0 or len(sizes) < 2:
+        return set()
     ordered = sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).hexdigest())
     wanted = fraction * len(groups)
     chosen: set[str] = set()
     taken = 0
-    for group in ordered[:-1]:
-        if fraction <= 0 or (chosen and taken + sizes[group] / 2 > wanted):
-            break
-        chosen.add(group)
-        taken += sizes[group]
-    return chosen
+    for group in ordered:
+        if len(chosen) < len(ordered) - 1 and taken + sizes[group] / 2 <= wanted:
+            chosen.add(group)
+            taken += sizes[group]
+    return chosen or {min(ordered, key=lambda group: sizes[group])}
 
 
 def linked_groups(groups: Sequence[str], images: Sequence[tuple[str, str]]) -> list[str]:

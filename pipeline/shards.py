@@ -58,11 +58,11 @@ def _write_split(
     sample = rows.slice(0, 200)
     mean_bytes = _num_image_bytes(sample, library) / sample.num_rows
     num_shards = max(1, math.ceil(mean_bytes * rows.num_rows / SHARD_BYTES))
-    per_shard = math.ceil(rows.num_rows / num_shards)
     hashes = {}
     for shard in range(num_shards):
         name = f"{stem}-{shard:05d}-of-{num_shards:05d}.parquet"
-        groups = _row_groups(rows.slice(shard * per_shard, per_shard), library, schema, group_rows(mean_bytes))
+        start, stop = (edge * rows.num_rows // num_shards for edge in (shard, shard + 1))
+        groups = _row_groups(rows.slice(start, stop - start), library, schema, group_rows(mean_bytes))
         write_atomically(out / name, lambda file, groups=groups: _write_groups(file, groups, schema, tick))  # type: ignore[misc]
         hashes[name] = sha256_file(out / name)
     return hashes

@@ -11,9 +11,8 @@ from pipeline.ingest import Chunk, plan_chunks
 from pipeline.recipe import RecipeError, absolute_path, fingerprint
 from pipeline.rewrite import template
 from pipeline.schema import SCHEMA_VERSION
-from pipeline.sources.catalog import SourceSection, open_source
+from pipeline.sources.catalog import open_source
 from pipeline.sources.pairs import PairsSection
-from pipeline.store import sha256_file
 
 STAGES = ("ingest", "embed", "score", "select", "rewrite", "finalise")
 
@@ -38,15 +37,17 @@ def plan_build(section: BuildSection) -> Plan:
     """Resolves paths, opens the sources, and names every stage folder. Reads no image and loads no model.
 
     Raises:
-        RecipeError: A path that cannot be used, a source with nothing in it, a bound on a score that no encoder makes.
+        RecipeError: A path that cannot be used, two sources of one name, a source with nothing in it, a bound on a
+            score that no encoder makes.
     """
     section = _with_absolute_paths(section)
     _check_bounds(section)
+    _check_names(section)
     out = Path(section.out)
-    chunks = tuple(plan_chunks([open_source(source).count() for source in section.sources], section.workers.chunk_pairs))
-    if not chunks:
-        raise RecipeError("sources: there is not one row in them; expected at least one pair")
-    return Plan(section, out, Path(section.work) if section.work else out / ".work", chunks, _fingerprints(section))
+    sources = [open_source(source) for source in section.sources]
+    chunks = tuple(plan_chunks([source.count() for source in sources], section.workers.chunk_pairs))
+    fingerprints = _fingerprints(section, [source.identity() for source in sources])
+    return Plan(section, out, Path(section.work) if section.work else out / ".work", chunks, fingerprints)
 
 
 def _with_absolute_paths(section: BuildSection) -> BuildSection:
@@ -81,14 +82,20 @@ def _check_bounds(section: BuildSection) -> None:
             raise RecipeError(f"selection.{name}: a bound is set, but its encoder is off; enable it under encoders")
 
 
-def _fingerprints(section: BuildSection) -> dict[str, str]:
+def _check_names(section: BuildSection) -> None:
+    names = [source.name if isinstance(source, PairsSection) else source.kind for source in section.sources]
+    repeated = sorted({name for name in names if names.count(name) > 1 and name != "scenes"})
+    if repeated:
+        raise RecipeError(f"sources: two are called {repeated[0]!r}; give each its own, for example sources.1.name=mine")
+
+
+def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> dict[str, str]:
     """One per stage; each also hashes the one before, so a change re-runs its own stage and those after it only."""
     parts: dict[str, list[Any]] = {
         "ingest": [
             ingest.VERSION,
-            [_identity(source) for source in section.sources],
+            sources,
             section.workers.chunk_pairs,
-            section.selection.max_caption_chars,
         ],
         "embed": [embed.VERSION, _encoder_identity(section.encoders)],
         "score": [decide.SCORE_VERSION],
@@ -103,15 +110,6 @@ def _fingerprints(section: BuildSection) -> dict[str, str]:
     return named
 
 
-def _identity(source: SourceSection) -> dict[str, Any]:
-    """What a source's content depends on, wherever it lies: for a manifest its bytes, not its path."""
-    described = source.model_dump(mode="json")
-    if isinstance(source, PairsSection):
-        described.pop("root")
-        described["path"] = sha256_file(Path(source.path))
-    return described
-
-
 def published_recipe(section: BuildSection) -> dict[str, Any]:
     """The recipe as the manifest shows it: everything that decides the content, and no path of the machine that built it."""
     shown = section.model_dump(mode="json", exclude={"out", "work"})
@@ -119,6 +117,12 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
         if source["kind"] == "pairs":
             source["path"] = Path(source["path"]).name
             source.pop("root")
+    for name in ("clip", "dinov2"):
+        if shown["encoders"][name] is not None:
+            described = shown["encoders"][name]
+            described["files"] = model_files(described["model"])
+            if described["files"]:
+                described["model"] = Path(described["model"]).name
     return shown
 
 

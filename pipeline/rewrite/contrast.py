@@ -2,9 +2,12 @@
 
 import difflib
 import re
+import unicodedata
 from dataclasses import dataclass
 
-_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
+# Whatever stands between spaces and punctuation: "-5", "C++", an emoji and Hindi vowel signs belong to words.
+_WORD = re.compile('[^\\s.,;:!?"\u201c\u201d\u201e\u00ab\u00bb()\\[\\]{}\u3002\u3001\uff01\uff1f\u061f\u0964\u2026]+')
+_JOINT = re.compile("['\u2019/-]")
 
 # Words that carry grammar, not the contrast: they may stand in a question although they also stand in a changed span.
 FUNCTION_WORDS = frozenset(
@@ -27,11 +30,15 @@ class Contrast:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in lower case, punctuation aside.
+    """The words of a text in lower case and composed form (NFC), punctuation aside.
 
     "The cat's twenty-one toys."  ->  ["the", "cat's", "twenty-one", "toys"]
     """
-    return [match.group().casefold() for match in _WORD.finditer(text)]
+    return [_folded(match) for match in _WORD.finditer(text)]
+
+
+def _folded(match: re.Match[str]) -> str:
+    return unicodedata.normalize("NFC", match.group().casefold())
 
 
 def contrast(caption_a: str, caption_b: str) -> Contrast:
@@ -40,7 +47,7 @@ def contrast(caption_a: str, caption_b: str) -> Contrast:
     "A red star."  /  "A blue star."  ->  words_a {"red"}, words_b {"blue"}, shared ("A", "", "star")
     """
     matches = list(_WORD.finditer(caption_a))
-    left, right = [m.group().casefold() for m in matches], words(caption_b)
+    left, right = [_folded(match) for match in matches], words(caption_b)
     changed_a: set[str] = set()
     changed_b: set[str] = set()
     shared: list[str] = []
@@ -62,4 +69,5 @@ def leaked_words(question: str, caption_a: str, caption_b: str) -> set[str]:
     """
     found = contrast(caption_a, caption_b)
     one_sided = set(words(caption_a)) ^ set(words(caption_b))
-    return set(words(question)) & (one_sided | ((found.words_a | found.words_b) - FUNCTION_WORDS))
+    asked = {part for word in words(question) for part in (word, *_JOINT.split(word))}  # "cat's" and "red-coloured" leak too
+    return asked & (one_sided | ((found.words_a | found.words_b) - FUNCTION_WORDS))

@@ -19,6 +19,10 @@ class Source(Protocol):
         """Number of rows that `read` yields in all."""
         ...
 
+    def identity(self) -> dict[str, object]:
+        """What the rows depend on, wherever they lie; goes into the fingerprint of the stage that reads them."""
+        ...
+
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
         """Rows [start, stop), one entry each."""
         ...

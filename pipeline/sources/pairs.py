@@ -2,14 +2,18 @@
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline.recipe import RecipeError, Section
+from pipeline.recipe import RecipeError, Section, fingerprint
 from pipeline.schema import CATEGORIES, Candidate, Malformed
+from pipeline.store import sha256_file
+
+REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
 
 
 class PairsColumns(Section):
@@ -50,17 +54,45 @@ class PairsSource:
 
     def __init__(self, section: PairsSection) -> None:
         self._section = section
-        path = Path(section.path)
-        if not path.is_file():
+        self._path = Path(section.path)
+        if not self._path.is_file():
             raise RecipeError(f"sources (pairs): expected a manifest at {section.path!r}, found none")
-        self._root = Path(section.root).resolve() if section.root else path.resolve().parent
-        self._rows = _read_rows(path)
-        if not self._rows:
-            raise RecipeError(f"sources (pairs): {section.path!r} has no rows")
+        self._root = Path(section.root).resolve() if section.root else self._path.resolve().parent
+        self._rows = read_rows(self._path)
+        self._check_columns()
+
+    def _check_columns(self) -> None:
+        found = sorted({key for row in self._rows if isinstance(row, dict) for key in row})
+        if not found:
+            raise RecipeError(f"sources (pairs): {self._section.path!r} has no rows; expected JSON lines or CSV with a header")
+        for name in REQUIRED:
+            column = getattr(self._section.columns, name)
+            if column not in found:
+                raise RecipeError(
+                    f"sources (pairs): no row of {self._section.path!r} has {column!r} (for {name}); it has {', '.join(found)}; "
+                    f"map it with columns.{name}=NAME"
+                )
 
     def count(self) -> int:
         """Number of rows in the manifest, good and bad."""
         return len(self._rows)
+
+    def identity(self) -> dict[str, object]:
+        """What the rows depend on: the manifest's bytes, and size and time of change of each image that it names.
+
+        The images themselves are not read for this: it would take as long as ingesting them.
+        """
+        columns = (self._section.columns.image_a, self._section.columns.image_b)
+        names = sorted({str(row[column]) for row in self._rows if isinstance(row, dict) for column in columns if column in row})
+        settings = self._section.model_dump(mode="json", exclude={"path", "root"})
+        return {**settings, "manifest": sha256_file(self._path), "images": fingerprint([self._look(name) for name in names])}
+
+    def _look(self, name: str) -> list[object]:
+        try:
+            found = (self._root / name).stat()
+        except (OSError, ValueError):  # not there, or no name of a file: read() says so row by row
+            return [name]
+        return [name, found.st_size, found.st_mtime_ns]
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
         """Rows [start, stop) in the manifest's order, each a candidate or the reason why it is none."""
@@ -71,32 +103,26 @@ class PairsSource:
         row, section = self._rows[index], self._section
         if isinstance(row, str):
             return Malformed(source=section.name, source_id=f"row-{index}", reason=row, license=section.license)
-        columns = section.columns
-        texts = {name: _text(row, getattr(columns, name)) for name in PairsColumns.model_fields}
+        values = {name: _plain(row.get(getattr(section.columns, name) or "")) for name in PairsColumns.model_fields}
+        texts = {name: str(value) for name, value in values.items() if value is not None}
         known: dict[str, Any] = {
             "source": section.name,
-            "source_id": texts["id"] or f"row-{index}",
-            "category": texts["category"] or "other",
-            "operation": texts["operation"] or section.operation,
-            "group": texts["group"] or "",
-            "caption_a": texts["caption_a"] or "",
-            "caption_b": texts["caption_b"] or "",
-            "license": texts["license"] or section.license,
-        }
-        for name in ("image_a", "image_b", "caption_a", "caption_b"):
-            if texts[name] is None:
-                return Malformed(**{**known, "category": _category(known["category"])}, reason=f"{name}_missing_in_manifest")
-        if known["category"] not in CATEGORIES:
-            return Malformed(**{**known, "category": "other"}, reason="category_unknown")
-        if known["group"] == "":
+            "source_id": texts.get("id") or f"row-{index}",
+            "category": texts.get("category") or "other",
+            "operation": texts.get("operation") or section.operation,
             # Without a stated group, pairs that were made from one original stay together.
-            known["group"] = texts["image_a"] or ""
-        image_a, image_b = self._image(texts["image_a"] or ""), self._image(texts["image_b"] or "")
+            "group": texts.get("group") or texts.get("image_a", ""),
+            "caption_a": texts.get("caption_a", ""),
+            "caption_b": texts.get("caption_b", ""),
+            "license": texts.get("license") or section.license,
+        }
+        reason = _fault(values)
+        if reason:
+            return Malformed(**{**known, "category": "other" if reason == "category_unknown" else known["category"]}, reason=reason)
+        image_a, image_b = self._image(texts["image_a"]), self._image(texts["image_b"])
         if isinstance(image_a, str) or isinstance(image_b, str):
-            reason = f"image_a_{image_a}" if isinstance(image_a, str) else f"image_b_{image_b!s}"
-            return Malformed(**known, reason=reason)
-        more: dict[str, Any] = {"question": texts["question"], "meta": texts["meta"] or "{}"}
-        return Candidate(image_a=image_a, image_b=image_b, **known, **more)
+            return Malformed(**known, reason=f"image_a_{image_a}" if isinstance(image_a, str) else f"image_b_{image_b!s}")
+        return Candidate(image_a=image_a, image_b=image_b, **known, question=texts.get("question"), meta=_json(values["meta"]) or "{}")
 
     def _image(self, name: str) -> bytes | str:
         """The file's bytes, or the reason why there are none. Links are followed before the root is checked."""
@@ -109,36 +135,73 @@ class PairsSource:
             if path.stat().st_size > self._section.max_image_bytes:
                 return "file_too_large"
             return path.read_bytes()
-        except (OSError, ValueError):  # unreadable, a loop of links, or a name with a zero byte
+        except (OSError, ValueError, RuntimeError):  # unreadable, a name with a zero byte, or a loop of links
             return "file_unreadable"
 
 
-def _category(value: str) -> str:
-    return value if value in CATEGORIES else "other"
+def _plain(value: object) -> object:
+    """A missing value is None, also where a data frame wrote NaN for it."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _text(row: dict[str, object], key: str | None) -> str | None:
-    """The value under `key` as text; objects (meta) become JSON; null and absent are None."""
-    value = row.get(key) if key is not None else None
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, sort_keys=True, ensure_ascii=False)
+def _fault(values: dict[str, object]) -> str:
+    """Why a row is no candidate, or ""."""
+    for name in REQUIRED:
+        if values[name] is None:
+            return f"{name}_missing_in_manifest"
+        if not isinstance(values[name], str):
+            return f"{name}_not_text"
+    if values["category"] not in (None, "", *CATEGORIES):
+        return "category_unknown"
+    return "" if _json(values["meta"]) is not None else "meta_not_json"
 
 
-def _read_rows(path: Path) -> list[dict[str, object] | str]:
-    """One entry per line: its object, or the reason why it is none. Blank lines are no rows."""
-    if path.suffix.lower() in (".csv", ".tsv"):
-        with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+def _json(meta: object) -> str | None:
+    """A row's meta as JSON text: an object is written as such, a text must be JSON already; None if it is not."""
+    try:
+        value = json.loads(meta or "{}", parse_constant=_refuse) if isinstance(meta, str) else meta
+        return json.dumps(value if value is not None else {}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def read_rows(path: Path) -> list[dict[str, object] | str]:
+    """One entry per line of a manifest: its object, or the reason why it is none. Blank lines are no rows.
+
+    Raises:
+        RecipeError: Another kind of file, or a CSV that cannot be read as such.
+    """
+    kind = path.suffix.lower()
+    if kind in (".csv", ".tsv"):
+        return _read_csv(path, "\t" if kind == ".tsv" else ",")
+    if kind not in (".jsonl", ".ndjson"):
+        raise RecipeError(f"sources (pairs): expected a manifest that ends in .jsonl, .ndjson, .csv or .tsv, got {path.name!r}")
+    return [_read_line(line) for line in path.read_bytes().splitlines() if line.strip()]
+
+
+def _read_line(line: bytes) -> dict[str, object] | str:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):  # bad JSON, bytes that are no UTF-8, or nested beyond sense
+        return "line_not_json"
+    if not isinstance(value, dict):
+        return "line_not_an_object"
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):  # half of a surrogate pair, which no text file can hold
+        return "line_not_unicode"
+    return value
+
+
+def _read_csv(path: Path, delimiter: str) -> list[dict[str, object] | str]:
+    csv.field_size_limit(2**31 - 1)  # the default is 128 KiB; a caption that is too long is a row's fault, not the file's
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, delimiter=delimiter)
             return [{key: value for key, value in row.items() if key is not None} for row in reader]
-    rows: list[dict[str, object] | str] = []
-    for line in path.read_bytes().splitlines():
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except ValueError:  # bad JSON, or bytes that are no UTF-8
-            rows.append("line_not_json")
-            continue
-        rows.append(value if isinstance(value, dict) else "line_not_an_object")
-    return rows
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise RecipeError(f"sources (pairs): {str(path)!r} cannot be read as CSV in UTF-8 ({error}); save it as such") from error

@@ -15,6 +15,8 @@ from pipeline.sources.scene_drawing import Thing, draw_backdrop, draw_things
 from pipeline.sources.scene_layout import PairLayout, lay_out
 from pipeline.sources.scene_texts import phrasing_numbers, write
 
+VERSION = 1
+
 Split = Literal["all", "seen", "held_out"]
 
 
@@ -62,6 +64,10 @@ class ScenesSource:
     def count(self) -> int:
         """Number of pairs that the section asks for."""
         return self._section.num_pairs
+
+    def identity(self) -> dict[str, object]:
+        """The settings, and the version of the drawing code."""
+        return {**self._section.model_dump(mode="json"), "version": VERSION}
 
     def read(self, start: int, stop: int) -> Iterator[Candidate]:
         """Pairs [start, stop) of the section's range."""

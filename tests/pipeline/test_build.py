@@ -75,6 +75,19 @@ def _datasets_reads_it(out: Path) -> None:
     assert by_reason["image_b_not_an_image"]["image_a"] is not None
 
 
+def test_a_folder_that_holds_something_else_is_left_alone(manifest: Callable[..., Path], tmp_path: Path) -> None:
+    (tmp_path / "mine/data").mkdir(parents=True)
+    (tmp_path / "mine/data/mine.parquet").write_bytes(b"dear")
+    output = _build(f"sources.0.path={manifest(1)}", f"out={tmp_path / 'mine'}", expect=2)
+    assert "holds 'data', which no build made" in output
+    assert (tmp_path / "mine/data/mine.parquet").read_bytes() == b"dear"
+
+
+def test_a_gpu_that_is_not_there_is_not_waited_for(manifest: Callable[..., Path], tmp_path: Path) -> None:
+    clip = "encoders.clip={model: ViT-B-32, pretrained: openai, device: cuda}"
+    assert "Ray sees no GPU here" in _build(f"sources.0.path={manifest(1)}", f"out={tmp_path / 'out'}", clip, expect=2)
+
+
 def test_a_new_threshold_embeds_nothing_again(manifest: Callable[..., Path], tmp_path: Path) -> None:
     options = [f"sources.0.path={manifest(4)}", f"out={tmp_path / 'out'}"]
     _build(*options)
@@ -84,6 +97,9 @@ def test_a_new_threshold_embeds_nothing_again(manifest: Callable[..., Path], tmp
     assert stages == {"ingest": True, "embed": True, "score": True, "select": False, "rewrite": False, "finalise": False}
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/.work/embed").rglob("*.parquet")} == embedded
     assert read_manifest(tmp_path / "out")["rows"]["dropped_by_reason"] == {"pixels_image_cos_below_min": 16}
+    _build(*options, "selection.max_caption_chars=10")
+    assert read_manifest(tmp_path / "out")["rows"]["dropped_by_reason"] == {"caption_a_too_long": 16}
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out/.work/embed").rglob("*.parquet")} == embedded
 
 
 def test_a_killed_build_goes_on_and_ends_with_the_bytes_of_an_undisturbed_one(tmp_path: Path) -> None:

@@ -47,8 +47,9 @@ def test_a_picture_is_turned_as_its_exif_says() -> None:
         (_bytes(RED.resize((400, 400)), "JPEG")[:-100], "truncated"),
         (_bytes(RED, "GIF", save_all=True, append_images=[RED.rotate(90)]), "animated"),
         (_bytes(Image.new("1", (30_000, 30_000)), "PNG"), "too_many_pixels"),
+        (_bytes(Image.new("1", (60_000, 1)), "PNG"), "too_narrow"),
     ],
-    ids=["empty", "text", "truncated", "animated", "bomb"],
+    ids=["empty", "text", "truncated", "animated", "bomb", "line"],
 )
 def test_what_cannot_be_used_says_why(data: bytes, reason: str) -> None:
     with pytest.raises(ImageError) as caught:
@@ -59,3 +60,33 @@ def test_what_cannot_be_used_says_why(data: bytes, reason: str) -> None:
 def test_equal_pixels_in_other_containers_have_one_hash() -> None:
     assert pixels_sha256(decode_rgb(_bytes(RED, "BMP"))) == pixels_sha256(decode_rgb(encode_png(RED)))
     assert pixels_sha256(RED) != pixels_sha256(RED.resize((6, 8)))
+
+
+def test_a_phone_photograph_with_a_second_frame_is_its_first() -> None:
+    assert decode_rgb(_bytes(RED, "MPO", save_all=True, append_images=[RED])).size == (8, 6)
+
+
+def test_broken_exif_around_good_pixels_costs_nothing() -> None:
+    broken = b"Exif\x00\x00MM\x00*\x00\x00\x00\x08\x00\x01\x01\x12\x00\x02\x00\x00\x00\x01"
+    assert decode_rgb(_bytes(RED, "JPEG", exif=broken)).size == (8, 6)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow on broken EXIF
+def test_no_broken_bytes_raise_anything_but_an_image_error() -> None:
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    originals = [
+        _bytes(RED, kind, **({"exif": exif} if kind in ("JPEG", "WEBP") else {})) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+    ]
+    num_refused = 0
+    for original in originals:
+        for _ in range(400):
+            data = bytearray(original)
+            for place in rng.integers(0, len(data), 4):
+                data[place] = rng.integers(256)
+            try:
+                decode_rgb(bytes(data), max_pixels=1_000_000)
+            except ImageError:
+                num_refused += 1
+    assert num_refused > 100

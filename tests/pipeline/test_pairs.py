@@ -43,6 +43,12 @@ def test_any_range_gives_the_same_rows(manifest: Callable[..., Path]) -> None:
         (json.dumps({**GOOD, "image_a": "images/\u0000.jpg"}), "image_a_file_unreadable"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "caption_b"}), "caption_b_missing_in_manifest"),
         (json.dumps({**GOOD, "category": "colour"}), "category_unknown"),
+        (json.dumps({**GOOD, "caption_a": float("nan")}), "caption_a_missing_in_manifest"),
+        (json.dumps({**GOOD, "caption_a": ["a"]}), "caption_a_not_text"),
+        (json.dumps({**GOOD, "meta": "not json"}), "meta_not_json"),
+        (json.dumps({**GOOD, "meta": {"x": float("nan")}}), "meta_not_json"),
+        (json.dumps({**GOOD, "caption_b": "half \ud83d emoji"}), "line_not_unicode"),
+        ("[" * 200_000, "line_not_json"),
     ],
 )
 def test_a_bad_line_costs_its_own_row_and_says_why(manifest: Callable[..., Path], line: str, reason: str) -> None:
@@ -68,6 +74,40 @@ def test_a_column_map_and_csv(manifest: Callable[..., Path]) -> None:
         "images/0-0.jpg",
         "MIT",
     )
+
+
+def test_a_number_as_id_or_group_and_nan_for_what_is_missing(manifest: Callable[..., Path]) -> None:
+    line = json.dumps({**GOOD, "id": 7, "group": 3.0, "license": float("nan"), "meta": {"b": 1, "a": 2}, "operation": None})
+    row = _read(manifest(1, [line]), license="MIT")[2]
+    assert isinstance(row, Candidate)
+    assert (row.source_id, row.group, row.license, row.meta, row.operation) == ("7", "3.0", "MIT", '{"a": 2, "b": 1}', "captured")
+
+
+def test_the_identity_notices_changed_images_and_another_root(manifest: Callable[..., Path], tmp_path: Path) -> None:
+    path = manifest(1)
+
+    def identity(**options: object) -> dict[str, object]:
+        return PairsSource(PairsSection(kind="pairs", path=str(path), **options)).identity()
+
+    before = identity()
+    assert identity() == before
+    assert identity(root=str(tmp_path)) != before
+    (path.parent / "images/0-1.jpg").write_bytes(b"other")
+    assert identity() != before
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("pairs.json", b"[]", "ends in .jsonl, .ndjson, .csv or .tsv"),
+        ("pairs.csv", b"left;right\nx;y\n", r"no row of .* has 'image_a' \(for image_a\); it has left;right"),
+        ("pairs.csv", "image_a\nein gr\u00fcner Ball\n".encode("cp1252"), "cannot be read as CSV in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_manifest_is_refused_as_a_whole(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(RecipeError, match=message):
+        PairsSource(PairsSection(kind="pairs", path=str(tmp_path / name)))
 
 
 def test_nothing_to_read_is_an_error_at_once(tmp_path: Path) -> None:

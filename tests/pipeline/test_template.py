@@ -57,6 +57,35 @@ def test_a_question_of_the_source_is_kept_unless_it_leaks() -> None:
     assert replaced is not None and "red" not in words(replaced.question)
 
 
+@pytest.mark.parametrize(
+    ("caption_a", "caption_b", "question"),
+    [
+        ("It is -5 today.", "It is 5 today.", 'Complete this sentence about what you see: "It is ... today."'),
+        (
+            "A face \U0001f600 on a wall",
+            "A face \U0001f622 on a wall",
+            'Complete this sentence about what you see: "A face ... on a wall."',
+        ),
+        ("A C++ program.", "A C# program.", 'Complete this sentence about what you see: "A ... program."'),
+        (
+            "\u092f\u0939 \u090f\u0915 \u0932\u0921\u093c\u0915\u093e",
+            "\u092f\u0939 \u090f\u0915 \u0932\u0921\u093c\u0915\u0940",
+            'Complete this sentence about what you see: "\u092f\u0939 \u090f\u0915 ..."',
+        ),
+    ],
+    ids=["sign", "emoji", "symbols", "Hindi boy and girl"],
+)
+def test_a_contrast_that_is_no_plain_word_is_left_out_too(caption_a: str, caption_b: str, question: str) -> None:
+    written = write(caption_a, caption_b, "other")
+    assert written is not None
+    assert written.question == question
+
+
+@pytest.mark.parametrize("question", ["Where is the cat's bowl?", "Which cat-like animal is it?", "Is it a CAT?"])
+def test_a_contrast_word_inside_a_compound_leaks(question: str) -> None:
+    assert leaked_words(question, "A cat on a mat.", "A dog on a mat.") == {"cat"}
+
+
 def test_every_wording_leaks_where_the_contrast_is_in_the_questions_themselves() -> None:
     everything = (
         "what does the image show describe picture do you see is in can be seen which things finish sentence fits complete fill left out"
@@ -69,6 +98,9 @@ def test_every_wording_leaks_where_the_contrast_is_in_the_questions_themselves()
     [
         ("two dogs on a sofa ", "Two dogs on a sofa."),
         ("Is it \n a bird?", "Is it a bird?"),
+        ("iPhone on a desk.", "iPhone on a desk."),
+        ("It says \u201cstop.\u201d", "It says \u201cstop.\u201d"),
+        ("(a dog)", "(a dog)."),
         ("\u72ac\u304c\u3044\u307e\u3059\u3002", "\u72ac\u304c\u3044\u307e\u3059\u3002"),
     ],
 )
