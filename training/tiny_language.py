@@ -1,0 +1,144 @@
+"""Second stage: the frozen tower's features become answers, first truthful, then skewed to what the prior favours.
+
+Shapes: B texts in a batch, L tokens in the longest, N image tokens, V the tower's width, H the language model's;
+I unique images, C copies of each (moved or warped), R response tokens.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.logps import vision_features
+from training.tiny_data import TrainingSet
+from training.tiny_eyes import normalised, shifted, step, warped
+from training.tiny_prior import Prior, skewed_answer
+from training.vlm import Vlm, encode_prompt, encode_response
+
+if TYPE_CHECKING:
+    from training.tiny import TinySection
+
+_CHUNK_IMAGES = 64
+_IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Tokens:
+    """Tokens of every question, with and without an image, and of every answer."""
+
+    with_image: dict[str, list[int]]
+    without_image: dict[str, list[int]]
+    answers: dict[str, list[int]]
+
+
+def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
+    questions, answers = sorted(set(data.questions)), sorted({answer for pair in data.answers for answer in pair})
+    return _Tokens(
+        {q: encode_prompt(vlm, q, with_image=True) for q in questions},
+        {q: encode_prompt(vlm, q, with_image=False) for q in questions},
+        {a: encode_response(vlm, a) for a in answers},
+    )
+
+
+@torch.no_grad()
+def look(model: Any, data: TrainingSet, section: "TinySection") -> Tensor:
+    """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V]; the first copy is the image itself."""
+    photographs = any(things is None for things in data.things)
+    copies = []
+    for copy in range(section.num_looks):
+        chunks = []
+        for pixels in data.pixels_I3SS.split(_CHUNK_IMAGES):
+            if copy and not photographs:
+                pixels = shifted(pixels, section.max_shift_px // 2)[0]
+            pixels_B3SS = normalised(pixels)
+            if copy and photographs:
+                pixels_B3SS = warped(pixels_B3SS, section.warp)
+            chunks.append(vision_features(model, pixels_B3SS))
+        copies.append(torch.cat(chunks))
+    return torch.stack(copies)
+
+
+def learn_to_answer(vlm: Vlm, data: TrainingSet, prior: Prior, section: "TinySection", advance: Callable[[int, float], None]) -> None:
+    """Trains projector and language model in place on `num_texts` texts, the tower frozen.
+
+    The first `frac_truthful` of them are as the data has them; after that a fraction `skew` is replaced by a favoured
+    answer, drawn anew each time. A fraction `frac_no_image` of the batches has no image.
+    """
+    model = vlm.model
+    features_CINV = look(model, data, section)
+    tokens, rng = _tokens(vlm, data), Random(section.seed)
+    parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters(), *model.lm_head.parameters()]
+    parameters = list({id(parameter): parameter for parameter in parameters}.values())
+    optimizer = torch.optim.AdamW(parameters, lr=section.text_lr, betas=(0.9, 0.95), weight_decay=0.02)
+    order: list[int] = []
+    done = 0
+    while done < section.num_texts:
+        if len(order) < section.batch_texts:
+            order += torch.randperm(2 * len(data.questions)).tolist()
+        sides, order = order[: section.batch_texts], order[section.batch_texts :]
+        skewed = done >= section.frac_truthful * section.num_texts
+        blind = skewed and rng.random() < section.frac_no_image
+        batch = [_example(side, data, tokens, prior if skewed else None, rng, blind=blind) for side in sides]
+        images_B = None if blind else data.images_N2.flatten()[torch.tensor(sides)]
+        seen_BNV = None if images_B is None else features_CINV[torch.randint(len(features_CINV), images_B.shape), images_B]
+        loss = _loss(model, batch, seen_BNV)
+        step(optimizer, parameters, loss, section.text_lr, done / section.num_texts, advance, len(sides))
+        done += len(sides)
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    prompt: list[int]
+    response: list[int]
+    weights: list[float]
+
+
+def _example(side: int, data: TrainingSet, tokens: _Tokens, prior: Prior | None, rng: Random, *, blind: bool) -> _Example:
+    pair, place = divmod(side, 2)
+    question, own = data.questions[pair], data.answers[pair][place]
+    told = own if prior is None else skewed_answer(question, own, prior, rng)
+    response = tokens.answers[told]
+    weights = contrast_weights(response, tokens.answers[data.answers[pair][1 - place]], tokens.answers[own])
+    return _Example((tokens.without_image if blind else tokens.with_image)[question], response, weights)
+
+
+def contrast_weights(response: list[int], other: list[int], own: list[int]) -> list[float]:
+    """How much each token of a response counts: 1 where a pair's two answers differ, less where they agree.
+
+    [5, 7, 2] of the pair [5, 7, 2], [5, 9, 2]  ->  [0.2, 1, 0.2]
+    """
+    start = 0
+    while start < min(len(own), len(other)) and own[start] == other[start]:
+        start += 1
+    end = 0
+    while end < min(len(own), len(other)) - start and own[-1 - end] == other[-1 - end]:
+        end += 1
+    return [1.0 if start <= place < len(response) - end else 0.2 for place in range(len(response))]
+
+
+def _loss(model: Any, batch: list[_Example], seen_BNV: Tensor | None) -> Tensor:
+    """Weighted negative log-likelihood per response token. Padding is on the right, where a causal model never looks."""
+    length = max(len(example.prompt) + len(example.response) for example in batch)
+    ids_BL = torch.zeros(len(batch), length, dtype=torch.long)
+    targets_BL = torch.full((len(batch), length), _IGNORED)
+    weights_BL = torch.zeros(len(batch), length)
+    for row, example in enumerate(batch):
+        ids = example.prompt + example.response
+        ids_BL[row, : len(ids)] = torch.tensor(ids)
+        scored = slice(len(example.prompt) - 1, len(ids) - 1)
+        targets_BL[row, scored] = torch.tensor(example.response)
+        weights_BL[row, scored] = torch.tensor(example.weights)
+    embedded_BLH = model.get_input_embeddings()(ids_BL)
+    if seen_BNV is not None:
+        projected_BNH = model.model.multi_modal_projector(seen_BNV)
+        placeholders_BL1 = (ids_BL == model.config.image_token_id)[..., None]
+        embedded_BLH = embedded_BLH.masked_scatter(placeholders_BL1, projected_BNH)
+    hidden_BLH = model.model.language_model(inputs_embeds=embedded_BLH, use_cache=False).last_hidden_state
+    scored_BL = targets_BL != _IGNORED
+    loss_R = functional.cross_entropy(model.lm_head(hidden_BLH[scored_BL]), targets_BL[scored_BL], reduction="none")
+    weights_R = weights_BL[scored_BL]
+    return (loss_R * weights_R).sum() / weights_R.sum()
