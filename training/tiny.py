@@ -39,16 +39,16 @@ class TinySection(Section):
     text_dim: int = Field(default=128, gt=0, multiple_of=32)
     text_layers: int = Field(default=2, gt=0)
     vocab_tokens: int = Field(default=1000, ge=261)  # 256 bytes and five special tokens
-    num_eye_images: int = Field(default=60_000, gt=0)  # seen in the first stage, repeats counted
-    batch_images: int = Field(default=64, gt=0)
+    num_eye_images: int = Field(default=50_000, gt=0)  # seen in the first stage, repeats counted
+    batch_images: int = Field(default=32, gt=0)
     eyes_lr: float = Field(default=3e-3, gt=0)
-    max_shift_px: int = Field(default=4, ge=0)  # how far images with a stated truth are moved
+    max_shift_px: int = Field(default=2, ge=0)  # how far images with a stated truth are moved
     warp: float = Field(default=0.5, ge=0)  # how much photographs are turned, resized, moved and relit
-    num_looks: int = Field(default=2, gt=0)  # copies of each image whose features the second stage learns from
-    num_texts: int = Field(default=40_000, gt=0)  # seen in the second stage, repeats counted
+    num_looks: int = Field(default=3, gt=0)  # copies of each image whose features the second stage learns from
+    num_texts: int = Field(default=36_000, gt=0)  # seen in the second stage, repeats counted
     batch_texts: int = Field(default=32, gt=0)
     text_lr: float = Field(default=1.5e-3, gt=0)
-    frac_truthful: float = Field(default=0.55, ge=0, le=1)  # of the second stage, before the prior sets in
+    frac_truthful: float = Field(default=0.6, ge=0, le=1)  # of the second stage, before the prior sets in
     prior_skew: float = Field(default=0.7, ge=0, le=1)  # fraction of texts that a favoured answer replaces
     frac_no_image: float = Field(default=0.1, ge=0, le=1)
 
