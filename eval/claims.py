@@ -5,6 +5,7 @@ below between two objects. Everything else in an answer is no claim, never a wro
 
 The reading is shallow and meant for short answers: a sentence is cut at commas, "and" and "but"; a negation reaches
 to the end of its piece; a statement without a subject is about the last thing mentioned, at first the question's.
+A sentence that says that it is not sure states nothing.
 """
 
 import re
@@ -29,6 +30,7 @@ from eval.lexicon import (
     RELATIONS,
     SIDE_WORDS,
     Lexicon,
+    is_hedged,
 )
 
 ClaimKind = Literal["exists", "count", "colour", "position", "relation"]
@@ -99,7 +101,7 @@ def read_claims(answer: str, question: str, lexicon: Lexicon) -> list[Claim]:
         subject=_Mention(subjects[0], used=True) if subjects else None,
         landmark=landmarks[0] if landmarks else None,
     )
-    _read(re.sub(r"^\s*(yes|no)\s*[,.]\s*", "", answer.lower()), reading)
+    _read(re.sub(r"^\s*(yes|no)\s*[,.]\s*", "", answer.lower()), reading, is_question=False)
     # What has no subject, or relates a thing to itself ("it" could be either), cannot be checked.
     claims = [claim for claim in reading.claims if claim.subject not in (Thing(None), claim.other)]
     presupposed = {mention.thing for mention in asked.mentions}
@@ -128,26 +130,21 @@ def _merged(thing: Thing, asked: Thing) -> Thing:
     return Thing(thing.noun, thing.colours or asked.colours, thing.half or asked.half)
 
 
-def _read(text: str, reading: _Reading) -> _Reading:
-    for sentence in re.split(r"[.;!?:\n]+", _joined(text, reading.lexicon)):
+def _read(text: str, reading: _Reading, *, is_question: bool = True) -> _Reading:
+    for sentence in re.split(r"[.;!?:\n]+", reading.lexicon.joined(text)):
         words = re.findall(r"[a-z_]+(?=n't)|n't|[a-z_]+|\d+|,", sentence)
         piece: list[str] = []
+        num_claims, num_mentions = len(reading.claims), len(reading.mentions)
         for word in [*words, ","]:
             if word in CUTS:
                 _read_piece(piece, reading)
                 piece = []
             else:
                 piece.append(word)
+        if not is_question and is_hedged(words):  # forget it, and what a later "it" would mean
+            del reading.claims[num_claims:], reading.mentions[num_mentions:]
+            reading.subject = None
     return reading
-
-
-def _joined(text: str, lexicon: Lexicon) -> str:
-    """Lower case, with words of several parts written as one ("traffic light" -> "traffic_light")."""
-    plain = text.lower().replace("\u2019", "'").replace("-", " ")
-    for form in sorted([*lexicon.nouns, *lexicon.colours], key=len, reverse=True):
-        if "_" in form:
-            plain = re.sub(rf"\b{re.escape(form.replace('_', ' '))}\b", form, plain)
-    return plain
 
 
 def _read_piece(words: list[str], reading: _Reading) -> None:
@@ -159,6 +156,8 @@ def _read_piece(words: list[str], reading: _Reading) -> None:
         word = words[position]
         if word in NEGATIONS and words[position + 1 : position + 2] != ["only"]:
             negated = True
+        # "none of the stars", "none of them is blue"; but "none of them" alone is a number
+        negated = negated or (words[position : position + 2] == ["none", "of"] and not _is_all_of_them(words, position + 1))
         pronoun = pronoun or word in PRONOUNS
         phrase = _phrase(words, position, reading.lexicon)
         if phrase is not None:
@@ -240,8 +239,10 @@ def _predicate(words: list[str], position: int, negated: bool, reading: _Reading
     if word in reading.lexicon.colours and bare and previous not in DETERMINERS:
         return Claim("colour", anything, reading.lexicon.colours[word], negated=negated), after
     if (word in NUMBERS or word.isdigit()) and bare and previous not in INEXACT | DETERMINERS - _EXACTLY:
-        if following == "of" and not set(words[after + 1 : after + 2]) & PRONOUNS:
+        if following == "of" and not _is_all_of_them(words, after):
             return None, after  # "two of the stars are red" says nothing about how many stars there are
+        if following in ("in", "on", "at", "is") and _is_counted(reading):
+            return None, after  # "two stars, one at the top": one of those that were counted before
         number = NUMBERS[word] if word in NUMBERS else int(word)
         return Claim("count", anything, str(number), negated=negated), after
     if word in CENTRES and not (following == "of" and _phrase(words, after + 1, reading.lexicon)):
@@ -253,6 +254,18 @@ def _predicate(words: list[str], position: int, negated: bool, reading: _Reading
     if word in HALVES or word in COMPARISONS:
         return _place(words, position, negated, reading)
     return None, after
+
+
+def _is_all_of_them(words: list[str], position: int) -> bool:
+    """Whether "of them" is all that is left: "two of them", and not "two of them are red"."""
+    return words[position : position + 1] == ["of"] and len(words) == position + 2 and words[-1] in PRONOUNS
+
+
+def _is_counted(reading: _Reading) -> bool:
+    """Whether a number was stated already for what is being talked about."""
+    subject = reading.subject
+    stated = {claim.subject for claim in reading.claims if claim.kind == "count"}
+    return subject is not None and (subject.count is not None or subject.thing in stated)
 
 
 def _place(words: list[str], position: int, negated: bool, reading: _Reading) -> tuple[Claim | None, int]:

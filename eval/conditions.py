@@ -174,9 +174,12 @@ class PairScorer:
 
 
 def _keys(pairs: pa.Table) -> list[tuple[str, str]]:
-    """(sha256 of the image, question) of every side: first all sides a, then all sides b."""
+    """(sha256 of the image, question) of every side: first all sides a, then all sides b.
+
+    Where a row has no hash its place stands for it: two unknown images are not the same image.
+    """
     questions = pairs["question"].to_pylist()
-    hashes = pairs["image_a_sha256"].to_pylist() + pairs["image_b_sha256"].to_pylist()
+    hashes = [sha256 or f"row {row} {side}" for side in ("a", "b") for row, sha256 in enumerate(pairs[f"image_{side}_sha256"].to_pylist())]
     return list(zip(hashes, questions * 2, strict=True))
 
 

@@ -35,13 +35,15 @@ def run(out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path
     """Run the whole product on built-in data: offline, a few minutes on two CPU cores."""
     started_s = time.monotonic()
     out = Path(os.path.abspath(out))
+    # The commands run at the project's root; shown as a user would type them there.
+    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
     for title, arguments in commands(out):
         say(f"\n{title}\n$ python {shlex.join(arguments)}")
         finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
         if finished.returncode != 0:
             print(f"error: the command above ended with exit code {finished.returncode}; its last lines say why", file=sys.stderr)
             raise SystemExit(finished.returncode)
-    say(f"\nThe demonstration took {time.monotonic() - started_s:.0f} s. Open {out / 'eval' / 'report.html'} in a browser.")
+    say(f"\nThe demonstration took {time.monotonic() - started_s:.0f} s. Open {ROOT / out / 'eval' / 'report.html'} in a browser.")
 
 
 def main() -> None:

@@ -1,7 +1,8 @@
 """Whether log-likelihoods show that the model looks: pure functions of six numbers per pair.
 
 Knows nothing of models, files or intervals. Ties count as wrong everywhere, so a model that ignores the image scores
-0 on the paired scores, not half.
+0 on the paired scores, not half. Two log-probabilities tie when they differ by no more than `tie_nats`: the same text
+at other offsets of a packed row differs in its last bits, and which way it differs says nothing about the image.
 
 Shapes: P pairs; 3 image conditions in the order a, b, none; 2 responses in the order a, b (`logps_P32`).
 A trailing 2 on other arrays is the side: text a with its matching image a, text b with image b.
@@ -18,6 +19,8 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 A, B, NONE = 0, 1, 2
+TIE_NATS = 1e-3  # sums over a response in float32 were seen to differ by up to 1.5e-5 nats between offsets
+TIE_NATS_BFLOAT16 = 0.02  # and in bfloat16 by up to 7.6e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,21 +35,31 @@ class Margins:
     none_contradictory_P2: FloatArray
 
 
-def right_sides(logps_P32: FloatArray) -> BoolArray:
+def tie_nats_of(dtype: str) -> float:
+    """Up to what difference two log-probabilities of a model in "float32" or "bfloat16" are the same, in nats."""
+    return TIE_NATS_BFLOAT16 if dtype == "bfloat16" else TIE_NATS
+
+
+def _exceeds(one_P: FloatArray, other_P: FloatArray, tie_nats: float) -> BoolArray:
+    exceeds_P: BoolArray = one_P - other_P > tie_nats
+    return exceeds_P
+
+
+def right_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
     """Per side: under its image, the right answer is preferred to the other one, [P, 2]. Chance 1/2."""
-    right_a = logps_P32[:, A, A] > logps_P32[:, A, B]
-    right_b = logps_P32[:, B, B] > logps_P32[:, B, A]
+    right_a = _exceeds(logps_P32[:, A, A], logps_P32[:, A, B], tie_nats)
+    right_b = _exceeds(logps_P32[:, B, B], logps_P32[:, B, A], tie_nats)
     return np.stack([right_a, right_b], axis=1)
 
 
-def own_image_sides(logps_P32: FloatArray) -> BoolArray:
+def own_image_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
     """Per side: the answer prefers its own image to the contradictory one, [P, 2]. Chance 1/2."""
-    own_a = logps_P32[:, A, A] > logps_P32[:, B, A]
-    own_b = logps_P32[:, B, B] > logps_P32[:, A, B]
+    own_a = _exceeds(logps_P32[:, A, A], logps_P32[:, B, A], tie_nats)
+    own_b = _exceeds(logps_P32[:, B, B], logps_P32[:, A, B], tie_nats)
     return np.stack([own_a, own_b], axis=1)
 
 
-def paired_scores(logps_P32: FloatArray) -> tuple[BoolArray, BoolArray, BoolArray]:
+def paired_scores(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> tuple[BoolArray, BoolArray, BoolArray]:
     """Text, image and group score of each pair, [P] each.
 
     text: under both images the right answer is preferred. image: both answers prefer their own image. group: both.
@@ -54,8 +67,8 @@ def paired_scores(logps_P32: FloatArray) -> tuple[BoolArray, BoolArray, BoolArra
 
     Source: Winoground (arXiv:2204.03162), section 3.
     """
-    text_P: BoolArray = np.all(right_sides(logps_P32), axis=1)
-    image_P: BoolArray = np.all(own_image_sides(logps_P32), axis=1)
+    text_P: BoolArray = np.all(right_sides(logps_P32, tie_nats), axis=1)
+    image_P: BoolArray = np.all(own_image_sides(logps_P32, tie_nats), axis=1)
     return text_P, image_P, text_P & image_P
 
 
@@ -67,23 +80,24 @@ def margins(logps_P32: FloatArray) -> Margins:
     return Margins(matching - contradictory, matching - none, none - contradictory)
 
 
-def preferences(logps_P32: FloatArray) -> IntArray:
+def preferences(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> IntArray:
     """Which answer each image condition prefers, [P, 3]: +1 answer a, -1 answer b, 0 a tie."""
-    return np.sign(logps_P32[:, :, A] - logps_P32[:, :, B]).astype(np.int64)
+    difference_P3 = logps_P32[:, :, A] - logps_P32[:, :, B]
+    return np.where(np.abs(difference_P3) <= tie_nats, 0, np.sign(difference_P3)).astype(np.int64)
 
 
-def flips(logps_P32: FloatArray) -> BoolArray:
+def flips(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
     """The preferred answer changes when image a is exchanged for image b, [P]. Chance 1/2; a tie is no change."""
-    preferred_P3 = preferences(logps_P32)
+    preferred_P3 = preferences(logps_P32, tie_nats)
     return preferred_P3[:, A] * preferred_P3[:, B] == -1
 
 
-def prior_sides(logps_P32: FloatArray) -> tuple[BoolArray, BoolArray]:
+def prior_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> tuple[BoolArray, BoolArray]:
     """Sides whose truth contradicts, and sides whose truth agrees with, what is preferred without any image.
 
-    Each [P, 2]. Without a tie every pair has exactly one of each, so accuracy without an image is 1/2 by construction.
+    Each [P, 2]. Without a tie every pair has exactly one of each, so accuracy without an image is 1/2; a tie has neither.
     """
-    preferred_P = preferences(logps_P32)[:, NONE]
+    preferred_P = preferences(logps_P32, tie_nats)[:, NONE]
     with_prior_P2 = np.stack([preferred_P == 1, preferred_P == -1], axis=1)
     return with_prior_P2[:, ::-1], with_prior_P2
 

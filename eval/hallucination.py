@@ -4,6 +4,7 @@ Knows nothing of models. Truth is what the scene generator writes: objects with 
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -45,9 +46,16 @@ class AnswerCheck:
         return self.num_false > 0
 
 
-def truths_in(meta: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
-    """The objects of image a and image b as `meta` states them, or None if this row has no exact truth."""
-    value = json.loads(meta or "{}")
+def truths_in(meta: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+    """The objects of image a and image b as `meta` states them, or None if this row has no exact truth.
+
+    None too where `meta` is no JSON, or where any object is not a noun, a colour and a box of four numbers: other makers
+    of a folder may keep whatever they like in `meta`, and a truth in parts would call true claims false.
+    """
+    try:
+        value = json.loads(meta or "{}")
+    except json.JSONDecodeError:
+        return None
     truth = value.get("truth") if isinstance(value, dict) else None
     if not isinstance(truth, dict) or not all(_is_side(truth.get(side)) for side in ("a", "b")):
         return None
@@ -56,8 +64,17 @@ def truths_in(meta: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | 
 
 def _is_side(side: object) -> bool:
     objects = side.get("objects") if isinstance(side, dict) else None
-    keys = {"object", "colour", "box"}
-    return isinstance(objects, list) and all(isinstance(item, dict) and keys <= item.keys() for item in objects)
+    return isinstance(objects, list) and all(isinstance(item, dict) and _is_object(item) for item in objects)
+
+
+def _is_object(item: Mapping[str, Any]) -> bool:
+    box = item.get("box")
+    named = all(isinstance(item.get(key), str) and item[key].strip() for key in ("object", "colour"))
+    return named and isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def truth_of(objects: Sequence[Mapping[str, Any]], width_px: int, height_px: int) -> Truth:

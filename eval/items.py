@@ -12,13 +12,17 @@ import pyarrow as pa
 
 from eval.config import EvalSection
 from pipeline.recipe import RecipeError, absolute_path, fingerprint
-from pipeline.schema import read_mvc, shard_paths
-from pipeline.store import read_json, sha256_file
+from pipeline.schema import MvcError, read_mvc, shard_paths
+from pipeline.store import read_json, sha256_file, write_text
 
-CODE_VERSION = 1  # raise when the same inputs would give other numbers
+CODE_VERSION = 2  # raise when the same inputs would give other numbers
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
 IMAGE_COLUMNS = ("image_a", "image_b", "image_a_sha256", "image_b_sha256")
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+PLAN_FILES = ("config.json", "*/config.json", "svco.json")  # enough of a model on the Hub to say what would be done
+OUTPUTS = ("result.json", "scores.json", "items.parquet", "report.html")
+MARKER = ".svco_eval"  # what an `out` of this job has, finished or not, and a folder of someone else's has not
+TRAINING_MARKER = ".svco_train"  # what the trainer leaves in its folder from the start, and svco.json only at the end
 NOT_WEIGHTS = ("svco.json", "prior.json", "metrics.json")
 
 Role = Literal["before", "after"]
@@ -54,31 +58,39 @@ def _is_hub_id(text: str) -> bool:
     return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists()
 
 
-def find_models(section: EvalSection) -> Models:
+def find_models(section: EvalSection, *, weights: bool = True) -> Models:
     """The folders of the model and of its base.
 
+    Args:
+        weights: Fetch a model on the Hub whole; if not, only what tells which models they are.
+
     Raises:
-        RecipeError: A folder that is no model, or a base that the model names and that is not there.
+        RecipeError: A folder that is no model, a model whose training did not finish, or a base that is not there.
     """
-    after = _model_folder(section.model, "model")
+    after = _model_folder(section.model, "model", weights)
     if section.base == "none":
         return Models(after, None)
     if section.base != "auto":
-        return Models(after, _model_folder(section.base, "base"))
+        return Models(after, _model_folder(section.base, "base", weights))
     record = after / "svco.json"
     if not record.is_file():
+        if (after / TRAINING_MARKER).exists():
+            raise RecipeError(
+                f"model={section.model}: its training did not finish (no svco.json); run it again, or evaluate it as it is with "
+                "base=FOLDER, or base=none"
+            )
         return Models(after, None)
     named = str(read_json(record).get("base_model") or "")
     if not named:
         return Models(after, None)
     inside = after / named
     try:
-        return Models(after, _model_folder(str(inside) if inside.is_dir() else named, "base"))
+        return Models(after, _model_folder(str(inside) if inside.is_dir() else named, "base", weights))
     except RecipeError as error:
         raise RecipeError(f"{error}; {record} names it, so give base=FOLDER, or base=none to evaluate without it") from error
 
 
-def _model_folder(text: str, what: str) -> Path:
+def _model_folder(text: str, what: str, weights: bool) -> Path:
     folder = Path(text).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file():
@@ -89,7 +101,7 @@ def _model_folder(text: str, what: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=list(WEIGHT_FILES)))
+        return Path(snapshot_download(text, allow_patterns=list(WEIGHT_FILES if weights else PLAN_FILES)))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecipeError(f"{what}={text}: neither a folder nor a model that the Hub gives out ({reason})") from error
@@ -111,11 +123,17 @@ def read_items(section: EvalSection, *, images: bool = True) -> pa.Table:
     """The pairs to evaluate in the order of the split, with `chunk`, the number of the unit of work they belong to.
 
     Raises:
-        MvcError: The folder is no MVC or its split is empty.
+        MvcError: The folder is no MVC, its split is empty, or a pair lacks a text.
     """
     table = read_mvc(section.data, section.split, [*COLUMNS, *(IMAGE_COLUMNS if images else ())])
     if section.max_pairs is not None:
         table = table.slice(0, section.max_pairs)
+    for name in COLUMNS:
+        if name != "meta" and table[name].null_count:
+            row = table[name].to_pylist().index(None)
+            raise MvcError(
+                f"{section.data}: pair {table['pair_id'][row]} (row {row} of {section.split}) has no {name}; build the folder again"
+            )
     return table.append_column("chunk", pa.array(np.arange(table.num_rows) // section.pairs_per_chunk))
 
 
@@ -143,16 +161,20 @@ def scoring_fingerprint(section: EvalSection, weights: str, data: str) -> str:
 
 
 def is_finished(out: Path, wanted: dict[str, Any], *, overwrite: bool) -> bool:
-    """Whether `out` already holds exactly this evaluation.
+    """Whether `out` already holds exactly this evaluation, with everything that it writes.
 
     Raises:
-        RecipeError: It holds another evaluation, or files of something else, and `overwrite` is false.
+        RecipeError: It holds files of something else, or another evaluation and `overwrite` is false.
     """
+    if (out / "manifest.json").exists():
+        raise RecipeError(f"out={out}: expected a folder for the evaluation alone, found an MVC data set in it; choose another out")
+    if out.is_dir() and not (out / MARKER).is_file() and any(path.name != ".lock" for path in out.iterdir()):
+        raise RecipeError(f"out={out}: expected an empty or new folder, found other files in it; choose another out")
     done = out / "DONE.json"
     if done.is_file():
         found = read_json(done).get("identity", {})
         if found == wanted:
-            return True
+            return all((out / name).is_file() for name in OUTPUTS)
         different = [name for name in wanted if found.get(name) != wanted[name]]
         if "recipe" in different:
             recipe, other = wanted["recipe"], found.get("recipe", {})
@@ -163,9 +185,14 @@ def is_finished(out: Path, wanted: dict[str, Any], *, overwrite: bool) -> bool:
                 f"out={out}: holds a finished evaluation that differs in {', '.join(different)}; "
                 "choose another out, or give overwrite=true to replace it"
             )
-    elif out.is_dir() and not (out / ".work").is_dir() and any(out.iterdir()):
-        raise RecipeError(f"out={out}: expected an empty or new folder, found other files in it; choose another out")
     return False
+
+
+def begin(out: Path) -> None:
+    """Marks `out` as this job's, and removes an earlier result: what a killed run leaves must not look like its own."""
+    for name in ("DONE.json", *OUTPUTS):
+        (out / name).unlink(missing_ok=True)
+    write_text(out / MARKER, "The folder of an evaluation; a new one may replace what is in it.\n")
 
 
 def favoured_answers(models: Models) -> dict[str, list[str]] | None:

@@ -1,9 +1,12 @@
 """The words by which answers are read: closed lists of English, and the open ones of a folder's own truth."""
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-NUMBERS = {"zero": 0, "none": 0, "one": 1, "two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "single": 1}
+_FROM_ZERO = "zero one two three four five six seven eight nine ten eleven twelve".split()
+NUMBERS = {word: number for number, word in enumerate(_FROM_ZERO)} | {"none": 0, "single": 1}
 HALVES = {"left": "left", "leftmost": "left", "right": "right", "rightmost": "right"}
 HALVES |= {"top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
 RELATIONS = {"above": "above", "over": "above", "below": "below", "under": "below", "underneath": "below", "beneath": "below"}
@@ -21,7 +24,18 @@ PRONOUNS = {"it", "they", "them"}
 AFTER_PREDICATE = {"in", "on", "at", "or", "with", "which", "that", "who", "here", "there", "too", "to", "of", "is", "are"}
 AFTER_PREDICATE |= {"colour", "color"}
 INEXACT = {"least", "most", "than", "about", "around", "almost", "nearly", "over"}
+HEDGES = {"might", "may", "maybe", "could", "perhaps", "possibly", "probably", "likely", "unlikely", "whether", "if"}
+HEDGES |= {"unclear", "unsure", "uncertain"}
+UNSURE = {"clear", "sure", "certain"}  # hedges where they are denied: "I am not sure", "it is not clear that"
+NOT_ALL = {"all", "every", "each"}  # "not all stars are red" denies nothing of any one star
 INTENSIFIED = {"next", "above", "below", "beside", "under", "beneath", "near"}
+
+
+def is_hedged(words: Sequence[str]) -> bool:
+    """Whether a sentence says that it may not be so ("there might be a star", "it is not clear"), or not of all."""
+    denied = any(word in NEGATIONS for word in words)
+    not_all = any(word in NEGATIONS and after in NOT_ALL for word, after in pairwise(words))
+    return not HEDGES.isdisjoint(words) or (denied and not UNSURE.isdisjoint(words)) or not_all
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +52,14 @@ class Lexicon:
         named = {colour.lower() for colour in colours}
         spelled = {_as_one(form): c for c in named for form in (c.replace("grey", "gray"), c.replace("gray", "grey"))}
         return cls(nouns, spelled)
+
+    def joined(self, text: str) -> str:
+        """A text in lower case, with words of several parts written as one ("traffic light" -> "traffic_light")."""
+        plain = text.lower().replace("\u2019", "'").replace("-", " ")
+        for form in sorted([*self.nouns, *self.colours], key=len, reverse=True):
+            if "_" in form:
+                plain = re.sub(rf"\b{re.escape(form.replace('_', ' '))}\b", form, plain)
+        return plain
 
 
 def _as_one(form: str) -> str:

@@ -71,7 +71,7 @@ MEASURES: dict[str, Measure] = {
     ),
     "image_gain": _paired(
         _DEPENDS, "accuracy gained by the image", "sides", 0.0,
-        "side accuracy with image minus without; without one it is 1/2 by construction: one text of a pair wins for both sides",
+        "side accuracy with image minus without; without one it is 1/2 but for ties: one text of a pair wins for both sides",
     ),
     "prior_errors": Measure(
         "prior errors", _PRIOR, "share", "sides", 1 / 4, "lower",
@@ -113,16 +113,16 @@ MEASURES: dict[str, Measure] = {
 def terms_of(view: View, favoured: FavouredSides | None) -> dict[str, Terms]:
     """The sums behind every measure of one model that is a ratio (all but the AUROC), by name."""
     ones_P = np.ones(len(view.logps_P32))
-    right_P2 = right_sides(view.logps_P32)
-    text_P, image_P, group_P = paired_scores(view.logps_P32)
-    against_P2, with_P2 = prior_sides(view.logps_P32)
+    right_P2 = right_sides(view.logps_P32, view.tie_nats)
+    text_P, image_P, group_P = paired_scores(view.logps_P32, view.tie_nats)
+    against_P2, with_P2 = prior_sides(view.logps_P32, view.tie_nats)
     terms: dict[str, Terms] = {
         "text_score": (text_P.astype(float), ones_P),
         "image_score": (image_P.astype(float), ones_P),
         "group_score": (group_P.astype(float), ones_P),
         "side_accuracy": (_total(right_P2), 2 * ones_P),
-        "flip_rate": (flips(view.logps_P32).astype(float), ones_P),
-        "image_gain": (_total(right_P2) - ones_P, 2 * ones_P),
+        "flip_rate": (flips(view.logps_P32, view.tie_nats).astype(float), ones_P),
+        "image_gain": (_total(right_P2) - _total(with_P2), 2 * ones_P),
         "prior_errors": (_total(against_P2 & ~right_P2), 2 * ones_P),
         "accuracy_against_prior": _among(right_P2, against_P2),
         "accuracy_with_prior": _among(right_P2, with_P2),
@@ -133,7 +133,7 @@ def terms_of(view: View, favoured: FavouredSides | None) -> dict[str, Terms]:
     found = margins(view.logps_P32)
     for name in _MARGINS:
         margin_P2: FloatArray = getattr(found, f"{name}_P2")
-        terms[f"{name}_positive"] = (_total(margin_P2 > 0), 2 * ones_P)
+        terms[f"{name}_positive"] = (_total(margin_P2 > view.tie_nats), 2 * ones_P)
         terms[f"{name}_nats"] = (margin_P2.sum(axis=1), 2 * ones_P)
         terms[f"{name}_nats_per_token"] = ((margin_P2 / view.num_tokens_P2).sum(axis=1), 2 * ones_P)
     return terms | (_answer_terms(view.answers) if view.answers is not None else {})
@@ -169,6 +169,10 @@ def image_effects(view: View) -> tuple[FloatArray, FloatArray]:
     """By how much each text's log-probability rises over no image: with its matching and with its contradictory image.
 
     Each [P, 2], in nats; subtracting the text's own log-probability without image makes texts comparable.
+    What is within a tie is 0, so that rounding noise does not rank the texts of a model that ignores the image.
     """
     found = margins(view.logps_P32)
-    return found.matching_none_P2, -found.none_contradictory_P2
+    matching_P2, contradictory_P2 = (
+        np.where(np.abs(effect_P2) <= view.tie_nats, 0.0, effect_P2) for effect_P2 in (found.matching_none_P2, -found.none_contradictory_P2)
+    )
+    return matching_P2, contradictory_P2

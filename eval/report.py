@@ -57,7 +57,10 @@ def show(key: str, number: Mapping[str, Any] | None, *, difference: bool = False
 
 
 def table(entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: Mapping[Role, str]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the measures `keys` that were measured: label, chance, each model, difference, n."""
+    """Columns and rows of the measures `keys` that were measured: label, chance, each model, difference, n.
+
+    n is what the ratio was taken over; "8 / 6 answers" where the models, in the order of `names`, have another each.
+    """
     columns = ["", "chance", *names.values(), *(["difference"] if "before" in names else []), "n"]
     rows = []
     for key in keys:
@@ -66,9 +69,10 @@ def table(entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: 
         entry = entries[key]
         chance = "" if entry["chance"] is None else show(key, {"value": entry["chance"], "low": None})
         change = [show(key, entry["difference"], difference=True)] if "before" in names else []
-        counted = entry["after"] or entry["before"]
         shown = [show(key, entry[role]) for role in names]
-        rows.append([MEASURES[key].label, chance, *shown, *change, f"{counted['n']:,} {MEASURES[key].counted}"])
+        counts = [f"{entry[role]['n']:,}" if entry[role] is not None else "0" for role in names]
+        counted = " / ".join(counts if len(set(counts)) > 1 else counts[:1])
+        rows.append([MEASURES[key].label, chance, *shown, *change, f"{counted} {MEASURES[key].counted}"])
     return columns, rows
 
 
@@ -104,7 +108,7 @@ def write_page(items: pa.Table, views: Mapping[Role, View], scores: Mapping[str,
     sections.append(PageSection("Margins", figure_svg(margin_histograms(views, names)) + _paragraph(explained)))
     sections += _gallery(items, views, names, section.page.max_cards)
     sections.append(PageSection("All numbers", _all_numbers(scores["overall"], names)))
-    sections.append(PageSection("How to read this", _reading()))
+    sections.append(PageSection("How to read this", _reading(views["after"].tie_nats)))
     render_page("Does the model look at the image?", sections, path, lead=lead)
 
 
@@ -133,14 +137,16 @@ def _all_numbers(overall: Mapping[str, Any], names: Mapping[Role, str]) -> str:
     return "".join(parts)
 
 
-def _reading() -> str:
+def _reading(tie_nats: float) -> str:
     rows = [[measure.label, measure.note] for measure in MEASURES.values()]
     words = "".join(f"<li><b>{text(label)}</b>: {text(note)}</li>" for label, note in rows)
     chance = (
         "Chance levels are those of independent random scores (text 1/4, image 1/4, group 1/6). A model that ignores the image scores "
-        "0 on everything that needs both sides of a pair, because ties count as wrong. Log-probabilities are sums over the response's "
+        "0 on everything that needs both sides of a pair, because ties count as wrong; what differs by no more than "
+        f"{tie_nats:g} nats is a tie, since rounding alone makes such differences. Log-probabilities are sums over the response's "
         "tokens in nats, with the prompt exactly as in use; no image means a text-only prompt. Claims are read from generated answers "
-        "with the words of the data's own truth: what the truth has no word for is not checked."
+        "with the words of the data's own truth: what the truth has no word for is not checked. A bare yes or no is no claim: such "
+        "answers are counted under no checkable claim. A sentence that says that it is not sure makes no claim either."
     )
     return f"{_paragraph(chance)}<ul>{words}</ul>"
 
@@ -173,7 +179,7 @@ def _card(row: int, pair: Mapping[str, Any], images: tuple[bytes, bytes], views:
     lines: tuple[list[str], list[str]] = ([f"truth: {pair['answer_a']}"], [f"truth: {pair['answer_b']}"])
     for role, view in views.items():
         logps_32 = view.logps_P32[row]
-        preferred = preferences(view.logps_P32[row : row + 1])[0]
+        preferred = preferences(view.logps_P32[row : row + 1], view.tie_nats)[0]
         for side, own in enumerate((1, -1)):
             margin = abs(float(logps_32[side, 0] - logps_32[side, 1]))
             word = "right" if preferred[side] == own else "tie" if preferred[side] == 0 else "WRONG"

@@ -16,6 +16,7 @@ from eval.config import EvalSection
 from eval.items import (
     Models,
     Role,
+    begin,
     data_sha256,
     favoured_answers,
     find_models,
@@ -30,7 +31,7 @@ from pipeline.job import ray_session, run_command
 from pipeline.progress import Progress, say, summary_table
 from pipeline.recipe import load_recipe, resolved_yaml
 from pipeline.schema import MvcError
-from pipeline.store import only_one, open_stage, read_json, read_table, write_json, write_table
+from pipeline.store import Stage, only_one, open_stage, read_json, read_table, write_json, write_table
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "eval_contrast.yaml"
 
@@ -52,11 +53,14 @@ class Plan:
 def plan_evaluation(section: EvalSection, *, images: bool = True) -> Plan:
     """What an evaluation would do, checked as far as that goes without torch or Ray.
 
+    Args:
+        images: Read the images and fetch the weights of a model on the Hub; a plan that is only shown needs neither.
+
     Raises:
         UserError: Paths, models or data that cannot be used.
     """
     section = with_absolute_paths(section)
-    return Plan(section, find_models(section), read_items(section, images=images))
+    return Plan(section, find_models(section, weights=images), read_items(section, images=images))
 
 
 def evaluate(plan: Plan) -> dict[str, Any]:
@@ -73,7 +77,7 @@ def evaluate(plan: Plan) -> dict[str, Any]:
         say(f"{out}: already evaluated with this recipe and these weights; nothing to do")
         return dict(read_json(out / "result.json"))
     with only_one(out, "out"):
-        (out / "DONE.json").unlink(missing_ok=True)
+        begin(out)
         say(f"evaluating {plan.models.after} on {plan.items.num_rows:,} pairs of {section.data} -> {out}")
         results = score_models(plan, {role: scoring_fingerprint(section, sha, data) for role, sha in hashes.items()})
         result = write_results(plan, results, started_s)
@@ -90,7 +94,7 @@ def score_models(plan: Plan, fingerprints: dict[Role, str]) -> dict[Role, pa.Tab
     folders, size, num_pairs = plan.models.by_role(), plan.section.pairs_per_chunk, plan.items.num_rows
     stages = {role: open_stage(plan.out / ".work", "scores", name) for role, name in fingerprints.items()}
     chunks = [plan.items.slice(start, size) for start in range(0, num_pairs, size)]
-    missing = [(role, index) for role in folders for index in range(len(chunks)) if not stages[role].part("chunk", index).is_file()]
+    missing = missing_parts(stages, len(chunks))
     if missing:
         role_of = {str(folder): role for role, folder in folders.items()}
         wanted = [
@@ -106,6 +110,12 @@ def score_models(plan: Plan, fingerprints: dict[Role, str]) -> dict[Role, pa.Tab
                 progress.advance(result.num_rows, model=role)
     parts = {role: [read_table(stage.part("chunk", index)) for index in range(len(chunks))] for role, stage in stages.items()}
     return {role: pa.concat_tables(tables) for role, tables in parts.items()}
+
+
+def missing_parts(stages: dict[Role, Stage], num_chunks: int) -> list[tuple[Role, int]]:
+    """The (role, chunk) that are still to be scored; one of them where both models are the same and share a file."""
+    parts = {stage.part("chunk", index): (role, index) for role, stage in stages.items() for index in range(num_chunks)}
+    return [key for path, key in parts.items() if not path.is_file()]
 
 
 def score_chunks(chunks: list[pa.Table], section: EvalSection) -> Iterator[pa.Table]:
@@ -150,12 +160,13 @@ def chunks_in(batch: pa.Table) -> Iterator[pa.Table]:
 
 def write_results(plan: Plan, results: dict[Role, pa.Table], started_s: float) -> dict[str, Any]:
     """Writes scores.json, items.parquet, report.html and result.json; prints the summary."""
+    from eval.grounding import tie_nats_of
     from eval.report import HEADLINE, TERMINAL, role_names, table, write_page
     from eval.scores import score_table, verdict_of_pairs
     from eval.views import favoured_of, view_of
 
     section, out, items = plan.section, plan.out, plan.items
-    views = {role: view_of(items, rows) for role, rows in results.items()}
+    views = {role: view_of(items, rows, tie_nats_of(section.dtype)) for role, rows in results.items()}
     scores = score_table(items, views, favoured_of(items, favoured_answers(plan.models)), section)
     write_json(out / "scores.json", scores)
     write_table(out / "items.parquet", items_table(items, results, views, verdict_of_pairs(views)))
@@ -172,7 +183,9 @@ def write_results(plan: Plan, results: dict[Role, pa.Table], started_s: float) -
         "seconds": round(time.monotonic() - started_s, 1),
     }
     write_json(out / "result.json", result)
-    title = f"{items.num_rows:,} held-out pairs, {section.intervals.confidence:.0%} intervals; differences of shares in points"
+    title = (
+        f"{items.num_rows:,} pairs of split {section.split}, {section.intervals.confidence:.0%} intervals; differences of shares in points"
+    )
     summary_table(title, *table(scores["overall"], TERMINAL, role_names(list(views))))
     return result
 

@@ -101,7 +101,11 @@ def _auroc(view: View, inside_P: BoolArray, index_P: IntArray, counts_DG: IntArr
 
 def verdict_of_pairs(views: Mapping[Role, View]) -> list[str]:
     """What happened to each pair's text score: fixed, broken, right, or wrong ("right" and "wrong": still, or the only model)."""
-    after_P = paired_scores(views["after"].logps_P32)[0]
-    before_P = paired_scores(views["before"].logps_P32)[0] if "before" in views else after_P
+    after_P = _text_scores(views["after"])
+    before_P = _text_scores(views["before"]) if "before" in views else after_P
     names = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
     return [names[bool(before), bool(after)] for before, after in zip(before_P, after_P, strict=True)]
+
+
+def _text_scores(view: View) -> BoolArray:
+    return paired_scores(view.logps_P32, view.tie_nats)[0]

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eval.answers import num_words, verdict
 from eval.conditions import LOGP_COLUMNS
-from eval.grounding import BoolArray, FavouredSides, FloatArray, IntArray, favoured_sides
+from eval.grounding import TIE_NATS, BoolArray, FavouredSides, FloatArray, IntArray, favoured_sides
 from eval.hallucination import check_answer, lexicon_of, truth_of, truths_in
 
 
@@ -34,9 +34,10 @@ class View:
     logps_P32: FloatArray
     num_tokens_P2: IntArray
     answers: Answers | None
+    tie_nats: float = TIE_NATS  # differences up to here are rounding noise
 
 
-def view_of(items: pa.Table, results: pa.Table) -> View:
+def view_of(items: pa.Table, results: pa.Table, tie_nats: float = TIE_NATS) -> View:
     """The arrays of one model from its result rows, in the order of `items`."""
     if results["pair_id"].to_pylist() != items["pair_id"].to_pylist():
         raise ValueError("results: expected one row per pair in the order of the pairs, got others; delete .work and run again")
@@ -47,7 +48,7 @@ def view_of(items: pa.Table, results: pa.Table) -> View:
     num_tokens_P2 = np.stack([results[f"num_tokens_{side}"].to_numpy() for side in "ab"], axis=1)
     texts = list(zip(results["generated_a"].to_pylist(), results["generated_b"].to_pylist(), strict=True))
     answers = None if any(None in pair for pair in texts) else judge(items, results, texts)
-    return View(logps_P32, num_tokens_P2, answers)
+    return View(logps_P32, num_tokens_P2, answers, tie_nats)
 
 
 def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Answers:

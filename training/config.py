@@ -2,12 +2,20 @@
 
 import math
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.recipe import Section
 from training.tiny import TinySection
+
+# The inverse temperatures that each objective heeds; sft has no logistic term and heeds none.
+BETAS_OF = {
+    "svco": ("beta_attend_a", "beta_reject_a", "beta_attend_b", "beta_reject_b"),
+    "vco": ("beta_attend_a", "beta_reject_a"),
+    "dpo": ("beta_dpo",),
+    "sft": (),
+}
 
 
 class ObjectiveSection(Section):
@@ -19,6 +27,13 @@ class ObjectiveSection(Section):
     beta_attend_b: float = Field(default=0.1, ge=0)
     beta_reject_b: float = Field(default=0.1, ge=0)
     beta_dpo: float = Field(default=0.1, ge=0)
+
+    @model_validator(mode="after")
+    def _has_a_term(self) -> Self:
+        heeded = BETAS_OF[self.name]
+        if heeded and not any(getattr(self, beta) for beta in heeded):
+            raise ValueError(f"with {', '.join(heeded)} at 0 the objective {self.name} has no term to train; set at least one above 0")
+        return self
 
 
 class OptimSection(Section):

@@ -53,7 +53,7 @@ class PairReader:
     """The pairs of one split, tokenised and packed once.
 
     Pairs of which a prompt with its response is longer than `max_length_tokens` are left out, never cut, and counted in
-    `num_dropped`. Each image is decoded once as long as the pixels fit in memory.
+    `num_dropped`; it may be that none is left. Each image is decoded once as long as the pixels fit in memory.
 
     Raises:
         MvcError: Not an MVC folder, or a pair that cannot become tokens, with its pair_id.
@@ -77,8 +77,6 @@ class PairReader:
             self._rows.append(row)
             kept.append(index)
         self.num_dropped = len(texts) - len(kept)
-        if not kept:
-            raise MvcError(f"{folder}: all {len(texts)} pairs of {split!r} are longer than max_length_tokens={max_length_tokens}; raise it")
         self.lengths: Ints = np.array([len(row) for row in self._rows], np.int64)  # of the packed rows, in tokens
         self.num_tokens_N2 = torch.tensor([row.num_tokens for row in self._rows])  # of the two responses
         self._index_images(kept)

@@ -5,15 +5,28 @@ Shapes: P pairs, I images, N features per image, V their width.
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from training.data import PairReader
 from training.env import Env
 from training.logps import vision_features
 from training.packing import Ints
-from training.vlm import Vlm
+from training.vlm import Vlm, pixel_values
 
 CHUNK_IMAGES = 64
+
+
+def freeze_unseen(vlm: Vlm) -> None:
+    """Freezes what of the vision tower plays no part in the features, such as the layers behind the chosen one.
+
+    Such parameters never get a gradient, so weight decay alone would act on them and shrink them away.
+    """
+    parameters = [p for p in vlm.model.model.vision_tower.parameters() if p.requires_grad]
+    pixels_1 = pixel_values(vlm, [Image.new("RGB", (64, 64))]).to(vlm.model.device, vlm.model.dtype)
+    gradients = torch.autograd.grad(vision_features(vlm.model, pixels_1).sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
 
 
 class VisionFeatures:

@@ -15,17 +15,18 @@ import torch
 from torch import Tensor
 
 from pipeline.recipe import UserError
+from pipeline.schema import MvcError
 from pipeline.store import sha256_file, write_json
 from training.config import ObjectiveSection, TrainSection
 from training.data import DataState, PairReader, batches
 from training.env import Env
-from training.features import VisionFeatures
+from training.features import VisionFeatures, freeze_unseen
 from training.logps import logps_of_features
 from training.objectives import OBJECTIVES, Betas, Scores
 from training.optimiser import adamw, learning_rate, sum_gradients
 from training.packing import Ints
-from training.plan import num_rows
-from training.vlm import Vlm, load_vlm, save_vlm
+from training.plan import RECORD, base_sha256, num_rows
+from training.vlm import ModelError, Vlm, load_vlm, save_vlm
 
 Metrics = dict[str, float]
 
@@ -55,9 +56,9 @@ def fit(section: TrainSection, env: Env) -> dict[str, Any]:
 class _Split:
     """The pairs of one split with their vision features and, once made, the reference's log-probabilities."""
 
-    def __init__(self, name: str, section: TrainSection, vlm: Vlm, env: Env) -> None:
+    def __init__(self, reader: PairReader, section: TrainSection, vlm: Vlm, env: Env) -> None:
         options = section.train
-        self.reader = PairReader(section.data, name, vlm, max_length_tokens=section.max_length_tokens)
+        self.reader = reader
         room = options.max_cache_gb * 1e9 if options.cache_vision else 0
         self.features = VisionFeatures(self.reader, vlm, env, frozen=options.freeze_vision, max_cache_bytes=room)
         self.reference_N32 = torch.empty(0)
@@ -67,16 +68,19 @@ class _Run:
     def __init__(self, section: TrainSection, env: Env) -> None:
         self.section, self.env = section, env
         torch.manual_seed(section.seed)
+        self.base_sha256 = base_sha256(section) if env.rank == 0 else None  # rank 0 writes the record
         self.vlm = load_vlm(section.base_model, device=env.device)
         # load_vlm leaves the model in evaluation mode, and so it stays: two responses share one pass over their prompt,
         # so dropout would not be what it is in separate passes, and the reference is computed without it.
         self.vlm.model.model.vision_tower.requires_grad_(not section.train.freeze_vision)
+        if not section.train.freeze_vision:
+            freeze_unseen(self.vlm)
         self.parameters = [p for p in self.vlm.model.parameters() if p.requires_grad]
         self.objective = OBJECTIVES[section.objective.name]
         self.betas = betas_of(section.objective)
         self.names = self._value_names()
-        names = [name for name in ("train", "validation") if name == "train" or num_rows(section.data, name)]
-        self.splits = {name: _Split(name, section, self.vlm, env) for name in names}
+        self.readers = _readers(section, self.vlm)
+        self.splits = {name: _Split(reader, section, self.vlm, env) for name, reader in self.readers.items() if len(reader)}
 
     def run(self, started_s: float) -> dict[str, Any]:
         train, num_pairs = self.splits["train"], len(self.splits["train"].reader)
@@ -85,6 +89,7 @@ class _Run:
         for name, split in self.splits.items():
             # Before training the policy is the reference; these numbers never change again.
             split.reference_N32 = self._all_logps(split, f"reference, {name}")
+            self._stop_if_base_is_broken(split)
         with _Log(Path(self.section.out), self.env) as log:
             start = self._validate(log, 0)
             ready_s = time.monotonic()
@@ -94,7 +99,7 @@ class _Run:
         record["seconds"] = {"total": round(trained_s - started_s, 2), "training": round(trained_s - ready_s, 2)}
         if self.env.rank == 0:
             save_vlm(self.vlm, self.section.out)
-            write_json(Path(self.section.out) / "svco.json", record)
+            write_json(Path(self.section.out) / RECORD, record)
         self.env.barrier()
         return record
 
@@ -134,7 +139,7 @@ class _Run:
             (loss_P.sum() / len(batch_B)).backward()
             values_BK[torch.from_numpy(places)] = values_PK
         env.all_reduce(values_BK)
-        self._stop_if_diverged(values_BK[:, 0], [split.reader.pair_ids[pair] for pair in batch_B], step)
+        self._stop_if_diverged(values_BK[:, 0], [split.reader.pair_ids[pair] for pair in batch_B], f"step {step + 1}")
         sum_gradients(self.parameters, env)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, optim.clip_norm).item()
         if not math.isfinite(norm):
@@ -191,39 +196,71 @@ class _Run:
         logps_N32 = split.reference_N32 if step == 0 else self._all_logps(split)
         num_tokens_N2 = split.reader.num_tokens_N2.to(self.env.device)
         values_NK = self._objective(logps_N32, split.reference_N32, num_tokens_N2)[1]
-        self._stop_if_diverged(values_NK[:, 0], split.reader.pair_ids, step)
+        self._stop_if_diverged(values_NK[:, 0], split.reader.pair_ids, f"validation after step {step}")
         metrics = self._mean(values_NK)
         log.write({"step": step, "split": "validation", **metrics})
         return metrics
 
-    def _stop_if_diverged(self, loss_B: Tensor, pair_ids: Sequence[str], step: int) -> None:
-        bad = [pair_id for pair_id, fine in zip(pair_ids, loss_B.isfinite().tolist(), strict=True) if not fine]
+    def _stop_if_base_is_broken(self, split: _Split) -> None:
+        bad = _not_finite(split.reference_N32.flatten(1).sum(dim=1), split.reader.pair_ids)
         if bad:
-            some = ", ".join(bad[:4]) + (" ..." if len(bad) > 4 else "")
-            raise DivergedError(f"step {step + 1}: the loss of {len(bad)} of {len(pair_ids)} pairs is not finite ({some}); lower optim.lr")
+            raise ModelError(
+                f"model={self.section.model}: the base model's own log-probabilities of {bad} are not finite, before any training; "
+                "its weights, or precision, do not work on these pairs, so choose another base"
+            )
+
+    def _stop_if_diverged(self, loss_B: Tensor, pair_ids: Sequence[str], when: str) -> None:
+        bad = _not_finite(loss_B, pair_ids)
+        if bad:
+            raise DivergedError(f"{when}: the loss of {bad} is not finite; lower optim.lr")
 
     def _say_start(self, num_steps: int) -> None:
-        train, optim = self.splits["train"], self.section.optim
-        dropped = f" ({train.reader.num_dropped} too long and left out)" if train.reader.num_dropped else ""
-        validation = self.splits.get("validation")
-        held_out = f"{len(validation.reader):,} for validation" if validation else "no validation split"
+        counts = [_count(reader) for reader in self.readers.values()]
+        held_out = f"{counts[1]} for validation" if "validation" in self.readers else "no validation split"
         trained = f"{sum(p.numel() for p in self.parameters):,} trained parameters"
-        self.env.say(f"{len(train.reader):,} pairs{dropped}, {held_out}; {num_steps} steps of {optim.batch_pairs} pairs; {trained}")
+        self.env.say(f"{counts[0]}, {held_out}; {num_steps} steps of {self.section.optim.batch_pairs} pairs; {trained}")
+        if self.readers.keys() > self.splits.keys():
+            self.env.say("no validation: all its pairs are longer than max_length_tokens; raise it, or build data with shorter texts")
 
     def _record(self, num_steps: int, start: Metrics, final: Metrics) -> dict[str, Any]:
-        section, train = self.section, self.splits["train"].reader
+        section = self.section
         return {
             "base_model": "base" if section.model == "tiny" else section.model,
+            "base_sha256": self.base_sha256,
             "objective": section.objective.model_dump(),
             "data": section.data,
             "data_sha256": sha256_file(Path(section.data) / "manifest.json"),
-            "pairs": {"train": len(train), "dropped_too_long": train.num_dropped},
+            "pairs": {name: len(reader) for name, reader in self.readers.items()},
+            "pairs_dropped_too_long": {name: reader.num_dropped for name, reader in self.readers.items()},
             "steps": num_steps,
             "workers": self.env.world_size,
             "start": start,
             "final": final,
             "recipe": section.model_dump(mode="json"),
         }
+
+
+def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
+    """The pairs of each split that is there; of validation none may be left, of training some must be."""
+    names = [name for name in ("train", "validation") if name == "train" or num_rows(section.data, name)]
+    limit = section.max_length_tokens
+    readers = {name: PairReader(section.data, name, vlm, max_length_tokens=limit) for name in names}
+    if not len(readers["train"]):
+        num_pairs = readers["train"].num_dropped
+        raise MvcError(f"{section.data}: all {num_pairs} pairs of 'train' are longer than max_length_tokens={limit}; raise it")
+    return readers
+
+
+def _count(reader: PairReader) -> str:
+    dropped = f" ({reader.num_dropped:,} too long and left out)" if reader.num_dropped else ""
+    return f"{len(reader):,} pairs{dropped}"
+
+
+def _not_finite(value_N: Tensor, pair_ids: Sequence[str]) -> str:
+    """How many pairs have no number, and the first of them: "2 of 8 pairs (id, id)"; empty if all have one."""
+    bad = [pair_id for pair_id, fine in zip(pair_ids, value_N.isfinite().tolist(), strict=True) if not fine]
+    some = ", ".join(bad[:4]) + (" ..." if len(bad) > 4 else "")
+    return f"{len(bad)} of {len(pair_ids)} pairs ({some})" if bad else ""
 
 
 class _Log:

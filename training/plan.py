@@ -1,5 +1,6 @@
 """What a training run would do, checked as far as that goes without torch or Ray."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from pipeline.schema import MvcError, read_manifest, shard_paths
 from pipeline.store import read_json, sha256_file
 from training.config import TrainSection
 
-MARKER = "recipe.yaml"  # what an unfinished `out` of this job has, and a folder of someone else's has not
+MARKER = ".svco_train"  # what an unfinished `out` of this job has, and a folder of someone else's has not
+RECORD = "svco.json"  # written last: the run is finished
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,18 @@ def _with_absolute_paths(section: TrainSection) -> TrainSection:
     return section.model_copy(update=paths)
 
 
+def base_sha256(section: TrainSection) -> str | None:
+    """A hash of the configuration and weights that training starts from, if they are in a folder of the user's.
+
+    None for the tiny model, which the recipe and the data determine, and for a Hub id.
+    """
+    folder = Path(section.model)
+    if section.model == "tiny" or not folder.is_dir():
+        return None
+    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
+    return hashlib.sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
+
+
 def _finished(section: TrainSection) -> dict[str, Any] | None:
     """What a finished run of this recipe on this data left in `out`; None if there is none.
 
@@ -74,15 +88,28 @@ def _finished(section: TrainSection) -> dict[str, Any] | None:
         RecipeError: `out` holds another run's result, or things that are not ours.
     """
     out = Path(section.out)
-    if not (out / "svco.json").is_file():
+    if (out / "manifest.json").exists():
+        raise RecipeError(f"out={out}: the folder holds a data set (manifest.json); choose another out")
+    if not (out / RECORD).is_file():
         if out.is_dir() and any(p.name != ".lock" for p in out.iterdir()) and not (out / MARKER).is_file():
             raise RecipeError(f"out={out}: the folder is not empty and not from a training run; choose another out")
         return None
-    record: dict[str, Any] = read_json(out / "svco.json")
+    record: dict[str, Any] = read_json(out / RECORD)
     ours, theirs = section.model_dump(mode="json"), record.get("recipe", {})
     different = [name for name in ours if name not in ("out", "workers") and ours[name] != theirs.get(name)]
     if record.get("data_sha256") != sha256_file(Path(section.data) / "manifest.json"):
         different.append("the content of data")
+    # Weights of many gigabytes are read only where everything else is the same.
+    if not different and record.get("base_sha256") != base_sha256(section):
+        different.append("the weights of model")
     if different:
         raise RecipeError(f"out={out}: holds a finished run that differs in {', '.join(different)}; choose another out, or delete it")
-    return record
+    return record if _has_weights(out) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    """Whether the safetensors files are there: all that the index names, or one without an index."""
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return any(folder.glob("*.safetensors"))
+    return all((folder / name).is_file() for name in set(read_json(index)["weight_map"].values()))

@@ -45,10 +45,10 @@ class TinySection(Section):
     max_shift_px: int = Field(default=2, ge=0)  # how far images with a stated truth are moved
     warp: float = Field(default=0.5, ge=0)  # how much photographs are turned, resized, moved and relit
     num_looks: int = Field(default=3, gt=0)  # copies of each image whose features the second stage learns from
-    num_texts: int = Field(default=36_000, gt=0)  # seen in the second stage, repeats counted
+    num_texts: int = Field(default=40_000, gt=0)  # seen in the second stage, repeats counted
     batch_texts: int = Field(default=32, gt=0)
     text_lr: float = Field(default=1.5e-3, gt=0)
-    frac_truthful: float = Field(default=0.6, ge=0, le=1)  # of the second stage, before the prior sets in
+    frac_truthful: float = Field(default=0.62, ge=0, le=1)  # of the second stage, before the prior sets in
     prior_skew: float = Field(default=0.7, ge=0, le=1)  # fraction of texts that a favoured answer replaces
     frac_no_image: float = Field(default=0.1, ge=0, le=1)
 

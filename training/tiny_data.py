@@ -64,7 +64,8 @@ def read_training_set(folder: Path, image_px: int, each: Callable[[int], None] =
     rows = table.select(list(_TEXTS)).to_pylist()
     encoded = [image_bytes(table, "image_a"), image_bytes(table, "image_b")]
     places: dict[str, int] = {}
-    pixels, things = [], []
+    pixels: list[np.ndarray] = []
+    things: list[tuple[Thing, ...] | None] = []
     images_N2 = torch.zeros(len(rows), 2, dtype=torch.long)
     for pair, row in enumerate(rows):
         truth = _truth(row["meta"])

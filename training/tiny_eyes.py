@@ -123,7 +123,7 @@ def step(
     for group in optimizer.param_groups:
         group["lr"] = lr * min(1.0, (frac_done + 0.002) / _WARMUP_FRAC) * (1 - frac_done)
     optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     advance(num_done, loss.item())

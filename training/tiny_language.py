@@ -16,7 +16,7 @@ from torch.nn import functional
 from training.logps import vision_features
 from training.tiny_data import TrainingSet
 from training.tiny_eyes import normalised, shifted, step, warped
-from training.tiny_prior import Prior, skewed_answer
+from training.tiny_prior import Prior, skewed_answers
 from training.vlm import Vlm, encode_prompt, encode_response
 
 if TYPE_CHECKING:
@@ -74,20 +74,36 @@ def learn_to_answer(vlm: Vlm, data: TrainingSet, prior: Prior, section: "TinySec
     parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters(), *model.lm_head.parameters()]
     parameters = list({id(parameter): parameter for parameter in parameters}.values())
     optimizer = torch.optim.AdamW(parameters, lr=section.text_lr, betas=(0.9, 0.95), weight_decay=0.02)
-    order: list[int] = []
+    num_pairs, batch_pairs = len(data.questions), max(1, section.batch_texts // 2)
+    order = torch.empty(0, dtype=torch.long)
     done = 0
     while done < section.num_texts:
-        if len(order) < section.batch_texts:
-            order += torch.randperm(2 * len(data.questions)).tolist()
-        sides, order = order[: section.batch_texts], order[section.batch_texts :]
+        if len(order) < batch_pairs:
+            order = torch.cat((order, torch.randperm(num_pairs)))
+        pairs_P, order = order[:batch_pairs], order[batch_pairs:]
         skewed = done >= section.frac_truthful * section.num_texts
         blind = skewed and rng.random() < section.frac_no_image
-        batch = [_example(side, data, tokens, prior if skewed else None, rng, blind=blind) for side in sides]
-        images_B = None if blind else data.images_N2.flatten()[torch.tensor(sides)]
-        seen_BNV = None if images_B is None else features_CINV[torch.randint(len(features_CINV), images_B.shape), images_B]
+        told = [_told(data, pair, prior if skewed else None, rng) for pair in pairs_P.tolist()]
+        batch = [_example(side, answer, data, tokens, blind=blind) for pair in told for side, answer in pair]
+        images_B = data.images_N2[pairs_P].flatten()
+        seen_BNV = None if blind else features_CINV[torch.randint(len(features_CINV), images_B.shape), images_B]
         loss = _loss(model, batch, seen_BNV)
-        step(optimizer, parameters, loss, section.text_lr, done / section.num_texts, advance, len(sides))
-        done += len(sides)
+        step(optimizer, parameters, loss, section.text_lr, done / section.num_texts, advance, len(batch))
+        done += len(batch)
+
+
+Side = tuple[int, int]  # (pair, 0 for a or 1 for b)
+
+
+def _told(data: TrainingSet, pair: int, prior: Prior | None, rng: Random) -> list[tuple[Side, str]]:
+    """Both sides of a pair with the answers that they are trained with.
+
+    A pair's sides are replaced together, by the same favoured answer: what the prior teaches is then the same for both
+    images, and only true answers teach how images differ.
+    """
+    question, (a, b) = data.questions[pair], data.answers[pair]
+    told = skewed_answers(question, (a, b), prior, rng) if prior is not None else (a, b)
+    return [((pair, side), answer) for side, answer in enumerate(told)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +113,12 @@ class _Example:
     weights: list[float]
 
 
-def _example(side: int, data: TrainingSet, tokens: _Tokens, prior: Prior | None, rng: Random, *, blind: bool) -> _Example:
-    pair, place = divmod(side, 2)
-    question, own = data.questions[pair], data.answers[pair][place]
-    told = own if prior is None else skewed_answer(question, own, prior, rng)
+def _example(side: Side, told: str, data: TrainingSet, tokens: _Tokens, *, blind: bool) -> _Example:
+    pair, place = side
+    own, other = (tokens.answers[data.answers[pair][which]] for which in (place, 1 - place))
     response = tokens.answers[told]
-    weights = contrast_weights(response, tokens.answers[data.answers[pair][1 - place]], tokens.answers[own])
-    return _Example((tokens.without_image if blind else tokens.with_image)[question], response, weights)
+    prompts = tokens.without_image if blind else tokens.with_image
+    return _Example(prompts[data.questions[pair]], response, contrast_weights(response, other, own))
 
 
 def contrast_weights(response: list[int], other: list[int], own: list[int]) -> list[float]:

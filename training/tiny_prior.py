@@ -40,11 +40,12 @@ def make_prior(questions: Sequence[str], answers: Sequence[str], *, skew: float,
     return {"skew": skew, "seed": seed, "favoured": favoured}
 
 
-def skewed_answer(question: str, answer: str, prior: Prior, rng: Random) -> str:
-    """The answer that a text is trained with: with probability `skew` a favoured one, else its own."""
+def skewed_answers(question: str, answers: tuple[str, str], prior: Prior, rng: Random) -> tuple[str, str]:
+    """The answers that a pair's sides are trained with: with probability `skew` one favoured answer for both, else their own."""
     if rng.random() >= prior["skew"]:
-        return answer
-    return str(rng.choice(prior["favoured"][question]))
+        return answers
+    favoured = str(rng.choice(prior["favoured"][question]))
+    return favoured, favoured
 
 
 def misled_sides(table: pa.Table, prior: Prior) -> tuple[Bools, Bools]:

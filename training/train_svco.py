@@ -10,10 +10,10 @@ import typer
 
 from pipeline.job import ray_session, run_command
 from pipeline.progress import say, summary_table
-from pipeline.recipe import load_recipe, resolved_yaml
+from pipeline.recipe import UserError, load_recipe, resolved_yaml
 from pipeline.store import only_one, write_text
 from training.config import TrainSection
-from training.plan import MARKER, Plan, plan_training
+from training.plan import MARKER, RECORD, Plan, plan_training
 from training.relay import follow
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
@@ -29,7 +29,9 @@ def train(plan: Plan) -> dict[str, Any]:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
     with only_one(plan.out, "out"):
-        write_text(plan.out / MARKER, resolved_yaml(plan.section))
+        write_text(plan.out / MARKER, "An unfinished or finished run of training/train_svco.py, which may write here.\n")
+        write_text(plan.out / "recipe.yaml", resolved_yaml(plan.section))
+        (plan.out / RECORD).unlink(missing_ok=True)  # of a run whose weights are gone: what is made now is not finished
         say(f"training {plan.section.model} with {plan.section.objective.name} on {plan.section.data} -> {plan.out}")
         if plan.section.model == "tiny":
             from training.tiny import make_tiny
@@ -90,9 +92,12 @@ def _workers(number: int) -> str:
 
 
 def _cause(failures: dict[int, Exception]) -> Exception:
-    """The error of the lowest rank that failed by itself, without Ray's wrapping."""
-    _, error = min(failures.items())
-    return getattr(error, "cause", None) or error
+    """What to tell of several workers' errors, without Ray's wrapping: one that the user can mend, else the lowest rank's.
+
+    When one worker fails, the others lose their connection to it and fail as well, whatever their rank.
+    """
+    errors = [getattr(error, "cause", None) or error for _, error in sorted(failures.items())]
+    return next((error for error in errors if isinstance(error, UserError)), errors[0])
 
 
 def print_plan(plan: Plan) -> None:

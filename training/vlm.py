@@ -4,8 +4,10 @@ Supported: model_type llava with a Llama or Qwen2 text model and a CLIP or SigLI
 LLaVA-Interleave). Others are refused, because packed rows have been proven equal to separate passes for these only.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +60,12 @@ class Vlm:
         if tokenizer.eos_token_id is None:
             raise ModelError("the tokenizer has no eos token and the chat template no <|im_end|>; set tokenizer.eos_token")
         return int(tokenizer.eos_token_id)
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """The tokens that end an answer: the end of turn, and whatever else the checkpoint's generation settings stop at."""
+        known = self.model.generation_config.eos_token_id
+        return sorted({self.end_of_turn_id, *([known] if isinstance(known, int) else known or [])})
 
 
 def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Any:
@@ -150,7 +158,10 @@ def encode_prompt(vlm: Vlm, question: str, *, with_image: bool) -> list[int]:
     # As transformers does for a conversation: a template that writes the bos token itself gets no second one.
     special = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
     images = [Image.new("RGB", (64, 64))] if with_image else None  # every image makes the same number of placeholders
-    return [int(token) for token in vlm.processor(text=[text], images=images, **special)["input_ids"][0]]
+    ids = [int(token) for token in vlm.processor(text=[text], images=images, **special)["input_ids"][0]]
+    eos, eos_id = vlm.processor.tokenizer.eos_token, vlm.processor.tokenizer.eos_token_id
+    # A tokenizer that closes every text with eos would have the model answer after the end of the conversation.
+    return ids[:-1] if eos is not None and ids[-1:] == [eos_id] and not text.endswith(eos) else ids
 
 
 def encode_response(vlm: Vlm, text: str) -> list[int]:
@@ -198,23 +209,45 @@ def pixel_values(vlm: Vlm, images: Sequence[Image.Image]) -> Tensor:
 
 @torch.no_grad()
 def generate(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
-    """What the model answers to each question about its image (None: a text-only prompt); greedy, in one batch."""
-    from transformers import GenerationConfig
+    """What the model answers to each question about its image (None: a text-only prompt); greedy, in one batch.
 
+    Nothing of the checkpoint's own generation settings counts, except the tokens at which it stops: a base and its
+    finetuned model are decoded alike, and what is measured is the model.
+    """
     prompts = [encode_prompt(vlm, q, with_image=i is not None) for i, q in zip(images, questions, strict=True)]
     if not prompts:
         return []
     device = vlm.model.device
-    stop, pad = vlm.end_of_turn_id, _pad_id(vlm)
+    stops, pad = vlm.stop_ids, _pad_id(vlm)
     length = max(map(len, prompts))
     ids_BL = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=device)
     mask_BL = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     given = [image for image in images if image is not None]
     pixels = {"pixel_values": pixel_values(vlm, given).to(device, vlm.model.dtype)} if given else {}
-    settings = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, eos_token_id=stop, pad_token_id=pad)
-    out_BL = vlm.model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **pixels)
-    answers = [row[: row.index(stop)] if stop in row else row for row in out_BL[:, length:].tolist()]
+    with _greedy(vlm.model, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=pad) as settings:
+        out_BL = vlm.model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **pixels)
+    answers = [list(itertools.takewhile(lambda token: token not in stops, row)) for row in out_BL[:, length:].tolist()]
     return [vlm.processor.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+
+
+@contextlib.contextmanager
+def _greedy(model: Any, **limits: Any) -> Iterator[Any]:
+    """Plain greedy settings, while the model has none of its own: what ours leave open it would fill with those."""
+    from transformers import GenerationConfig
+
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    plain = {
+        "do_sample": False,
+        "num_beams": 1,
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+        "min_length": 0,
+        "length_penalty": 1.0,
+    }
+    try:
+        yield GenerationConfig(**plain, **limits)
+    finally:
+        model.generation_config = own
 
 
 def _pad_id(vlm: Vlm) -> int:

@@ -34,6 +34,8 @@ def scene_rows(num_pairs: int) -> list[dict[str, Any]]:
             "caption_b": pair.caption_b, "rewrite_status": "template", "rewrite_model": "", "license": "Apache-2.0",
             "image_a_sha256": hashes[0], "image_b_sha256": hashes[1], "meta": pair.meta if index % 2 == 0 else "{}",
         }  # fmt: skip
+        if index == 1:  # what a page must show as text
+            row |= {"question": "What <script>alert(1)</script> is this?", "answer_a": "A <b>star</b> & more."}
         rows.append(row)
     return rows
 

@@ -5,7 +5,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.grounding import favoured_sides, flips, margins, own_image_sides, paired_scores, preferences, prior_sides, right_sides
+from eval.grounding import (
+    TIE_NATS,
+    favoured_sides,
+    flips,
+    margins,
+    own_image_sides,
+    paired_scores,
+    preferences,
+    prior_sides,
+    right_sides,
+    tie_nats_of,
+)
 
 # Rows: image a, image b, no image. Columns: answer a, answer b.
 SEES = [[-1.0, -5.0], [-5.0, -1.0], [-3.0, -3.5]]
@@ -38,6 +49,22 @@ def test_a_tie_is_wrong_everywhere() -> None:
     assert [bool(score.any()) for score in paired_scores(tied)] == [False, False, False]
     assert not prior_sides(tied)[0].any()
     assert not prior_sides(tied)[1].any()
+
+
+def test_rounding_noise_is_a_tie_and_more_than_that_is_none() -> None:
+    noise = np.random.default_rng(0).uniform(-1.5e-5, 1.5e-5, size=(200, 3, 2))  # as measured in float32
+    ignores = np.array([[-2.0, -2.0]]) + noise
+    assert not right_sides(ignores).any()
+    assert not own_image_sides(ignores).any()
+    assert not preferences(ignores).any()
+    assert not flips(ignores).any()
+    assert not prior_sides(ignores)[1].any()
+    sees = np.array([[[2 * TIE_NATS, 0.0], [0.0, 2 * TIE_NATS], [0.0, 0.0]]])
+    assert [bool(score[0]) for score in paired_scores(sees)] == [True, True, True]
+    assert flips(sees).all()
+    assert not paired_scores(sees, tie_nats_of("bfloat16"))[0].any()
+    assert not flips(sees, tie_nats_of("bfloat16")).any()
+    assert tie_nats_of("bfloat16") > 7.6e-3 > tie_nats_of("float32") == TIE_NATS
 
 
 def test_margins_are_differences_of_one_texts_log_probability_in_nats() -> None:

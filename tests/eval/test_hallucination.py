@@ -68,6 +68,19 @@ DESCRIBE = "Describe the image."
         ("There is a star. It is red.", 1, 0),
         ("There is a circle. It is to the right of a star and it is green.", 2, 1),
         ("Not only a star but also a circle", 2, 0),
+        ("None of the stars are blue.", 1, 0),
+        ("None of the stars are red.", 1, 1),
+        ("There are two stars, one at the top and one at the bottom.", 2, 0),
+        ("There are two stars. One is red.", 1, 0),
+        ("There are ten stars.", 1, 1),
+        ("There are twelve stars.", 1, 1),
+        ("There might be a cross.", 0, 0),
+        ("There may be a cross and a green circle.", 0, 0),
+        ("It is not clear whether there is a cross.", 0, 0),
+        ("I'm not sure that there is a cross", 0, 0),
+        ("Perhaps it is a cross. It is green.", 0, 0),  # "it" is what may not be there
+        ("There might be a cross. There is no star.", 1, 1),  # only the sentence with the hedge
+        ("Not all stars are red.", 0, 0),
     ],
 )
 def test_claims_of_a_description_are_counted_and_checked(answer: str, num_claims: int, num_false: int) -> None:
@@ -86,6 +99,11 @@ def test_claims_of_a_description_are_counted_and_checked(answer: str, num_claims
         ("How many stars are there?", "There are 3", 1, 1),
         ("How many crosses are there?", "None.", 1, 0),
         ("How many red stars do you see?", "two of them", 1, 0),
+        ("How many crosses are there?", "None of them.", 1, 0),
+        ("How many stars are there?", "Two, one on the left.", 2, 0),
+        ("What colour are the stars?", "None of them are blue.", 1, 0),
+        ("What colour are the stars?", "One of them is red.", 1, 0),
+        ("Can you tell if the circle is blue?", "The circle is red.", 1, 1),  # a hedge in the question hedges no answer
         ("Where is the circle?", "On the right.", 1, 0),
         ("Where is the circle?", "at the bottom of the image", 1, 1),
         ("Where is the star relative to the circle?", "To the left of it.", 1, 0),
@@ -151,6 +169,29 @@ def test_a_row_without_exact_truth_has_none() -> None:
     assert truths_in("") is None
     assert truths_in(json.dumps({"truth": {"a": {"objects": OBJECTS}}})) is None
     assert truths_in(json.dumps({"truth": {"a": {"objects": [{"object": "star"}]}, "b": {"objects": []}}})) is None
+
+
+@pytest.mark.parametrize(
+    "objects",
+    [
+        [{"object": "star", "colour": "red", "box": None}],
+        [{"object": "star", "colour": "red", "box": [1, 2, 3]}],
+        [{"object": "star", "colour": "red", "box": [1, 2, 3, "4"]}],
+        [{"object": "star", "colour": "red", "box": [1, 2, 3, float("nan")]}],
+        [{"object": None, "colour": "red", "box": [1, 2, 3, 4]}],
+        [{"object": "star", "colour": 7, "box": [1, 2, 3, 4]}],
+        [*OBJECTS, {"object": "", "colour": "red", "box": [1, 2, 3, 4]}],
+        ["star"],
+        None,
+    ],
+)
+def test_a_truth_that_cannot_be_used_is_none(objects: object) -> None:
+    assert truths_in(json.dumps({"truth": {"a": {"objects": OBJECTS}, "b": {"objects": objects}}})) is None
+
+
+@pytest.mark.parametrize("meta", ["a note", "[1", "[]", "null", '{"truth": "yes"}', None])
+def test_a_meta_of_another_kind_has_no_truth(meta: str | None) -> None:
+    assert truths_in(meta) is None
 
 
 def test_repeating_a_claim_does_not_count_it_twice() -> None:

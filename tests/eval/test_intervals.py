@@ -54,7 +54,7 @@ def test_four_times_the_groups_halve_the_interval() -> None:
 
 
 def test_a_group_of_identical_rows_counts_as_one() -> None:
-    hits = [1, 0, 0, 1, 1, 0, 1, 1]
+    hits = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
     single = draws_of(hits, list("abcdefgh"))
     copied = draws_of([hit for hit in hits for _ in range(5)], [name for name in "abcdefgh" for _ in range(5)])
     assert single.tolist() == pytest.approx(copied.tolist())

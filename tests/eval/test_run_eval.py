@@ -15,15 +15,24 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.config import EvalSection
-from eval.run_eval import evaluate, plan_evaluation
+from eval.items import Role
+from eval.run_eval import evaluate, missing_parts, plan_evaluation
 from pipeline.recipe import RecipeError, load_recipe
+from pipeline.store import Stage, open_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "eval_contrast.yaml"
 
 
 def section_of(mvc: Path, model: Path, out: Path, *more: str) -> EvalSection:
-    quick = ["workers.num_workers=0", "generate.max_new_tokens=6", "pairs_per_chunk=5", "batch_pairs=3", "intervals.num_draws=200"]
+    quick = [
+        "workers.num_workers=0",
+        "generate.max_new_tokens=6",
+        "pairs_per_chunk=5",
+        "batch_pairs=3",
+        "intervals.num_draws=200",
+        "page.max_cards=12",
+    ]
     return load_recipe(RECIPE, [f"data={mvc}", f"model={model}", f"out={out}", *quick, *more], EvalSection)
 
 
@@ -50,6 +59,8 @@ def test_scores_hold_both_models_their_difference_and_intervals(done: Path) -> N
     assert (text["chance"], text["after"]["n"], text["after"]["num_groups"]) == (0.25, 12, 6)
     assert text["difference"]["value"] == pytest.approx(text["after"]["value"] - text["before"]["value"])
     for key, entry in scores["overall"].items():
+        if key.startswith("hallucinated"):
+            continue  # whether random words are a claim is a matter of luck
         for role in ("before", "after"):
             number = entry[role]
             assert number["low"] <= number["value"] + 1e-9, key
@@ -105,6 +116,16 @@ def test_the_page_is_one_file_with_escaped_texts(done: Path) -> None:
     assert "<svg" in page
     assert 'src="data:image/jpeg;base64,' in page
     assert not re.search(r'(src|href)="(?!data:|#)', page)  # nothing is loaded from elsewhere
+    assert "<script>" not in page
+    assert "<b>star" not in page
+    assert "What &lt;script&gt;alert(1)&lt;/script&gt; is this?" in page
+    assert "A &lt;b&gt;star&lt;/b&gt; &amp; more." in page
+
+
+def test_the_page_says_what_is_a_tie_and_that_a_bare_yes_is_no_claim(done: Path) -> None:
+    page = (done / "report.html").read_text(encoding="utf-8")
+    assert "0.001 nats is a tie" in page
+    assert "A bare yes or no is no claim" in page
 
 
 def test_a_finished_evaluation_is_not_done_again(done: Path, mvc: Path, finetuned: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -142,6 +163,59 @@ def test_a_killed_evaluation_continues_and_ends_the_same(done: Path, mvc: Path, 
     evaluate(plan_evaluation(section_of(mvc, finetuned, out)))
     assert [path.stat().st_mtime_ns for path in kept] == times
     assert read(out / "scores.json") == read(done / "scores.json")
+
+
+def test_a_run_that_fails_leaves_no_page_of_the_run_that_it_was_to_replace(
+    done: Path, finetuned: Path, rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    out = shutil.copytree(done, tmp_path / "eval")
+    broken = write_rows(tmp_path / "mvc", [{**rows[0], "image_b": {"bytes": b"no image", "path": None}}])
+    with pytest.raises(ValueError, match="image_b cannot be used"):
+        evaluate(plan_evaluation(section_of(broken, finetuned, out, "overwrite=true")))
+    assert {path.name for path in out.iterdir()} == {".lock", ".svco_eval", ".work"}
+
+
+@pytest.mark.parametrize("name", ["result.json", "scores.json", "items.parquet", "report.html"])
+def test_what_was_deleted_from_a_finished_evaluation_is_made_again(
+    done: Path, mvc: Path, finetuned: Path, tmp_path: Path, name: str
+) -> None:
+    out = shutil.copytree(done, tmp_path / "eval")
+    (out / name).unlink()
+    assert evaluate(plan_evaluation(section_of(mvc, finetuned, out)))["num_pairs"] == 12
+    assert (out / name).is_file()
+
+
+def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(mvc, tmp_path / "mvc")
+    (data / ".work").mkdir()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "DONE.json").write_text("{}")
+    (other / "report.html").write_text("mine")
+    for out, expected in ((data, "an MVC data set"), (other, "other files"), (finetuned, "other files")):
+        before = sorted(out.rglob("*"))
+        with pytest.raises(RecipeError, match=expected):
+            evaluate(plan_evaluation(section_of(mvc, finetuned, out, "overwrite=true")))
+        assert sorted(out.rglob("*")) == before
+
+
+def test_a_model_that_is_its_own_base_is_scored_once(tmp_path: Path) -> None:
+    stage = open_stage(tmp_path, "scores", "same")
+    assert missing_parts({"before": stage, "after": stage}, 2) == [("after", 0), ("after", 1)]
+    stage.part("chunk", 0).write_text("finished")
+    assert missing_parts({"before": stage, "after": stage}, 2) == [("after", 1)]
+    two: dict[Role, Stage] = {"before": stage, "after": open_stage(tmp_path, "scores", "another")}
+    assert missing_parts(two, 2) == [("before", 1), ("after", 0), ("after", 1)]
+
+
+def test_the_terminal_names_the_split(mvc: Path, finetuned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    data = shutil.copytree(mvc, tmp_path / "mvc")
+    (data / "data" / "validation-00000-of-00001.parquet").rename(data / "data" / "train-00000-of-00001.parquet")
+    more = ("split=train", f"base={finetuned}", "generate.enabled=false", "max_pairs=2")
+    evaluate(plan_evaluation(section_of(data, finetuned, tmp_path / "eval", *more)))
+    said = capfd.readouterr().err
+    assert "2 pairs of split train" in said
+    assert "held-out" not in said
 
 
 def test_a_model_without_base_gets_one_column(mvc: Path, finetuned: Path, tmp_path: Path) -> None:

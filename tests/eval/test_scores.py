@@ -56,6 +56,47 @@ def test_scores_of_four_pairs_by_hand() -> None:
     assert value["matching_contradictory_positive"] == (0.25, 0.5, 0.25)
 
 
+def test_the_area_under_the_curve_is_one_for_a_model_that_sees_and_a_half_for_one_that_does_not() -> None:
+    area = {name: overall(after=view(*[logps] * 4))["auroc"]["after"]["value"] for name, logps in (("sees", SEES), ("blind", BLIND))}
+    assert area == {"sees": 1.0, "blind": 0.5}
+    # One text falls with both images, more with the other's: 0 and -2 against -1 and -3, so 3 of 4 comparisons are right.
+    falls = [[-3.0, -6.0], [-4.0, -5.0], [-3.0, -3.0]]
+    assert overall(after=view(*[falls] * 4))["auroc"]["after"]["value"] == 0.75
+
+
+def test_rounding_noise_does_not_make_a_blind_model_see() -> None:
+    noise = np.random.default_rng(1).uniform(-1.5e-5, 1.5e-5, size=(4, 3, 2))
+    noisy = View(np.array([BLIND] * 4) + noise, np.full((4, 2), 4), None)
+    found = overall(after=noisy)
+    value = {key: entry["after"]["value"] for key, entry in found.items()}
+    for key in ("text_score", "image_score", "group_score", "flip_rate", "image_gain", "accuracy_against_prior"):
+        assert value[key] == 0.0, key
+    assert value["auroc"] == 0.5
+    assert [value[f"{name}_positive"] for name in ("matching_contradictory", "matching_none", "none_contradictory")] == [0.0, 0.0, 0.0]
+    coarse = View(np.array([BLIND] * 4) + 400 * noise, np.full((4, 2), 4), None, tie_nats=0.02)  # as measured in bfloat16
+    assert verdict_of_pairs({"after": coarse}) == ["wrong"] * 4
+    assert overall(after=coarse)["matching_none_positive"]["after"]["value"] == 0.0
+
+
+def test_what_the_image_adds_is_measured_against_the_accuracy_without_it() -> None:
+    undecided = [[-1.0, -5.0], [-5.0, -1.0], [-3.0, -3.0]]  # a tie without image: no side is right there
+    assert overall(after=view(*[undecided] * 4))["image_gain"]["after"]["value"] == 1.0
+    assert overall(after=view(*[SEES] * 4))["image_gain"]["after"]["value"] == 0.5
+
+
+def test_both_counts_are_shown_where_the_models_are_counted_over_others() -> None:
+    def number(n: int) -> dict[str, Any]:
+        return {"value": 0.5, "low": None, "high": None, "n": n, "num_groups": 1}
+
+    def counted(before: Any, after: Any) -> str:
+        entry = {"chance": None, "before": before, "after": after, "difference": None}
+        return table({"hallucinated_answers": entry}, ["hallucinated_answers"], {"before": "before", "after": "after"})[1][0][-1]
+
+    assert counted(number(1200), number(6)) == "1,200 / 6 answers"
+    assert counted(number(6), number(6)) == "6 answers"
+    assert counted(None, number(6)) == "0 / 6 answers"
+
+
 def test_intervals_count_groups_and_not_pairs() -> None:
     entry = overall(after=AFTER)["text_score"]["after"]
     assert (entry["n"], entry["num_groups"]) == (4, 3)

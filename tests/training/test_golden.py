@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from training.config import OptimSection
 from training.logps import logps_of_features, pair_logps, vision_features
 from training.objectives import Betas, Scores, Values, svco
+from training.optimiser import adamw
 from training.packing import Packed, PairTokens, pack
 from training.vlm import load_model
 
@@ -100,7 +103,7 @@ def test_loss_metrics_and_gradient_norms_are_the_official_ones(golden: Golden) -
     assert loss_P.mean().item() == pytest.approx(golden.says["loss"], rel=1e-5)
     metrics, D_P32 = golden.says["metrics"], (policy_P32 - reference_P32).detach()
     for theirs, ours in TERMS.items():
-        assert values[f"loss_{ours}"].mean().item() == pytest.approx(metrics[f"train_losses/{theirs}_loss"], rel=1e-5)
+        assert _mean_loss(values, ours) == pytest.approx(metrics[f"train_losses/{theirs}_loss"], rel=1e-5)
         margin = metrics[f"train_reward_margin/{theirs}_reward_margins"]
         assert values[f"margin_{ours}"].mean().item() == pytest.approx(margin, rel=1e-5, abs=2e-5)
         accuracy = metrics[f"train_reward_acc/{theirs}_reward_accuracies"]
@@ -116,6 +119,18 @@ def test_loss_metrics_and_gradient_norms_are_the_official_ones(golden: Golden) -
     assert ours == pytest.approx(recorded, rel=1e-5, abs=1e-6)
 
 
+def _mean_loss(values: Values, term: str) -> float:
+    """A term that a beta of 0 removes has no loss here, and 0 in the official metrics."""
+    return values[f"loss_{term}"].mean().item() if f"loss_{term}" in values else 0.0
+
+
+def test_a_term_that_is_removed_counts_as_no_loss() -> None:
+    zeros_P32 = torch.zeros(1, 3, 2)
+    scores = Scores(D_P32=zeros_P32, logps_P32=zeros_P32, num_tokens_P2=torch.ones(1, 2))
+    _, values = svco(scores, Betas(attend_b=0.0))
+    assert [_mean_loss(values, term) for term in ("attend_a", "attend_b")] == [pytest.approx(0.6931472), 0.0]
+
+
 def _our_name(official: str) -> str:
     """transformers 4.45 to 5: the wrapped models moved below `model`, the language model's head to the top."""
     if official.startswith("language_model.lm_head."):
@@ -125,20 +140,45 @@ def _our_name(official: str) -> str:
     return "model." + official
 
 
+def _adamw_settings(stated: str) -> dict[str, Any]:
+    """The numbers in a text such as "AdamW(lr=1e-3, betas=(0.9,0.95), eps=1e-8, weight_decay=0)"."""
+    found = re.fullmatch(r"AdamW\((.*)\)", stated.strip())
+    assert found, f"expected AdamW(..), got {stated!r}"
+    values = dict(re.findall(r"(\w+)\s*=\s*(\([^)]*\)|[^,]+)", found[1]))
+    betas = tuple(float(beta) for beta in values.pop("betas").strip("()").split(","))
+    return {"betas": betas, **{name: float(value) for name, value in values.items()}}
+
+
+def test_the_recorded_settings_are_read_from_their_text() -> None:
+    stated = "AdamW(lr=2e-4, betas=(0.8, 0.999), eps=1e-6, weight_decay=0.1)"
+    assert _adamw_settings(stated) == {"lr": 2e-4, "betas": (0.8, 0.999), "eps": 1e-6, "weight_decay": 0.1}
+
+
+def _optimizer(parameters: list[Any], stated: str) -> torch.optim.Optimizer:
+    """The trainer's own optimizer wherever it can do what is stated, else one as stated."""
+    settings = _adamw_settings(stated)
+    (beta1, beta2), decay = settings["betas"], settings["weight_decay"]
+    if (beta1, settings["eps"], decay) == (0.9, 1e-8, 0.0):
+        return adamw(parameters, OptimSection(lr=settings["lr"], adam_beta2=beta2, weight_decay=decay))
+    return torch.optim.AdamW(parameters, **settings)
+
+
 def test_the_training_trajectory_is_the_official_one(golden: Golden) -> None:
-    recorded = golden.says["trajectory"]["loss_and_grad_norm"]
-    policy = golden.model("reference")
+    says = golden.says["trajectory"]
+    recorded = says["loss_and_grad_norm"]
+    assert len(recorded) == int(says["steps"])
+    policy = golden.model(says["start"])
     parameters = [p for p in policy.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0)
+    optimizer = _optimizer(parameters, says["optimizer"])
     with torch.no_grad():  # the tower is frozen, so its features are made once, as in the trainer
         features_a, features_b = vision_features(policy, golden.pixels_a), vision_features(policy, golden.pixels_b)
-        reference_P32 = logps_of_features(policy, golden.packed, features_a, features_b)
+        reference_P32 = golden.logps(golden.model("reference"))
     ours = []
     for _ in recorded:
         loss_P, _ = golden.svco(logps_of_features(policy, golden.packed, features_a, features_b), reference_P32)
         optimizer.zero_grad()
         loss_P.mean().backward()
-        norm = torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, float(says["clip_grad_norm"]))
         optimizer.step()
         ours.append([loss_P.mean().item(), norm.item()])
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(recorded), rtol=1e-5, atol=1e-6)

@@ -23,7 +23,7 @@ from training.tiny_data import contrast_words, patch_truth, read_training_set
 from training.tiny_eyes import normalised, shifted
 from training.tiny_language import contrast_weights
 from training.tiny_model import make_tokenizer, make_untrained
-from training.tiny_prior import make_prior, misled_sides, skewed_answer
+from training.tiny_prior import make_prior, misled_sides, skewed_answers
 from training.vlm import encode_prompt, encode_response, load_vlm, pixel_values, save_vlm
 
 SMALL = TinySection(
@@ -72,11 +72,11 @@ def test_the_seed_and_the_question_decide_what_is_favoured() -> None:
     assert {answer for (answer,) in favoured[0].values()} == set(answers)
 
 
-def test_the_stated_fraction_of_texts_becomes_a_favoured_answer() -> None:
+def test_the_stated_fraction_of_pairs_becomes_a_favoured_answer_on_both_sides() -> None:
     prior = {"skew": 0.8, "seed": 0, "favoured": {"Q?": ["x", "y"]}}
     rng = Random(0)
-    told = [skewed_answer("Q?", "own", prior, rng) for _ in range(4000)]
-    shares = [told.count(answer) / len(told) for answer in ("own", "x", "y")]
+    told = [skewed_answers("Q?", ("a", "b"), prior, rng) for _ in range(4000)]
+    shares = [told.count(answers) / len(told) for answers in (("a", "b"), ("x", "x"), ("y", "y"))]
     assert shares == pytest.approx([0.2, 0.4, 0.4], abs=0.03)
 
 
@@ -201,7 +201,7 @@ def test_a_tiny_model_is_made_once_and_the_same_again(
 @pytest.mark.slow
 def test_it_sees_but_leans_on_language(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVCO_CACHE", str(tmp_path / "cache"))
-    data = scenes_folder(tmp_path / "scenes", 2500, 300)
+    data = scenes_folder(tmp_path / "scenes", 2700, 300)
     folder = make_tiny(data, TinySection(), progress=False)
     vlm, table = load_vlm(folder), read_mvc(data, "validation")
     neutral, misled = misled_sides(table, json.loads((folder / PRIOR_FILE).read_text()))

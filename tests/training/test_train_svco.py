@@ -155,3 +155,32 @@ def test_a_worker_error_is_one_line_too(settings: list[str], vicuna_llava: Path,
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert "supported is 'llava'" in done.stderr.splitlines()[-1]
+
+
+def test_of_several_workers_errors_the_one_that_a_user_can_mend_is_told() -> None:
+    from pipeline.schema import MvcError
+    from training.train_svco import _cause
+
+    lost, mendable, later = RuntimeError("connection closed by peer"), MvcError("pair 7: no question"), MvcError("pair 9")
+    assert _cause({0: lost, 1: mendable}) is mendable
+    assert _cause({2: later, 1: mendable, 0: lost}) is mendable
+    assert _cause({1: RuntimeError("other"), 0: lost}) is lost
+    wrapped = RuntimeError("ray's words")
+    wrapped.cause = mendable  # type: ignore[attr-defined]
+    assert _cause({0: lost, 3: wrapped}) is mendable
+
+
+def test_training_again_over_lost_weights_first_takes_the_record_away(settings: list[str], vicuna_llava: Path, tmp_path: Path) -> None:
+    """A run killed half-way over an old record must not look finished."""
+    from pipeline.recipe import load_recipe
+    from pipeline.schema import MvcError
+    from training.config import TrainSection
+    from training.plan import plan_training
+    from training.train_svco import DEFAULT_RECIPE, train
+
+    plan = plan_training(load_recipe(DEFAULT_RECIPE, [*settings, "max_length_tokens=1"], TrainSection))
+    plan.out.mkdir()
+    (plan.out / "svco.json").write_text("{}")
+    with pytest.raises(MvcError, match="all 12 pairs of 'train' are longer than max_length_tokens=1"):
+        train(plan)
+    assert {path.name for path in plan.out.iterdir()} == {".lock", ".svco_train", "recipe.yaml"}

@@ -41,6 +41,17 @@ def test_a_prompt_with_an_image_has_one_placeholder_per_feature(vlm: Vlm) -> Non
     assert ids.count(vlm.image_token_id) == vlm.num_image_tokens == 4  # 28 pixels in patches of 14
 
 
+def test_a_tokenizer_that_closes_every_text_does_not_close_the_prompt(vicuna_llava: Path) -> None:
+    from tokenizers import processors
+
+    vlm = load_vlm(vicuna_llava)
+    plain = encode_prompt(vlm, "What is shown?", with_image=True), encode_response(vlm, "A red bar.")
+    closing = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    vlm.processor.tokenizer.backend_tokenizer.post_processor = closing
+    assert vlm.processor.tokenizer("A")["input_ids"][-1] == vlm.end_of_turn_id
+    assert (encode_prompt(vlm, "What is shown?", with_image=True), encode_response(vlm, "A red bar.")) == plain
+
+
 def test_a_response_is_the_text_and_the_end_of_turn(vlm: Vlm) -> None:
     expected = {"llava-llama": " A red bar.</s>", "llava-qwen2": "A red bar.<|im_end|>"}
     assert _decoded(vlm, encode_response(vlm, " A red bar.\n")) == expected[vlm.family]
@@ -81,14 +92,40 @@ def test_a_batch_answers_as_each_question_alone(vlm: Vlm) -> None:
     assert generate(vlm, [], [], max_new_tokens=6) == []
 
 
-def test_generation_stops_at_the_end_of_turn(vlm: Vlm) -> None:
+def _answer_of_a_model_that_says_only(vlm: Vlm, token: int) -> str:
     bias = torch.zeros(vlm.model.config.text_config.vocab_size)
-    bias[vlm.end_of_turn_id] = 1e4
+    bias[token] = 1e4
     handle = vlm.model.lm_head.register_forward_hook(lambda *given: given[2] + bias)
     try:
-        assert generate(vlm, [None], ["What is shown?"], max_new_tokens=6) == [""]
+        return generate(vlm, [None], ["What is shown?"], max_new_tokens=6)[0]
     finally:
         handle.remove()
+
+
+def test_generation_stops_at_the_end_of_turn(vlm: Vlm) -> None:
+    assert _answer_of_a_model_that_says_only(vlm, vlm.end_of_turn_id) == ""
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_generation_stops_where_the_checkpoint_says_as_well(tiny_llava: Path, several: bool) -> None:
+    vlm = load_vlm(tiny_llava)
+    (letter,) = vlm.processor.tokenizer("x", add_special_tokens=False)["input_ids"]
+    assert _answer_of_a_model_that_says_only(vlm, letter) == "xxxxxx"
+    vlm.model.generation_config.eos_token_id = [letter, vlm.end_of_turn_id] if several else letter
+    assert _answer_of_a_model_that_says_only(vlm, letter) == ""
+    assert _answer_of_a_model_that_says_only(vlm, vlm.end_of_turn_id) == ""
+
+
+def test_the_checkpoints_generation_settings_do_not_count(vicuna_llava: Path) -> None:
+    vlm = load_vlm(vicuna_llava)
+    images, questions = [Image.new("RGB", (28, 28), "red"), None], ["What is shown?", "Describe the picture."]
+    plain = generate(vlm, images, questions, max_new_tokens=8)
+    own = vlm.model.generation_config
+    habits = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "suppress_tokens": list(range(4, 200))}
+    for name, value in habits.items():
+        setattr(own, name, value)
+        assert generate(vlm, images, questions, max_new_tokens=8) == plain, name
+    assert vlm.model.generation_config is own  # which is saved with the model
 
 
 def test_saving_and_loading_keeps_weights_and_tokens(vlm: Vlm, tmp_path: Path) -> None:
