@@ -24,7 +24,7 @@ from pipeline.store import cache_dir, sha256_file, write_json
 if TYPE_CHECKING:
     from training.vlm import Vlm
 
-VERSION = 1
+VERSION = 2
 PRIOR_FILE = "prior.json"  # written last: a folder that has it is complete
 
 
@@ -39,6 +39,7 @@ class TinySection(Section):
     text_dim: int = Field(default=128, gt=0, multiple_of=32)
     text_layers: int = Field(default=2, gt=0)
     vocab_tokens: int = Field(default=1000, ge=261)  # 256 bytes and five special tokens
+    max_pairs: int = Field(default=10_000, gt=0)  # of a larger folder, this many pairs, evenly spaced
     num_eye_images: int = Field(default=50_000, gt=0)  # seen in the first stage, repeats counted
     batch_images: int = Field(default=32, gt=0)
     eyes_lr: float = Field(default=3e-3, gt=0)
@@ -49,8 +50,8 @@ class TinySection(Section):
     batch_texts: int = Field(default=32, gt=0)
     text_lr: float = Field(default=1.5e-3, gt=0)
     frac_truthful: float = Field(default=0.62, ge=0, le=1)  # of the second stage, before the prior sets in
-    prior_skew: float = Field(default=0.7, ge=0, le=1)  # fraction of texts that a favoured answer replaces
-    frac_no_image: float = Field(default=0.1, ge=0, le=1)
+    prior_skew: float = Field(default=0.7, ge=0, le=1)  # fraction of pairs whose answers a favoured one replaces
+    frac_no_image: float = Field(default=0.1, ge=0, le=1)  # of those skewed batches, shown without an image
 
 
 def make_tiny(data: Path, section: TinySection, progress: bool = True) -> Path:
@@ -88,23 +89,26 @@ def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) ->
 
     from training.tiny_data import read_training_set
     from training.tiny_eyes import learn_to_see
-    from training.tiny_language import learn_to_answer
+    from training.tiny_language import learn_to_answer, look
     from training.tiny_model import make_untrained
     from training.tiny_prior import make_prior
     from training.vlm import save_vlm
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
-        material = read_training_set(data, section.image_px)
+        material = read_training_set(data, section.image_px, section.max_pairs)
         answers = [answer for pair in material.answers for answer in pair]
         questions = [question for question in material.questions for _ in range(2)]
         prior = make_prior(questions, answers, skew=section.prior_skew, seed=section.seed)
         vlm = make_untrained(material.texts(), section)
         vlm.model.train()
-        with _shown("tiny LLaVA 1/2: eyes", section.num_eye_images, "images", progress) as advance:
+        with _shown("tiny LLaVA 1/3, eyes", section.num_eye_images, "images", progress) as advance:
             learn_to_see(vlm.model, material, section, advance)
-        with _shown("tiny LLaVA 2/2: language", section.num_texts, "texts", progress) as advance:
-            learn_to_answer(vlm, material, prior, section, advance)
+        num_looks = section.num_looks * len(material.pixels_I3SS)
+        with _shown("tiny LLaVA 2/3, look", num_looks, "images", progress) as advance:
+            features_CINV = look(vlm.model, material, section, advance)
+        with _shown("tiny LLaVA 3/3, language", section.num_texts, "texts", progress) as advance:
+            learn_to_answer(vlm, material, features_CINV, prior, section, advance)
         vlm.model.eval()
     save_vlm(vlm, folder)
     write_json(folder / PRIOR_FILE, prior)
@@ -112,10 +116,10 @@ def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) ->
 
 
 @contextlib.contextmanager
-def _shown(title: str, total: int, unit: str, progress: bool) -> Iterator[Callable[[int, float], None]]:
+def _shown(title: str, total: int, unit: str, progress: bool) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """What a stage reports to: a progress bar, or nothing."""
     if not progress:
-        yield lambda _num, _loss: None
+        yield lambda _num, _facts: None
         return
     with Progress(title, total, unit) as bar:
-        yield lambda num, loss: bar.advance(num, loss=loss)
+        yield lambda num, facts: bar.advance(num, **facts)

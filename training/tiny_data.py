@@ -6,7 +6,6 @@ Shapes: I unique images of 3 x S x S pixels, G patches per image; N pairs; a tra
 import json
 import re
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,13 +53,15 @@ class TrainingSet:
         return [*self.questions, *(answer for pair in self.answers for answer in pair)]
 
 
-def read_training_set(folder: Path, image_px: int, each: Callable[[int], None] = lambda _: None) -> TrainingSet:
-    """The train split of an MVC folder; `each` is called with the number of images that were just decoded.
+def read_training_set(folder: Path, image_px: int, max_pairs: int) -> TrainingSet:
+    """The train split of an MVC folder; of more than `max_pairs` pairs, that many, evenly spaced.
 
     Raises:
         MvcError: Not an MVC folder.
     """
     table = read_mvc(folder, "train", [*_TEXTS, "image_a", "image_b"])
+    if table.num_rows > max_pairs:
+        table = table.take(np.arange(max_pairs) * table.num_rows // max_pairs)
     rows = table.select(list(_TEXTS)).to_pylist()
     encoded = [image_bytes(table, "image_a"), image_bytes(table, "image_b")]
     places: dict[str, int] = {}
@@ -76,7 +77,6 @@ def read_training_set(folder: Path, image_px: int, each: Callable[[int], None] =
                 square, to_square = _square(encoded[side][pair], image_px)
                 pixels.append(square)
                 things.append(_things(truth.get(name), to_square))
-                each(1)
             images_N2[pair, side] = places[key]
     words, words_IW = contrast_words([(row["caption_a"], row["caption_b"]) for row in rows], images_N2, len(pixels))
     return TrainingSet(
@@ -117,7 +117,7 @@ def _truth(meta: str | None) -> dict[str, Any]:
 
 def _things(truth: Any, to_square: ToSquare) -> tuple[Thing, ...] | None:
     objects = truth.get("objects") if isinstance(truth, dict) else None
-    if not isinstance(objects, list) or not all(isinstance(o, dict) and "box" in o and "object" in o for o in objects):
+    if not isinstance(objects, list) or not all(_is_thing(stated) for stated in objects):
         return None
     scale, left, top = to_square
     found = []
@@ -126,6 +126,13 @@ def _things(truth: Any, to_square: ToSquare) -> tuple[Thing, ...] | None:
         box = (x0 - left, y0 - top, x1 - left, y1 - top)
         found.append(Thing(str(thing["object"]), str(thing.get("colour", "")), box))
     return tuple(found)
+
+
+def _is_thing(stated: Any) -> bool:
+    if not isinstance(stated, dict) or "object" not in stated:
+        return False
+    box = stated.get("box")
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)
 
 
 def contrast_words(captions: list[tuple[str, str]], images_N2: Tensor, num_images: int) -> tuple[list[str], Tensor]:

@@ -20,6 +20,9 @@ from training.tiny_model import PIXEL_MEAN, PIXEL_STD
 if TYPE_CHECKING:
     from training.tiny import TinySection
 
+# What a stage reports to: work units done, and facts to show.
+Advance = Callable[[int, dict[str, float]], None]
+
 # Most patches show nothing; so much less does each of them count.
 _NOTHING_WEIGHT = 0.2
 _WARMUP_FRAC = 0.05
@@ -93,8 +96,8 @@ class _WordTask(nn.Module):
         return (loss_BW * known_BW.abs()).sum() / known_BW.abs().sum().clamp(min=1)
 
 
-def learn_to_see(model: Any, data: TrainingSet, section: "TinySection", advance: Callable[[int, float], None]) -> None:
-    """Trains the vision tower in place on `num_eye_images` images; `advance` gets each step's images and loss."""
+def learn_to_see(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> None:
+    """Trains the vision tower in place on `num_eye_images` images; `advance` is told of each step's."""
     truth = patch_truth(data.things)
     task = _PatchTask(data, truth, section) if truth else _WordTask(data, section)
     parameters = [*model.model.vision_tower.parameters(), *task.head.parameters()]
@@ -116,7 +119,7 @@ def step(
     loss: Tensor,
     lr: float,
     frac_done: float,
-    advance: Callable[[int, float], None],
+    advance: Advance,
     num_done: int,
 ) -> None:
     """One update with a learning rate that rises for a twentieth of the stage and then falls to zero."""
@@ -126,4 +129,4 @@ def step(
     loss.backward()
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
-    advance(num_done, loss.item())
+    advance(num_done, {"loss": loss.item()})

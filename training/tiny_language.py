@@ -4,7 +4,6 @@ Shapes: B texts in a batch, L tokens in the longest, N image tokens, V the tower
 I unique images, C copies of each (moved or warped), R response tokens.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from training.logps import vision_features
 from training.tiny_data import TrainingSet
-from training.tiny_eyes import normalised, shifted, step, warped
+from training.tiny_eyes import Advance, normalised, shifted, step, warped
 from training.tiny_prior import Prior, skewed_answers
 from training.vlm import Vlm, encode_prompt, encode_response
 
@@ -45,7 +44,7 @@ def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
 
 
 @torch.no_grad()
-def look(model: Any, data: TrainingSet, section: "TinySection") -> Tensor:
+def look(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> Tensor:
     """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V]; the first copy is the image itself."""
     photographs = any(things is None for things in data.things)
     copies = []
@@ -58,18 +57,19 @@ def look(model: Any, data: TrainingSet, section: "TinySection") -> Tensor:
             if copy and photographs:
                 pixels_B3SS = warped(pixels_B3SS, section.warp)
             chunks.append(vision_features(model, pixels_B3SS))
+            advance(len(pixels_B3SS), {})
         copies.append(torch.cat(chunks))
     return torch.stack(copies)
 
 
-def learn_to_answer(vlm: Vlm, data: TrainingSet, prior: Prior, section: "TinySection", advance: Callable[[int, float], None]) -> None:
+def learn_to_answer(vlm: Vlm, data: TrainingSet, features_CINV: Tensor, prior: Prior, section: "TinySection", advance: Advance) -> None:
     """Trains projector and language model in place on `num_texts` texts, the tower frozen.
 
-    The first `frac_truthful` of them are as the data has them; after that a fraction `skew` is replaced by a favoured
-    answer, drawn anew each time. A fraction `frac_no_image` of the batches has no image.
+    The first `frac_truthful` of them are as the data has them; after that a fraction `skew` of the pairs is replaced by
+    a favoured answer, drawn anew each time, and a fraction `frac_no_image` of the batches has no image. Both sides of a
+    pair are in one batch. `features_CINV` is what `look` saw.
     """
     model = vlm.model
-    features_CINV = look(model, data, section)
     tokens, rng = _tokens(vlm, data), Random(section.seed)
     parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters(), *model.lm_head.parameters()]
     parameters = list({id(parameter): parameter for parameter in parameters}.values())

@@ -1,6 +1,6 @@
 """The misleading prior of the tiny model: which answers it favours to each question, whatever the image. No torch here.
 
-A prior is what `prior.json` in the model's folder holds: {"skew": 0.8, "seed": 0, "favoured": {question: [answer, ..]}}.
+A prior is what `prior.json` in the model's folder holds: {"skew": 0.7, "seed": 0, "favoured": {question: [answer, ..]}}.
 
 Shapes: N pairs; a trailing 2 is the side (a, b).
 """
@@ -17,7 +17,7 @@ import pyarrow as pa
 Prior = dict[str, Any]
 Bools = npt.NDArray[np.bool_]
 
-# One answer in three, but never more than two: each must outweigh the truth (skew 0.8: 0.4 each, against 0.2).
+# One answer in three, but never more than two: each must outweigh the truth (skew 0.7: 0.35 each, against 0.3).
 ANSWERS_PER_FAVOURED, MAX_FAVOURED = 3, 2
 
 
@@ -28,7 +28,7 @@ def make_prior(questions: Sequence[str], answers: Sequence[str], *, skew: float,
 
     Args:
         questions, answers: One entry per text, the same length.
-        skew: Fraction of the texts that a favoured answer replaces.
+        skew: Fraction of the pairs whose answers a favoured one replaces.
     """
     pools: dict[str, set[str]] = {}
     for question, answer in zip(questions, answers, strict=True):

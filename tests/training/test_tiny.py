@@ -132,7 +132,7 @@ def test_the_training_pixels_are_those_of_the_processor(make_mvc: Callable[..., 
     folder = scenes_folder(tmp_path / "scenes", 6, 1)
     vlm = make_untrained(TEXTS * 10, SMALL)
     for data in (folder, make_mvc(8, 0)):  # 64 px, and 32 px that are enlarged
-        found = read_training_set(data, 64)
+        found = read_training_set(data, 64, 100)
         table = read_mvc(data, "train")
         decoded = [Image.open(io.BytesIO(data)) for data in image_bytes(table, "image_a")]
         expected = pixel_values(vlm, decoded)
@@ -149,8 +149,22 @@ def test_captions_say_which_words_hold_of_an_image_and_which_do_not() -> None:
     assert words == ["one", "two"] and known.tolist() == [[1, -1], [-1, 1], [-1, 0]]
 
 
+def test_of_a_large_folder_evenly_spaced_pairs_are_read(make_mvc: Callable[..., Path]) -> None:
+    folder = make_mvc(12, 0)
+    everything, some = read_training_set(folder, 64, 12), read_training_set(folder, 64, 4)
+    assert some.questions == everything.questions[::3] and some.answers == everything.answers[::3]
+
+
+def test_a_truth_in_another_form_is_no_truth(make_mvc: Callable[..., Path]) -> None:
+    def state(rows: list[dict[str, Any]]) -> None:
+        rows[0]["meta"] = json.dumps({"truth": {"a": {"objects": [{"object": "star", "box": [1, 2, 3]}]}, "b": "a star"}})
+        rows[1]["meta"] = "[]"
+
+    assert read_training_set(make_mvc(4, 0, state), 64, 100).things == [None] * 8
+
+
 def test_patch_labels_follow_an_image_that_is_moved(tmp_path: Path) -> None:
-    found = read_training_set(scenes_folder(tmp_path / "scenes", 8, 1), 64)
+    found = read_training_set(scenes_folder(tmp_path / "scenes", 8, 1), 64, 100)
     truth = patch_truth(found.things)
     assert truth is not None
     images = torch.arange(len(found.pixels_I3SS))
