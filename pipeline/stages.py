@@ -1,5 +1,6 @@
 """The plan of a build: which stage folders it needs, named by fingerprints that follow from the recipe alone."""
 
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from pipeline.recipe import RecipeError, absolute_path, fingerprint
 from pipeline.rewrite import template
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.sources.catalog import open_source
-from pipeline.sources.pairs import PairsSection
 
 STAGES = ("ingest", "embed", "score", "select", "rewrite", "finalise")
 
@@ -55,10 +55,9 @@ def _with_absolute_paths(section: BuildSection) -> BuildSection:
         raise RecipeError(f"out={section.out}: only local folders can be written so far; give a local path and copy the result")
     sources = []
     for index, source in enumerate(section.sources):
-        if isinstance(source, PairsSection):
-            root = absolute_path(source.root, f"sources.{index}.root") if source.root else None
-            source = source.model_copy(update={"path": absolute_path(source.path, f"sources.{index}.path"), "root": root})
-        sources.append(source)
+        given = {name: getattr(source, name) for name in source.PATHS}
+        update = {name: absolute_path(path, f"sources.{index}.{name}") for name, path in given.items() if path}
+        sources.append(source.model_copy(update=update))
     work = absolute_path(section.work, "work") if section.work else None
     return section.model_copy(update={"sources": tuple(sources), "out": absolute_path(section.out, "out"), "work": work})
 
@@ -83,8 +82,9 @@ def _check_bounds(section: BuildSection) -> None:
 
 
 def _check_names(section: BuildSection) -> None:
-    names = [source.name if isinstance(source, PairsSection) else source.kind for source in section.sources]
-    repeated = sorted({name for name in names if names.count(name) > 1 and name != "scenes"})
+    names = [source.name for source in section.sources]
+    # Scenes of several seeds are one source: their rows are told apart by seed.
+    repeated = sorted({source.name for source in section.sources if names.count(source.name) > 1 and source.kind != "scenes"})
     if repeated:
         raise RecipeError(f"sources: two are called {repeated[0]!r}; give each its own, for example sources.1.name=mine")
 
@@ -113,10 +113,9 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
 def published_recipe(section: BuildSection) -> dict[str, Any]:
     """The recipe as the manifest shows it: everything that decides the content, and no path of the machine that built it."""
     shown = section.model_dump(mode="json", exclude={"out", "work"})
-    for source in shown["sources"]:
-        if source["kind"] == "pairs":
-            source["path"] = Path(source["path"]).name
-            source.pop("root")
+    for source, fields in zip(section.sources, shown["sources"], strict=True):
+        for name in source.PATHS:
+            fields[name] = posixpath.basename(str(fields[name])) if fields[name] else None
     for name in ("clip", "dinov2"):
         if shown["encoders"][name] is not None:
             described = shown["encoders"][name]

@@ -1,10 +1,11 @@
 """All source formats by name, and what every one of them offers."""
 
-from collections.abc import Iterator
-from typing import Annotated, Protocol
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Protocol
 
 from pydantic import Field
 
+from pipeline.recipe import Section
 from pipeline.schema import Candidate, Malformed
 from pipeline.sources.pairs import PairsSection, PairsSource
 from pipeline.sources.scenes import ScenesSection, ScenesSource
@@ -13,7 +14,11 @@ SourceSection = Annotated[PairsSection | ScenesSection, Field(discriminator="kin
 
 
 class Source(Protocol):
-    """Rows with random access: the same index always yields the same row."""
+    """Rows with random access: the same index always yields the same row.
+
+    The section of every source has `kind`, `name` (the column `source` of its rows) and the class attribute `PATHS`:
+    which of its fields are paths, made absolute by the plan and kept out of the published recipe.
+    """
 
     def count(self) -> int:
         """Number of rows that `read` yields in all."""
@@ -28,10 +33,13 @@ class Source(Protocol):
         ...
 
 
-def open_source(section: PairsSection | ScenesSection) -> Source:
+_OPENERS: dict[type[Section], Callable[[Any], Source]] = {PairsSection: PairsSource, ScenesSection: ScenesSource}
+
+
+def open_source(section: Section) -> Source:
     """The source that a recipe's section describes.
 
     Raises:
         RecipeError: Nothing to read there.
     """
-    return PairsSource(section) if isinstance(section, PairsSection) else ScenesSource(section)
+    return _OPENERS[type(section)](section)

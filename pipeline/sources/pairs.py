@@ -1,17 +1,18 @@
 """The `pairs` source: a manifest (JSON lines or CSV) with two images and two captions per line."""
 
 import csv
+import io
 import json
 import math
+import posixpath
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.recipe import RecipeError, Section, fingerprint
-from pipeline.schema import CATEGORIES, Candidate, Malformed
-from pipeline.store import sha256_file
+from pipeline.schema import CATEGORIES, Candidate, Malformed, sha256_hex
+from pipeline.sources.files import MAX_IMAGE_BYTES, Root, read_whole
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
 
@@ -33,11 +34,13 @@ class PairsColumns(Section):
 
 
 class PairsSection(Section):
-    """A manifest of pairs.
+    """A manifest of pairs, on a disk or behind a URI.
 
     `root` is the folder that image paths are relative to and must stay inside (default: the manifest's own folder).
     `operation` and `license` apply to lines that do not state their own.
     """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("path", "root")
 
     kind: Literal["pairs"]
     path: str
@@ -46,7 +49,7 @@ class PairsSection(Section):
     columns: PairsColumns = PairsColumns()
     operation: str = "captured"
     license: str = ""
-    max_image_bytes: int = Field(default=64 * 1024 * 1024, gt=0)
+    max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, gt=0)
 
 
 class PairsSource:
@@ -54,11 +57,10 @@ class PairsSource:
 
     def __init__(self, section: PairsSection) -> None:
         self._section = section
-        self._path = Path(section.path)
-        if not self._path.is_file():
-            raise RecipeError(f"sources (pairs): expected a manifest at {section.path!r}, found none")
-        self._root = Path(section.root).resolve() if section.root else self._path.resolve().parent
-        self._rows = read_rows(self._path)
+        data = read_whole(section.path, "sources (pairs)")
+        self._sha256 = sha256_hex(data)
+        self._root = Root(section.root or posixpath.dirname(section.path) or ".")
+        self._rows = read_rows(section.path, data)
         self._check_columns()
 
     def _check_columns(self) -> None:
@@ -85,14 +87,7 @@ class PairsSource:
         columns = (self._section.columns.image_a, self._section.columns.image_b)
         names = sorted({str(row[column]) for row in self._rows if isinstance(row, dict) for column in columns if column in row})
         settings = self._section.model_dump(mode="json", exclude={"path", "root"})
-        return {**settings, "manifest": sha256_file(self._path), "images": fingerprint([self._look(name) for name in names])}
-
-    def _look(self, name: str) -> list[object]:
-        try:
-            found = (self._root / name).stat()
-        except (OSError, ValueError):  # not there, or no name of a file: read() says so row by row
-            return [name]
-        return [name, found.st_size, found.st_mtime_ns]
+        return {**settings, "manifest": self._sha256, "images": fingerprint([self._root.look(name) for name in names])}
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
         """Rows [start, stop) in the manifest's order, each a candidate or the reason why it is none."""
@@ -125,18 +120,7 @@ class PairsSource:
         return Candidate(image_a=image_a, image_b=image_b, **known, question=texts.get("question"), meta=_json(values["meta"]) or "{}")
 
     def _image(self, name: str) -> bytes | str:
-        """The file's bytes, or the reason why there are none. Links are followed before the root is checked."""
-        try:
-            path = (self._root / name).resolve()
-            if not path.is_relative_to(self._root):
-                return "outside_root"
-            if not path.is_file():
-                return "file_missing"
-            if path.stat().st_size > self._section.max_image_bytes:
-                return "file_too_large"
-            return path.read_bytes()
-        except (OSError, ValueError, RuntimeError):  # unreadable, a name with a zero byte, or a loop of links
-            return "file_unreadable"
+        return self._root.read(name, self._section.max_image_bytes)
 
 
 def _plain(value: object) -> object:
@@ -169,18 +153,23 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
 
 
-def read_rows(path: Path) -> list[dict[str, object] | str]:
+def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
     """One entry per line of a manifest: its object, or the reason why it is none. Blank lines are no rows.
+
+    Args:
+        path: The manifest's name, whose ending tells its format.
 
     Raises:
         RecipeError: Another kind of file, or a CSV that cannot be read as such.
     """
-    kind = path.suffix.lower()
+    kind = posixpath.splitext(path)[1].lower()
     if kind in (".csv", ".tsv"):
-        return _read_csv(path, "\t" if kind == ".tsv" else ",")
+        return _read_csv(path, data, "\t" if kind == ".tsv" else ",")
     if kind not in (".jsonl", ".ndjson"):
-        raise RecipeError(f"sources (pairs): expected a manifest that ends in .jsonl, .ndjson, .csv or .tsv, got {path.name!r}")
-    return [_read_line(line) for line in path.read_bytes().splitlines() if line.strip()]
+        raise RecipeError(
+            f"sources (pairs): expected a manifest that ends in .jsonl, .ndjson, .csv or .tsv, got {posixpath.basename(path)!r}"
+        )
+    return [_read_line(line) for line in data.splitlines() if line.strip()]
 
 
 def _read_line(line: bytes) -> dict[str, object] | str:
@@ -197,11 +186,10 @@ def _read_line(line: bytes) -> dict[str, object] | str:
     return value
 
 
-def _read_csv(path: Path, delimiter: str) -> list[dict[str, object] | str]:
+def _read_csv(path: str, data: bytes, delimiter: str) -> list[dict[str, object] | str]:
     csv.field_size_limit(2**31 - 1)  # the default is 128 KiB; a caption that is too long is a row's fault, not the file's
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
-            return [{key: value for key, value in row.items() if key is not None} for row in reader]
+        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter)
+        return [{key: value for key, value in row.items() if key is not None} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RecipeError(f"sources (pairs): {str(path)!r} cannot be read as CSV in UTF-8 ({error}); save it as such") from error
+        raise RecipeError(f"sources (pairs): {path!r} cannot be read as CSV in UTF-8 ({error}); save it as such") from error

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from random import Random
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from PIL import Image
 from pydantic import Field, model_validator
@@ -44,7 +44,10 @@ class ScenesSection(Section):
     combinations and a fixed quarter of all wordings: "seen" never shows them, "held_out" asks about nothing else.
     """
 
+    PATHS: ClassVar[tuple[str, ...]] = ()
+
     kind: Literal["scenes"]
+    name: str = "scenes"
     num_pairs: int = Field(default=1000, gt=0)
     seed: int = 0
     first: int = Field(default=0, ge=0)
@@ -93,7 +96,7 @@ def draw_pair(section: ScenesSection, index: int) -> Candidate:
     question, caption_a, caption_b = write(category, phrasing, layout.subject, layout.value_a, layout.value_b)
     name = f"scene-{section.seed}-{index}"
     return Candidate(
-        source="scenes",
+        source=section.name,
         source_id=name,
         category=category,
         operation="render",
