@@ -1,10 +1,9 @@
 #!/usr/bin/env python3
 """Builds an MVC folder from a recipe: the job behind `svco build` and `ray job submit -- pipeline/build_mvc.py`."""
 
+import contextlib
 import os
-import time
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,11 +11,11 @@ import typer
 
 from pipeline.config import BuildSection
 from pipeline.job import ray_session, run_command
-from pipeline.progress import Progress, say, summary_table
-from pipeline.recipe import RecipeError, in_ray_job, load_recipe, resolved_yaml
-from pipeline.schema import SCHEMA_VERSION, SPLITS
-from pipeline.stages import STAGES, Plan, plan_build, published_recipe
-from pipeline.store import Stage, StoreError, cache_dir, only_one, open_stage, read_json, read_table, write_json, write_table, write_text
+from pipeline.progress import say, summary_table
+from pipeline.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
+from pipeline.remote import push, remote_manifest
+from pipeline.stages import STAGES, Plan, plan_build
+from pipeline.store import StoreError, cache_dir, only_one, read_json, write_json
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "mvc_demo.yaml"
 
@@ -29,15 +28,29 @@ def build(plan: Plan) -> dict[str, Any]:
     """
     done = finished_manifest(plan)
     if done is not None:
-        say(f"{plan.out}: already built from this recipe and these sources; nothing to do")
+        say(f"{plan.section.out}: already built from this recipe and these sources; nothing to do")
         return done
     _refuse_foreign_folder(plan.out)
-    with only_one(plan.out, "out"), ray_session():
-        return _Build(plan).run()
+    with only_one(plan.out, "out"), _failure_noted(plan.out):
+        with ray_session():
+            from pipeline.publication import publish
+            from pipeline.steps import Build
+
+            num_embedders = _num_embedders(plan.section)
+            job = Build(plan, RayMap(plan.section, num_embedders), max(1, (os.cpu_count() or 1) // num_embedders))
+            job.run()
+        manifest = publish(job)
+        if plan.is_remote:
+            say(f"copying to {plan.section.out}")
+            push(plan.out, plan.section.out)
+    return manifest
 
 
 def finished_manifest(plan: Plan) -> dict[str, Any] | None:
     """The manifest in `out` if it is of exactly this plan, else None."""
+    if plan.is_remote:
+        manifest = remote_manifest(plan.section.out)
+        return manifest if manifest.get("fingerprints") == plan.fingerprints else None
     path = plan.out / "manifest.json"
     manifest = read_json(path) if path.is_file() else {}
     whole = manifest.get("fingerprints") == plan.fingerprints and all((plan.out / name).is_file() for name in manifest["files"])
@@ -53,185 +66,64 @@ def _refuse_foreign_folder(out: Path) -> None:
         raise StoreError(f"out={out}: holds {theirs[0]!r}, which no build made; choose another folder")
 
 
-class _Build:
-    """The stages in order; each is skipped where its DONE.json says so."""
-
-    def __init__(self, plan: Plan) -> None:
-        self._plan, self._section = plan, plan.section
-        self._stages = {name: open_stage(plan.work, name, plan.fingerprints[name]) for name in STAGES}
-        self._timings: list[dict[str, Any]] = []
-
-    def run(self) -> dict[str, Any]:
-        """All stages; the manifest comes last."""
-        self._stage("ingest", self._ingest)
-        self._stage("embed", self._embed)
-        self._stage("score", self._score)
-        self._stage("select", self._select)
-        self._stage("rewrite", self._rewrite)
-        return self._finalise()
-
-    def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
-        stage = self._stages[name]
-        started_s = time.monotonic()
-        reused = stage.done() is not None
-        if not reused:
-            stage.finish({"fingerprint": self._plan.fingerprints[name], **work(stage)})
-        seconds = round(time.monotonic() - started_s, 2)
-        self._timings.append({"name": name, "reused": reused, "seconds": seconds, "fingerprint": self._plan.fingerprints[name]})
-
-    def _ingest(self, stage: Stage) -> dict[str, Any]:
-        from pipeline.ingest import finish_ingest, ingest_chunk
-
-        sources = self._section.sources
-        missing = [chunk for chunk in self._plan.chunks if not stage.part("rows", chunk.index).is_file()]
-        by_index = {chunk.index: chunk for chunk in missing}
-
-        def work(batch: dict[str, Any]) -> dict[str, Any]:
-            chunk = by_index[int(batch["index"][0])]
-            try:
-                ingest_chunk(stage, sources[chunk.source], chunk)
-            except (RecipeError, StoreError) as error:
-                return {**batch, "error": [str(error)]}
-            return {**batch, "error": [""]}
-
-        with Progress("ingest", self._plan.num_candidates, "pairs") as progress:
-            progress.advance(self._plan.num_candidates - sum(chunk.stop - chunk.start for chunk in missing))
-            for index in _ray_map(work, sorted(by_index), num_cpus=self._section.workers.cpus_per_task):
-                progress.advance(by_index[index].stop - by_index[index].start)
-        return finish_ingest(stage, len(self._plan.chunks))
-
-    def _embed(self, stage: Stage) -> dict[str, Any]:
-        from pipeline.embed import EmbedChunks
-
-        ingest, encoders = self._stages["ingest"], self._section.encoders
-        num_images = (ingest.done() or {})["num_images"]
-        missing = [c.index for c in self._plan.chunks if not stage.part("images", c.index).is_file()]
-        num_threads = max(1, (os.cpu_count() or 1) // self._num_embedders())
-        arguments = (ingest, stage, encoders, num_threads)
-
-        def work(batch: dict[str, Any]) -> dict[str, Any]:
-            return EmbedChunks(*arguments)(batch)
-
-        with Progress("embed", len(self._plan.chunks), f"chunks ({num_images:,} images)") as progress:
-            progress.advance(len(self._plan.chunks) - len(missing))
-            if encoders.clip is None and encoders.dinov2 is None:  # nothing to load: tasks start faster than actors
-                results = _ray_map(work, missing, num_cpus=self._section.workers.cpus_per_task)
-            else:
-                results = _ray_map(EmbedChunks, missing, fn_constructor_args=arguments, **self._actor_options(len(missing)))
-            for _ in results:
-                progress.advance()
-        return {"num_images": num_images}
-
-    def _num_embedders(self) -> int:
-        """Workers that hold the models: one per GPU that Ray sees, or one per two cores.
-
-        Raises:
-            RecipeError: A GPU is asked for where Ray sees none; Ray would wait for one for ever.
-        """
-        import ray
-
-        num_gpus = int(ray.cluster_resources().get("GPU", 0))
-        if self._uses_gpu() and not num_gpus:
-            raise RecipeError("encoders: device is cuda, but Ray sees no GPU here; set device=cpu, or start Ray where one is")
-        automatic = num_gpus if self._uses_gpu() else max(1, (os.cpu_count() or 1) // 2)
-        return self._section.workers.num_embedders or automatic
-
-    def _uses_gpu(self) -> bool:
-        models = (self._section.encoders.clip, self._section.encoders.dinov2)
-        return any(model is not None and model.device.startswith("cuda") for model in models)
-
-    def _actor_options(self, num_chunks: int) -> dict[str, Any]:
-        import ray.data
-
-        size = max(1, min(self._num_embedders(), num_chunks))
-        compute = ray.data.ActorPoolStrategy(size=size)
-        return {"compute": compute, "num_cpus": self._section.workers.cpus_per_task, "num_gpus": 1 if self._uses_gpu() else None}
-
-    def _score(self, stage: Stage) -> dict[str, Any]:
-        from pipeline.decide import score
-        from pipeline.ingest import read_rows
-
-        rows = read_rows(self._stages["ingest"], len(self._plan.chunks))
-        write_table(stage.part("rows", 0), score(rows, self._stages["embed"], len(self._plan.chunks)))
-        return {"num_rows": rows.num_rows}
-
-    def _select(self, stage: Stage) -> dict[str, Any]:
-        from pipeline.decide import select
-
-        rows = select(read_table(self._stages["score"].part("rows", 0)), self._section)
-        write_table(stage.part("rows", 0), rows)
-        return {"num_rows": rows.num_rows, "num_kept": rows["drop_reason"].to_pylist().count("")}
-
-    def _rewrite(self, stage: Stage) -> dict[str, Any]:
-        from pipeline.decide import rewrite
-
-        rows = rewrite(read_table(self._stages["select"].part("rows", 0)))
-        write_table(stage.part("rows", 0), rows)
-        return {"num_rows": rows.num_rows}
-
-    def _finalise(self) -> dict[str, Any]:
-        from pipeline.card import render_card
-        from pipeline.ingest import ImageLibrary
-        from pipeline.report import write_report
-        from pipeline.shards import write_mvc
-
-        started_s, out = time.monotonic(), self._plan.out
-        rows, library = read_table(self._stages["rewrite"].part("rows", 0)), ImageLibrary(self._stages["ingest"], len(self._plan.chunks))
-        (out / "manifest.json").unlink(missing_ok=True)  # while shards change, the folder is no finished MVC
-        with Progress("write shards", rows.num_rows, "rows") as progress:
-            files = write_mvc(rows, library, out, lambda n: progress.advance(n))
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "name": self._section.name,
-            "recipe": published_recipe(self._section),
-            "fingerprints": self._plan.fingerprints,
-            "rows": _counts(rows),
-            "files": files,
-        }
-        seconds = round(time.monotonic() - started_s, 2)
-        timings = [
-            *self._timings,
-            {"name": "finalise", "reused": False, "seconds": seconds, "fingerprint": self._plan.fingerprints["finalise"]},
-        ]
-        kept_licenses = sorted(
-            {row["license"] or "" for row in rows.select(["license", "drop_reason"]).to_pylist() if not row["drop_reason"]}
-        )
-        write_text(out / "README.md", render_card(manifest, kept_licenses))
-        write_report(rows, library, {**manifest, "stages": timings}, self._section, out / "report.html")
-        write_json(out / "result.json", {"status": "done", "out": str(out), "rows": manifest["rows"], "stages": timings})
-        write_json(out / "manifest.json", manifest)
-        return manifest
+@contextlib.contextmanager
+def _failure_noted(out: Path) -> Iterator[None]:
+    """result.json says how the job ended, also when it failed: a stopped Ray job exits with 0."""
+    try:
+        write_json(out / "result.json", {"status": "running", "out": str(out)})
+        yield
+    except UserError as error:
+        with contextlib.suppress(OSError, UserError):  # a full disk has no room for this either
+            write_json(out / "result.json", {"status": "failed", "out": str(out), "error": str(error)})
+        raise
 
 
-def _ray_map(work: Any, indices: list[int], **options: Any) -> Any:
-    """Runs `work` over single indices with Ray Data; yields each index when its work is done.
+def _uses_gpu(section: BuildSection) -> bool:
+    models = (section.encoders.clip, section.encoders.dinov2)
+    return any(model is not None and model.device.startswith("cuda") for model in models)
+
+
+def _num_embedders(section: BuildSection) -> int:
+    """Workers that hold the models: one per GPU that Ray sees, or one per two cores.
 
     Raises:
-        RecipeError: What `work` put into "error" instead of raising: an exception loses its kind on its way through Ray.
+        RecipeError: A GPU is asked for where Ray sees none; Ray would wait for one for ever.
     """
-    if not indices:
-        return
-    import ray.data
+    import ray
 
-    dataset = ray.data.from_items([{"index": index} for index in indices], override_num_blocks=len(indices))
-    for batch in dataset.map_batches(work, batch_size=1, **options).iter_batches(batch_size=1, prefetch_batches=0):
-        if batch["error"][0]:
-            raise RecipeError(str(batch["error"][0]))
-        yield int(batch["index"][0])
+    num_gpus = int(ray.cluster_resources().get("GPU", 0))
+    if _uses_gpu(section) and not num_gpus:
+        raise RecipeError("encoders: device is cuda, but Ray sees no GPU here; set device=cpu, or start Ray where one is")
+    automatic = num_gpus if _uses_gpu(section) else max(1, (os.cpu_count() or 1) // 2)
+    return section.workers.num_embedders or automatic
 
 
-def _counts(rows: Any) -> dict[str, Any]:
-    reasons, splits, categories = (rows[name].to_pylist() for name in ("drop_reason", "split", "category"))
-    kept = [i for i, reason in enumerate(reasons) if not reason]
-    return {
-        "in": len(reasons),
-        "kept": len(kept),
-        "dropped": len(reasons) - len(kept),
-        "by_split": {split: sum(splits[i] == split for i in kept) for split in SPLITS},
-        "kept_by_category": dict(sorted(Counter(categories[i] for i in kept).items())),
-        "dropped_by_reason": dict(sorted(Counter(reason for reason in reasons if reason).items())),
-        "dropped_by_category": dict(sorted(Counter(categories[i] for i, reason in enumerate(reasons) if reason).items())),
-    }
+class RayMap:
+    """`pipeline.steps.MapChunks` on Ray Data: only chunk numbers travel; what they stand for is read and written by the workers."""
+
+    def __init__(self, section: BuildSection, num_embedders: int) -> None:
+        self._num_cpus, self._num_embedders, self._uses_gpu = section.workers.cpus_per_task, num_embedders, _uses_gpu(section)
+
+    def __call__(self, work: Any, indices: list[int], *, arguments: tuple[Any, ...] = (), loads_models: bool = False) -> Iterator[int]:
+        """Yields each chunk number when its work is done.
+
+        Raises:
+            RecipeError: What `work` put into "error" instead of raising.
+        """
+        if not indices:
+            return
+        import ray.data
+
+        options: dict[str, Any] = {"num_cpus": self._num_cpus}
+        if loads_models:
+            size = max(1, min(self._num_embedders, len(indices)))
+            options |= {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": 1 if self._uses_gpu else None}
+            options |= {"fn_constructor_args": arguments}
+        dataset = ray.data.from_items([{"index": index} for index in indices], override_num_blocks=len(indices))
+        for batch in dataset.map_batches(work, batch_size=1, **options).iter_batches(batch_size=1, prefetch_batches=0):
+            if batch["error"][0]:
+                raise RecipeError(str(batch["error"][0]))
+            yield int(batch["index"][0])
 
 
 def print_plan(plan: Plan) -> None:
@@ -241,9 +133,8 @@ def print_plan(plan: Plan) -> None:
     for name in STAGES:
         folder = plan.work / name / plan.fingerprints[name]
         rows.append([name, plan.fingerprints[name], "done" if is_built or (folder / "DONE.json").is_file() else "to do"])
-    summary_table(
-        f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.out}", ["stage", "fingerprint", "state"], rows
-    )
+    title = f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.section.out}"
+    summary_table(title, ["stage", "fingerprint", "state"], rows)
 
 
 def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
@@ -255,9 +146,11 @@ def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
     if not counts["kept"]:
         reason, number = max(counts["dropped_by_reason"].items(), key=lambda item: item[1])
         say(f"warning: not one pair was kept; {number:,} of {counts['in']:,} left with {reason}")
-    elif not counts["by_split"]["validation"] and plan.section.validation.fraction > 0:
+    elif not counts["by_split"]["validation"] and plan.section.validation.wants_rows:
         say("warning: validation is empty, because all kept pairs belong to one group; give pairs a group of their own")
-    say(f"data    {plan.out}/data\nreport  {plan.out}/report.html")
+    for line in manifest.get("warnings", []):
+        say(f"warning: {line}")
+    say(f"data    {plan.section.out}/data\nreport  {plan.section.out}/report.html")
 
 
 def run(

@@ -5,8 +5,11 @@ from typing import Literal
 from pydantic import Field
 
 from pipeline.encoders import EncodersSection
+from pipeline.link import LinkSection
+from pipeline.normalize import NormalizeSection
 from pipeline.recipe import Section
 from pipeline.selection import SelectionSection
+from pipeline.shortcuts import AuditSection
 from pipeline.sources.catalog import SourceSection
 
 
@@ -14,7 +17,13 @@ class ValidationSection(Section):
     """The held-out split: whole groups, chosen by a seeded hash. The paper's recipe holds out 240 pairs."""
 
     fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
+    num_pairs: int | None = Field(default=None, ge=0)  # instead of the fraction
     seed: int = 0
+
+    @property
+    def wants_rows(self) -> bool:
+        """Whether a validation split is asked for at all."""
+        return self.num_pairs > 0 if self.num_pairs is not None else self.fraction > 0
 
 
 class RewriteSection(Section):
@@ -48,9 +57,12 @@ class BuildSection(Section):
     sources: tuple[SourceSection, ...] = Field(min_length=1)
     out: str
     work: str | None = None
+    normalize: NormalizeSection = NormalizeSection()
+    links: LinkSection = LinkSection()
     encoders: EncodersSection = EncodersSection()
     selection: SelectionSection = SelectionSection()
     rewrite: RewriteSection = RewriteSection()
     validation: ValidationSection = ValidationSection()
+    audit: AuditSection = AuditSection()
     workers: WorkersSection = WorkersSection()
     report: ReportSection = ReportSection()

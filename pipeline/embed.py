@@ -10,7 +10,7 @@ from PIL.Image import Image
 
 from pipeline.encoders import Encoder, EncodersSection, open_encoders
 from pipeline.images import decode_rgb
-from pipeline.ingest import owned_images
+from pipeline.library import owned_images
 from pipeline.recipe import RecipeError
 from pipeline.schema import sha256_hex
 from pipeline.store import Stage, StoreError, read_table, write_table

@@ -1,24 +1,30 @@
-"""Stage `ingest`: source rows become checked rows (Parquet) and content-addressed images (Arrow files), chunk by chunk.
+"""Stage `ingest`: source rows become checked rows and content-addressed images, chunk by chunk.
 
 A chunk is a fixed range of rows of one source. A row that cannot be used keeps its place with a `drop_reason`; nothing
-here raises for the sake of one row.
+here raises for the sake of one row. Each chunk leaves three files: `rows` (texts), `facts` (the narrow columns that
+decisions are made on) and `images` (encoded bytes by content id).
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from pipeline.caption_checks import caption_facts
 from pipeline.images import ImageError, decode_rgb, pixels_sha256
+from pipeline.keys import NULL_KEY, hash_key, signed
+from pipeline.library import write_images
+from pipeline.normalize import NormalizeSection, normalise_bytes
+from pipeline.phash import perceptual_hash
+from pipeline.recipe import Section
 from pipeline.schema import Candidate, Malformed, malformed_id, pair_id, sha256_hex
 from pipeline.selection import text_drop_reason
-from pipeline.sources.catalog import Source, SourceSection, open_source
-from pipeline.store import Stage, read_table, write_atomically, write_table
+from pipeline.sources.catalog import Source, open_source
+from pipeline.store import Stage, read_table, write_table
 
-VERSION = 1
+VERSION = 2
 
 _TEXTS = ("source", "source_id", "category", "operation", "group", "caption_a", "caption_b", "question", "license", "meta")
 ROWS_SCHEMA = pa.schema(
@@ -27,7 +33,15 @@ ROWS_SCHEMA = pa.schema(
     + [(f"image_{side}_{what}", pa.string()) for side in "ab" for what in ("sha256", "pixels_sha256")]
     + [("drop_reason", pa.string())]
 )
-IMAGES_SCHEMA = pa.schema([("sha256", pa.string()), ("bytes", pa.large_binary())])
+CAPTION_FACTS = tuple(caption_facts("a", "b"))
+# Keys are the first 64 bits of a sha256; null where a side could not be read (perceptual hashes: also where it is flat).
+# `content_key` is of both sides' pixels and captions: equal for the same pair in other containers.
+FACTS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("pair_id", "source", "source_id", "category", "operation", "drop_reason")]
+    + [("group_key", pa.int64()), ("content_key", pa.int64())]
+    + [(f"{what}_{side}", pa.int64()) for what in ("image_key", "pixels_key", "phash", "num_bytes", "width", "height") for side in "ab"]
+    + [(name, pa.float64()) for name in CAPTION_FACTS]
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +56,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What decoding an image showed: the hash of its pixels, or the fault."""
+    """What decoding an image showed: the hashes of its pixels and its size, or the fault; and the bytes to keep."""
 
-    pixels_sha256: str | None
-    fault: str
+    data: bytes
+    pixels_sha256: str | None = None
+    phash: int | None = None
+    width: int | None = None
+    height: int | None = None
+    fault: str = ""
 
 
 def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
@@ -57,116 +75,101 @@ def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
 
 
 @lru_cache(maxsize=8)
-def _opened(section: SourceSection, fingerprint: str) -> Source:  # noqa: ARG001 - a changed manifest is another key
+def _opened(section: Section, fingerprint: str) -> Source:  # noqa: ARG001 - a changed manifest is another key
     """Opened once per worker process and content: Ray reuses processes for as long as its session lives."""
     return open_source(section)
 
 
-def ingest_chunk(stage: Stage, section: SourceSection, chunk: Chunk) -> dict[str, int]:
+def ingest_chunk(stage: Stage, section: Section, normalize: NormalizeSection, chunk: Chunk) -> dict[str, int]:
     """Reads, checks, hashes and writes one chunk; returns its counts."""
-    rows: list[dict[str, str | None]] = []
-    images: dict[str, bytes] = {}
+    rows, facts = [], []
     checked: dict[str, Checked] = {}
     for position, item in enumerate(_opened(section, stage.folder.name).read(chunk.start, chunk.stop), chunk.start):
-        row = _malformed_row(item) if isinstance(item, Malformed) else _candidate_row(item, images, checked)
-        # A row whose content has no address is named by where it stands.
-        rows.append(row if row.get("pair_id") else row | {"pair_id": malformed_id(item.source, position)})
-    expected = chunk.stop - chunk.start
-    if len(rows) != expected:
+        row, fact = _malformed_row(item, position) if isinstance(item, Malformed) else _candidate_row(item, normalize, checked)
+        rows.append(row)
+        facts.append(fact)
+    if len(rows) != chunk.stop - chunk.start:
         raise AssertionError(f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})")
-    ordered = sorted(images)
-    table = pa.table([pa.array(ordered, pa.string()), pa.array([images[key] for key in ordered], pa.large_binary())], schema=IMAGES_SCHEMA)
-    write_atomically(stage.part("images", chunk.index, "arrow"), lambda file: _write_arrow(file, table))
+    images = {sha256_hex(one.data): one.data for one in checked.values() if not one.fault}
+    write_images(stage, chunk.index, images)
+    write_table(stage.part("facts", chunk.index), pa.Table.from_pylist(facts, schema=FACTS_SCHEMA))
     # The rows come last: their presence means that the chunk is complete.
     write_table(stage.part("rows", chunk.index), pa.Table.from_pylist(rows, schema=ROWS_SCHEMA))
-    return {"rows": len(rows), "images": len(ordered), "dropped": sum(bool(row["drop_reason"]) for row in rows)}
+    return {"rows": len(rows), "images": len(images), "dropped": sum(bool(row["drop_reason"]) for row in rows)}
 
 
-def _write_arrow(file: object, table: pa.Table) -> None:
-    with pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+Row = dict[str, str | None]
+Facts = dict[str, str | int | float | None]
 
 
-def _malformed_row(row: Malformed) -> dict[str, str | None]:
-    fields: dict[str, str | None] = {key: value for key, value in asdict(row).items() if key != "reason"}
-    return fields | {"drop_reason": row.reason, "meta": "{}"}
+def _malformed_row(item: Malformed, position: int) -> tuple[Row, Facts]:
+    """A row whose content has no address is named by where it stands."""
+    row: Row = {key: value for key, value in asdict(item).items() if key != "reason"}
+    row |= {"drop_reason": item.reason, "meta": "{}", "pair_id": malformed_id(item.source, position)}
+    return row, _shared_facts(row)
 
 
-def _candidate_row(row: Candidate, images: dict[str, bytes], checked: dict[str, Checked]) -> dict[str, str | None]:
-    fields: dict[str, str | None] = {name: getattr(row, name) for name in _TEXTS}
+def _candidate_row(item: Candidate, normalize: NormalizeSection, checked: dict[str, Checked]) -> tuple[Row, Facts]:
+    row: Row = {name: getattr(item, name) for name in _TEXTS}
     sides: dict[str, Checked] = {}
-    for side, data in (("a", row.image_a), ("b", row.image_b)):
-        key = sha256_hex(data)
+    for side, data in (("a", item.image_a), ("b", item.image_b)):
+        given = sha256_hex(data)
         # The same image in many pairs (an original with several edits) is decoded once per chunk.
-        sides[side] = checked[key] = checked.get(key) or _check(data)
-        if not sides[side].fault:
-            images[key] = data
-        fields[f"image_{side}_sha256"] = key
-        fields[f"image_{side}_pixels_sha256"] = sides[side].pixels_sha256
+        one = sides[side] = checked[given] = checked.get(given) or _check(data, normalize)
+        row[f"image_{side}_sha256"] = sha256_hex(one.data)
+        row[f"image_{side}_pixels_sha256"] = one.pixels_sha256
     faults = [f"image_{side}_{sides[side].fault}" for side in "ab" if sides[side].fault]
     if not faults and sides["a"].pixels_sha256 == sides["b"].pixels_sha256:
         faults = ["images_equal"]
-    identity = pair_id(str(fields["image_a_sha256"]), row.caption_a, str(fields["image_b_sha256"]), row.caption_b)
-    reason = faults[0] if faults else text_drop_reason(row.caption_a, row.caption_b)
-    return fields | {"pair_id": identity, "drop_reason": reason}
+    row["pair_id"] = pair_id(str(row["image_a_sha256"]), item.caption_a, str(row["image_b_sha256"]), item.caption_b)
+    row["drop_reason"] = faults[0] if faults else text_drop_reason(item.caption_a, item.caption_b)
+    facts = _shared_facts(row)
+    if not row["drop_reason"]:
+        content = pair_id(str(sides["a"].pixels_sha256), item.caption_a, str(sides["b"].pixels_sha256), item.caption_b)
+        facts["content_key"] = hash_key(content)
+        facts |= caption_facts(item.caption_a, item.caption_b)
+    for side, one in sides.items():
+        facts |= {
+            f"image_key_{side}": None if one.fault else hash_key(row[f"image_{side}_sha256"] or ""),
+            f"pixels_key_{side}": hash_key(one.pixels_sha256) if one.pixels_sha256 else None,
+            f"phash_{side}": None if one.phash is None else signed(one.phash),
+            f"num_bytes_{side}": len(one.data),
+            f"width_{side}": one.width,
+            f"height_{side}": one.height,
+        }
+    return row, facts
 
 
-def _check(data: bytes) -> Checked:
+def _shared_facts(row: Row) -> Facts:
+    facts: Facts = {name: row[name] for name in ("pair_id", "source", "source_id", "category", "operation", "drop_reason")}
+    return facts | {"group_key": hash_key(sha256_hex(str(row["group"]).encode()))}
+
+
+def _check(data: bytes, normalize: NormalizeSection) -> Checked:
     try:
-        return Checked(pixels_sha256(decode_rgb(data)), "")
+        kept = normalise_bytes(data, normalize)
+        image = decode_rgb(kept)
     except ImageError as error:
-        return Checked(None, error.reason)
+        return Checked(data, fault=error.reason)
+    return Checked(kept, pixels_sha256(image), perceptual_hash(image), image.width, image.height)
 
 
-def finish_ingest(stage: Stage, num_chunks: int) -> dict[str, int]:
-    """Notes which chunk owns each image (the first that has it), so that later stages work on each image once."""
-    seen: set[str] = set()
-    num_rows = 0
-    for index in range(num_chunks):
-        num_rows += read_table(stage.part("rows", index), ["pair_id"]).num_rows
-        mine = [key for key in read_image_keys(stage.part("images", index, "arrow")) if key not in seen]
-        seen.update(mine)
-        write_table(stage.part("owned", index), pa.table({"sha256": pa.array(mine, pa.string())}))
-    return {"num_chunks": num_chunks, "num_rows": num_rows, "num_images": len(seen)}
+def read_facts(stage: Stage, num_chunks: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """Narrow columns of all rows, in the sources' order. Texts come as objects that are shared between equal values.
+
+    `pair_id` comes as bytes (S32); a null number as the smallest int64 or NaN.
+    """
+    parts = [read_table(stage.part("facts", index), list(columns)) for index in range(num_chunks)]
+    return {name: np.concatenate([_array(part.column(name), name) for part in parts]) for name in columns}
 
 
-def read_rows(stage: Stage, num_chunks: int) -> pa.Table:
-    """All ingested rows, without pixels, in the sources' order."""
-    return pa.concat_tables([read_table(stage.part("rows", index)) for index in range(num_chunks)])
-
-
-def read_image_keys(path: Path) -> list[str]:
-    """The content ids in one images file, in order."""
-    with pa.memory_map(str(path)) as file:
-        keys: list[str] = pa.ipc.open_file(file).read_all().column("sha256").to_pylist()
-        return keys
-
-
-def owned_images(stage: Stage, index: int) -> pa.Table:
-    """The images (sha256, bytes) that chunk `index` owns, in order of content id; the bytes stay on disk until read."""
-    mine = read_table(stage.part("owned", index)).column("sha256")
-    images = pa.ipc.open_file(pa.memory_map(str(stage.part("images", index, "arrow")))).read_all()
-    return images.filter(pc.is_in(images.column("sha256"), value_set=mine.combine_chunks()))
-
-
-class ImageLibrary:
-    """Encoded bytes by content id, read from the chunks' memory-mapped files one image at a time."""
-
-    def __init__(self, stage: Stage, num_chunks: int) -> None:
-        self._stage = stage
-        owned = {index: read_table(stage.part("owned", index)).column("sha256").to_pylist() for index in range(num_chunks)}
-        self._chunk_of = {key: index for index, keys in owned.items() for key in keys}
-        self._open: dict[int, tuple[dict[str, int], pa.ChunkedArray]] = {}
-
-    def __getitem__(self, sha256: str) -> bytes:
-        chunk = self._chunk_of[sha256]
-        if chunk not in self._open:
-            table = pa.ipc.open_file(pa.memory_map(str(self._stage.part("images", chunk, "arrow")))).read_all()
-            keys = table.column("sha256").to_pylist()
-            self._open[chunk] = ({key: row for row, key in enumerate(keys)}, table.column("bytes"))
-        rows, values = self._open[chunk]
-        data: bytes = values[rows[sha256]].as_py()
-        return data
-
-    def __contains__(self, sha256: object) -> bool:
-        return sha256 in self._chunk_of
+def _array(column: pa.ChunkedArray, name: str) -> np.ndarray:
+    if name == "pair_id":
+        return np.array(column.to_pylist(), dtype="S32")
+    if pa.types.is_string(column.type):
+        encoded = column.combine_chunks().dictionary_encode()
+        return np.array(encoded.dictionary.to_pylist(), dtype=object)[encoded.indices.to_numpy()]
+    if pa.types.is_integer(column.type):
+        return column.fill_null(NULL_KEY).to_numpy()
+    array: np.ndarray = column.to_numpy()
+    return array

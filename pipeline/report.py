@@ -1,121 +1,162 @@
-"""report.html of a build: how many pairs stayed and why others left, what the scores look like, and the pairs themselves."""
+"""report.html of a build, made from the published folder alone: how many pairs stayed and why others left, and the pairs themselves.
 
-import hashlib
-from collections.abc import Sequence
+`svco report DIR` makes it again.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import typer
+import yaml
 
-from pipeline.config import BuildSection
-from pipeline.ingest import ImageLibrary
-from pipeline.page import PageSection, cards, figure_svg, html_table, pair_card, render_page, text
-from pipeline.schema import CATEGORIES, SCORE_COLUMNS
-from pipeline.selection import bands
+from pipeline.job import run_command
+from pipeline.page import PageSection, bar, html_table, paragraph, render_page, text, tiles
+from pipeline.progress import say
+from pipeline.report_pairs import contact_sheet, dropped_sheets
+from pipeline.report_rows import Rows, read_rows
+from pipeline.report_scores import scores_html, thresholds_html
+from pipeline.schema import SPLITS, read_manifest
+from pipeline.store import read_json
+
+NUM_KEPT_SHOWN, NUM_DROPPED_SHOWN = 24, 6  # where the manifest's recipe does not say
 
 
-def write_report(rows: pa.Table, library: ImageLibrary, manifest: dict[str, Any], section: BuildSection, path: Path) -> None:
-    """Writes the page.
+def write_report(out: Path, result: Mapping[str, Any]) -> None:
+    """Writes `out/report.html` from the shards and the manifest in `out`. Of the pictures only those shown are read.
 
     Args:
-        rows: Every candidate with scores, `drop_reason`, `split`, question and answers.
+        result: What result.json holds besides: "stages" and "throughput"; either may be missing.
+
+    Raises:
+        MvcError: `out` is no MVC folder, or a shard cannot be read.
     """
-    counts = manifest["rows"]
-    lead = f"{counts['in']:,} candidates, {counts['kept']:,} kept, {counts['dropped']:,} dropped."
-    sections = [
-        PageSection("Rows", _counts_html(counts) + _category_html(rows)),
-        PageSection("Why rows left", _reasons_html(counts)),
-        PageSection("Scores", _scores_html(rows, section)),
-        PageSection("Kept pairs", _contact_sheet(rows, library, "", section.report.num_kept_shown)),
-    ]
-    for reason in counts["dropped_by_reason"]:
-        sheet = _contact_sheet(rows, library, reason, section.report.num_dropped_shown)
-        sections.append(PageSection(f"Dropped: {reason}", sheet))
-    sections.append(PageSection("How long it took", _stages_html(manifest["stages"])))
-    render_page(manifest["name"], sections, path, lead)
+    manifest, rows = read_manifest(out), read_rows(out)
+    kept = int(rows.kept.sum())
+    lead = f"{kept:,} of {len(rows.table):,} candidates were kept ({_percent(kept, len(rows.table))})."
+    sections = [PageSection(heading, html) for heading, html in _sections(rows, manifest, result, out)]
+    render_page(str(manifest.get("name") or "Minimal Visual Contrasts"), sections, out / "report.html", lead)
 
 
-def _counts_html(counts: dict[str, Any]) -> str:
-    rows = [[split, f"{number:,}"] for split, number in counts["by_split"].items()]
-    return html_table(["split", "rows"], [*rows, ["rejects", f"{counts['dropped']:,}"]])
+def _sections(rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any], out: Path) -> Iterator[tuple[str, str]]:
+    """Headings and HTML, in the order of the page; what is not known is left out."""
+    recipe: Mapping[str, Any] = manifest.get("recipe") or {}
+    shown: Mapping[str, Any] = recipe.get("report") or {}
+    yield "Rows", _rows_html(rows)
+    yield "Why rows left", _reasons_html(rows)
+    yield "Scores", scores_html(rows, out)
+    if len(rows.scores()) > 1:
+        yield "Thresholds", thresholds_html(out)
+    yield "Kept pairs", contact_sheet(rows, rows.kept, shown.get("num_kept_shown", NUM_KEPT_SHOWN))
+    if not rows.kept.all():
+        yield "Dropped pairs", dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN))
+    if manifest.get("audit"):
+        yield "Shortcut audit", _audit_html(manifest["audit"])
+    if manifest.get("links"):
+        yield "Groups", _groups_html(manifest["links"])
+    yield "Licences", _licences_html(rows)
+    if result.get("stages"):
+        yield "How long it took", _stages_html(result)
+    if recipe:
+        yield "Recipe", _recipe_html(recipe)
 
 
-def _category_html(rows: pa.Table) -> str:
-    categories = np.array(rows["category"].to_pylist(), dtype=object)
-    kept = np.array([not reason for reason in rows["drop_reason"].to_pylist()], dtype=bool)
+def _rows_html(rows: Rows) -> str:
+    by_split = {split: number for (split,), number in rows.counts("split").items()}
+    facts = [("candidates", f"{len(rows.table):,}"), *[(split, f"{by_split.get(split, 0):,}") for split in SPLITS]]
+    facts.append(("dropped", f"{by_split.get('', 0):,}"))
+    parts = [f"<h3>By {name}</h3>{_kept_table(rows, name)}" for name in ("category", "source", "operation")]
+    return tiles(facts) + "".join(parts)
+
+
+def _kept_table(rows: Rows, column: str) -> str:
+    """Candidates and kept rows for each value of a column."""
+    totals: dict[str, int] = {}
+    kept: dict[str, int] = {}
+    for (value, reason), number in rows.counts(column, "drop_reason").items():
+        totals[value] = totals.get(value, 0) + number
+        kept[value] = kept.get(value, 0) + (0 if reason else number)
     lines = [
-        [name, f"{(categories == name).sum():,}", f"{((categories == name) & kept).sum():,}"]
-        for name in CATEGORIES
-        if (categories == name).any()
+        [
+            value or "(none)",
+            f"{total:,}",
+            f"{kept[value]:,}",
+            f"{total - kept[value]:,}",
+            _percent(kept[value], total),
+            bar(kept[value] / total),
+        ]
+        for value, total in totals.items()
     ]
-    return "<h3>By category</h3>" + html_table(["category", "candidates", "kept"], lines)
+    return html_table([column, "candidates", "kept", "dropped", "share kept", ""], lines)
 
 
-def _reasons_html(counts: dict[str, Any]) -> str:
-    if not counts["dropped"]:
-        return '<p class="soft">Nothing was dropped.</p>'
-    return html_table(["reason", "rows", "share of candidates"], [
-        [reason, f"{number:,}", f"{100 * number / counts['in']:.1f} %"] for reason, number in counts["dropped_by_reason"].items()
-    ])  # fmt: skip
+def _reasons_html(rows: Rows) -> str:
+    num_dropped = int((~rows.kept).sum())
+    if not num_dropped:
+        return paragraph("Nothing was dropped.")
+    counted = sorted(((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason), reverse=True)
+    lines = [[reason, f"{number:,}", _percent(number, num_dropped), bar(number / num_dropped)] for number, reason in counted]
+    return html_table(["reason", "rows", "share of dropped", ""], lines)
 
 
-def _scores_html(rows: pa.Table, section: BuildSection) -> str:
-    columns = [name for name in SCORE_COLUMNS if not pc.all(pc.is_null(rows[name])).as_py()]
-    if not columns:
-        return '<p class="soft">No row reached scoring.</p>'
-    return "".join(_histogram(rows, name, section) for name in columns)
+def _licences_html(rows: Rows) -> str:
+    counted = [
+        [licence or "(not stated)", source, f"{number:,}"]
+        for (licence, source, reason), number in rows.counts("license", "source", "drop_reason").items()
+        if not reason
+    ]
+    return html_table(["licence", "source", "kept rows"], counted) if counted else paragraph("No row was kept.")
 
 
-def _histogram(rows: pa.Table, name: str, section: BuildSection) -> str:
-    from matplotlib.figure import Figure
+def _audit_html(results: Sequence[Mapping[str, Any]]) -> str:
+    from pydantic import TypeAdapter
 
-    reached = pc.is_valid(rows[name])
-    values = rows.filter(reached)[name].to_numpy()
-    kept = np.array([not reason for reason in rows.filter(reached)["drop_reason"].to_pylist()], dtype=bool)
-    figure = Figure(figsize=(7.2, 2.3))
-    axes = figure.add_subplot()
-    edges = np.linspace(values.min(), max(values.max(), values.min() + 1e-3), 61)
-    axes.hist([values[kept], values[~kept]], bins=list(edges), stacked=True, color=["#1f5fbf", "#c9d0db"], label=["kept", "dropped"])
-    band = bands(section.selection)[name]
-    for bound in (band.min, band.max):
-        if bound is not None:
-            axes.axvline(bound, color="#b3261e", linewidth=1.2)
-    axes.set_xlabel(name)
-    axes.set_ylabel("pairs")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8)
-    return figure_svg(figure)
+    from pipeline.shortcuts import AuditResult, audit_html
+
+    return audit_html(TypeAdapter(list[AuditResult]).validate_python(results))
 
 
-def _contact_sheet(rows: pa.Table, library: ImageLibrary, reason: str, num_shown: int) -> str:
-    part = rows.filter(pc.equal(rows["drop_reason"], reason))
-    if part.num_rows == 0 or num_shown == 0:
-        return '<p class="soft">None to show.</p>'
-    # By the hash of the id: a fixed sample, and not the first rows of the first source.
-    order = sorted(range(part.num_rows), key=lambda i: hashlib.sha256(part["pair_id"][i].as_py().encode()).digest())
-    chosen = part.take(order[:num_shown]).to_pylist()
-    note = f'<p class="soft">{len(chosen)} of {part.num_rows:,}, drawn by hash.</p>'
-    return note + cards([_card(row, library) for row in chosen])
+def _groups_html(links: Mapping[str, Any]) -> str:
+    """How many groups there are once those that share a picture are one, and how large the largest is."""
+    note = "Pairs of one group never stand in both splits. Groups that share a picture, or one that looks the same, are linked into one."
+    facts = [
+        ("groups as the sources name them", f"{links['num_groups']:,}"),
+        ("linked groups", f"{links['num_linked_groups']:,}"),
+        ("pairs in the largest", f"{links['largest_rows']:,} ({100 * links['frac_largest']:.1f} %)"),
+        ("groups that it joins", f"{links['largest_groups']:,}"),
+    ]
+    return tiles(facts) + paragraph(note)
 
 
-def _card(row: dict[str, Any], library: ImageLibrary) -> str:
-    def image(side: str) -> bytes | None:
-        key = row[f"image_{side}_sha256"]
-        return library[key] if key is not None and key in library else None
-
-    scores = [f"{name} {row[name]:.3f}" for name in SCORE_COLUMNS if row[name] is not None]
+def _stages_html(result: Mapping[str, Any]) -> str:
+    stages = result["stages"]
+    total_s = sum(stage["seconds"] for stage in stages) or 1.0
     lines = [
-        line
-        for line in (row["question"], " \u00b7 ".join(scores), f"{row['category']} \u00b7 {row['source']} \u00b7 {row['source_id']}")
-        if line
+        [stage["name"], "reused" if stage["reused"] else f"{stage['seconds']:.1f} s", bar(stage["seconds"] / total_s), stage["fingerprint"]]
+        for stage in stages
     ]
-    return pair_card(
-        image("a"), image("b"), [row["answer_a"] or row["caption_a"] or ""], [row["answer_b"] or row["caption_b"] or ""], lines
-    )
+    throughput = result.get("throughput")
+    facts = [[name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"] for name, value in (throughput or {}).items()]
+    measured = f"<h3>Throughput</h3>{html_table(['', 'value'], facts)}" if facts else ""
+    return html_table(["stage", "time", "", "fingerprint"], lines) + measured
 
 
-def _stages_html(stages: Sequence[dict[str, Any]]) -> str:
-    rows = [[text(stage["name"]), "reused" if stage["reused"] else f"{stage['seconds']:.1f} s", stage["fingerprint"]] for stage in stages]
-    return html_table(["stage", "time", "fingerprint"], rows)
+def _recipe_html(recipe: Mapping[str, Any]) -> str:
+    shown = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100)
+    return f"<details><summary>every field, with its default filled in</summary><pre>{text(shown)}</pre></details>"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if whole else "-"
+
+
+def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An MVC folder, as a build makes it.")]) -> None:
+    """Make report.html again from a finished MVC folder."""
+    result = folder / "result.json"
+    write_report(folder, read_json(result) if result.is_file() else {})
+    say(f"report  {folder / 'report.html'}")
+
+
+def main() -> None:
+    """The entry point."""
+    run_command(run)

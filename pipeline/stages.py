@@ -5,16 +5,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import decide, embed, ingest, shards
+from pipeline import decide, embed, ingest, link, normalize, shards, shortcuts
+from pipeline.benchmarks import folder_identity
 from pipeline.config import BuildSection
 from pipeline.encoders import EncodersSection, model_files
 from pipeline.ingest import Chunk, plan_chunks
 from pipeline.recipe import RecipeError, absolute_path, fingerprint
+from pipeline.remote import local_folder
 from pipeline.rewrite import template
 from pipeline.schema import SCHEMA_VERSION
+from pipeline.selection import check_bounds
 from pipeline.sources.catalog import open_source
 
-STAGES = ("ingest", "embed", "score", "select", "rewrite", "finalise")
+STAGES = ("ingest", "link", "embed", "score", "select", "rewrite", "audit", "finalise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,11 @@ class Plan:
     work: Path
     chunks: tuple[Chunk, ...]
     fingerprints: dict[str, str]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `section.out` is a URI; `out` is then a local folder whose content is put there at the end."""
+        return "://" in self.section.out
 
     @property
     def num_candidates(self) -> int:
@@ -43,7 +51,7 @@ def plan_build(section: BuildSection) -> Plan:
     section = _with_absolute_paths(section)
     _check_bounds(section)
     _check_names(section)
-    out = Path(section.out)
+    out = local_folder(section.out)
     sources = [open_source(source) for source in section.sources]
     chunks = tuple(plan_chunks([source.count() for source in sources], section.workers.chunk_pairs))
     fingerprints = _fingerprints(section, [source.identity() for source in sources])
@@ -51,34 +59,32 @@ def plan_build(section: BuildSection) -> Plan:
 
 
 def _with_absolute_paths(section: BuildSection) -> BuildSection:
-    if "://" in section.out or "://" in (section.work or ""):
-        raise RecipeError(f"out={section.out}: only local folders can be written so far; give a local path and copy the result")
     sources = []
     for index, source in enumerate(section.sources):
         given = {name: getattr(source, name) for name in source.PATHS}
         update = {name: absolute_path(path, f"sources.{index}.{name}") for name, path in given.items() if path}
         sources.append(source.model_copy(update=update))
+    if "://" in (section.work or ""):
+        raise RecipeError(f"work={section.work}: the stages' folder is local or on a disk that all nodes share; only out may be a URI")
     work = absolute_path(section.work, "work") if section.work else None
-    return section.model_copy(update={"sources": tuple(sources), "out": absolute_path(section.out, "out"), "work": work})
+    places = tuple(absolute_path(place, "links.benchmarks") if Path(place).exists() else place for place in section.links.benchmarks)
+    links = section.links.model_copy(update={"benchmarks": places})
+    out = absolute_path(section.out, "out")
+    return section.model_copy(update={"sources": tuple(sources), "links": links, "out": out, "work": work})
 
 
 def _check_bounds(section: BuildSection) -> None:
     encoders = section.encoders
-    makes = {
+    made = {
         "pixels_image_cos": encoders.pixels.enabled,
         "clip_image_cos": encoders.clip is not None,
         "caption_margin_a": encoders.clip is not None,
         "caption_margin_b": encoders.clip is not None,
         "dinov2_image_cos": encoders.dinov2 is not None,
     }
-    if not any(makes.values()):
+    if not any(made.values()):
         raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
-    for name, made in makes.items():
-        band = getattr(section.selection, name)
-        if band.min is not None and band.max is not None and band.min > band.max:
-            raise RecipeError(f"selection.{name}: min {band.min} is above max {band.max}; no pair could stay")
-        if not made and (band.min is not None or band.max is not None):
-            raise RecipeError(f"selection.{name}: a bound is set, but its encoder is off; enable it under encoders")
+    check_bounds(section.selection, {name for name, is_made in made.items() if is_made}, {source.name for source in section.sources})
 
 
 def _check_names(section: BuildSection) -> None:
@@ -96,11 +102,14 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
             ingest.VERSION,
             sources,
             section.workers.chunk_pairs,
+            [normalize.VERSION, section.normalize.model_dump(mode="json")] if section.normalize.mode != "keep" else [],
         ],
+        "link": [link.VERSION, section.links.model_dump(mode="json"), [folder_identity(place) for place in section.links.benchmarks]],
         "embed": [embed.VERSION, _encoder_identity(section.encoders)],
         "score": [decide.SCORE_VERSION],
         "select": [decide.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
         "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.model_dump(mode="json")],
+        "audit": [shortcuts.VERSION, section.audit.model_dump(mode="json")],
         "finalise": [shards.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
     }
     named: dict[str, str] = {}
@@ -116,6 +125,7 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
     for source, fields in zip(section.sources, shown["sources"], strict=True):
         for name in source.PATHS:
             fields[name] = posixpath.basename(str(fields[name])) if fields[name] else None
+    shown["links"]["benchmarks"] = [posixpath.basename(place) if Path(place).exists() else place for place in section.links.benchmarks]
     for name in ("clip", "dinov2"):
         if shown["encoders"][name] is not None:
             described = shown["encoders"][name]

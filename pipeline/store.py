@@ -5,6 +5,7 @@ DONE.json means that the stage is complete and the presence of a part means that
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -32,19 +33,29 @@ def cache_dir() -> Path:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a temporary neighbour of `path`, flushes it to disk, then renames it into place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = ""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)  # mkstemp makes 0600, which other users of a shared disk cannot read
         os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+    except OSError as error:
+        _discard(temporary)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{path.parent}: the disk is full; free some space and run the same command again, it will go on") from error
         raise
+    except BaseException:
+        _discard(temporary)
+        raise
+
+
+def _discard(temporary: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -72,6 +83,21 @@ def read_json(path: Path) -> Any:
 def write_table(path: Path, table: pa.Table) -> None:
     """Writes a Parquet file, whole or not at all."""
     write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"))
+
+
+def write_mapped(path: Path, table: pa.Table) -> None:
+    """Writes an Arrow IPC file of one batch, whole or not at all; `open_mapped` reads it without loading it."""
+
+    def write(file: BinaryIO) -> None:
+        with pa.ipc.new_file(file, table.schema) as writer:
+            writer.write_table(table.combine_chunks())
+
+    write_atomically(path, write)
+
+
+def open_mapped(path: Path) -> pa.Table:
+    """An Arrow IPC file as a table whose values stay on disk until they are read."""
+    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:

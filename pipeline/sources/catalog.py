@@ -7,10 +7,17 @@ from pydantic import Field
 
 from pipeline.recipe import Section
 from pipeline.schema import Candidate, Malformed
+from pipeline.sources.countercurate import CountercurateSection, CountercurateSource
+from pipeline.sources.finecops_ref import FinecopsRefSection, FinecopsRefSource
+from pipeline.sources.hub import HubSource
+from pipeline.sources.hub_section import HubSection
+from pipeline.sources.mvc_json import MvcJsonSection, MvcJsonSource
 from pipeline.sources.pairs import PairsSection, PairsSource
 from pipeline.sources.scenes import ScenesSection, ScenesSource
 
-SourceSection = Annotated[PairsSection | ScenesSection, Field(discriminator="kind")]
+SourceSection = Annotated[
+    CountercurateSection | FinecopsRefSection | HubSection | MvcJsonSection | PairsSection | ScenesSection, Field(discriminator="kind")
+]
 
 
 class Source(Protocol):
@@ -33,7 +40,14 @@ class Source(Protocol):
         ...
 
 
-_OPENERS: dict[type[Section], Callable[[Any], Source]] = {PairsSection: PairsSource, ScenesSection: ScenesSource}
+_OPENERS: dict[type[Section], Callable[[Any], Source]] = {
+    CountercurateSection: CountercurateSource,
+    FinecopsRefSection: FinecopsRefSource,
+    HubSection: HubSource,
+    MvcJsonSection: MvcJsonSource,
+    PairsSection: PairsSource,
+    ScenesSection: ScenesSource,
+}
 
 
 def open_source(section: Section) -> Source:

@@ -111,7 +111,7 @@ def test_a_file_that_is_no_manifest_is_refused_as_a_whole(tmp_path: Path, name: 
 
 
 def test_nothing_to_read_is_an_error_at_once(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="expected a manifest"):
+    with pytest.raises(RecipeError, match="expected a file at"):
         PairsSource(PairsSection(kind="pairs", path=str(tmp_path / "none.jsonl")))
     (tmp_path / "empty.jsonl").write_text("\n")
     with pytest.raises(RecipeError, match="has no rows"):

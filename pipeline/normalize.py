@@ -1,0 +1,58 @@
+"""The recipe's `normalize`: whether images stay byte copies of their sources or are all re-encoded alike.
+
+Where the edited side of a pair was saved by another program than the original, a model can learn the program. Encoding
+both sides alike is not enough: traces of the first compression survive a second one of better quality, since the blocks
+of both lie on the same grid. Shrinking by a factor that moves the grid, then a coarse quality, removes them.
+"""
+
+import io
+from typing import Literal
+
+from PIL import Image
+from pydantic import Field
+
+from pipeline.images import decode_rgb, encode_png
+from pipeline.recipe import Section
+
+VERSION = 1
+
+
+class NormalizeSection(Section):
+    """`keep` leaves every byte as it came; `reencode` writes every image anew: upright RGB, shrunk, without metadata.
+
+    `scale` multiplies both sides of a picture and `max_px` caps the longer one; nothing is ever enlarged. `quality` is
+    that of JPEG and WebP. The defaults are the mildest that hid the traces of JPEG and PNG edits in `docs/benchmarks.md`.
+    """
+
+    mode: Literal["keep", "reencode"] = "keep"
+    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    quality: int = Field(default=75, ge=1, le=100)
+    scale: float = Field(default=0.75, gt=0.0, le=1.0)
+    max_px: int | None = Field(default=None, ge=8)
+
+
+def normalise_bytes(data: bytes, section: NormalizeSection) -> bytes:
+    """The image as `section` wants it stored; the same pixels always give the same bytes.
+
+    Raises:
+        pipeline.images.ImageError: An image that is to be re-encoded cannot be used.
+    """
+    if section.mode == "keep":
+        return data
+    picture = _shrunk(decode_rgb(data), section)
+    if section.format == "png":
+        return encode_png(picture)
+    picture.info.clear()  # what Pillow would write into the new file: EXIF, colour profile, comment
+    buffer = io.BytesIO()
+    if section.format == "webp":
+        picture.save(buffer, "WEBP", quality=section.quality, method=4)
+    else:
+        picture.save(buffer, "JPEG", quality=section.quality, subsampling="4:2:0")
+    return buffer.getvalue()
+
+
+def _shrunk(picture: Image.Image, section: NormalizeSection) -> Image.Image:
+    longest = max(picture.size)
+    factor = min(section.scale, (section.max_px or longest) / longest)
+    size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)

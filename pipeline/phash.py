@@ -1,0 +1,67 @@
+"""Perceptual hashes: pictures that look alike to a person have 64-bit hashes that differ in few bits. Pure functions."""
+
+# Shapes: N hashes, U unique hashes, E edges.
+
+import itertools
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Hashes = NDArray[np.uint64]
+Ints = NDArray[np.int64]
+
+NUM_BITS = 64
+_SIDE = 32
+# A picture without this much contrast (grey levels, standard deviation) has no structure to hash.
+MIN_CONTRAST = 2.0
+
+
+def _cosines() -> NDArray[np.float64]:
+    """Rows 0..8 of the 32-point DCT-II."""
+    place, frequency = np.arange(_SIDE), np.arange(9)
+    rows: NDArray[np.float64] = np.cos(np.pi * (2 * place[None, :] + 1) * frequency[:, None] / (2 * _SIDE))
+    return rows
+
+
+def perceptual_hash(image: Image.Image) -> int | None:
+    """64 bits of how a picture looks at low frequencies, or None for a picture that is all but flat.
+
+    Grey, 32 x 32 (box filter), DCT-II; of the 8 x 8 frequencies (1..8, 1..8) each bit says whether the coefficient is
+    above their median. Brightness, contrast, size and recompression hardly move it.
+    """
+    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
+    if grey.std() < MIN_CONTRAST:
+        return None
+    rows = _cosines()
+    coefficients = (rows @ grey @ rows.T)[1:9, 1:9].ravel()
+    bits = coefficients > np.median(coefficients)
+    return int(np.packbits(bits).view(">u8")[0])
+
+
+def near_pairs(hashes: Hashes, max_bits: int) -> tuple[Ints, Ints]:
+    """All pairs (i < j) of hashes that differ in at most `max_bits` bits, as two index arrays [E].
+
+    Two hashes that differ in at most k bits agree in one of k + 1 bands of bits: each band is sorted once, and only
+    neighbours with an equal band are compared.
+    """
+    num_bands = max_bits + 1
+    edges = [NUM_BITS * band // num_bands for band in range(num_bands + 1)]
+    found: list[NDArray[np.int64]] = []
+    for low, high in itertools.pairwise(edges):
+        band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
+        order = np.argsort(band, kind="stable")
+        sorted_band, sorted_hashes = band[order], hashes[order]
+        apart = 1
+        while apart < len(hashes):
+            same = np.flatnonzero(sorted_band[apart:] == sorted_band[:-apart])
+            if not same.size:
+                break
+            differing = np.bitwise_count(sorted_hashes[same] ^ sorted_hashes[same + apart])
+            near = same[differing <= max_bits]
+            found.append(np.stack([order[near], order[near + apart]]))
+            apart += 1
+    if not found:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64)
+    pairs = np.unique(np.sort(np.concatenate(found, axis=1), axis=0), axis=1)
+    return pairs[0], pairs[1]

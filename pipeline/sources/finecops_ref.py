@@ -1,0 +1,230 @@
+"""The `finecops_ref` source: FineCops-Ref's edited GQA images, each joined with the positive that it was made from."""
+
+import json
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.recipe import RecipeError, Section
+from pipeline.schema import Candidate, Malformed
+from pipeline.sources.files import Root
+from pipeline.sources.json_records import Places, chosen, looks, read_first, read_json, require_key, storable, text_fault
+
+VERSION = 1
+
+_META = ("negative_type", "negative_level", "level", "tuple_type", "tuple", "spatial", "attribute", "objects_id", "bbox")
+_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class FinecopsRefSection(Section):
+    """The folder into which GQA's images and FineCops-Ref's annotations and negative images were unpacked.
+
+    `annotations` are files inside `path`, native or COCO-style, of positives and negatives together or apart.
+    `images` and `neg_images` are folders (default: of those names inside `path`). Only the test split has negative
+    images: what is trained on them must not be evaluated on FineCops-Ref.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("path", "images", "neg_images")
+
+    kind: Literal["finecops_ref"]
+    path: str
+    images: str | None = None
+    neg_images: str | None = None
+    annotations: tuple[str, ...] = Field(
+        default=("test_expression_pos_coco_format.json", "test_expression_neg_coco_format.json"), min_length=1
+    )
+    name: str = "finecops_ref"
+    license: str = ""
+    exclude_types: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Negative:
+    source_id: str
+    record: Any
+
+
+class FinecopsRefSource:
+    """Reads the annotations once; images are read row by row.
+
+    Each negative with `negative_cate` "image" is a row. One with "text" is a wrong expression for the original image,
+    no pair of images, and no row; nor is a positive without a negative image.
+    """
+
+    def __init__(self, section: FinecopsRefSection) -> None:
+        self._section = section
+        self._images = Root(section.images or posixpath.join(section.path, "images"))
+        self._neg_images = Root(section.neg_images or posixpath.join(section.path, "neg_images"))
+        self._sha256: dict[str, str] = {}
+        self._positives: dict[str, Any] = {}
+        self._ambiguous: set[str] = set()
+        self._negatives: list[_Negative] = []
+        for file in section.annotations:
+            self._sort(file)
+        self._check_negatives()
+
+    def _sort(self, file: str) -> None:
+        """Takes the positives and the image negatives out of one file."""
+        folder = self._section.path
+        if not Root(folder).exists(file):
+            present = ", ".join(sorted(path.name for path in Path(folder).glob("*.json"))) or "none"
+            raise RecipeError(
+                f"sources (finecops_ref): expected annotations {file!r} in {folder!r}, found none; JSON files there: {present}; "
+                "name those of the test split with annotations=[..]"
+            )
+        path = posixpath.join(folder, file)
+        value, self._sha256[file] = read_json(path, "sources (finecops_ref)")
+        records = native_records(path, value)
+        named = [(storable(f"{posixpath.splitext(file)[0]}/{_id(record, number)}"), record) for number, record in enumerate(records)]
+        for key in ("id", "image_id", "expression"):
+            require_key(path, named, key)
+        for source_id, record in named:
+            if not isinstance(record, dict):
+                self._negatives.append(_Negative(source_id, record))
+            elif record.get("negative_type") is None and record.get("negative_cate") is None:
+                key = str(record.get("id"))
+                if self._positives.setdefault(key, record) != record:
+                    self._ambiguous.add(key)
+            elif record.get("negative_cate") != "text":
+                self._negatives.append(_Negative(source_id, record))
+
+    def _check_negatives(self) -> None:
+        files = ", ".join(self._section.annotations)
+        if not self._negatives:
+            raise RecipeError(
+                f"sources (finecops_ref): expected records with negative_cate 'image' in {files} of {self._section.path!r}, found none; "
+                "only the test split has them: name its files with annotations=[..]"
+            )
+        named = [(row.source_id, row.record) for row in self._negatives]
+        for key in ("negative_cate", "negative_type", "positive_id"):
+            require_key(f"{self._section.path}: {files}", named, key)
+
+    def count(self) -> int:
+        """Number of negatives with an image, good and bad."""
+        return len(self._negatives)
+
+    def identity(self) -> dict[str, object]:
+        """What the rows depend on: the bytes of the annotations, and size and time of change of each image; none is read."""
+        settings = self._section.model_dump(mode="json", exclude=set(FinecopsRefSection.PATHS))
+        images = looks(side for row in self._negatives for side in self._sides(row.record))
+        return {**settings, "version": VERSION, "files": self._sha256, "images": images}
+
+    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
+        """Rows [start, stop) in the annotations' order, each a candidate or the reason why it is none."""
+        for row in self._negatives[start:stop]:
+            yield self._one(row)
+
+    def _one(self, row: _Negative) -> Candidate | Malformed:
+        record = row.record if isinstance(row.record, dict) else {}
+        positive = self._positives.get(str(record.get("positive_id")), {})
+        known: dict[str, Any] = {
+            "source": self._section.name,
+            "source_id": row.source_id,
+            "category": category(record, positive),
+            "operation": "inpaint",
+            "group": storable(f"gqa/{posixpath.splitext(posixpath.basename(str(positive.get('image_id'))))[0]}") if positive else "",
+            "caption_a": _text(positive.get("expression")),
+            "caption_b": _text(record.get("expression")),
+            "license": self._section.license,
+        }
+        fault = self._fault(row.record, positive)
+        if fault:
+            return Malformed(**known, reason=fault)
+        places_a, places_b = self._sides(record)
+        image_a = read_first(places_a)
+        if isinstance(image_a, str):
+            return Malformed(**known, reason=f"image_a_{image_a}")
+        image_b = read_first(places_b)
+        if isinstance(image_b, str):
+            return Malformed(**known, reason=f"image_b_{image_b}")
+        meta = {"id": record.get("id"), "positive_id": record["positive_id"], **chosen(record, _META)}
+        return Candidate(**known, image_a=image_a, image_b=image_b, meta=json.dumps(meta, sort_keys=True))
+
+    def _fault(self, record: Any, positive: dict[str, Any]) -> str:
+        """Why a negative is no candidate, as far as can be told without its images, or ""."""
+        fault = text_fault(record, "negative_cate", "expression")
+        if fault:
+            return fault
+        if record["negative_cate"] != "image":
+            return "negative_cate_unknown"
+        if record.get("negative_type") in self._section.exclude_types:
+            return f"negative_type_{record['negative_type']}_excluded"
+        for key in ("positive_id", "image_id"):
+            if record.get(key) in (None, ""):
+                return f"record_without_{key}"
+        if not positive:
+            return "positive_missing"
+        if str(record["positive_id"]) in self._ambiguous:
+            return "positive_ambiguous"
+        if positive.get("image_id") in (None, ""):
+            return "positive_record_without_image_id"
+        fault = text_fault(positive, "expression")
+        return f"positive_{fault}" if fault else ""
+
+    def _sides(self, record: Any) -> tuple[Places, Places]:
+        """Where the positive's and the negative's image may lie; nowhere if the record does not say."""
+        if not isinstance(record, dict):
+            return [], []
+        positive = self._positives.get(str(record.get("positive_id")), {})
+        return _places(self._images, positive.get("image_id")), _places(self._neg_images, record.get("image_id"))
+
+
+def native_records(path: str, value: Any) -> list[Any]:
+    """The records of an annotation file by the names of the native form, whichever form it has.
+
+    A COCO-style file has `images` and `annotations`, one annotation per image; `positive_id` is the positive's image id
+    there, so that is the record's `id`, and the image's file name is the `image_id`.
+
+    Raises:
+        RecipeError: Neither form.
+    """
+    if isinstance(value, list):
+        return value
+    images, annotations = (value.get("images"), value.get("annotations")) if isinstance(value, dict) else (None, None)
+    if not isinstance(images, list) or not isinstance(annotations, list):
+        has = f"an object with the keys {', '.join(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
+        raise RecipeError(f"{path!r}: expected a list of records or an object with the lists 'images' and 'annotations', got {has}")
+    entries = {str(image.get("id")): image for image in images if isinstance(image, dict)}
+    return [_from_coco(annotation, entries) for annotation in annotations]
+
+
+def _from_coco(annotation: Any, entries: dict[str, Any]) -> Any:
+    if not isinstance(annotation, dict):
+        return annotation
+    image = entries.get(str(annotation.get("image_id")), {})
+    return {**annotation, "id": annotation.get("image_id"), "image_id": image.get("file_name"), "expression": image.get("caption")}
+
+
+def category(record: dict[str, Any], positive: dict[str, Any]) -> str:
+    """What a negative changes, by its `negative_type`.
+
+    "attribute"  ->  "attribute"
+    "relation"   ->  "position", as the paper counts this source's relations; "relation" where `spatial` says false
+    "order"      ->  "other"
+    """
+    kind = str(record.get("negative_type")).lower()
+    if "relation" in kind:
+        return "relation" if record.get("spatial", positive.get("spatial")) is False else "position"
+    return next((name for name in ("attribute", "object") if name in kind), "other")
+
+
+def _places(root: Root, image_id: object) -> Places:
+    if image_id in (None, ""):
+        return []
+    name = str(image_id)
+    names = [name] if name.lower().endswith(_SUFFIXES) else [f"{name}.jpg", f"{name}.png"]
+    # A file name may be relative to one folder that holds both kinds of images.
+    return [(root, each) for each in dict.fromkeys([*names, *map(posixpath.basename, names)])]
+
+
+def _text(value: object) -> str:
+    return storable(value) if isinstance(value, str) else ""
+
+
+def _id(record: Any, number: int) -> object:
+    given = record.get("id") if isinstance(record, dict) else None
+    return f"row-{number}" if given is None else given

@@ -1,0 +1,145 @@
+"""The `mvc_json` source: the JSON list that the authors of S-VCO train on, one record per pair."""
+
+import json
+import posixpath
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.recipe import RecipeError, Section, fingerprint
+from pipeline.schema import CATEGORIES, Candidate, Category, Malformed, sha256_hex
+from pipeline.sources.files import MAX_IMAGE_BYTES, Root, read_whole
+
+IMAGES = {"a": "chosen_images", "b": "rejected_images"}
+RESPONSES = {"a": "chosen_response", "b": "rejected_response"}
+QUESTION, SYSTEM = "instruction_prompt", "system_prompt"
+# The official file says nothing of these; `svco export` writes them, so that a round trip keeps them.
+STATED = ("category", "operation", "group", "license")
+
+
+class MvcJsonSection(Section):
+    """The official file, or one that `svco export --to mvc_json` wrote.
+
+    `root` is the folder that image paths are relative to and must stay inside; by default the folder above the file's
+    where that one is called `data` (as in the official repository), else the file's own. `category`, `operation` and
+    `license` apply to records that do not state their own; most rejected images of the official file are generated.
+    """
+
+    PATHS: ClassVar[tuple[str, ...]] = ("path", "root")
+
+    kind: Literal["mvc_json"]
+    path: str
+    root: str | None = None
+    name: str = "mvc_json"
+    category: Category = "other"
+    operation: str = "generate"
+    license: str = ""
+    max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, gt=0)
+
+
+def default_root(path: str) -> str:
+    """The folder that image paths in the JSON file `path` are relative to, unless told otherwise.
+
+    repo/data/mvc.json  ->  repo        export/mvc.json  ->  export
+    """
+    folder = posixpath.dirname(path)
+    return (posixpath.dirname(folder) if posixpath.basename(folder) == "data" else folder) or "."
+
+
+class MvcJsonSource:
+    """Reads the list once; images are read record by record."""
+
+    def __init__(self, section: MvcJsonSection) -> None:
+        self._section = section
+        data = read_whole(section.path, "sources (mvc_json)")
+        self._sha256 = sha256_hex(data)
+        self._root = Root(section.root or default_root(section.path))
+        self._records = _read_list(section.path, data)
+
+    def count(self) -> int:
+        """Number of records in the list, good and bad."""
+        return len(self._records)
+
+    def identity(self) -> dict[str, object]:
+        """What the rows depend on: the list's bytes, and size and time of change of each image that it names."""
+        paths = [_path(record, key)[0] for record in self._records if isinstance(record, dict) for key in IMAGES.values()]
+        settings = self._section.model_dump(mode="json", exclude={"path", "root"})
+        looks = [self._root.look(path) for path in sorted(set(paths)) if path]
+        return {**settings, "list": self._sha256, "images": fingerprint(looks)}
+
+    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
+        """Records [start, stop) in the list's order, each a candidate or the reason why it is none."""
+        for index in range(start, min(stop, len(self._records))):
+            yield self._one(index)
+
+    def _one(self, index: int) -> Candidate | Malformed:
+        record, section = self._records[index], self._section
+        defaults = {"category": section.category, "operation": section.operation, "group": "", "license": section.license}
+        known: dict[str, Any] = {"source": section.name, "source_id": f"row-{index}", **defaults}
+        if not isinstance(record, dict):
+            return Malformed(**known, reason="record_not_an_object")
+        if not _is_unicode(record):
+            return Malformed(**known, reason="record_not_unicode")
+        # Pairs that were made from one original stay together.
+        known["group"] = _path(record, IMAGES["a"])[0]
+        known |= {key: record[key] for key in STATED if isinstance(record.get(key), str) and record[key]}
+        known |= {f"caption_{side}": _text(record.get(key)) for side, key in RESPONSES.items()}
+        if known["category"] not in CATEGORIES:
+            return Malformed(**{**known, "category": "other"}, reason="category_unknown")
+        if reason := _fault(record):
+            return Malformed(**known, reason=reason)
+        images: dict[str, Any] = {f"image_{side}": self._image(record, key) for side, key in IMAGES.items()}
+        for name, data in images.items():
+            if isinstance(data, str):
+                return Malformed(**known, reason=f"{name}_{data}")
+        meta = json.dumps({SYSTEM: _text(record.get(SYSTEM))}, ensure_ascii=False)
+        return Candidate(**known, **images, question=record.get(QUESTION), meta=meta)
+
+    def _image(self, record: dict[str, object], key: str) -> bytes | str:
+        return self._root.read(_path(record, key)[0], self._section.max_image_bytes)
+
+
+def _read_list(path: str, data: bytes) -> list[Any]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"sources (mvc_json): {path!r} is not JSON ({error}); expected a list of records") from error
+    if not isinstance(value, list) or not value:
+        found = "an empty list" if value == [] else type(value).__name__
+        raise RecipeError(f"sources (mvc_json): {path!r} holds {found}; expected a JSON list of records with {IMAGES['a']!r}")
+    return value
+
+
+def _path(record: dict[str, object], key: str) -> tuple[str, str]:
+    """The one path in an image list and "", or "" and why there is none."""
+    paths = record.get(key)
+    if paths is None:
+        return "", f"{key}_missing"
+    if not isinstance(paths, list) or len(paths) != 1:
+        return "", f"{key}_not_one_image"
+    return (paths[0], "") if isinstance(paths[0], str) and paths[0] else ("", f"{key}_not_a_path")
+
+
+def _fault(record: dict[str, object]) -> str:
+    """Which key of a record is missing or of another kind, or ""."""
+    for key in IMAGES.values():
+        if reason := _path(record, key)[1]:
+            return reason
+    for key in RESPONSES.values():
+        if not isinstance(record.get(key), str):
+            return f"{key}_missing" if record.get(key) is None else f"{key}_not_text"
+    return "" if isinstance(record.get(QUESTION), str | None) else f"{QUESTION}_not_text"
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _is_unicode(record: dict[str, object]) -> bool:
+    """False for half of a surrogate pair, which JSON can spell and no text file can hold."""
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except (UnicodeEncodeError, RecursionError):
+        return False
+    return True

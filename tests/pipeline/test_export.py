@@ -1,0 +1,160 @@
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from pipeline.export import Format, Split, export, image_ending
+from pipeline.schema import SCHEMA_VERSION, Candidate, MvcError, mvc_schema, read_mvc
+from pipeline.sources.mvc_json import MvcJsonSection, MvcJsonSource
+from pipeline.sources.scenes import ScenesSection, ScenesSource
+from pipeline.store import StoreError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def mvc(tmp_path: Path) -> Path:
+    """An MVC folder of drawn scenes: 40 pairs in two training shards, 5 in validation; row 0's side b is row 1's side a."""
+    folder = tmp_path / "mvc"
+    (folder / "data").mkdir(parents=True)
+    section = ScenesSection(kind="scenes", num_pairs=45)
+    rows = [_row(number, candidate) for number, candidate in enumerate(ScenesSource(section).read(0, 45))]
+    rows[0]["image_b"] = rows[1]["image_a"]
+    for name, part in {
+        "train-00000-of-00002": rows[:25],
+        "train-00001-of-00002": rows[25:40],
+        "validation-00000-of-00001": rows[40:],
+    }.items():
+        pq.write_table(pa.Table.from_pylist(part, schema=mvc_schema()), folder / f"data/{name}.parquet", row_group_size=10)
+    (folder / "manifest.json").write_text(json.dumps({"schema_version": SCHEMA_VERSION}))
+    return folder
+
+
+def _row(number: int, pair: Candidate) -> dict[str, Any]:
+    fields = {name: getattr(pair, name) for name in ("source", "source_id", "category", "operation", "group", "license", "question")}
+    images = {"image_a": {"bytes": pair.image_a, "path": None}, "image_b": {"bytes": pair.image_b, "path": None}}
+    return {**fields, **images, "pair_id": f"{number:032x}", "answer_a": pair.caption_a, "answer_b": pair.caption_b, "meta": pair.meta}
+
+
+def _read_back(listed: Path) -> list[Candidate]:
+    source = MvcJsonSource(MvcJsonSection(kind="mvc_json", path=str(listed)))
+    rows = list(source.read(0, source.count()))
+    assert all(isinstance(row, Candidate) for row in rows)
+    return rows  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("name", ["out", "data"])
+@pytest.mark.parametrize("split", list(Split))
+def test_what_was_exported_reads_back_as_it_was(mvc: Path, tmp_path: Path, name: str, split: Split) -> None:
+    out = tmp_path / "repo" / name
+    table = read_mvc(mvc, split)
+    assert export(mvc, Format.MVC_JSON, out, split) == table.num_rows
+    rows = _read_back(out / "mvc.json")
+    assert len(rows) == table.num_rows
+    for row, expected in zip(rows, table.to_pylist(), strict=True):
+        assert (row.image_a, row.image_b) == (expected["image_a"]["bytes"], expected["image_b"]["bytes"])
+        assert (row.question, row.caption_a, row.caption_b) == (expected["question"], expected["answer_a"], expected["answer_b"])
+        assert [getattr(row, key) for key in ("category", "operation", "group", "license")] == [
+            expected[key] for key in ("category", "operation", "group", "license")
+        ]
+
+
+def test_a_record_has_what_the_authors_trainer_reads(mvc: Path, tmp_path: Path) -> None:
+    export(mvc, Format.MVC_JSON, tmp_path / "data")
+    records = json.loads((tmp_path / "data/mvc.json").read_text())
+    for record in records:
+        for key in ("chosen_images", "rejected_images"):
+            (path,) = record[key]
+            with Image.open(tmp_path / path) as image:  # started in the folder above data/
+                assert image.format == "PNG" and path.endswith(".png")
+        texts = [record[key] for key in ("system_prompt", "instruction_prompt", "chosen_response", "rejected_response")]
+        assert all(isinstance(text, str) for text in texts)
+
+
+def test_an_image_of_several_pairs_is_written_once(mvc: Path, tmp_path: Path) -> None:
+    export(mvc, Format.MVC_JSON, tmp_path / "out")
+    records = json.loads((tmp_path / "out/mvc.json").read_text())
+    assert records[0]["rejected_images"] == records[1]["chosen_images"]
+    named = {path for record in records for path in record["chosen_images"] + record["rejected_images"]}
+    assert {f"images/{path.name}" for path in (tmp_path / "out/images").iterdir()} == named
+
+
+def test_a_system_prompt_survives_the_way_in_and_out(mvc: Path, tmp_path: Path) -> None:
+    _change(mvc, lambda rows: rows[0].update(meta=json.dumps({"system_prompt": "Be brief."})))
+    export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
+    assert json.loads((tmp_path / "out/mvc.json").read_text())[0]["system_prompt"] == "Be brief."
+    assert json.loads(_read_back(tmp_path / "out/mvc.json")[0].meta) == {"system_prompt": "Be brief."}
+
+
+def test_exporting_again_replaces_the_export_and_leaves_no_stale_image(mvc: Path, tmp_path: Path) -> None:
+    export(mvc, Format.MVC_JSON, tmp_path / "out", Split.TRAIN)
+    export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
+    export(mvc, Format.MVC_JSON, tmp_path / "other", Split.VALIDATION)
+    first, second = (
+        {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()} for d in (tmp_path / "out", tmp_path / "other")
+    )
+    assert first == second
+
+
+def test_a_folder_with_something_else_in_it_is_refused_and_untouched(mvc: Path, tmp_path: Path) -> None:
+    for out in (mvc, tmp_path / "theirs"):
+        out.mkdir(exist_ok=True)
+        (out / "mvc.json").write_text("mine")
+        with pytest.raises(StoreError, match="no export wrote"):
+            export(mvc, Format.MVC_JSON, out)
+        assert (out / "mvc.json").read_text() == "mine"
+    with pytest.raises(StoreError, match="no export wrote"):
+        export(mvc, Format.MVC_JSON, tmp_path / "theirs/mvc.json")
+
+
+def test_a_damaged_image_stops_the_export_before_there_is_a_list(mvc: Path, tmp_path: Path) -> None:
+    _change(mvc, lambda rows: rows[3].update(image_b=None))
+    with pytest.raises(MvcError, match="pair 0{30}2b: image_b"):
+        export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
+    assert not (tmp_path / "out/mvc.json").exists()
+
+
+def _change(mvc: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
+    path = mvc / "data/validation-00000-of-00001.parquet"
+    rows = pq.read_table(path).to_pylist()
+    change(rows)
+    pq.write_table(pa.Table.from_pylist(rows, schema=mvc_schema()), path)
+
+
+def test_an_empty_split_and_a_folder_that_is_no_mvc_are_named(mvc: Path, tmp_path: Path) -> None:
+    (mvc / "data/validation-00000-of-00001.parquet").unlink()
+    with pytest.raises(MvcError, match="'validation' has no rows"):
+        export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
+    with pytest.raises(MvcError, match="manifest.json"):
+        export(tmp_path, Format.MVC_JSON, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_an_ending_is_told_by_the_bytes(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "x", name)
+    ending = image_ending((tmp_path / "x").read_bytes())
+    assert Image.registered_extensions()[f".{ending}"] == name
+
+
+def test_bytes_that_are_no_image_have_no_ending() -> None:
+    assert image_ending(b"") == image_ending(b"RIFF....WAVE") == image_ending(b"text") == ""
+
+
+def test_the_command_writes_beside_the_folder_and_loads_neither_ray_nor_torch(mvc: Path) -> None:
+    code = (
+        "import sys, pipeline.export\n"
+        f"sys.argv = ['svco export', {str(mvc)!r}, '--to', 'mvc_json', '--split', 'validation']\n"
+        "try:\n    pipeline.export.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "assert not {'ray', 'torch', 'datasets'} & set(sys.modules)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert len(_read_back(mvc.with_name("mvc-mvc_json-validation") / "mvc.json")) == 5
