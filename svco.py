@@ -8,6 +8,10 @@ import sys
 VERBS = {
     "demo": ("eval.demo", "everything on built-in data, offline, in minutes on a laptop CPU"),
     "build": ("pipeline.build_mvc", "build an MVC data set from a recipe"),
+    "sweep": ("pipeline.sweep", "show how many pairs other thresholds would keep"),
+    "report": ("pipeline.report", "make the page of an MVC folder again"),
+    "validate": ("pipeline.validate", "check an MVC folder against schema and manifest"),
+    "export": ("pipeline.export", "write an MVC folder in another format"),
     "train": ("training.train_svco", "finetune a vision-language model on an MVC data set"),
     "eval": ("eval.run_eval", "measure whether a model looks at the image"),
 }
@@ -15,7 +19,7 @@ VERBS = {
 
 def usage() -> str:
     """The help text."""
-    lines = [f"  {verb:<8}{what}" for verb, (_, what) in VERBS.items()]
+    lines = [f"  {verb:<10}{what}" for verb, (_, what) in VERBS.items()]
     return "\n".join(["usage: svco VERB [--recipe FILE] [key=value ...]", "", *lines, "", "svco VERB --help tells what a verb takes."])
 
 

@@ -1,74 +1,141 @@
 """Stage `embed`: each unique image, and each caption where an encoder reads text, becomes a vector, chunk by chunk."""
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from PIL.Image import Image
+from numpy.typing import NDArray
 
-from pipeline.encoders import Encoder, EncodersSection, open_encoders
+from pipeline.encoders import Encoder, Encoders, EncodersSection, TextEncoder
 from pipeline.images import decode_rgb
+from pipeline.known_vectors import KnownVectors, write_vectors
 from pipeline.library import owned_images
-from pipeline.recipe import RecipeError
+from pipeline.recipe import UserError
 from pipeline.schema import sha256_hex
-from pipeline.store import Stage, StoreError, read_table, write_table
+from pipeline.store import Stage, read_table
 
-VERSION = 1
+VERSION = 2
 
-# Images held as pixels at a time: at most so many, and no more than one beyond so many pixels (300 MB).
-MAX_DECODED, MAX_DECODED_PIXELS = 64, 100_000_000
+TEXT_ENCODERS = ("clip",)
+
+Floats = NDArray[np.float32]
+T = TypeVar("T")
+U = TypeVar("U")
 
 
-def embed_chunk(ingest: Stage, stage: Stage, encoders: Sequence[Encoder], index: int) -> dict[str, int]:
-    """Embeds the images that chunk `index` owns with every encoder on one decode, and its captions; returns counts."""
+def embed_chunk(ingest: Stage, stage: Stage, encoders: Encoders, index: int, num_threads: int = 2) -> None:
+    """Writes the vectors of the images that chunk `index` owns and of its captions; makes those that no earlier part holds.
+
+    Args:
+        num_threads: How many pictures are decoded and prepared at a time, beside the model.
+    """
+    captions = _captions(ingest, index)
     images = owned_images(ingest, index)
-    keys = images.column("sha256").to_pylist()
-    vectors: dict[str, list[Any]] = {encoder.name: [] for encoder in encoders}
-    for pictures in _decoded(images.column("bytes")):
-        for encoder in encoders:
-            vectors[encoder.name].extend(encoder.encode_images(pictures))
-    columns = {"sha256": pa.array(keys, pa.string())}
-    columns |= {name: _vector_array(rows) for name, rows in vectors.items()}
-    write_table(stage.part("texts", index), _embed_captions(ingest, encoders, index))
+
+    def images_by(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
+        opened = {name: encoders.open(name) for name in missing}
+        return embed_images(images["bytes"], opened, missing, num_threads)
+
+    def texts_by(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
+        return {name: _embed_texts(encoders.open(name), [captions[place] for place in places]) for name, places in missing.items()}
+
+    read_text = {name: made_by for name, made_by in encoders.fingerprints.items() if name in TEXT_ENCODERS}
+    caption_keys = [sha256_hex(caption.encode()) for caption in captions]
+    _write(stage, "texts", index, caption_keys, read_text, texts_by)
     # The images come last: their presence means that the chunk is complete.
-    write_table(stage.part("images", index), pa.table(columns))
-    return {"images": len(keys)}
+    _write(stage, "images", index, images["sha256"].to_pylist(), encoders.fingerprints, images_by)
 
 
-def _decoded(encoded: pa.ChunkedArray) -> Iterator[list[Image]]:
-    """The pictures in order, a few at a time: two threads decode, and a budget of pixels bounds memory."""
-    batch: list[Image] = []
-    num_pixels = 0
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        for start in range(0, len(encoded), 2):
-            for picture in pool.map(decode_rgb, encoded.slice(start, 2).to_pylist()):
-                batch.append(picture)
-                num_pixels += picture.width * picture.height
-                if len(batch) == MAX_DECODED or num_pixels >= MAX_DECODED_PIXELS:
-                    yield batch
-                    batch, num_pixels = [], 0
-    if batch:
-        yield batch
-
-
-def _embed_captions(ingest: Stage, encoders: Sequence[Encoder], index: int) -> pa.Table:
+def _captions(ingest: Stage, index: int) -> list[str]:
     rows = read_table(ingest.part("rows", index), ["caption_a", "caption_b", "drop_reason"]).to_pylist()
-    captions = sorted({row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"})
-    columns = {"sha256": pa.array([sha256_hex(caption.encode()) for caption in captions], pa.string())}
-    for encoder in encoders:
-        encode_texts = getattr(encoder, "encode_texts", None)
-        if encode_texts is not None and captions:
-            columns[encoder.name] = _vector_array(encode_texts(captions))
-    return pa.table(columns)
+    return sorted({row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"})
 
 
-def _vector_array(rows: Sequence[Any]) -> pa.Array:
-    # Fixed-size lists of float32, not Ray's tensor type, which other readers do not know.
-    width = len(rows[0]) if len(rows) else 1
-    flat = np.concatenate([np.asarray(row, np.float32) for row in rows]) if len(rows) else np.zeros(0, np.float32)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width)
+def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
+    assert isinstance(encoder, TextEncoder)
+    return encoder.encode_texts(texts)
+
+
+def _write(
+    stage: Stage,
+    kind: str,
+    index: int,
+    keys: Sequence[str],
+    fingerprints: Mapping[str, str],
+    make: Callable[[Mapping[str, Sequence[int]]], dict[str, Floats]],
+) -> None:
+    """Writes one part from what is known and what `make` makes of the rest (places in `keys`, by encoder)."""
+    known = _known_vectors(stage.folder, kind, tuple(sorted(fingerprints.items())))
+    taken = {name: known.take(name, keys) for name in fingerprints}
+    missing = {name: np.setdiff1d(np.arange(len(keys)), places).tolist() for name, (places, _) in taken.items()}
+    made = make({name: places for name, places in missing.items() if places})
+    vectors: dict[str, Floats] = {}
+    for name, (places, old) in taken.items():
+        parts = [(at, rows) for at, rows in ((places, old), (missing[name], made.get(name))) if rows is not None]
+        if parts:  # without a single vector its width is not known, and the column stays out
+            vectors[name] = np.empty((len(keys), parts[0][1].shape[1]), np.float32)
+        for at, rows in parts:
+            vectors[name][at] = rows
+    write_vectors(stage.part(kind, index), keys, vectors, fingerprints)
+
+
+@lru_cache(maxsize=2)
+def _known_vectors(folder: Path, kind: str, fingerprints: tuple[tuple[str, str], ...]) -> KnownVectors:
+    """Listed once per worker process: all stages of this work folder lie side by side."""
+    return KnownVectors(folder.parent, kind, dict(fingerprints))
+
+
+def embed_images(
+    encoded: pa.ChunkedArray, encoders: Mapping[str, Encoder], wanted: Mapping[str, Sequence[int]], num_threads: int
+) -> dict[str, Floats]:
+    """Each encoder's vectors of its wanted images, [N, D], one decode for all.
+
+    While a model works on one batch, threads decode and prepare the next: memory holds that many prepared pictures, and
+    one decoded picture per thread.
+
+    Args:
+        encoded: Bytes of images that are known to decode.
+        wanted: Places in `encoded` by encoder, ascending.
+    """
+    takers: dict[int, list[str]] = {}
+    for name, places in wanted.items():
+        for place in places:
+            takers.setdefault(place, []).append(name)
+    waiting: dict[str, list[Any]] = {name: [] for name in wanted}
+    found: dict[str, list[Floats]] = {name: [] for name in wanted}
+
+    def prepare(place: int) -> dict[str, Any]:
+        picture = decode_rgb(encoded[place].as_py())
+        return {name: encoders[name].prepare(picture) for name in takers[place]}
+
+    num_ahead = max((encoders[name].batch_images for name in wanted), default=0)
+    for prepared in _ahead(prepare, sorted(takers), num_threads, num_ahead):
+        for name, picture in prepared.items():
+            waiting[name].append(picture)
+            if len(waiting[name]) == encoders[name].batch_images:
+                found[name].append(encoders[name].encode_images(waiting[name]))
+                waiting[name] = []
+    for name, rest in waiting.items():
+        if rest:
+            found[name].append(encoders[name].encode_images(rest))
+    return {name: np.concatenate(batches) for name, batches in found.items() if batches}
+
+
+def _ahead(work: Callable[[T], U], items: Iterable[T], num_threads: int, num_ahead: int) -> Iterator[U]:
+    """`work` over items in order, done by threads at most `num_ahead` items before they are asked for."""
+    with ThreadPoolExecutor(num_threads) as pool:
+        running: deque[Future[U]] = deque()
+        for item in items:
+            running.append(pool.submit(work, item))
+            if len(running) > num_ahead:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
 
 
 class EmbedChunks:
@@ -76,41 +143,23 @@ class EmbedChunks:
 
     def __init__(self, ingest: Stage, stage: Stage, section: EncodersSection, num_threads: int) -> None:
         self._ingest, self._stage, self._section, self._num_threads = ingest, stage, section, num_threads
-        self._encoders: list[Encoder] = []
+        self._encoders: Encoders | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
-            self._open()
             for index in batch["index"]:
-                embed_chunk(self._ingest, self._stage, self._encoders, int(index))
-        except (RecipeError, StoreError) as error:
+                embed_chunk(self._ingest, self._stage, self._open(), int(index), self._num_threads)
+        except UserError as error:
             # Raised here it would reach the user as the death of an actor, with its kind lost on the way.
             return {"index": batch["index"], "error": np.array([str(error)] * len(batch["index"]))}
         return {"index": batch["index"], "error": np.array([""] * len(batch["index"]))}
 
-    def _open(self) -> None:
-        if self._encoders:
-            return
-        if self._section.clip is not None or self._section.dinov2 is not None:
-            import torch
+    def _open(self) -> Encoders:
+        if self._encoders is None:
+            if self._section.clip is not None or self._section.dinov2 is not None:
+                import torch
 
-            # Ray gives a worker with a fraction of a CPU a single thread unless it asks for more.
-            torch.set_num_threads(self._num_threads)
-        self._encoders = open_encoders(self._section)
-
-
-def read_vectors(stage: Stage, kind: str, num_chunks: int) -> tuple[dict[str, int], dict[str, np.ndarray]]:
-    """All vectors of one kind ("images" or "texts"): row by content id, and one [rows, D] float32 array per encoder."""
-    tables = [read_table(stage.part(kind, index)) for index in range(num_chunks)]
-    tables = [table for table in tables if table.num_rows]
-    keys = [key for table in tables for key in table.column("sha256").to_pylist()]
-    names = [name for name in tables[0].column_names if name != "sha256"] if tables else []
-    arrays = {name: np.concatenate([_matrix(table.column(name)) for table in tables]) for name in names}
-    return {key: row for row, key in enumerate(keys)}, arrays
-
-
-def _matrix(column: pa.ChunkedArray) -> np.ndarray:
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    matrix: np.ndarray = array.values.to_numpy(zero_copy_only=False).reshape(len(array), -1)
-    return matrix
+                # Ray gives a worker with a fraction of a CPU a single thread unless it asks for more.
+                torch.set_num_threads(self._num_threads)
+            self._encoders = Encoders(self._section)
+        return self._encoders

@@ -1,52 +1,63 @@
 """Image encoders behind one small protocol: `pixels` (no weights), open_clip, DINOv2.
 
-An encoder is opened from its section of the recipe. torch, open_clip and transformers load only when one that needs
-them is opened. Batches have a fixed size, the last one padded, because an embedding depends on the batch size in its
-last bits but not on its companions: so a row's embedding does not depend on where a run was interrupted.
+torch, open_clip and transformers load only when an encoder that needs them is opened. A picture is prepared by itself,
+in any thread; prepared pictures are encoded in batches of a fixed size, the last one padded, because an embedding depends
+on the batch size in its last bits but not on its companions: so it does not depend on where a run was interrupted, nor on
+which of its chunk's images were known before.
 """
 
 # Shapes: N images or texts, D dimensions.
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from pipeline.recipe import RecipeError, Section
+from pipeline import pixels
+from pipeline.pixels import PixelsEncoder
+from pipeline.recipe import RecipeError, Section, fingerprint
+from pipeline.weights import HF_HUB, LOCAL_DIR, local_folder, model_files
 
 if TYPE_CHECKING:
     import torch
 
+VERSION = 1  # of how models are run; the weight-free encoder has its own
+
 Floats = NDArray[np.float32]
+Device = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
 
 
 class PixelsSection(Section):
-    """The weight-free low-level descriptor; see `pixels_descriptor`."""
+    """The weight-free low-level descriptor; see `pipeline.pixels`."""
 
     enabled: bool = True
 
 
 class ClipSection(Section):
-    """An open_clip model. `model` is a name ("ViT-SO400M-14-SigLIP-384"), "hf-hub:org/name", or a local folder in
-    open_clip's layout (open_clip_config.json beside the weights)."""
+    """An open_clip model; without fields, the paper's SigLIP.
 
-    model: str
-    pretrained: str | None = None
-    device: str = "cpu"
+    `model` is a name with a tag in `pretrained`, "hf-hub:org/name", a local folder in open_clip's layout
+    (open_clip_config.json beside the weights), or "builtin:scenes-clip", which knows the built-in scenes and nothing else.
+    """
+
+    model: str = "ViT-SO400M-14-SigLIP-384"
+    pretrained: str | None = "webli"  # plays no part where the model is a folder or hf-hub:
+    device: str = Device
+    dtype: Literal["float32", "bfloat16"] = "float32"
     batch_images: int = Field(default=32, gt=0)
 
 
 class Dinov2Section(Section):
     """A DINOv2 model of transformers: a Hub id or a local folder. Pooling is not stated by the paper, so it is a choice."""
 
-    model: str
+    model: str = "facebook/dinov2-large"
     revision: str | None = None
     pooling: Literal["cls", "mean"] = "cls"
-    device: str = "cpu"
+    device: str = Device
+    dtype: Literal["float32", "bfloat16"] = "float32"
     batch_images: int = Field(default=32, gt=0)
 
 
@@ -62,46 +73,21 @@ class Encoder(Protocol):
     """Images to vectors, one row per image; rows need not have length 1."""
 
     name: str
+    batch_images: int
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Floats: ...
+    def prepare(self, image: Image.Image) -> Any:
+        """What the model takes in place of an RGB picture. Called from several threads."""
 
-
-class PixelsEncoder:
-    """`pixels_descriptor` as an encoder."""
-
-    name = "pixels"
-
-    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """Descriptors, [N, 320]."""
-        return np.stack([pixels_descriptor(image) for image in images])
+    def encode_images(self, prepared: Sequence[Any]) -> Floats:
+        """The vectors of prepared pictures, [N, D]."""
 
 
-def pixels_descriptor(image: Image.Image) -> Floats:
-    """Low-level look of a picture in 320 numbers: where which colours and which edges are. No weights, no meaning.
+@runtime_checkable
+class TextEncoder(Protocol):
+    """An encoder whose texts lie in the space of its images."""
 
-    The picture is resized to 64 x 64 (box filter). Half of the descriptor are the mean R, G, B of an 8 x 8 grid, in
-    [-0.5, 0.5] (192 numbers); the other half are, for each cell of a 4 x 4 grid, the gradient magnitude in 8 unsigned
-    orientations (128 numbers). Each half is scaled to length 1 (a half that is all zero, as a flat picture's edges,
-    stays zero but for a constant first entry), so both weigh the same in a cosine.
-    """
-    small = image.resize((64, 64), Image.Resampling.BOX)
-    rgb = np.asarray(small, dtype=np.float32) / 255.0
-    colours = rgb.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).ravel() - 0.5
-    dy, dx = np.gradient(rgb.mean(axis=2))
-    strength = np.hypot(dx, dy)
-    bins = ((np.arctan2(dy, dx) % np.pi) / np.pi * 8).astype(np.int64) % 8
-    cells = (np.arange(64) // 16)[:, None] * 4 + (np.arange(64) // 16)[None, :]
-    edges = np.bincount((cells * 8 + bins).ravel(), weights=strength.ravel(), minlength=128).astype(np.float32)
-    return np.concatenate([_unit(colours), _unit(edges)])
-
-
-def _unit(vector: Floats) -> Floats:
-    length = float(np.linalg.norm(vector))
-    if length < 1e-6:
-        vector = np.zeros_like(vector)
-        vector[0] = 1.0
-        return vector
-    return vector / np.float32(length)
+    def encode_texts(self, texts: Sequence[str]) -> Floats:
+        """The vectors of texts, [N, D]."""
 
 
 class ClipEncoder:
@@ -111,32 +97,33 @@ class ClipEncoder:
 
     def __init__(self, section: ClipSection) -> None:
         import open_clip
-        import torch
 
-        name = f"local-dir:{section.model}" if Path(section.model).is_dir() else section.model
+        folder = local_folder(section.model)
+        name = section.model if folder is None else f"{LOCAL_DIR}{folder}"
+        tag = section.pretrained if folder is None and not name.startswith(HF_HUB) else None
         try:
-            model, _, preprocess = open_clip.create_model_and_transforms(name, pretrained=section.pretrained)
+            # Unlike `create_model_and_transforms`, this refuses a model without weights, which would be random.
+            model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=tag)
             tokenizer = open_clip.get_tokenizer(name)
         except Exception as error:  # open_clip raises many kinds for one fact: these weights cannot be had here
-            raise RecipeError(
-                f"encoders.clip: cannot load {section.model!r} (pretrained {section.pretrained!r}): {_first_line(error)}"
-            ) from error
-        self._section = section
-        self._model = model.eval().to(section.device)
+            raise RecipeError(f"encoders.clip: cannot load {section.model!r} (pretrained {tag!r}): {_first_line(error)}") from error
+        self.batch_images = section.batch_images
+        self._run = _Runner(section)
+        self._model = self._run.placed(model)
         self._preprocess: Callable[[Image.Image], torch.Tensor] = preprocess
         self._tokenizer = tokenizer
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
-        """Image embeddings, [N, D], not normalised."""
-        import torch
+    def prepare(self, image: Image.Image) -> "torch.Tensor":
+        """Resized, cropped and normalised pixels, [3, H, W]."""
+        return self._preprocess(image)
 
-        pixels = torch.stack([self._preprocess(image) for image in images])
-        return _in_fixed_batches(pixels, self._section.batch_images, self._section.device, self._model.encode_image)
+    def encode_images(self, prepared: Sequence["torch.Tensor"]) -> Floats:
+        """Image embeddings, [N, D], not normalised."""
+        return self._run(prepared, self._model.encode_image)
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Text embeddings, [N, D], not normalised."""
-        tokens = self._tokenizer(list(texts))
-        return _in_fixed_batches(tokens, self._section.batch_images, self._section.device, self._model.encode_text)
+        return self._run(list(self._tokenizer(list(texts))), self._model.encode_text)
 
 
 class Dinov2Encoder:
@@ -147,36 +134,55 @@ class Dinov2Encoder:
     def __init__(self, section: Dinov2Section) -> None:
         from transformers import AutoImageProcessor, AutoModel
 
+        name = str(local_folder(section.model) or section.model)
         try:
-            self._processor: Any = AutoImageProcessor.from_pretrained(section.model, revision=section.revision)
-            model = AutoModel.from_pretrained(section.model, revision=section.revision, use_safetensors=True)
+            self._processor: Any = AutoImageProcessor.from_pretrained(name, revision=section.revision)
+            model = AutoModel.from_pretrained(name, revision=section.revision, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise RecipeError(f"encoders.dinov2: cannot load {section.model!r}: {_first_line(error)}") from error
-        self._section = section
-        self._model: Any = model.eval().to(section.device)
+        self.batch_images = section.batch_images
+        self._pooling = section.pooling
+        self._run = _Runner(section)
+        self._model: Any = self._run.placed(model)
+        # The class token and, in some models, registers come before the patches.
+        self._num_prefix = 1 + getattr(model.config, "num_register_tokens", 0)
 
-    def encode_images(self, images: Sequence[Image.Image]) -> Floats:
+    def prepare(self, image: Image.Image) -> "torch.Tensor":
+        """Resized, cropped and normalised pixels, [3, H, W]."""
+        pixels: torch.Tensor = self._processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        return pixels
+
+    def encode_images(self, prepared: Sequence["torch.Tensor"]) -> Floats:
         """Class tokens or mean patch tokens after the last norm, [N, D]."""
-        pixels = self._processor(images=list(images), return_tensors="pt")["pixel_values"]
-        return _in_fixed_batches(pixels, self._section.batch_images, self._section.device, self._pooled)
+        return self._run(prepared, self._pooled)
 
     def _pooled(self, pixels: "torch.Tensor") -> "torch.Tensor":
         states: torch.Tensor = self._model(pixel_values=pixels).last_hidden_state
-        return states[:, 0] if self._section.pooling == "cls" else states[:, 1:].mean(dim=1)
+        return states[:, 0] if self._pooling == "cls" else states[:, self._num_prefix :].mean(dim=1)
 
 
-def _in_fixed_batches(inputs: "torch.Tensor", size: int, device: str, forward: Callable[[Any], Any]) -> Floats:
-    """`forward` over batches of exactly `size` rows; the last is padded by repeating its first row."""
-    import torch
+class _Runner:
+    """Forward passes as a section asks for them: its device, its arithmetic, its batch size."""
 
-    rows = []
-    with torch.inference_mode():
-        for start in range(0, len(inputs), size):
-            batch = inputs[start : start + size]
-            padding = batch[:1].expand(size - len(batch), *batch.shape[1:])
-            rows.append(forward(torch.cat([batch, padding]).to(device))[: len(batch)].float().cpu())
-    result: Floats = torch.cat(rows).numpy()
-    return result
+    def __init__(self, section: ClipSection | Dinov2Section) -> None:
+        self._section = section
+
+    def placed(self, model: Any) -> Any:
+        return model.eval().to(self._section.device)
+
+    def __call__(self, inputs: Sequence["torch.Tensor"], forward: Callable[[Any], Any]) -> Floats:
+        """`forward` over batches of exactly `batch_images` inputs; the last is padded by repeating its first."""
+        import torch
+
+        size, device, wants_bfloat16 = self._section.batch_images, self._section.device, self._section.dtype == "bfloat16"
+        rows = []
+        with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.bfloat16, enabled=wants_bfloat16):
+            for start in range(0, len(inputs), size):
+                batch = list(inputs[start : start + size])
+                padding = batch[:1] * (size - len(batch))
+                rows.append(forward(torch.stack(batch + padding).to(device))[: len(batch)].float().cpu())
+        result: Floats = torch.cat(rows).numpy()
+        return result
 
 
 def _first_line(error: Exception) -> str:
@@ -184,33 +190,51 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def open_encoders(section: EncodersSection) -> list[Encoder]:
-    """The enabled encoders, loaded.
+class Encoders:
+    """The encoders that a section asks for, by name; each is loaded when it is first needed, if ever."""
+
+    def __init__(self, section: EncodersSection) -> None:
+        self._section = section
+        self._opened: dict[str, Encoder] = {}
+        self.fingerprints = encoder_fingerprints(section)
+
+    def open(self, name: str) -> Encoder:
+        """One encoder, loaded.
+
+        Raises:
+            RecipeError: It cannot be loaded, with the reason.
+        """
+        if name not in self._opened:
+            self._opened[name] = self._load(name)
+        return self._opened[name]
+
+    def _load(self, name: str) -> Encoder:
+        if name == "clip" and self._section.clip is not None:
+            return ClipEncoder(self._section.clip)
+        if name == "dinov2" and self._section.dinov2 is not None:
+            return Dinov2Encoder(self._section.dinov2)
+        assert name == "pixels" and self._section.pixels.enabled, f"{name} is off"
+        return PixelsEncoder()
+
+
+def encoder_fingerprints(section: EncodersSection) -> dict[str, str]:
+    """What the vectors of each enabled encoder depend on, as 16 hex digits: equal fingerprints, equal vectors.
+
+    Hashed are the code's version, model, tag, revision, the files of a local model, pooling, arithmetic and batch size (which
+    moves the last bits); not the device. A Hub name without a revision means whatever the Hub holds: pin it where that matters.
 
     Raises:
-        RecipeError: A model that cannot be loaded, with the reason.
+        RecipeError: Every encoder is off.
     """
-    encoders: list[Encoder] = []
-    if section.pixels.enabled:
-        encoders.append(PixelsEncoder())
-    if section.clip is not None:
-        encoders.append(ClipEncoder(section.clip))
-    if section.dinov2 is not None:
-        encoders.append(Dinov2Encoder(section.dinov2))
-    if not encoders:
+    found = {"pixels": fingerprint("pixels", pixels.VERSION)} if section.pixels.enabled else {}
+    for name in ("clip", "dinov2"):
+        part = getattr(section, name)
+        if part is not None:
+            described = part.model_dump(mode="json", exclude={"device"})
+            files = model_files(part.model)
+            if files:  # what lies in the folder counts, not where the folder lies
+                described |= {"model": None, "pretrained": None}
+            found[name] = fingerprint(name, VERSION, described, files)
+    if not found:
         raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
-    return encoders
-
-
-def model_files(model: str) -> dict[str, str]:
-    """The sha256 of each weight file of a local model folder; empty for a name that is not a local folder.
-
-    Goes into the stage fingerprint, so that changed weights under the same path are noticed.
-    """
-    from pipeline.store import sha256_file
-
-    folder = Path(model.removeprefix("local-dir:"))
-    if not folder.is_dir():
-        return {}
-    wanted = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".bin", ".pt", ".json"))
-    return {path.name: sha256_file(path) for path in wanted}
+    return found

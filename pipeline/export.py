@@ -103,7 +103,7 @@ def _read_rows(folder: Path, split: Split, progress: Progress) -> Iterator[Row]:
 def _shard(path: Path) -> Iterator[pq.ParquetFile]:
     """A shard open for reading; what breaks while it is read is the shard's fault."""
     try:
-        with pq.ParquetFile(path) as shard:
+        with pq.ParquetFile(path, pre_buffer=False) as shard:
             yield shard
     except (pa.ArrowInvalid, OSError) as error:
         raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
@@ -191,3 +191,7 @@ def run(
 def main() -> None:
     """The entry point."""
     run_command(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -65,11 +65,12 @@ def pixel_traces(grey_HW: GreyArray) -> tuple[float, float, float]:
     """Noise, sharpness and blockiness of a grey picture (levels 0 to 255).
 
     Noise is the mean size of the diagonal second difference (edges along rows and columns cancel in it), sharpness the log of
-    1 + the variance of the Laplacian, blockiness the mean step across 8x8 block borders over the mean step elsewhere (1 is
-    none). A picture of less than three blocks a side has blockiness 1, one of less than 3 pixels also noise and sharpness 0.
+    1 + the variance of the Laplacian, blockiness the contrast between the mean step across 8x8 block borders and the mean step
+    elsewhere: 0 is none, 1 is flat blocks. A picture of less than three blocks a side has blockiness 0, one of less than
+    3 pixels all zero.
     """
     if min(grey_HW.shape) < 3:
-        return 0.0, 0.0, 1.0
+        return 0.0, 0.0, 0.0
     across, down = np.diff(grey_HW, axis=1), np.diff(grey_HW, axis=0)
     noise = float(np.abs(np.diff(across, axis=0)).mean())
     laplacian = np.diff(across, axis=1)[1:-1] + np.diff(down, axis=0)[:, 1:-1]
@@ -80,7 +81,7 @@ def pixel_traces(grey_HW: GreyArray) -> tuple[float, float, float]:
 def _blockiness(step_at: npt.NDArray[np.float32]) -> float:
     """`step_at[i]` is the mean step from line i to line i + 1; lines 7, 15 .. end a block."""
     if len(step_at) < 3 * BLOCK_PX:
-        return 1.0
-    at_border = np.arange(len(step_at)) % BLOCK_PX == BLOCK_PX - 1
-    elsewhere = float(step_at[~at_border].mean())
-    return float(step_at[at_border].mean()) / elsewhere if elsewhere else 1.0
+        return 0.0
+    ends_block = np.arange(len(step_at)) % BLOCK_PX == BLOCK_PX - 1
+    border, elsewhere = float(step_at[ends_block].mean()), float(step_at[~ends_block].mean())
+    return (border - elsewhere) / (border + elsewhere) if border + elsewhere else 0.0

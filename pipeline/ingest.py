@@ -12,7 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
-from pipeline.caption_checks import caption_facts
+from pipeline.caption_checks import caption_facts, text_drop_reason
 from pipeline.images import ImageError, decode_rgb, pixels_sha256
 from pipeline.keys import NULL_KEY, hash_key, signed
 from pipeline.library import write_images
@@ -20,7 +20,6 @@ from pipeline.normalize import NormalizeSection, normalise_bytes
 from pipeline.phash import perceptual_hash
 from pipeline.recipe import Section
 from pipeline.schema import Candidate, Malformed, malformed_id, pair_id, sha256_hex
-from pipeline.selection import text_drop_reason
 from pipeline.sources.catalog import Source, open_source
 from pipeline.store import Stage, read_table, write_table
 

@@ -40,9 +40,9 @@ def normalise_bytes(data: bytes, section: NormalizeSection) -> bytes:
     if section.mode == "keep":
         return data
     picture = _shrunk(decode_rgb(data), section)
+    picture.info.clear()  # what Pillow would write into the new file: colour profile, comment, a transparent colour
     if section.format == "png":
         return encode_png(picture)
-    picture.info.clear()  # what Pillow would write into the new file: EXIF, colour profile, comment
     buffer = io.BytesIO()
     if section.format == "webp":
         picture.save(buffer, "WEBP", quality=section.quality, method=4)

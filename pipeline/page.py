@@ -60,10 +60,12 @@ svg text { font-family: inherit !important; }
 .bar i { display: block; height: 100%; background: var(--accent); }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(320px, 100%), 1fr)); gap: 12px; }
 .card { border: 1px solid var(--line); border-radius: 8px; padding: 12px; font-size: 13px; overflow-wrap: anywhere; }
-.card > p:first-child { font-weight: 600; margin-bottom: 8px; }
+.card > p:first-child { font-weight: 600; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; margin: 0 0 8px; }
-.sides img { width: 100%; height: 150px; object-fit: contain; background: var(--wash); border-radius: 5px; }
-.card p { margin: 2px 0; } .soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
+.sides img { width: 100%; height: 150px; object-fit: contain; display: block; background: var(--wash); border-radius: 5px; }
+.blank { height: 150px; display: grid; place-items: center; background: var(--wash); border-radius: 5px; color: var(--soft); }
+.whole { white-space: nowrap; } section .card p { margin: 3px 0; }
+.soft { color: var(--soft); } .good { color: var(--good); } .bad { color: var(--bad); }
 mark { background: var(--mark); color: inherit; border-radius: 3px; padding: 0 2px; }
 details summary { cursor: pointer; color: var(--accent); } pre { font-size: 12.5px; line-height: 1.45; overflow-x: auto; margin: 12px 0 0; }
 @media (max-width: 600px) { main { padding: 22px 12px 40px; } section { padding: 16px 14px; } .bar { width: 44px; }
@@ -144,16 +146,20 @@ def plots(figures: Sequence[str]) -> str:
 def thumbnail(data: bytes | None, size_px: int = 256) -> str:
     """An <img> with the picture inside (at most `size_px` a side), or words where there is none or it does not decode."""
     if data is None:
-        return paragraph("no picture")
+        return _no_picture("no picture")
     try:
         image = decode_rgb(data)
     except ImageError as error:
-        return paragraph(f"no picture ({error.reason})")
+        return _no_picture(f"no picture ({error.reason})")
     image.thumbnail((size_px, size_px))
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=82)
     encoded = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="" loading="lazy" src="data:image/jpeg;base64,{encoded}">'
+
+
+def _no_picture(words: str) -> str:
+    return f'<div class="blank">{text(words)}</div>'
 
 
 def pair_card(

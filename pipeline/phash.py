@@ -27,10 +27,10 @@ def _cosines() -> NDArray[np.float64]:
 def perceptual_hash(image: Image.Image) -> int | None:
     """64 bits of how a picture looks at low frequencies, or None for a picture that is all but flat.
 
-    Grey, 32 x 32 (box filter), DCT-II; of the 8 x 8 frequencies (1..8, 1..8) each bit says whether the coefficient is
+    Grey, 32 x 32 (bicubic over the area), DCT-II; of the 8 x 8 frequencies (1..8, 1..8) each bit says whether the coefficient is
     above their median. Brightness, contrast, size and recompression hardly move it.
     """
-    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BOX), dtype=np.float64)
+    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
     if grey.std() < MIN_CONTRAST:
         return None
     rows = _cosines()

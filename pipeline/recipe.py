@@ -110,8 +110,12 @@ def _walk(location: Iterable[int | str], shape: type[Section]) -> tuple[list[typ
         if fields:
             models = [model for field in fields for model in _sections_in(field.annotation)]
             named.append(step)
-        else:  # the tag of a discriminated union, which is no key of the recipe
-            models = [m for m in models if "kind" in m.model_fields and step in _literals(m)] or models
+            continue
+        tagged = [model for model in models if "kind" in model.model_fields and step in _literals(model)]
+        if tagged:  # the tag of a discriminated union, which is no key of the recipe
+            models = tagged
+        else:  # the key of a mapping
+            named.append(step)
     return models, named
 
 

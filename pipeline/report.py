@@ -13,7 +13,7 @@ import yaml
 from pipeline.job import run_command
 from pipeline.page import PageSection, bar, html_table, paragraph, render_page, text, tiles
 from pipeline.progress import say
-from pipeline.report_pairs import contact_sheet, dropped_sheets
+from pipeline.report_pairs import dropped_sheets, kept_sheet
 from pipeline.report_rows import Rows, read_rows
 from pipeline.report_scores import scores_html, thresholds_html
 from pipeline.schema import SPLITS, read_manifest
@@ -47,7 +47,7 @@ def _sections(rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any]
     yield "Scores", scores_html(rows, out)
     if len(rows.scores()) > 1:
         yield "Thresholds", thresholds_html(out)
-    yield "Kept pairs", contact_sheet(rows, rows.kept, shown.get("num_kept_shown", NUM_KEPT_SHOWN))
+    yield "Kept pairs", kept_sheet(rows, shown.get("num_kept_shown", NUM_KEPT_SHOWN))
     if not rows.kept.all():
         yield "Dropped pairs", dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN))
     if manifest.get("audit"):

@@ -9,30 +9,28 @@ from pipeline.page import cards, marked_differences, pair_card, paragraph, text
 from pipeline.report_rows import Mask, Rows
 from pipeline.schema import SCORE_COLUMNS
 
-MAX_CHARS_SHOWN = 400
+MAX_CHARS_SHOWN = 240
+_SHORT = dict(zip(SCORE_COLUMNS, ("clip", "dinov2", "pixels", "margin a", "margin b"), strict=True))
+_NOTE = "The categories in turn, each in the order of pair_id, which is a hash: nobody chose them. Words that differ are marked."
 
 
-def contact_sheet(rows: Rows, mask: Mask, num_shown: int, reason: str = "") -> str:
-    """Cards of up to `num_shown` rows of a mask; the score that `reason` names stands out."""
-    found = int(mask.sum())
-    if not found or not num_shown:
-        return paragraph("None." if not found else f"{found:,}, none shown.")
-    chosen = rows.read(rows.sample(mask, num_shown))
-    counted = (
-        f"{found:,}"
-        if len(chosen) == found
-        else f"{len(chosen)} of {found:,}, the categories in turn, each in the order of pair_id (a hash)"
-    )
-    return paragraph(f"{counted}. Words that differ are marked.") + cards([_card(row, reason) for row in chosen])
+def kept_sheet(rows: Rows, num_shown: int) -> str:
+    """A contact sheet of the data itself."""
+    return paragraph(_NOTE) + _sheet(rows, rows.kept, num_shown, "")
 
 
 def dropped_sheets(rows: Rows, num_shown: int) -> str:
-    """A contact sheet per drop reason, the most frequent first."""
+    """A contact sheet per drop reason, the most frequent first; the score that a reason names stands out."""
     counted = sorted(((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason), reverse=True)
-    sheets = [
-        f"<h3>{text(reason)}</h3>{contact_sheet(rows, rows.where('drop_reason', reason), num_shown, reason)}" for _, reason in counted
-    ]
-    return "".join(sheets)
+    sheets = [f"<h3>{text(reason)}</h3>{_sheet(rows, rows.where('drop_reason', reason), num_shown, reason)}" for _, reason in counted]
+    return paragraph(_NOTE) + "".join(sheets)
+
+
+def _sheet(rows: Rows, mask: Mask, num_shown: int, reason: str) -> str:
+    found = int(mask.sum())
+    chosen = rows.read(rows.sample(mask, num_shown))
+    counted = f"all {found:,}" if len(chosen) == found else f"{len(chosen)} of {found:,}"
+    return paragraph(counted) + cards([_card(row, reason) for row in chosen])
 
 
 def _card(row: Mapping[str, Any], reason: str) -> str:
@@ -45,7 +43,7 @@ def _card(row: Mapping[str, Any], reason: str) -> str:
 
 
 def _score(name: str, value: float, reason: str) -> Markup:
-    shown = Markup("{} {:.4f}").format(name, value)
+    shown = Markup('<span class="whole">{} {:.4f}</span>').format(_SHORT[name], value)
     return Markup('<b class="bad">{}</b>').format(shown) if reason.startswith(f"{name}_") else shown
 
 

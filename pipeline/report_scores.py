@@ -67,16 +67,19 @@ def histogram(values_N: NDArray[np.float64], kept_N: Mask, name: str, bounds: Se
     for bound in bounds:
         for word, cut in (("min", bound.min), ("max", bound.max)):
             if bound.score == name and cut is not None:
-                axes.axvline(cut, color=BOUND_COLOUR, linewidth=1.2, label=f"{word} {cut:g} {_of(bound)}")
+                axes.axvline(cut, color=BOUND_COLOUR, linewidth=1.2, label=f"{word} {cut:g} ({_of(bound)})")
     axes.set_title(name, loc="left", fontsize=10)
     axes.set_ylabel("pairs")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.05))
+    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.14), ncols=4, columnspacing=1.2, handlelength=1.4)
     return figure
 
 
 def _of(bound: ScoreBound) -> str:
-    return "all" if len(bound.categories) == len(CATEGORIES) else ", ".join(bound.categories)
+    others = [category for category in CATEGORIES if category not in bound.categories]
+    if len(others) < len(bound.categories):
+        return f"all but {', '.join(others)}" if others else "all"
+    return ", ".join(bound.categories)
 
 
 def _quantiles(values: NDArray[np.float64]) -> list[str]:

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipeline.caption_checks import text_drop_reason as text_drop_reason  # until ingest.py takes it from there
 from pipeline.recipe import RecipeError, Section
 from pipeline.sampling import ExemptRule, Mask, over_cap, seeded_hash, unsampled_exempt
 from pipeline.schema import CATEGORIES, SCORE_COLUMNS, Category

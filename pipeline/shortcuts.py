@@ -25,6 +25,7 @@ VERSION = 1
 NO_ORIGINAL = ("captured", "render")  # operations that make both sides alike; of all others a is the original
 MIN_PAIRS, MIN_GROUPS = 20, 10  # below, neither the classifier nor its interval means anything
 NUM_FOLDS = 5
+NUM_TREES = 100
 NUM_DRAWS = 1000
 NUM_CLUES = 3
 
@@ -181,7 +182,7 @@ def audit(features_a_ND: FloatArray, features_b_ND: FloatArray, groups_N: npt.ND
     scores = _out_of_fold_scores(features, is_b, group, seed)
     num_groups = int(group.max()) + 1
     draws = np.random.default_rng(seed).multinomial(num_groups, np.full(num_groups, 1 / num_groups), NUM_DRAWS)
-    low, high = np.quantile(_aucs(scores, is_b, draws[:, group]), [0.025, 0.975])
+    low, high = np.quantile(weighted_aucs(scores, is_b, draws[:, group]), [0.025, 0.975])
     alone = [(name, _auc(features[:, column], is_b)) for column, name in enumerate(FEATURES)]
     clues = sorted(alone, key=lambda clue: -abs(clue[1] - 0.5))[:NUM_CLUES]
     auc, auc_low, auc_high = (round(float(value), 4) for value in (_auc(scores, is_b), low, high))
@@ -195,16 +196,16 @@ def _out_of_fold_scores(features_MD: FloatArray, is_b_M: Mask, group_M: IntArray
     scores = np.zeros(len(is_b_M))
     folds = GroupKFold(min(NUM_FOLDS, int(group_M.max()) + 1), shuffle=True, random_state=seed)
     for train, test in folds.split(features_MD, is_b_M, group_M):
-        trees = ExtraTreesClassifier(200, min_samples_leaf=5, class_weight="balanced", n_jobs=1, random_state=seed)
+        trees = ExtraTreesClassifier(NUM_TREES, min_samples_leaf=5, class_weight="balanced", n_jobs=1, random_state=seed)
         scores[test] = trees.fit(features_MD[train], is_b_M[train]).predict_proba(features_MD[test])[:, 1]
     return scores
 
 
 def _auc(scores_M: FloatArray, is_b_M: Mask) -> float:
-    return float(_aucs(scores_M, is_b_M, np.ones((1, len(is_b_M)), dtype=np.int64))[0])
+    return float(weighted_aucs(scores_M, is_b_M, np.ones((1, len(is_b_M)), dtype=np.int64))[0])
 
 
-def _aucs(scores_M: FloatArray, is_b_M: Mask, weights_BM: IntArray) -> FloatArray:
+def weighted_aucs(scores_M: FloatArray, is_b_M: Mask, weights_BM: IntArray) -> FloatArray:
     """The probability that an image of side b scores above one of side a, ties counting half, for each row of weights, [B]."""
     order = np.argsort(scores_M, kind="stable")
     starts = np.flatnonzero(np.diff(scores_M[order], prepend=-np.inf))  # equal scores stand together

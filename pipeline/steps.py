@@ -82,7 +82,7 @@ class Build:
 
         with Progress("ingest", self.plan.num_candidates, "pairs") as progress:
             progress.advance(self.plan.num_candidates - sum(sizes[index] for index in missing))
-            for index in self._map(reporting(work), missing):
+            for index in self._map(reporting(work, stage, "rows"), missing):
                 progress.advance(sizes[index])
         num_images = write_index(stage, len(chunks))
         return {"num_chunks": len(chunks), "num_rows": self.plan.num_candidates, "num_images": num_images}
@@ -158,7 +158,7 @@ class Build:
         missing = self._missing(stage, "rows", "arrow")
         with Progress("rewrite", len(chunks), "chunks") as progress:
             progress.advance(len(chunks) - len(missing))
-            for _ in self._map(reporting(work), missing):
+            for _ in self._map(reporting(work, stage, "rows", "arrow"), missing):
                 progress.advance()
         return {"num_rows": int(starts[-1])}
 
@@ -198,20 +198,23 @@ class Build:
         if pieces:
             with Progress("audit", len(keys), "images") as progress:
                 progress.advance(len(keys) - sum(len(pieces[index]) for index in missing))
-                for index in self._map(reporting(work), missing):
+                for index in self._map(reporting(work, stage, "features"), missing):
                     progress.advance(len(pieces[index]))
         return pa.concat_tables([read_table(stage.part("features", index)) for index in range(len(pieces))] or [audit_features({}, [])])
 
 
-def reporting(work: Callable[[int], None]) -> Callable[[Batch], Batch]:
+def reporting(work: Callable[[int], None], stage: Stage, kind: str, suffix: str = "parquet") -> Callable[[Batch], Batch]:
     """`work` on a chunk number as a function of batches that reports what a user can mend instead of raising it.
 
-    An exception loses its kind on its way through Ray.
+    An exception loses its kind on its way through Ray. A part that is there already is left alone: a worker that dies
+    between writing it and saying so is asked for again.
     """
 
     def run(batch: Batch) -> Batch:
+        index = int(batch["index"][0])
         try:
-            work(int(batch["index"][0]))
+            if not stage.part(kind, index, suffix).is_file():
+                work(index)
         except UserError as error:
             return {**batch, "error": [str(error)]}
         return {**batch, "error": [""]}

@@ -131,9 +131,14 @@ def run(
             print(f"... and {number - show:,} more {'warnings' if is_warning else 'problems'} of the kind {kind!r} (--show 0 shows all)")
     num_problems = sum(number for (_, is_warning), number in found.items() if not is_warning)
     num_warnings = found.total() - num_problems
-    print(f"{folder}: {f'{num_problems:,} problems' if num_problems else 'fine'}; {seen.in_words()}; {num_warnings:,} warnings")
+    verdict = _counted(num_problems, "problem") if num_problems else "fine"
+    print("; ".join([f"{folder}: {verdict}", seen.in_words(), *([_counted(num_warnings, "warning")] if num_warnings else [])]))
     if num_problems:
         raise typer.Exit(1)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def main() -> None:

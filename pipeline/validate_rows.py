@@ -58,7 +58,10 @@ class Seen:
             found[what] += number
             found[f"{what}_by_category"][category] += number
             found[f"{what}_by_source"][source] += number
-            found["dropped_by_reason" if split == "rejects" else "by_split"][reason or split] += number
+            if what == "dropped":
+                found["dropped_by_reason"][reason] += number
+            else:
+                found["by_split"][split] += number
         return found
 
     def in_words(self) -> str:

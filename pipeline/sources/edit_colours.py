@@ -10,16 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-Floats = NDArray[np.float64]
+Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
 _LINEAR_TO_LMS = np.array(
-    [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]]
+    [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]],
+    np.float32,
 )
 _LMS_TO_LAB = np.array(
-    [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099], [0.0259040371, 0.7827717662, -0.8086757660]]
+    [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099], [0.0259040371, 0.7827717662, -0.8086757660]],
+    np.float32,
 )
+_VALUES = np.arange(256) / 255
+_LINEAR = np.where(_VALUES <= 0.04045, _VALUES / 12.92, ((_VALUES + 0.055) / 1.055) ** 2.4).astype(np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Region:
 
 
 COLOURS = {
-    "red": Region(14, 23, 0.30, 0.68, 0.10),
+    "red": Region(14, 23, 0.30, 0.68, 0.165),
     "orange": Region(46, 26, 0.66, 1.00, 0.11),
     "yellow": Region(84, 28, 0.70, 1.00, 0.09),
     "green": Region(122, 40, 0.30, 0.92, 0.07),
@@ -55,15 +59,13 @@ MIN_NAMED, MAX_OTHERS = 0.5, 0.15
 MIN_PATCH, MAX_PATCH, MIN_IN_ONE_PATCH = 0.06, 0.6, 0.85
 # A thing's shades may be so much larger than what bears its name; more is background of the same hue.
 MAX_REACH = 1.6
-_CUT_SIDE_PX = 256  # grabCut takes seconds on large pictures, and the mask needs no more
+_SEARCH_SIDE_PX = 224  # grabCut takes seconds on large pictures, and finding a thing needs no more
 _HUE_NEAR, _HUE_FAR = 35.0, 55.0
 
 
 def to_lab(pixels: Pixels) -> Floats:
     """OKLab of 8-bit sRGB: lightness 0 to 1, then the two opponent axes. [..., 3] -> [..., 3]."""
-    values = pixels / 255.0
-    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    lab: Floats = np.cbrt(linear @ _LINEAR_TO_LMS.T) @ _LMS_TO_LAB.T
+    lab: Floats = np.cbrt(_LINEAR[pixels] @ _LINEAR_TO_LMS.T) @ _LMS_TO_LAB.T
     return lab
 
 
@@ -124,9 +126,8 @@ def find_in_box(pixels: Pixels, box: Box) -> Found | None:
     """
     import cv2
 
-    height, width = pixels.shape[:2]
-    scale = min(1.0, _CUT_SIDE_PX / max(height, width))
-    small = cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    small = _smaller(pixels)
+    scale = small.shape[0] / pixels.shape[0]
     x0, y0, x1, y1 = (round(edge * scale) for edge in box)
     marks = np.full(small.shape[:2], cv2.GC_BGD, np.uint8)
     marks[y0:y1, x0:x1] = cv2.GC_PR_FGD
@@ -134,10 +135,10 @@ def find_in_box(pixels: Pixels, box: Box) -> Found | None:
         return None  # grabCut needs both: something inside, and surroundings
     cv2.setRNGSeed(0)  # it starts from random clusters
     cv2.grabCut(small, marks, None, np.zeros((1, 65)), np.zeros((1, 65)), 5, cv2.GC_INIT_WITH_MASK)
-    inside = np.zeros((height, width), bool)
+    inside = np.zeros(pixels.shape[:2], bool)
     inside[box[1] : box[3], box[0] : box[2]] = True
-    thing = cv2.resize((marks == cv2.GC_PR_FGD).astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST).astype(bool)
-    return _found(to_lab(pixels), thing & inside, thing & inside, inside)
+    thing = _enlarged(marks == cv2.GC_PR_FGD, pixels) & inside
+    return _found(to_lab(pixels), thing, thing, inside)
 
 
 def find_by_colour(pixels: Pixels) -> Found | None:
@@ -145,10 +146,26 @@ def find_by_colour(pixels: Pixels) -> Found | None:
 
     It is in one piece, holds nearly all of its colour in the photograph, covers 6 to 60 % of it and keeps off its edges.
     """
-    lab = to_lab(pixels)
-    names = named(lab)
+    names = named(to_lab(_smaller(pixels)))
     patches = [patch for number in range(len(NAMES)) if (patch := _patch(names == number)) is not None]
-    return _found(lab, *patches[0], np.ones(names.shape, bool)) if len(patches) == 1 else None
+    if len(patches) != 1:
+        return None
+    thing, hull = (_enlarged(mask, pixels) for mask in patches[0])
+    return _found(to_lab(pixels), thing, hull, np.ones(thing.shape, bool))
+
+
+def _smaller(pixels: Pixels) -> Pixels:
+    import cv2
+
+    scale = min(1.0, _SEARCH_SIDE_PX / max(pixels.shape[:2]))
+    return np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _enlarged(mask: Mask, pixels: Pixels) -> Mask:
+    import cv2
+
+    height, width = pixels.shape[:2]
+    return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR).astype(bool)
 
 
 def _patch(coloured: Mask) -> tuple[Mask, Mask] | None:
@@ -213,7 +230,7 @@ def recolour(pixels: Pixels, found: Found, target: str) -> Pixels | None:
     near_hue = np.clip((_HUE_FAR - _away(lab, hue)) / (_HUE_FAR - _HUE_NEAR), 0, 1)
     colourful = np.clip((_chroma(lab) - 0.02) / 0.03, 0, 1)
     # Soft at the rim, so that no line is drawn around the thing.
-    soft = cv2.GaussianBlur(found.reach.astype(np.float64), (5, 5), 0) * found.reach
+    soft = cv2.GaussianBlur(found.reach.astype(np.float32), (5, 5), 0) * found.reach
     weight = (near_hue * colourful * soft)[..., None]
     turned = lab * (1 - weight) + _turn(lab, COLOURS[target].middle - hue) * weight
     result = np.where(weight > 0, to_rgb(turned), pixels)

@@ -5,14 +5,17 @@ A view's pixels are [H, W, 3] 8-bit RGB, its boxes [x0, y0, x1, y1] in its own p
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.sources.edit_colours import Box, Pixels
 
 NEUTRAL = (232, 232, 232)
 RING_PX = 3  # goes with a removed box: edges of the thing that the box missed
-RIM_PX = 8  # around that, what the filling must fit to
+RIM_PX = 12  # around that, what the filling must fit to
+_BLUR_PX, _SMOOTHINGS = 4, 20
 MAX_RIM_MISFIT = 55  # of 255 levels, for 95 % of the rim; looked at on photographs: above, a smear is seen
 
 
@@ -127,47 +130,72 @@ def without(view: View, thing: Thing) -> View | None:
     """The view with one thing's box filled from its surroundings, or None if nothing there can fill it.
 
     Of all stretches of the same size that hold no thing, the one whose rim is most like the rim of the hole is copied
-    in, and its shading fitted to the rim (Perez et al. 2003, in OpenCV). Nothing changes beyond the box and 3 pixels
-    around it. Shadows and reflections stay unless the box holds them.
+    in, plus the smoothest difference that fits it to the rim (Perez et al. 2003). Nothing changes beyond the box and
+    3 pixels around it. Shadows and reflections stay unless the box holds them.
     """
-    import cv2
-
     height, width = view.pixels.shape[:2]
     hole = _clipped(_grown(thing.box, RING_PX), width, height)
-    found = _best_stretch(view, hole)
-    if found is None:
+    outer = _clipped(_grown(hole, RIM_PX), width, height)
+    corner = _best_stretch(view, hole, outer)
+    if corner is None:
         return None
-    x0, y0, x1, y1 = hole
-    patch = view.pixels[found[1] : found[1] + y1 - y0, found[0] : found[0] + x1 - x0]
-    # Cloning needs known pixels on all sides, which a hole at the edge of the picture does not have.
-    padded = np.pad(view.pixels, ((2, 2), (2, 2), (0, 0)), mode="edge")
-    centre = (x0 + 2 + (x1 - x0) // 2, y0 + 2 + (y1 - y0) // 2)
-    cloned = cv2.seamlessClone(patch, padded, np.full(patch.shape[:2], 255, np.uint8), centre, cv2.NORMAL_CLONE)[2:-2, 2:-2]
+    stretch = (*corner, corner[0] + outer[2] - outer[0], corner[1] + outer[3] - outer[1])
+    patch, place = _cut(view.pixels, stretch).astype(np.float32), _cut(view.pixels, outer).astype(np.float32)
+    known = ~_inside(hole, outer)
     result = view.pixels.copy()
-    result[y0:y1, x0:x1] = cloned[y0:y1, x0:x1]
+    fitted = np.rint(patch + _membrane(place - patch, known)).clip(0, 255)
+    _cut(result, outer)[~known] = fitted[~known]
     return View(result, tuple(other for other in view.things if other is not thing))
 
 
-def _best_stretch(view: View, hole: Box) -> tuple[int, int] | None:
-    """Left and top of the stretch to copy into the hole; None if no stretch is free, or none fits."""
+def _best_stretch(view: View, hole: Box, outer: Box) -> tuple[int, int] | None:
+    """Left and top of the stretch to copy onto `outer`; None if no stretch is free, or none fits."""
     import cv2
 
     height, width = view.pixels.shape[:2]
-    x0, y0, x1, y1 = _clipped(_grown(hole, RIM_PX), width, height)
-    rim = np.ones((y1 - y0, x1 - x0), np.float32)
-    rim[hole[1] - y0 : hole[3] - y0, hole[0] - x0 : hole[2] - x0] = 0
-    # Blurred, because two stretches of grass fit although no blade does.
-    pixels = cv2.blur(view.pixels, (RIM_PX + 1, RIM_PX + 1)).astype(np.float32)
-    template = pixels[y0:y1, x0:x1]
-    misfit = cv2.matchTemplate(pixels, template, cv2.TM_SQDIFF, mask=np.dstack([rim] * 3))
-    for thing in view.things:
-        left, top, right, bottom = _clipped(_grown(thing.box, RING_PX), width, height)
-        misfit[max(0, top - (y1 - y0) + 1) : bottom, max(0, left - (x1 - x0) + 1) : right] = np.inf
+    # Blurred, because two stretches of grass fit although no blade does; the blur must not reach into the hole.
+    pixels = cv2.blur(view.pixels, (2 * _BLUR_PX + 1, 2 * _BLUR_PX + 1)).astype(np.float32)
+    template = _cut(pixels, outer)
+    rim = ~_inside(_grown(hole, _BLUR_PX), outer)
+    misfit = cv2.matchTemplate(pixels, template, cv2.TM_SQDIFF, mask=np.dstack([rim] * 3).astype(np.float32))
+    rows, columns = template.shape[:2]
+    inset = _moved(hole, -outer[0], -outer[1])
+    for thing in view.things:  # what is copied must hold none of it; its rim may
+        x0, y0, x1, y1 = _clipped(_grown(thing.box, RING_PX), width, height)
+        misfit[max(0, y0 - inset[3] + 1) : max(0, y1 - inset[1]), max(0, x0 - inset[2] + 1) : max(0, x1 - inset[0])] = np.inf
     top, left = divmod(int(misfit.argmin()), misfit.shape[1])
-    away = abs(pixels[top : top + y1 - y0, left : left + x1 - x0] - template).mean(-1)[rim > 0]
-    if not np.isfinite(misfit[top, left]) or np.percentile(away, 95) > MAX_RIM_MISFIT:
-        return None
-    return left + hole[0] - x0, top + hole[1] - y0
+    away = abs(pixels[top : top + rows, left : left + columns] - template).mean(-1)[rim]
+    fits = np.isfinite(misfit[top, left]) and away.size > 0 and np.percentile(away, 95) <= MAX_RIM_MISFIT
+    return (left, top) if fits else None
+
+
+def _membrane(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The values where they are known, and between them the smoothest surface: Laplace's equation, from coarse to fine. [H, W, 3]."""
+    import cv2
+
+    height, width = known.shape
+    weight = known.astype(np.float32)[..., None]
+    if min(height, width) < 4 or known.all():
+        guess = np.broadcast_to((values * weight).sum((0, 1)) / max(1.0, float(weight.sum())), values.shape)
+    else:
+        half = ((width + 1) // 2, (height + 1) // 2)
+        total, share = (cv2.resize(array, half, interpolation=cv2.INTER_AREA) for array in (values * weight, weight))
+        coarse = _membrane(total / np.maximum(share, 1e-6)[..., None], share > 0)
+        guess = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_LINEAR)
+    surface = np.where(known[..., None], values, guess).astype(np.float32)
+    for _ in range(_SMOOTHINGS):
+        surface = np.where(known[..., None], values, cv2.blur(surface, (3, 3), borderType=cv2.BORDER_REPLICATE))
+    return surface
+
+
+def _cut(pixels: NDArray[Any], box: Box) -> NDArray[Any]:
+    return pixels[box[1] : box[3], box[0] : box[2]]
+
+
+def _inside(box: Box, outer: Box) -> NDArray[np.bool_]:
+    """Which pixels of `outer` lie in `box`."""
+    columns, rows = np.arange(outer[0], outer[2]), np.arange(outer[1], outer[3])
+    return ((rows >= box[1]) & (rows < box[3]))[:, None] & ((columns >= box[0]) & (columns < box[2]))
 
 
 def _grown(box: Box, by: int) -> Box:

@@ -20,7 +20,7 @@ LEFT_RIGHT, ABOVE_BELOW = ("to the left of", "to the right of"), ("above", "belo
 PLACES = {2: ("on the left", "on the right"), 1: ("at the top", "at the bottom")}  # by the number of columns
 MAX_COUNT = 4
 # How many photographs are tried before a pair without a clear colour, or without a clean filling, is given up.
-MAX_TRIES = 48
+MAX_TRIES = 100
 
 Choice = Sequence[Photo]
 
@@ -189,24 +189,59 @@ def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edi
 
     Without a box it is taken to be the one patch of clear colour in the photograph's middle.
     """
-    for photo in rng.sample(choice, min(MAX_TRIES, len(choice))):
+    # Drawn here, not in an attempt: what one that fails draws would depend on whether it is known to fail.
+    targets = rng.sample(NAMES, len(NAMES))
+
+    def attempt(photo: Photo, number: int) -> Edit | None:
         view = shrunk(album.look(photo), size_px)
-        thing = view.things[rng.choice(_recolourable(album, photo))]
+        thing = view.things[number]
         found = find_in_box(view.pixels, thing.box) if photo.things else find_by_colour(view.pixels)
-        for target in rng.sample(NAMES, len(NAMES)) if found else ():
-            pixels = recolour(view.pixels, found, target) if found else None
-            if found is None or pixels is None:
-                continue
-            views = [
-                View(shown, tuple(replace(t, colour=colour) if t is thing else t for t in view.things))
-                for shown, colour in ((view.pixels, found.colour), (pixels, target))
-            ]
-            values = (found.colour, target)
-            texts = write(rng, "colour", thing.label, values)
-            return Edit(
-                view_a=views[0], view_b=views[1], category="attribute", subject=thing.label, values=values, texts=texts, photos=(photo,)
-            )
-    raise NotMade("colour_not_clear")
+        turned = ((target, recolour(view.pixels, found, target)) for target in targets if found)
+        target, pixels = next(((target, pixels) for target, pixels in turned if pixels is not None), ("", None))
+        if found is None or pixels is None:
+            return None
+        view_a, view_b = (
+            View(shown, tuple(replace(t, colour=colour) if t is thing else t for t in view.things))
+            for shown, colour in ((view.pixels, found.colour), (pixels, target))
+        )
+        values = (found.colour, target)
+        texts = write(rng, "colour", thing.label, values)
+        return Edit(view_a=view_a, view_b=view_b, category="attribute", subject=thing.label, values=values, texts=texts, photos=(photo,))
+
+    return _first_that_works(rng, album, choice, _recolourable, attempt, "colour_not_clear")
+
+
+def _first_that_works(
+    rng: Random,
+    album: Album,
+    photos: Choice,
+    numbers: Callable[[Album, Photo], list[int]],
+    attempt: Callable[[Photo, int], Edit | None],
+    reason: str,
+) -> Edit:
+    """The first pair that comes of trying things of photographs in random order.
+
+    Raises:
+        NotMade: None did; for `reason`, or because a photograph among them cannot be read.
+    """
+    outcome = NotMade(reason)
+    tried = rng.sample(photos, min(MAX_TRIES, len(photos)))
+    for photo, number in ((photo, number) for photo in tried for number in _shuffled(rng, numbers(album, photo))):
+        if (reason, photo.image, number) in album.dead_ends:
+            continue
+        try:
+            edit = attempt(photo, number)
+        except NotMade as unreadable:
+            outcome = unreadable
+            continue
+        if edit is not None:
+            return edit
+        album.dead_ends.add((reason, photo.image, number))
+    raise outcome
+
+
+def _shuffled(rng: Random, numbers: list[int]) -> list[int]:
+    return rng.sample(numbers, len(numbers))
 
 
 def _to_remove(album: Album) -> list[Choice]:
@@ -227,18 +262,20 @@ def _removable(album: Album, photo: Photo) -> list[int]:
 
 def inpaint(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
     """A boxed photograph, and the same without one thing; where others of its kind remain, their number is the contrast."""
-    for photo in rng.sample(choice, min(MAX_TRIES, len(choice))):
+
+    def attempt(photo: Photo, number: int) -> Edit | None:
         view = shrunk(album.look(photo), size_px)
-        thing = view.things[rng.choice(_removable(album, photo))]
+        thing = view.things[number]
         view_b = without(view, thing)
         if view_b is None:
-            continue
-        number = album.number_of(photo, thing.label)
-        values = (NUMBERS[number], NUMBERS[number - 1])
-        texts = write(rng, "presence" if number == 1 else "count", thing.label, values)
-        category: Category = "object" if number == 1 else "count"
+            return None
+        num_before = album.number_of(photo, thing.label)
+        values = (NUMBERS[num_before], NUMBERS[num_before - 1])
+        texts = write(rng, "presence" if num_before == 1 else "count", thing.label, values)
+        category: Category = "object" if num_before == 1 else "count"
         return Edit(view_a=view, view_b=view_b, category=category, subject=thing.label, values=values, texts=texts, photos=(photo,))
-    raise NotMade("no_clean_filling")
+
+    return _first_that_works(rng, album, choice, _removable, attempt, "no_clean_filling")
 
 
 _TWO = "two photographs of different labels in one fold"

@@ -138,6 +138,8 @@ class Album:
         self.photos = tuple(photos)
         self.num_folds = max(self._fold_of.values(), default=0) + 1
         self.folds = tuple(tuple(p for p in photos if self._fold_of[p.subject] == fold) for fold in range(self.num_folds))
+        # What was tried and led nowhere, (reason, image, number of the thing): spares a second look, changes no outcome.
+        self.dead_ends: set[tuple[str, str, int]] = set()
         # Part of every group's name, so that folds of other photographs are other groups.
         self._name = _digest(json.dumps([sorted(self._fold_of), self.num_folds]))[:8]
 

@@ -26,13 +26,13 @@ PHRASINGS: dict[str, tuple[tuple[str, str], ...]] = {
         ("What does the picture {other} show?", "The picture {other} shows {a_value}."),
         ("What is in the photo {other}?", "{a_value} is in the photo {other}."),
         ("What can be seen {other}?", "You can see {a_value} {other}."),
-        ("Which thing was photographed {other}?", "The thing {other} is {a_value}."),
+        ("What is {other}?", "{a_value} is {other}."),
     ),
     "colour": (
         ("What colour is the {it}?", "The {it} is {value}."),
         ("What is the colour of the {it}?", "The colour of the {it} is {value}."),
         ("Which colour does the {it} have?", "It is {a_value} {it}."),
-        ("In which colour can the {it} be seen?", "You can see {a_value} {it}."),
+        ("What colour of {it} does the picture show?", "The picture shows {a_value} {it}."),
     ),
     "presence": (
         ("Are there any {them} in the photo?", "There is {one_it} in the photo."),

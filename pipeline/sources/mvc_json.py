@@ -8,8 +8,9 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.recipe import RecipeError, Section, fingerprint
-from pipeline.schema import CATEGORIES, Candidate, Category, Malformed, sha256_hex
-from pipeline.sources.files import MAX_IMAGE_BYTES, Root, read_whole
+from pipeline.schema import CATEGORIES, Candidate, Category, Malformed
+from pipeline.sources.files import MAX_IMAGE_BYTES, Root
+from pipeline.sources.json_records import read_json, text_fault
 
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
 RESPONSES = {"a": "chosen_response", "b": "rejected_response"}
@@ -52,10 +53,8 @@ class MvcJsonSource:
 
     def __init__(self, section: MvcJsonSection) -> None:
         self._section = section
-        data = read_whole(section.path, "sources (mvc_json)")
-        self._sha256 = sha256_hex(data)
         self._root = Root(section.root or default_root(section.path))
-        self._records = _read_list(section.path, data)
+        self._records, self._sha256 = _read_list(section.path)
 
     def count(self) -> int:
         """Number of records in the list, good and bad."""
@@ -100,25 +99,23 @@ class MvcJsonSource:
         return self._root.read(_path(record, key)[0], self._section.max_image_bytes)
 
 
-def _read_list(path: str, data: bytes) -> list[Any]:
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RecipeError(f"sources (mvc_json): {path!r} is not JSON ({error}); expected a list of records") from error
+def _read_list(path: str) -> tuple[list[Any], str]:
+    """The records, and the sha256 of the file."""
+    value, sha256 = read_json(path, "sources (mvc_json)")
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type(value).__name__
         raise RecipeError(f"sources (mvc_json): {path!r} holds {found}; expected a JSON list of records with {IMAGES['a']!r}")
-    return value
+    return value, sha256
 
 
 def _path(record: dict[str, object], key: str) -> tuple[str, str]:
     """The one path in an image list and "", or "" and why there is none."""
     paths = record.get(key)
     if paths is None:
-        return "", f"{key}_missing"
+        return "", f"record_without_{key}"
     if not isinstance(paths, list) or len(paths) != 1:
-        return "", f"{key}_not_one_image"
-    return (paths[0], "") if isinstance(paths[0], str) and paths[0] else ("", f"{key}_not_a_path")
+        return "", f"record_{key}_not_one_image"
+    return (paths[0], "") if isinstance(paths[0], str) and paths[0] else ("", f"record_{key}_not_a_path")
 
 
 def _fault(record: dict[str, object]) -> str:
@@ -126,10 +123,8 @@ def _fault(record: dict[str, object]) -> str:
     for key in IMAGES.values():
         if reason := _path(record, key)[1]:
             return reason
-    for key in RESPONSES.values():
-        if not isinstance(record.get(key), str):
-            return f"{key}_missing" if record.get(key) is None else f"{key}_not_text"
-    return "" if isinstance(record.get(QUESTION), str | None) else f"{QUESTION}_not_text"
+    question_fault = text_fault(record, QUESTION) if record.get(QUESTION) is not None else ""
+    return text_fault(record, *RESPONSES.values()) or question_fault
 
 
 def _text(value: object) -> str:

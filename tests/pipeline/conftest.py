@@ -1,11 +1,18 @@
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+
+from pipeline.schema import SCHEMA_VERSION, SPLITS, mvc_schema, pair_id, sha256_hex
+from pipeline.store import sha256_file
 
 
 def picture(seed: int, size: int = 24) -> bytes:
@@ -48,3 +55,80 @@ def manifest(tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+Splits = dict[str, list[dict[str, Any]]]
+
+
+def published_row(number: int, reason: str | None = None) -> dict[str, Any]:
+    """A row of an MVC folder with pictures of its own; numbers name their groups and sources, categories alternate."""
+    images = picture(2 * number), picture(2 * number + 1)
+    captions = [f"A {colour} star beside hut number {number}." for colour in ("red", "blue")]
+    hashes = [sha256_hex(image) for image in images]
+    row = {
+        "pair_id": pair_id(hashes[0], captions[0], hashes[1], captions[1]), "source": f"source-{number % 2}", "source_id": f"id-{number}",
+        "category": ("attribute", "count")[number % 2], "operation": "captured", "group": f"group-{number}",
+        "image_a": {"bytes": images[0], "path": None}, "image_b": {"bytes": images[1], "path": None},
+        "question": None if reason else "What colour has the star?", "answer_a": None if reason else captions[0],
+        "answer_b": None if reason else captions[1], "caption_a": captions[0], "caption_b": captions[1],
+        "clip_image_cos": 0.6 if reason else round(0.7 + number / 100, 4), "dinov2_image_cos": round(number / 100, 4),
+        "rewrite_status": None if reason else "template", "license": "MIT", "meta": "{}",
+        "image_a_sha256": hashes[0], "image_b_sha256": hashes[1],
+    }  # fmt: skip
+    return row | ({"drop_reason": reason} if reason else {})
+
+
+def seal(folder: Path, splits: Splits) -> Path:
+    """Writes manifest.json of what lies in the folder."""
+    kept = [row for split in SPLITS for row in splits.get(split, [])]
+    dropped = splits.get("rejects", [])
+    rows: dict[str, Any] = {"in": len(kept) + len(dropped), "kept": len(kept), "dropped": len(dropped)}
+    rows["by_split"] = {split: len(splits.get(split, [])) for split in SPLITS}
+    rows["dropped_by_reason"] = Counter(row["drop_reason"] or "" for row in dropped)
+    for name in ("category", "source"):
+        rows |= {f"{what}_by_{name}": Counter(row[name] or "" for row in part) for what, part in (("kept", kept), ("dropped", dropped))}
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "name": "Stars <and> huts",
+        "recipe": {
+            "sources": [{"kind": "pairs", "name": "source-0", "path": "pairs.jsonl"}],
+            "encoders": {"pixels": {"enabled": False}, "clip": {"model": "ViT-X", "pretrained": "own"}, "dinov2": {"model": "d/2"}},
+            "selection": {"clip_image_cos": {"min": 0.7}},
+            "rewrite": {"backend": "template"},
+            "report": {"num_kept_shown": 4, "num_dropped_shown": 2},
+        },
+        "rows": rows,
+        "licenses": Counter(row["license"] for row in kept),
+        "files": {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.glob("*/*.parquet"))},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Makes an MVC folder, a new one at each call: 8 pairs to train on in row groups of 3, 2 to validate on, 3 dropped for two reasons.
+
+    `change` may edit the rows of the splits before they are written; the manifest is that of the rows written.
+    """
+
+    def make(change: Callable[[Splits], object] | None = None) -> Path:
+        reasons = ("clip_image_cos_below_min", "clip_image_cos_below_min", "over_cap_group")
+        splits: Splits = {
+            "train": [published_row(number) for number in range(8)],
+            "validation": [published_row(number) for number in (8, 9)],
+            "rejects": [published_row(number, reason) for number, reason in enumerate(reasons, 10)],
+        }
+        for rows in splits.values():
+            rows.sort(key=lambda row: row["pair_id"])
+        if change:
+            change(splits)
+        folder = tmp_path_factory.mktemp("mvc")
+        for split, rows in splits.items():
+            path = folder / ("rejects" if split == "rejects" else "data") / f"{split}-00000-of-00001.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(rows, schema=mvc_schema(rejects=split == "rejects")), path, row_group_size=3)
+        (folder / "README.md").write_text("card")
+        return seal(folder, splits)
+
+    return make

@@ -73,16 +73,16 @@ def test_any_range_gives_the_same_rows(tmp_path: Path) -> None:
     ("bad", "reason"),
     [
         ([1], "record_not_an_object"),
-        (_record(chosen_images=...), "chosen_images_missing"),
-        (_record(chosen_images=[]), "chosen_images_not_one_image"),
-        (_record(rejected_images=["made/1.jpg", "made/1.jpg"]), "rejected_images_not_one_image"),
-        (_record(rejected_images="made/1.jpg"), "rejected_images_not_one_image"),
-        (_record(rejected_images=[{"path": "x"}]), "rejected_images_not_a_path"),
+        (_record(chosen_images=...), "record_without_chosen_images"),
+        (_record(chosen_images=[]), "record_chosen_images_not_one_image"),
+        (_record(rejected_images=["made/1.jpg", "made/1.jpg"]), "record_rejected_images_not_one_image"),
+        (_record(rejected_images="made/1.jpg"), "record_rejected_images_not_one_image"),
+        (_record(rejected_images=[{"path": "x"}]), "record_rejected_images_not_a_path"),
         (_record(chosen_images=["none.jpg"]), "image_a_file_missing"),
         (_record(rejected_images=["../outside.jpg"]), "image_b_outside_root"),
-        (_record(chosen_response=...), "chosen_response_missing"),
-        (_record(rejected_response=3), "rejected_response_not_text"),
-        (_record(instruction_prompt=["q"]), "instruction_prompt_not_text"),
+        (_record(chosen_response=...), "record_without_chosen_response"),
+        (_record(rejected_response=3), "record_rejected_response_not_text"),
+        (_record(instruction_prompt=["q"]), "record_instruction_prompt_not_text"),
         (_record(category="colour"), "category_unknown"),
         (_record(chosen_response="half \ud83d emoji"), "record_not_unicode"),
     ],
@@ -100,7 +100,7 @@ def test_a_question_may_be_absent(tmp_path: Path) -> None:
     assert isinstance(row, Candidate) and row.question is None
 
 
-@pytest.mark.parametrize(("text", "complaint"), [("{", "is not JSON"), ('{"a": 1}', "holds dict"), ("[]", "an empty list")])
+@pytest.mark.parametrize(("text", "complaint"), [("{", "expected JSON"), ('{"a": 1}', "holds dict"), ("[]", "an empty list")])
 def test_a_file_that_is_no_list_of_records_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
     (tmp_path / "mvc.json").write_text(text)
     with pytest.raises(RecipeError, match=complaint):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipeline.caption_checks import caption_facts
+from pipeline.config import BuildSection
 from pipeline.recipe import RecipeError, load_recipe
 from pipeline.schema import CATEGORIES, SCORE_COLUMNS
 from pipeline.selection import ScoreBound, SelectionSection, bands, check_bounds, drop_reasons, resolved_bounds
@@ -54,6 +55,12 @@ def test_the_papers_recipe_is_strict_on_four_decimals_and_spares_flips() -> None
     clip, dinov2 = [0.7, 0.7001, 0.7001, 0.1], [0.4999, 0.5, 0.4999, 0.9]
     rows = columns(4, clip_image_cos=clip, dinov2_image_cos=dinov2, operation=["generate"] * 3 + ["flip"])
     assert reasons(rows, **rules | {"sample_exempt": None}) == ["clip_image_cos_below_min", "dinov2_image_cos_above_max", "", ""]
+
+
+def test_the_papers_recipe_asks_only_for_what_its_encoders_and_sources_give() -> None:
+    recipe = load_recipe(PAPER, ["sources.0.path=flickr", "sources.1.path=gqa", "out=mvc"], BuildSection)
+    check_bounds(recipe.selection, {"clip_image_cos", "dinov2_image_cos"}, [source.name for source in recipe.sources])
+    assert recipe.validation.num_pairs == 240
 
 
 def test_a_bound_that_is_not_set_asks_for_no_score() -> None:

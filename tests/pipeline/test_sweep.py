@@ -16,8 +16,9 @@ from pipeline.recipe import UserError
 from pipeline.schema import SCHEMA_VERSION, SCORE_COLUMNS, MvcError, mvc_schema
 from pipeline.selection import ScoreBound, SelectionSection, drop_reasons
 from pipeline.stored_scores import read_scores
-from pipeline.sweep import Axis, axis_names, make_axis, own_bound, sweep_figure, sweep_grid, sweeps
+from pipeline.sweep import Axis, axis_names, make_axis, own_bound, run, sweep_figure, sweep_grid, sweeps
 
+ROOT = Path(__file__).resolve().parents[2]
 RULES: dict[str, Any] = {
     "clip_image_cos": {"min": 0.7, "max": 0.98},
     "dinov2_image_cos": {"max_quantile": 0.6},
@@ -184,17 +185,14 @@ def test_the_figure_writes_each_count_and_frames_the_builds_own_cell() -> None:
     assert axes.patches[0].get_bbox().extents.tolist() == [0.5, -0.5, 1.5, 10.5]
 
 
-def sweep_command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def test_the_command_prints_every_category_and_writes_one_page(mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "sweep.html"
     code = (
         "import sys\nfrom pipeline.sweep import main\ntry:\n    main()\n"
         "finally:\n    assert 'ray' not in sys.modules and 'torch' not in sys.modules, 'sweep loaded ray or torch'"
     )
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
-
-
-def test_the_command_prints_every_category_and_writes_one_page(mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
-    page = tmp_path / "pages" / "sweep.html"
-    finished = sweep_command(str(mvc[0]), "--x-values", "0.5,0.7", "--steps", "3", "--out", str(page))
+    arguments = [str(mvc[0]), "--x-values", "0.5,0.7", "--steps", "3", "--out", str(page)]
+    finished = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
     for part in ("all:", "object:", "count:", "position:", "0.7 *", "of 560 pairs that reached selection", str(page)):
         assert part in finished.stderr
@@ -204,14 +202,18 @@ def test_the_command_prints_every_category_and_writes_one_page(mvc: tuple[Path, 
     assert not (mvc[0] / "sweep.html").exists()
 
 
-def test_what_cannot_be_swept_is_said_in_one_line(mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
-    for arguments, message in (
-        (["--x", "clip"], "error: axis 'clip': expected SCORE"),
-        (["--y", "caption_margin_a"], "error: axis 'caption_margin_a.min': no pair"),
-        (["--x-values", "0.5,many"], "error: --x-values '0.5,many': expected numbers"),
-    ):
-        finished = sweep_command(str(mvc[0]), *arguments)
-        assert (finished.returncode, finished.stderr.splitlines()[-1].startswith(message)) == (2, True), finished.stderr
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"x": "clip"}, "axis 'clip': expected SCORE"),
+        ({"y": "caption_margin_a"}, "axis 'caption_margin_a.min': no pair"),
+        ({"x_values": "0.5,many"}, "--x-values '0.5,many': expected numbers"),
+        ({"y_values": "nan"}, "--y-values 'nan': expected numbers"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_in_one_line(mvc: tuple[Path, dict[str, np.ndarray]], options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        run(mvc[0], **{"x": None, "y": None, "x_values": "", "y_values": "", "steps": 3, "out": None} | options)  # type: ignore[arg-type]
 
 
 def test_a_folder_that_is_no_finished_mvc_is_refused(mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
