@@ -30,7 +30,10 @@ def build(plan: Plan) -> dict[str, Any]:
     if done is not None:
         say(f"{plan.section.out}: already built from this recipe and these sources; nothing to do")
         return done
+    from pipeline.encoder_check import check_encoders
+
     _refuse_foreign_folder(plan.out)
+    check_encoders(plan.section.encoders)
     with only_one(plan.out, "out"), _failure_noted(plan.out):
         with ray_session():
             from pipeline.publication import publish
@@ -53,8 +56,10 @@ def finished_manifest(plan: Plan) -> dict[str, Any] | None:
         return manifest if manifest.get("fingerprints") == plan.fingerprints else None
     path = plan.out / "manifest.json"
     manifest = read_json(path) if path.is_file() else {}
-    whole = manifest.get("fingerprints") == plan.fingerprints and all((plan.out / name).is_file() for name in manifest["files"])
-    return manifest if whole else None
+    if manifest.get("fingerprints") != plan.fingerprints:
+        return None
+    # The page is made from the finished folder, so it comes after the manifest.
+    return manifest if all((plan.out / name).is_file() for name in (*manifest["files"], "report.html")) else None
 
 
 def _refuse_foreign_folder(out: Path) -> None:

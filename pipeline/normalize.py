@@ -25,7 +25,7 @@ class NormalizeSection(Section):
     """
 
     mode: Literal["keep", "reencode"] = "keep"
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    format: Literal["webp", "jpeg", "png"] = "webp"
     quality: int = Field(default=75, ge=1, le=100)
     scale: float = Field(default=0.75, gt=0.0, le=1.0)
     max_px: int | None = Field(default=None, ge=8)

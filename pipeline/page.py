@@ -39,7 +39,8 @@ body { margin: 0; background: var(--wash); color: var(--ink); font: 15px/1.5 sys
 main { max-width: 1120px; margin: 0 auto; padding: 36px 20px 60px; }
 h1 { font-size: 26px; line-height: 1.25; margin: 0 0 6px; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 0 0 12px; } h3 { font-size: 15px; margin: 22px 0 8px; overflow-wrap: anywhere; }
-section p { margin: 0 0 10px; } section p:last-child { margin-bottom: 0; }
+section > div > h3:first-child { margin-top: 0; }
+section p { margin: 0 0 10px; } section table + p, section svg + p { margin-top: 12px; } section p:last-child { margin-bottom: 0; }
 a { color: var(--accent); text-decoration: none; } a:hover { text-decoration: underline; }
 .lead { color: var(--soft); margin: 0 0 16px; max-width: 85ch; }
 nav { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 0 0 22px; font-size: 14px; }
@@ -49,7 +50,7 @@ section > div { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
 th, td { padding: 5px 18px 5px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
 th { color: var(--soft); font-weight: 600; } th:first-child, td:first-child { text-align: left; min-width: 120px; }
-tbody tr:last-child td { border-bottom: 0; }
+tbody tr:last-child td { border-bottom: 0; } td:last-child { white-space: normal; }
 section svg { max-width: 100%; height: auto; display: block; }
 svg text { font-family: inherit !important; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(440px, 100%), 1fr)); gap: 18px 26px; }

@@ -17,7 +17,9 @@ from pipeline.report_pairs import dropped_sheets, kept_sheet
 from pipeline.report_rows import Rows, read_rows
 from pipeline.report_scores import scores_html, thresholds_html
 from pipeline.schema import SPLITS, read_manifest
+from pipeline.selection import SelectionSection, resolved_bounds
 from pipeline.store import read_json
+from pipeline.stored_scores import read_scores
 
 NUM_KEPT_SHOWN, NUM_DROPPED_SHOWN = 24, 6  # where the manifest's recipe does not say
 
@@ -42,11 +44,10 @@ def _sections(rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any]
     """Headings and HTML, in the order of the page; what is not known is left out."""
     recipe: Mapping[str, Any] = manifest.get("recipe") or {}
     shown: Mapping[str, Any] = recipe.get("report") or {}
-    yield "Rows", _rows_html(rows)
+    warnings = "".join(f'<p class="bad">{text(warning)}</p>' for warning in manifest.get("warnings") or [])
+    yield "Rows", warnings + _rows_html(rows)
     yield "Why rows left", _reasons_html(rows)
-    yield "Scores", scores_html(rows, out)
-    if len(rows.scores()) > 1:
-        yield "Thresholds", thresholds_html(out)
+    yield from _score_sections(rows, out)
     yield "Kept pairs", kept_sheet(rows, shown.get("num_kept_shown", NUM_KEPT_SHOWN))
     if not rows.kept.all():
         yield "Dropped pairs", dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN))
@@ -59,6 +60,14 @@ def _sections(rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any]
         yield "How long it took", _stages_html(result)
     if recipe:
         yield "Recipe", _recipe_html(recipe)
+
+
+def _score_sections(rows: Rows, out: Path) -> Iterator[tuple[str, str]]:
+    num_scores = len(rows.scores())
+    columns, section = read_scores(out) if num_scores else ({}, SelectionSection())
+    yield "Scores", scores_html(rows, resolved_bounds(columns, section) if num_scores else [])
+    if num_scores > 1:
+        yield "Thresholds", thresholds_html(columns, section)
 
 
 def _rows_html(rows: Rows) -> str:

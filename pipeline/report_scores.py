@@ -1,7 +1,6 @@
 """The report's part on scores: a histogram of each with the bounds that were in force, quantiles, and what other bounds would keep."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,20 +10,18 @@ from pipeline.page import figure_svg, html_table, paragraph, plots
 from pipeline.recipe import UserError
 from pipeline.report_rows import Mask, Rows
 from pipeline.schema import CATEGORIES
-from pipeline.selection import ScoreBound, resolved_bounds
-from pipeline.stored_scores import read_scores
+from pipeline.selection import Columns, ScoreBound, SelectionSection
 from pipeline.sweep import axis_names, sweep_figure, sweeps
 
 KEPT_COLOUR, DROPPED_COLOUR, BOUND_COLOUR = "#1f5fbf", "#b4becc", "#b3261e"
 NUM_BINS = 60
 
 
-def scores_html(rows: Rows, folder: Path) -> str:
-    """Histograms and quantiles of every score that was computed, with the bounds of the folder's recipe."""
+def scores_html(rows: Rows, bounds: Sequence[ScoreBound]) -> str:
+    """Histograms and quantiles of every score that was computed, with the bounds that were in force."""
     scores, kept = rows.scores(), rows.kept
     if not scores:
         return paragraph("No row reached scoring.")
-    bounds = resolved_bounds(*read_scores(folder))
     figures = [figure_svg(histogram(values, kept, name, bounds)) for name, values in scores.items()]
     columns = ["score", "scored", "kept: 5 %", "median", "95 %", "dropped: 5 %", "median", "95 %"]
     numbers = [[name, f"{np.isfinite(v).sum():,}", *_quantiles(v[kept]), *_quantiles(v[~kept])] for name, v in scores.items()]
@@ -33,9 +30,8 @@ def scores_html(rows: Rows, folder: Path) -> str:
     return f"{plots(figures)}<h3>Quantiles</h3>{html_table(columns, numbers)}<h3>Bounds</h3>{stated}"
 
 
-def thresholds_html(folder: Path) -> str:
-    """How many pairs other thresholds on the first two scores would keep, as a heat map, from the stored scores."""
-    columns, section = read_scores(folder)
+def thresholds_html(columns: Columns, section: SelectionSection) -> str:
+    """How many pairs other thresholds on the first two scores would keep, as a heat map; see `stored_scores.read_scores`."""
     try:
         everything = sweeps(columns, section, axis_names(columns, None, None))[0]
     except UserError as error:  # every pair left for another reason, or is exempt

@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import decide, embed, ingest, link, normalize, shards, shortcuts
 from pipeline.benchmarks import folder_identity
 from pipeline.config import BuildSection
-from pipeline.encoders import EncodersSection, model_files
+from pipeline.encoders import encoder_fingerprints
 from pipeline.ingest import Chunk, plan_chunks
 from pipeline.recipe import RecipeError, absolute_path, fingerprint
 from pipeline.remote import local_folder
@@ -16,6 +16,7 @@ from pipeline.rewrite import template
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.selection import check_bounds
 from pipeline.sources.catalog import open_source
+from pipeline.weights import model_files
 
 STAGES = ("ingest", "link", "embed", "score", "select", "rewrite", "audit", "finalise")
 
@@ -105,7 +106,7 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
             [normalize.VERSION, section.normalize.model_dump(mode="json")] if section.normalize.mode != "keep" else [],
         ],
         "link": [link.VERSION, section.links.model_dump(mode="json"), [folder_identity(place) for place in section.links.benchmarks]],
-        "embed": [embed.VERSION, _encoder_identity(section.encoders)],
+        "embed": [embed.VERSION, encoder_fingerprints(section.encoders)],
         "score": [decide.SCORE_VERSION],
         "select": [decide.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
         "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.model_dump(mode="json")],
@@ -133,15 +134,3 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
             if described["files"]:
                 described["model"] = Path(described["model"]).name
     return shown
-
-
-def _encoder_identity(section: EncodersSection) -> dict[str, Any]:
-    """Model, revision and weights; not the device. The batch size stays in: it moves the last bits of an embedding."""
-    described = section.model_dump(mode="json")
-    for name in ("clip", "dinov2"):
-        if described[name] is not None:
-            described[name].pop("device")
-            described[name]["files"] = model_files(described[name]["model"])
-            if described[name]["files"]:
-                described[name].pop("model")
-    return described

@@ -8,6 +8,7 @@ from pydantic import Field
 from pipeline.recipe import Section
 from pipeline.schema import Candidate, Malformed
 from pipeline.sources.countercurate import CountercurateSection, CountercurateSource
+from pipeline.sources.edits import EditsSection, EditsSource
 from pipeline.sources.finecops_ref import FinecopsRefSection, FinecopsRefSource
 from pipeline.sources.hub import HubSource
 from pipeline.sources.hub_section import HubSection
@@ -16,14 +17,15 @@ from pipeline.sources.pairs import PairsSection, PairsSource
 from pipeline.sources.scenes import ScenesSection, ScenesSource
 
 SourceSection = Annotated[
-    CountercurateSection | FinecopsRefSection | HubSection | MvcJsonSection | PairsSection | ScenesSection, Field(discriminator="kind")
+    CountercurateSection | EditsSection | FinecopsRefSection | HubSection | MvcJsonSection | PairsSection | ScenesSection,
+    Field(discriminator="kind"),
 ]
 
 
 class Source(Protocol):
     """Rows with random access: the same index always yields the same row.
 
-    The section of every source has `kind`, `name` (the column `source` of its rows) and the class attribute `PATHS`:
+    The section of every source has `kind`, `name` (the column `source` of its rows) and the attribute `PATHS`:
     which of its fields are paths, made absolute by the plan and kept out of the published recipe.
     """
 
@@ -42,6 +44,7 @@ class Source(Protocol):
 
 _OPENERS: dict[type[Section], Callable[[Any], Source]] = {
     CountercurateSection: CountercurateSource,
+    EditsSection: EditsSource,
     FinecopsRefSection: FinecopsRefSource,
     HubSection: HubSource,
     MvcJsonSection: MvcJsonSource,

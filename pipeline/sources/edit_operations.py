@@ -225,8 +225,8 @@ def _first_that_works(
         NotMade: None did; for `reason`, or because a photograph among them cannot be read.
     """
     outcome = NotMade(reason)
-    tried = rng.sample(photos, min(MAX_TRIES, len(photos)))
-    for photo, number in ((photo, number) for photo in tried for number in _shuffled(rng, numbers(album, photo))):
+    tried = [(photo, numbers(album, photo)) for photo in rng.sample(photos, min(MAX_TRIES, len(photos)))]
+    for photo, number in [(photo, number) for photo, own in tried for number in rng.sample(own, len(own))]:
         if (reason, photo.image, number) in album.dead_ends:
             continue
         try:
@@ -238,10 +238,6 @@ def _first_that_works(
             return edit
         album.dead_ends.add((reason, photo.image, number))
     raise outcome
-
-
-def _shuffled(rng: Random, numbers: list[int]) -> list[int]:
-    return rng.sample(numbers, len(numbers))
 
 
 def _to_remove(album: Album) -> list[Choice]:

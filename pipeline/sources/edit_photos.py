@@ -49,12 +49,14 @@ class Photo:
     license: str
 
 
-def read_photos(rows: Iterable[Mapping[str, Any] | str], columns: PhotoColumns, license: str) -> tuple[list[Photo], list[tuple[int, str]]]:  # noqa: A002
+def read_photos(
+    rows: Iterable[Mapping[str, Any] | str], columns: PhotoColumns, default_license: str
+) -> tuple[list[Photo], list[tuple[int, str]]]:
     """The usable photographs of a manifest's rows, and (row, reason) of each row that is none."""
     photos: dict[str, Photo] = {}
     faults: list[tuple[int, str]] = []
     for number, row in enumerate(rows):
-        photo = row if isinstance(row, str) else _photo(row, columns, license)
+        photo = row if isinstance(row, str) else _photo(row, columns, default_license)
         if isinstance(photo, Photo) and photo.image in photos:
             photo = "photo_named_twice"
         if isinstance(photo, str):
@@ -64,7 +66,7 @@ def read_photos(rows: Iterable[Mapping[str, Any] | str], columns: PhotoColumns, 
     return list(photos.values()), faults
 
 
-def _photo(row: Mapping[str, Any], columns: PhotoColumns, license: str) -> Photo | str:  # noqa: A002
+def _photo(row: Mapping[str, Any], columns: PhotoColumns, default_license: str) -> Photo | str:
     image, label = row.get(columns.image), row.get(columns.label)
     if not isinstance(image, str) or not image.strip():
         return "photo_image_missing_in_manifest"
@@ -75,7 +77,9 @@ def _photo(row: Mapping[str, Any], columns: PhotoColumns, license: str) -> Photo
         return "photo_boxes_malformed"
     name = posixpath.normpath(image)
     subject = row.get(columns.subject or "")
-    return Photo(name, _clean(label), name if subject is None else str(subject), things, str(row.get(columns.license or "") or license))
+    return Photo(
+        name, _clean(label), name if subject is None else str(subject), things, str(row.get(columns.license or "") or default_license)
+    )
 
 
 def _clean(label: str) -> str:

@@ -204,7 +204,8 @@ def test_bfloat16_is_close_and_another_encoder(clip_folder: Path) -> None:
     files = [_bytes(_noise(seed), "PNG") for seed in range(5)]
     sections = [ClipSection(model=str(clip_folder), dtype=dtype) for dtype in ("float32", "bfloat16")]
     exact, rough = (_encode(ClipEncoder(section), files) for section in sections)
-    assert rough.dtype == np.float32 and 0 < (1 - cosine(exact, rough)).max() < 1e-3
+    assert rough.dtype == np.float32 and not np.array_equal(exact, rough)
+    assert cosine(exact, rough).min() > 0.999
     assert len({fingerprints(EncodersSection(clip=section))["clip"] for section in sections}) == 2
 
 

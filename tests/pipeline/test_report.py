@@ -90,6 +90,7 @@ def test_what_the_build_knows_besides_is_shown(published: Make) -> None:
         {"source": "edits", "operation": "inpaint", "num_pairs": 9, "num_audited": 8, "verdict": "warning", "separability": found},
         {"source": "s", "operation": "captured", "num_pairs": 9, "num_audited": 0, "verdict": "not_applicable", "separability": None},
     ]
+    manifest["warnings"] = ["one group holds 40% & more"]
     manifest["links"] = {"num_groups": 12, "num_linked_groups": 11, "largest_rows": 3, "largest_groups": 2, "frac_largest": 0.2308}
     (folder / "manifest.json").write_text(json.dumps(manifest))
     stages = [
@@ -98,6 +99,7 @@ def test_what_the_build_knows_besides_is_shown(published: Make) -> None:
     ]
     page = _page(folder, {"stages": stages, "throughput": {"unique images": 3000, "images per second": 412.345}})
     assert "0.91" in page and "0.88 to 0.94" in page and "num_bytes" in page
+    assert '<p class="bad">one group holds 40% &amp; more</p>' in page
     assert "<b>3 (23.1 %)</b>pairs in the largest" in page
     assert _rows_of(page, "How long it took") == [["ingest", "reused", "", "aa"], ["embed", "6.0 s", "", "bb"]]
     assert _rows_of(page, "Throughput") == [["unique images", "3,000"], ["images per second", "412.3"]]

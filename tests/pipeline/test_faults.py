@@ -1,0 +1,178 @@
+"""What goes wrong around a build: killed workers and nodes, a full disk, two at once, storage that is remote."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from pipeline.schema import read_manifest
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+NUM_CHUNKS = 40
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def command(*arguments: str, recipe: str = "mvc_demo") -> list[str]:
+    return [sys.executable, "pipeline/build_mvc.py", "--recipe", f"recipes/{recipe}.yaml", *arguments]
+
+
+def scenes(out: Path) -> list[str]:
+    return command("sources.0.num_pairs=1200", f"workers.chunk_pairs={1200 // NUM_CHUNKS}", "encoders.clip=null", f"out={out}")
+
+
+def run(arguments: list[str], expect: int = 0, **environment: str) -> str:
+    finished = subprocess.run(
+        arguments, cwd=ROOT, capture_output=True, text=True, check=False, timeout=400, env={**os.environ, **environment}
+    )
+    assert finished.returncode == expect, finished.stdout + finished.stderr
+    return finished.stdout + finished.stderr
+
+
+def shard_bytes(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.glob("*/*.parquet"))}
+
+
+def wait_for_chunks(out: Path, pattern: str, num: int, job: subprocess.Popen) -> None:
+    deadline_s = time.monotonic() + 200
+    while len(list((out / ".work").glob(pattern))) < num:
+        assert job.poll() is None and time.monotonic() < deadline_s, f"{num} chunks of {pattern} were not reached"
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The shards of a build that nothing disturbs."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    run(scenes(out))
+    assert read_manifest(out)["rows"]["kept"] == 1200
+    return shard_bytes(out)
+
+
+def test_a_worker_that_is_killed_costs_no_row_and_no_byte(whole: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_chunks(out, "embed/*/images-*.parquet", 8, job)
+    workers = [child for child in psutil.Process(job.pid).children(recursive=True) if "ray::Map" in " ".join(child.cmdline())]
+    workers[0].kill()
+    done = {path: path.stat().st_mtime_ns for path in (out / ".work").glob("embed/*/images-*.parquet")}
+    assert 8 <= len(done) < NUM_CHUNKS, "the kill was meant to hit the middle of embedding"
+    if job.wait():
+        run(scenes(out))
+    assert shard_bytes(out) == whole
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_a_node_that_is_killed_costs_no_row_and_no_byte(whole: dict[str, bytes], tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    out = tmp_path / "out"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second = cluster.add_node(num_cpus=1)
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
+        quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, env=environment, **quiet)
+        wait_for_chunks(out, "ingest/*/rows-*.parquet", 6, job)
+        cluster.remove_node(second, allow_graceful=False)
+        assert len(list((out / ".work").glob("ingest/*/rows-*.parquet"))) < NUM_CHUNKS, "the kill was meant to hit the middle"
+        if job.wait():
+            run(scenes(out), RAY_ADDRESS=cluster.address)
+    finally:
+        cluster.shutdown()
+    assert shard_bytes(out) == whole
+
+
+def test_a_second_build_into_the_same_folder_refuses(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        wait_for_chunks(out, "ingest/*/rows-*.parquet", 1, job)
+        assert f"error: out={out}: another job is writing there" in run(scenes(out), expect=2)
+    finally:
+        os.killpg(job.pid, signal.SIGKILL)
+        job.wait()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 3 MB of our own."""
+    place = tmp_path / "small"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "svco-small", place], capture_output=True, check=False).returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_build_goes_on_elsewhere(small_disk: Path, tmp_path: Path) -> None:
+    output = run([*scenes(tmp_path / "out"), f"work={small_disk / 'work'}"], expect=2)
+    assert "the disk is full; free some space" in output and "Traceback" not in output
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert result["status"] == "failed" and "the disk is full" in result["error"]
+    assert not (tmp_path / "out/manifest.json").exists()
+    assert not [path for path in small_disk.rglob("*") if path.name.startswith(".rows")], "half a file was left"
+
+
+@pytest.fixture
+def bucket() -> Iterator[dict[str, str]]:
+    """An S3 server of our own on a free port, with an empty bucket `mvc`; yields the environment that reaches it."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    client = boto3.client(
+        "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], aws_access_key_id="test", aws_secret_access_key="test", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="mvc")
+    yield environment
+    server.stop()
+
+
+def test_input_and_output_lie_on_s3(bucket: dict[str, str], manifest: Callable[..., Path], tmp_path: Path) -> None:
+    import fsspec
+
+    escape = {"image_a": "../secret.jpg", "image_b": "images/0-0.jpg", "caption_a": "a", "caption_b": "b", "id": "escape"}
+    path = manifest(4, [json.dumps(escape), json.dumps({**escape, "image_a": "images/none.jpg", "id": "none"})])
+    options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": bucket["AWS_ENDPOINT_URL"]}}
+    storage = fsspec.filesystem("s3", **options)
+    storage.put(str(path.parent), "mvc/in", recursive=True)
+    environment = {**bucket, "SVCO_CACHE": str(tmp_path / "cache")}
+    build = command("sources.0.path=s3://mvc/in/pairs.jsonl", "out=s3://mvc/out", "validation.fraction=0.3", recipe="mvc_pairs")
+    run(build, **environment)
+    published = json.loads(storage.cat_file("mvc/out/manifest.json"))
+    assert published["rows"]["dropped_by_reason"] == {"image_a_file_missing": 1, "image_a_outside_root": 1}
+    assert published["rows"]["kept"] == 16
+    storage.get("mvc/out", str(tmp_path / "got"), recursive=True)
+    run(command(f"sources.0.path={path}", f"out={tmp_path / 'local'}", "validation.fraction=0.3", recipe="mvc_pairs"))
+    assert shard_bytes(tmp_path / "got") == shard_bytes(tmp_path / "local")
+    assert "nothing to do" in run(build, **environment)
+    run([*build, "selection.max_caption_chars=1"], **environment)
+    storage.invalidate_cache()
+    assert not storage.glob("mvc/out/data/*.parquet"), "stale shards were left"
+
+
+def test_what_cannot_be_written_or_read_is_one_line_before_any_work(manifest: Callable[..., Path], tmp_path: Path) -> None:
+    path = manifest(1)
+    (tmp_path / "file").write_text("in the way")
+    for options, message in (
+        ([f"out={tmp_path / 'file' / 'out'}"], "cannot be written"),
+        ([f"out={tmp_path / 'out'}", "selection.pixels_image_cos.min=2", "selection.pixels_image_cos.max=1"], "above"),
+        ([f"out={tmp_path / 'out'}", "selektion.pixels_image_cos.min=0"], "did you mean 'selection'"),
+        ([f"out={tmp_path / 'out'}", "encoders.pixels.enabled=false"], "every encoder is off"),
+        ([f"out={tmp_path / 'out'}", "encoders.clip={model: hf-hub:nobody/nothing-like-this}"], "encoders.clip"),
+    ):
+        output = run(command(f"sources.0.path={path}", *options, recipe="mvc_pairs"), expect=2, HF_HUB_OFFLINE="1")
+        assert message in output and "Traceback" not in output
+        assert "starting Ray" not in output, message
