@@ -90,6 +90,14 @@ class Root:
             return path.is_relative_to(self._local) and path.is_file()
         return False
 
+    def names(self, ending: str) -> list[str]:
+        """The files directly inside the root whose names end so, sorted."""
+        if self._is_remote:
+            found = [posixpath.basename(str(path)) for path in self._filesystem.ls(self._prefix, detail=False)]
+        else:
+            found = [path.name for path in self._local.iterdir()] if self._local.is_dir() else []
+        return sorted(name for name in found if name.endswith(ending))
+
     def look(self, name: str) -> list[object]:
         """What changes when the file changes, without reading it: size and time, or just the name where it is not there."""
         try:

@@ -4,7 +4,6 @@ import json
 import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -23,7 +22,8 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 class FinecopsRefSection(Section):
     """The folder into which GQA's images and FineCops-Ref's annotations and negative images were unpacked.
 
-    `annotations` are files inside `path`, native or COCO-style, of positives and negatives together or apart.
+    `annotations` are files inside `path`, native or COCO-style, of positives and negatives together or apart (default:
+    the JSON files there, those with "test" in their names if there are such, and of these those with "coco").
     `images` and `neg_images` are folders (default: of those names inside `path`). Only the test split has negative
     images: what is trained on them must not be evaluated on FineCops-Ref.
     """
@@ -34,9 +34,7 @@ class FinecopsRefSection(Section):
     path: str
     images: str | None = None
     neg_images: str | None = None
-    annotations: tuple[str, ...] = Field(
-        default=("test_expression_pos_coco_format.json", "test_expression_neg_coco_format.json"), min_length=1
-    )
+    annotations: tuple[str, ...] | None = Field(default=None, min_length=1)
     name: str = "finecops_ref"
     license: str = ""
     exclude_types: tuple[str, ...] = ()
@@ -63,7 +61,8 @@ class FinecopsRefSource:
         self._positives: dict[str, Any] = {}
         self._ambiguous: set[str] = set()
         self._negatives: list[_Negative] = []
-        for file in section.annotations:
+        self._files = section.annotations or _annotation_files(section.path)
+        for file in self._files:
             self._sort(file)
         self._check_negatives()
 
@@ -71,7 +70,7 @@ class FinecopsRefSource:
         """Takes the positives and the image negatives out of one file."""
         folder = self._section.path
         if not Root(folder).exists(file):
-            present = ", ".join(sorted(path.name for path in Path(folder).glob("*.json"))) or "none"
+            present = ", ".join(Root(folder).names(".json")) or "none"
             raise RecipeError(
                 f"sources (finecops_ref): expected annotations {file!r} in {folder!r}, found none; JSON files there: {present}; "
                 "name those of the test split with annotations=[..]"
@@ -93,7 +92,7 @@ class FinecopsRefSource:
                 self._negatives.append(_Negative(source_id, record))
 
     def _check_negatives(self) -> None:
-        files = ", ".join(self._section.annotations)
+        files = ", ".join(self._files)
         if not self._negatives:
             raise RecipeError(
                 f"sources (finecops_ref): expected records with negative_cate 'image' in {files} of {self._section.path!r}, found none; "
@@ -171,6 +170,22 @@ class FinecopsRefSource:
             return [], []
         positive = self._positives.get(str(record.get("positive_id")), {})
         return _places(self._images, positive.get("image_id")), _places(self._neg_images, record.get("image_id"))
+
+
+def _annotation_files(folder: str) -> tuple[str, ...]:
+    """The annotation files to read where the recipe names none.
+
+    The same negatives come in two forms, and ids of several splits collide: so only one split and one form is read.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    names = Root(folder).names(".json")
+    for word in ("test", "coco"):
+        names = [name for name in names if word in name] or names
+    if not names:
+        raise RecipeError(f"sources (finecops_ref): expected annotation files (*.json) in {folder!r}, found none; unpack them there")
+    return tuple(names)
 
 
 def native_records(path: str, value: Any) -> list[Any]:

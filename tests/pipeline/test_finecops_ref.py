@@ -235,3 +235,16 @@ def test_a_folder_behind_a_uri_gives_the_same_rows(folder: Path) -> None:
         assert _read("memory://finecops") == _read(folder)
     finally:
         remote.rm("/finecops", recursive=True)
+
+
+def test_without_named_files_those_of_the_test_split_are_found(folder: Path) -> None:
+    for name in COCO:
+        (folder / name).rename(folder / f"finecops_{name}")
+    (folder / "train_expression_coco_format.json").write_text("{}")
+    rows = _read(folder)
+    assert [row.source_id.split("/")[0] for row in rows] == ["finecops_test_expression_neg_coco_format"] * len(rows)
+    assert _reasons(rows) == [""] * 12
+    for path in folder.glob("*.json"):
+        path.unlink()
+    with pytest.raises(RecipeError, match="expected annotation files"):
+        _open(folder)

@@ -35,31 +35,30 @@ def decoded(data):
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
-def photograph(seed, size=192):
-    """What a photograph looks like to the audit: a spectrum that falls with frequency, sharp shapes, sensor noise."""
+def photograph(seed, size=128):
+    """What a photograph looks like to the audit: a spectrum that falls with frequency, sharp shapes, noise, and dull colours."""
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1
-    channels = [np.fft.irfft2(np.fft.rfft2(rng.normal(size=(size, size))) / frequency ** rng.uniform(1, 1.4)) for _ in range(3)]
-    field = np.stack(channels, axis=-1)
+    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(size, size))) / frequency ** rng.uniform(1, 1.4))
     field = 128 + rng.uniform(25, 55) * (field - field.mean()) / field.std()
-    image = Image.fromarray(field.clip(0, 255).astype(np.uint8))
+    image = Image.fromarray((field[..., None] + rng.uniform(-30, 30, 3)).clip(0, 255).astype(np.uint8))
     for _ in range(rng.integers(1, 6)):
         x, y, w, h = rng.integers(0, size, 2).tolist() + rng.integers(10, size // 2, 2).tolist()
         ImageDraw.Draw(image).ellipse((x, y, x + w, y + h), fill=tuple(rng.integers(0, 256, 3).tolist()))
-    pixels = np.asarray(image, dtype=float) + rng.normal(scale=rng.uniform(1, 5), size=(size, size, 3))
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+    noise = rng.normal(scale=rng.uniform(1, 5), size=(size, size, 1))  # in brightness: cameras smooth that in colour away
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
 
 
 @cache
 def photographs():
-    return [photograph(seed) for seed in range(60)]
+    return [photograph(seed) for seed in range(50)]
 
 
 def crops(folder):
     """Photographs of things, shrunk so that the traces of their own compression are gone."""
-    paths = sorted((folder / "objects" / "images").glob("*/*.jpg"))[::2]
-    return [Image.open(path).convert("RGB").resize((330, 330), Image.Resampling.LANCZOS).crop((40, 40, 280, 290)) for path in paths]
+    paths = sorted((folder / "objects" / "images").glob("*/*.jpg"))[::3]
+    return [Image.open(path).convert("RGB").resize((330, 330), Image.Resampling.LANCZOS).crop((60, 60, 260, 240)) for path in paths]
 
 
 def resaved(originals, quality):
@@ -127,8 +126,8 @@ def test_what_is_known_of_other_pairs_of_a_group_does_not_help():
     features_a, features_b = blank(240), blank(240)
     side = rng.choice([-1, 1], 40)[groups]
     features_a[:, 0] = features_b[:, 0] = rng.normal(size=40)[groups]
-    features_a[:, 1], features_b[:, 1] = -side, side + rng.normal(scale=0.1, size=240)
-    assert audit(features_a, features_b, np.arange(240), seed=0).auc > 0.9  # as if every pair were its own group
+    features_a[:, 1], features_b[:, 1] = -side + rng.normal(scale=0.1, size=240), side + rng.normal(scale=0.1, size=240)
+    assert audit(features_a, features_b, np.arange(240), seed=0).auc > 0.8  # as if every pair were its own group
     assert audit(features_a, features_b, groups, seed=0).auc < 0.6
 
 
