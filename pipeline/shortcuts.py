@@ -4,9 +4,9 @@ If format, compression, size, noise or blur give a side away, a model trained on
 the pairs show. Features of images (`image_facts`) go in, one result per source and operation comes out.
 """
 
-# Shapes: N pairs, S sampled pairs, M distinct images of one side or both, D features, B draws of the bootstrap.
+# Shapes: N pairs, S sampled pairs, M distinct images of one side or both, D features.
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -179,9 +179,7 @@ def audit(features_a_ND: FloatArray, features_b_ND: FloatArray, groups_N: npt.ND
     distinct = np.sort(np.unique(np.column_stack([features, is_b, group]), axis=0, return_index=True)[1])
     features, is_b, group = features[distinct], is_b[distinct], group[distinct]
     scores = _out_of_fold_scores(features, is_b, group, seed)
-    num_groups = int(group.max()) + 1
-    draws = np.random.default_rng(seed).multinomial(num_groups, np.full(num_groups, 1 / num_groups), NUM_DRAWS)
-    low, high = np.quantile(weighted_aucs(scores, is_b, draws[:, group]), [0.025, 0.975])
+    low, high = np.quantile(weighted_aucs(scores, is_b, _bootstrap_weights(group, seed)), [0.025, 0.975])
     alone = [(name, _auc(features[:, column], is_b)) for column, name in enumerate(FEATURES)]
     clues = sorted(alone, key=lambda clue: -abs(clue[1] - 0.5))[:NUM_CLUES]
     auc, auc_low, auc_high = (round(float(value), 4) for value in (_auc(scores, is_b), low, high))
@@ -199,26 +197,32 @@ def _out_of_fold_scores(features_MD: FloatArray, is_b_M: Mask, group_M: IntArray
     with threadpool_limits(1):
         for train, test in folds.split(features_MD, is_b_M, group_M):
             # Few and small trees: the most sensitive of what was tried, down to 40 pairs, and the fastest.
-            trees = HistGradientBoostingClassifier(
-                max_iter=40, max_leaf_nodes=8, min_samples_leaf=5, class_weight="balanced", early_stopping=False
-            )
+            trees = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, min_samples_leaf=5, early_stopping=False)
             scores[test] = trees.fit(features_MD[train], is_b_M[train]).predict_proba(features_MD[test])[:, 1]
     return scores
 
 
+def _bootstrap_weights(group_M: IntArray, seed: int) -> Iterator[FloatArray]:
+    """How often each image's group is drawn, [M], for each draw of as many groups as there are."""
+    num_groups = int(group_M.max()) + 1
+    rng = np.random.default_rng(seed)
+    for _ in range(NUM_DRAWS):
+        yield np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)[group_M].astype(np.float64)
+
+
 def _auc(scores_M: FloatArray, is_b_M: Mask) -> float:
-    return float(weighted_aucs(scores_M, is_b_M, np.ones((1, len(is_b_M)), dtype=np.int64))[0])
+    return weighted_aucs(scores_M, is_b_M, [np.ones(len(scores_M))])[0]
 
 
-def weighted_aucs(scores_M: FloatArray, is_b_M: Mask, weights_BM: IntArray) -> FloatArray:
-    """The probability that an image of side b scores above one of side a, ties counting half, for each row of weights, [B]."""
-    order = np.argsort(scores_M, kind="stable")
-    starts = np.flatnonzero(np.diff(scores_M[order], prepend=-np.inf))  # equal scores stand together
-    weights, b = weights_BM[:, order], is_b_M[order]
-    num_a, num_b = (np.add.reduceat(weights * side, starts, axis=1) for side in (~b, b))
-    below = np.cumsum(num_a, axis=1) - num_a
-    wins = (num_b * (below + num_a / 2)).sum(axis=1)
-    return np.asarray(wins / (num_a.sum(axis=1) * num_b.sum(axis=1)), dtype=np.float64)
+def weighted_aucs(scores_M: FloatArray, is_b_M: Mask, weights_M: Iterable[FloatArray]) -> list[float]:
+    """The probability that an image of side b scores above one of side a, ties counting half, under each of several weightings."""
+    values, place = np.unique(scores_M, return_inverse=True)
+    aucs = []
+    for weights in weights_M:
+        num_a, num_b = (np.bincount(place, weights * side, len(values)) for side in (~is_b_M, is_b_M))
+        below = np.cumsum(num_a) - num_a
+        aucs.append(float(num_b @ (below + num_a / 2) / (num_a.sum() * num_b.sum())))
+    return aucs
 
 
 def audit_html(results: Sequence[AuditResult]) -> str:

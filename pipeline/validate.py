@@ -144,3 +144,7 @@ def _counted(number: int, what: str) -> str:
 def main() -> None:
     """The entry point."""
     run_command(run)
+
+
+if __name__ == "__main__":
+    main()

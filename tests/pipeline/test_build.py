@@ -84,7 +84,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(manifest: Callable[...
 
 
 def test_a_gpu_that_is_not_there_is_not_waited_for(manifest: Callable[..., Path], tmp_path: Path) -> None:
-    clip = "encoders.clip={model: ViT-B-32, pretrained: openai, device: cuda}"
+    clip = "encoders.clip={model: 'builtin:scenes-clip', device: cuda}"
     assert "Ray sees no GPU here" in _build(f"sources.0.path={manifest(1)}", f"out={tmp_path / 'out'}", clip, expect=2)
 
 
