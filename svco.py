@@ -11,6 +11,7 @@ VERBS = {
     "sweep": ("pipeline.sweep", "show how many pairs other thresholds would keep"),
     "report": ("pipeline.report", "make the page of an MVC folder again"),
     "validate": ("pipeline.validate", "check an MVC folder against schema and manifest"),
+    "publish": ("pipeline.publish", "push an MVC folder or a finetuned model to the Hugging Face Hub"),
     "export": ("pipeline.export", "write an MVC folder in another format"),
     "train": ("training.train_svco", "finetune a vision-language model on an MVC data set"),
     "eval": ("eval.run_eval", "measure whether a model looks at the image"),

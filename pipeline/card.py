@@ -32,6 +32,7 @@ left = load_dataset("PATH_OR_HUB_ID", "rejects", split="train")    # what was dr
 With the S-VCO toolkit, on a copy of this folder:
 
 ```bash
+hf download PATH_OR_HUB_ID --repo-type dataset --local-dir DIR    # from the Hub
 svco validate DIR    # is every file what the manifest says?
 svco train --recipe recipes/svco_tiny.yaml model=YOUR_LLAVA data=DIR out=OUT
 svco eval --recipe recipes/eval_contrast.yaml model=OUT data=DIR out=EVAL
@@ -51,7 +52,7 @@ _COLUMNS = """| column | what it holds |
 | `license` | as the source states it |
 | `image_a_sha256`, `image_b_sha256` | of the encoded bytes |
 | `meta` | what else the source tells, as JSON |"""
-_CITATION = """```bibtex
+CITATION = """```bibtex
 @inproceedings{wu2025svco,
   title     = {Symmetrical Visual Contrastive Optimization: Aligning Vision-Language Models with Minimal Contrastive Images},
   author    = {Wu, Shengguang and Sun, Fan-Yun and Wen, Kaiyue and Haber, Nick},
@@ -62,19 +63,24 @@ _CITATION = """```bibtex
 ```"""
 
 
-def render_card(manifest: Manifest) -> str:
-    """The card's text: header, what it is, counts, how it was made, limits, licences, citation."""
+def render_card(manifest: Manifest, *, repo: str = "", exceptions: Mapping[str, int] | None = None) -> str:
+    """The card's text: header, what it is, counts, how it was made, limits, licences, citation.
+
+    Args:
+        repo: ORG/NAME on the Hub, where it is published.
+        exceptions: Licences (and numbers of pairs) that are published because the publisher answers for them.
+    """
     parts = ["---\n" + yaml.safe_dump(_header(manifest), sort_keys=False, allow_unicode=True).rstrip() + "\n---"]
     parts += [f"# {_plain(manifest['name'])}", _WHAT]
     sections = {
-        "How to use it": [_USE],
+        "How to use it": [_USE.replace("PATH_OR_HUB_ID", repo or "PATH_OR_HUB_ID")],
         "What is in it": list(_counts(manifest["rows"])),
         "Columns": [_COLUMNS],
         "How it was made": list(_construction(manifest)),
         "Shortcut audit": list(_audit(manifest.get("audit") or [])),
         "Known limits": ["\n".join(f"- {limit}" for limit in _limits(manifest))],
-        "Licences": list(_licences(manifest.get("licenses") or {})),
-        "Citation": ["Cite the method, and the sources below as their authors ask.", _CITATION, _sources(manifest["recipe"])],
+        "Licences": list(_licences(manifest.get("licenses") or {}, exceptions or {})),
+        "Citation": ["Cite the method, and the sources below as their authors ask.", CITATION, _sources(manifest["recipe"])],
     }
     for heading, body in sections.items():
         parts += [f"## {heading}", *body] if body else []
@@ -200,9 +206,12 @@ def _limits(manifest: Manifest) -> Iterator[str]:
     yield from (_literal(warning) for warning in manifest.get("warnings") or [] if not str(warning).startswith("shortcut audit"))
 
 
-def _licences(licenses: Mapping[str, int]) -> Iterator[str]:
+def _licences(licenses: Mapping[str, int], exceptions: Mapping[str, int]) -> Iterator[str]:
     yield "Each pair keeps the terms of its source; check that they allow what you plan."
     yield _table(["licence", "kept pairs"], [[name or "(not stated)", number] for name, number in licenses.items()]) if licenses else ""
+    if exceptions:
+        yield "Of these terms it is not known that they let anybody pass images on. Who published this data set states to have that right."
+        yield _table(["licence", "pairs, dropped ones included"], exceptions.items())
 
 
 def _sources(recipe: Mapping[str, Any]) -> str:

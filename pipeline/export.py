@@ -1,10 +1,11 @@
 """`svco export`: an MVC folder in the format that another trainer reads, one function per format."""
 
 import contextlib
+import itertools
 import json
 import posixpath
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -16,7 +17,7 @@ import typer
 from pipeline.job import run_command
 from pipeline.progress import Progress, say
 from pipeline.recipe import absolute_path
-from pipeline.schema import MvcError, read_manifest, sha256_hex, shard_paths
+from pipeline.schema import IMAGE, MvcError, read_manifest, sha256_hex, shard_paths
 from pipeline.sources.mvc_json import default_root
 from pipeline.store import StoreError, only_one, write_atomically, write_text
 
@@ -28,6 +29,9 @@ COLUMNS = (
     "pair_id", "source", "category", "operation", "group", "license", "question", "answer_a", "answer_b", "image_a", "image_b", "meta",
 )  # fmt: skip
 
+# What a record of any format keeps of its pair.
+STATED = ("pair_id", "source", "category", "operation", "group", "license")
+
 Row = dict[str, Any]
 
 
@@ -35,6 +39,7 @@ class Format(StrEnum):
     """What an MVC folder can be written as."""
 
     MVC_JSON = "mvc_json"
+    TRL = "trl"
 
 
 class Split(StrEnum):
@@ -59,7 +64,12 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
     with only_one(out, "out"), Progress("export", num_rows, "pairs") as progress:
         write_text(out / MARKER, f"{to}\n")
         try:
-            _WRITERS[to](_read_rows(folder, split, progress), out)
+            rows = _read_rows(folder, split, progress)
+            match to:
+                case Format.MVC_JSON:
+                    write_mvc_json(rows, out)
+                case Format.TRL:
+                    write_trl(rows, out / f"{split}.parquet")
         except OSError as error:
             raise StoreError(
                 f"out={out}: cannot be written ({error.strerror or error}); choose another folder or free some space"
@@ -131,7 +141,7 @@ def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
             "instruction_prompt": row["question"],
             "chosen_response": row["answer_a"],
             "rejected_response": row["answer_b"],
-            **{key: row[key] for key in ("pair_id", "source", "category", "operation", "group", "license")},
+            **{key: row[key] for key in STATED},
         }
 
     def write(file: BinaryIO) -> None:
@@ -143,19 +153,71 @@ def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
     write_atomically(listed, write)
 
 
-_WRITERS: dict[Format, Callable[[Iterator[Row], Path], None]] = {Format.MVC_JSON: write_mvc_json}
+def write_trl(rows: Iterator[Row], path: Path) -> None:
+    """TRL's vision preference rows as `<split>.parquet`: what its DPOTrainer takes from `load_dataset(out)`.
+
+    TRL has one list of images per row, shared by both responses, so a pair becomes two preferences between texts:
+
+        images [image_a]   prompt question   chosen answer_a   rejected answer_b
+        images [image_b]   prompt question   chosen answer_b   rejected answer_a
+
+    Lost is what S-VCO adds to such preferences. No image is set against the other one under the same text, and the
+    condition without an image, against which attend and reject are measured, is nowhere. The trainer shuffles the two
+    rows of a pair apart; `pair_id` and `side`, which it does not read, still tell.
+    """
+    for stale in path.parent.glob("*.parquet"):
+        stale.unlink()
+    schema = _trl_schema()
+
+    def write(file: BinaryIO) -> None:
+        with pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True) as writer:
+            while batch := list(itertools.islice(rows, BATCH_ROWS)):
+                preferences = [_preference(row, side, other) for row in batch for side, other in ("ab", "ba")]
+                writer.write_table(pa.Table.from_pylist(preferences, schema=schema))
+
+    write_atomically(path, write)
+
+
+def _preference(row: Row, side: str, other: str) -> Row:
+    """The row in which this side's image is shown, and its answer preferred to the other's."""
+    data = _image_bytes(row, side)
+    prompt = [("system", _system_prompt(row["meta"])), ("user", row["question"])]
+    return {
+        "images": [{"bytes": data, "path": None}],
+        "prompt": [{"role": role, "content": text} for role, text in prompt if text],
+        "chosen": [{"role": "assistant", "content": row[f"answer_{side}"]}],
+        "rejected": [{"role": "assistant", "content": row[f"answer_{other}"]}],
+        "side": side,
+        **{key: row[key] for key in STATED},
+    }
+
+
+def _trl_schema() -> pa.Schema:
+    """The columns, with the metadata by which `load_dataset` decodes the images."""
+    text: Row = {"dtype": "string", "_type": "Value"}
+    message = pa.struct([("role", pa.string()), ("content", pa.string())]), {"role": text, "content": text}
+    columns = [("images", pa.list_(IMAGE), {"feature": {"_type": "Image"}, "_type": "List"})]
+    columns += [(name, pa.list_(message[0]), {"feature": message[1], "_type": "List"}) for name in ("prompt", "chosen", "rejected")]
+    columns += [(name, pa.string(), text) for name in ("side", *STATED)]
+    features = {name: feature for name, _, feature in columns}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([pa.field(name, kind) for name, kind, _ in columns], metadata=metadata)
 
 
 def _write_image(row: Row, side: str, folder: Path) -> str:
     """Writes one image under its content's name unless it is there already; returns the name."""
-    data = (row[f"image_{side}"] or {}).get("bytes") or b""
-    ending = image_ending(data)
-    if not ending:
-        raise MvcError(f"pair {row['pair_id']}: image_{side} is no image that we know; the shard is damaged, build the folder again")
-    name = f"{sha256_hex(data)}.{ending}"
+    data = _image_bytes(row, side)
+    name = f"{sha256_hex(data)}.{image_ending(data)}"
     if not (folder / name).exists():
         (folder / name).write_bytes(data)
     return name
+
+
+def _image_bytes(row: Row, side: str) -> bytes:
+    data: bytes = (row[f"image_{side}"] or {}).get("bytes") or b""
+    if not image_ending(data):
+        raise MvcError(f"pair {row['pair_id']}: image_{side} is no image that we know; the shard is damaged, build the folder again")
+    return data
 
 
 def image_ending(data: bytes) -> str:

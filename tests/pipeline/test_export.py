@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,6 +136,79 @@ def test_an_empty_split_and_a_folder_that_is_no_mvc_are_named(mvc: Path, tmp_pat
     with pytest.raises(MvcError, match="manifest.json"):
         export(tmp_path, Format.MVC_JSON, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_pair_becomes_two_preferences_between_texts_under_one_image_each(mvc: Path, tmp_path: Path) -> None:
+    _change(mvc, lambda rows: rows[0].update(meta=json.dumps({"system_prompt": "Be brief."})))
+    assert export(mvc, Format.TRL, tmp_path / "out", Split.VALIDATION) == 5
+    rows = pq.read_table(tmp_path / "out/validation.parquet").to_pylist()
+    pairs = read_mvc(mvc, "validation").to_pylist()
+    assert len(rows) == 10
+    for number, (pair, row) in enumerate(zip([pair for pair in pairs for _ in "ab"], rows, strict=True)):
+        side, other = "ab" if number % 2 == 0 else "ba"
+        assert row["images"] == [{"bytes": pair[f"image_{side}"]["bytes"], "path": None}]
+        assert row["prompt"][-1] == {"role": "user", "content": pair["question"]}
+        assert row["chosen"] == [{"role": "assistant", "content": pair[f"answer_{side}"]}]
+        assert row["rejected"] == [{"role": "assistant", "content": pair[f"answer_{other}"]}]
+        assert (row["side"], row["pair_id"], row["license"]) == (side, pair["pair_id"], pair["license"])
+    assert [row["prompt"][0]["role"] for row in rows] == ["system"] * 2 + ["user"] * 8
+
+
+def test_another_split_replaces_the_first_in_a_folder_for_trl(mvc: Path, tmp_path: Path) -> None:
+    for split in Split:
+        export(mvc, Format.TRL, tmp_path / "out", split)
+    assert [path.name for path in (tmp_path / "out").glob("*.parquet")] == ["validation.parquet"]
+    with pytest.raises(MvcError, match="image_b"):
+        _change(mvc, lambda rows: rows[3].update(image_b=None))
+        export(mvc, Format.TRL, tmp_path / "out", Split.VALIDATION)
+    assert not list((tmp_path / "out").glob("*.parquet"))
+
+
+@pytest.mark.slow
+def test_trl_itself_makes_batches_of_what_load_dataset_reads(mvc: Path, tmp_path: Path) -> None:
+    pytest.importorskip("trl")
+    from datasets import load_dataset
+    from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
+
+    export(mvc, Format.TRL, tmp_path / "out", Split.VALIDATION)
+    rows = load_dataset(str(tmp_path / "out"), split="validation", cache_dir=str(tmp_path / "cache"))
+    processor = _small_processor(sorted({word for row in rows for word in _words(row)}))
+    batch = DataCollatorForVisionPreference(processor)([rows[0], rows[1]])
+    assert batch["pixel_values"].shape == (4, 3, 28, 28)  # each row's image for its chosen and for its rejected response
+    texts = [
+        processor.tokenizer.decode(ids[mask.bool()]).removesuffix("<end>").split()
+        for ids, mask in zip(batch["input_ids"], batch["completion_mask"], strict=True)
+    ]
+    answers = [row[key][0]["content"] for key in ("chosen", "rejected") for row in (rows[0], rows[1])]
+    assert texts == [_split(answer) for answer in answers]
+    assert texts[0] == texts[3] != texts[1] == texts[2]
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"\w+|[^\w\s]+", text)
+
+
+def _words(row: dict[str, Any]) -> list[str]:
+    return [word for key in ("prompt", "chosen", "rejected") for message in row[key] for word in _split(message["content"])]
+
+
+def _small_processor(words: list[str]) -> Any:
+    """A LLaVA processor with one token per word and small images."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
+
+    special = ["<pad>", "<image>", "<end>", "user:", "assistant:"]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate([*special, *words])}, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<end>", additional_special_tokens=special[1:])
+    template = (
+        "{% for m in messages %}{{ m.role }}: "
+        "{% if m.content is string %}{{ m.content }}{% else %}{% for c in m.content %}"
+        "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %} {% endfor %}{% endif %}<end>{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    images = CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
+    return LlavaProcessor(images, fast, patch_size=14, vision_feature_select_strategy="full", chat_template=template)
 
 
 @pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
