@@ -7,13 +7,16 @@ shortcut audit over 149 pairs of photographs that differ in nothing but how they
 
     re-encoded as     q90 / q75   q95 / q75   q90 / q50   q90 / PNG of it   q90 / PNG never compressed
     (kept)               1.00        1.00        1.00          1.00              1.00
-    JPEG 95              0.96        0.98        0.99          0.70              0.85
-    JPEG 75              0.75        0.52        0.91          0.75              0.76
-    WebP 75              0.78        0.78        0.90          0.47              0.57
-    x 0.75, PNG          0.54        0.62        0.69          0.48              0.54
-    x 0.75, JPEG 90      0.51        0.57        0.57          0.50              0.51
-    x 0.75, JPEG 75      0.53        0.53        0.50          0.53              0.51
-    x 0.75, WebP 75      0.46        0.52        0.56          0.53              0.47
+    JPEG 95              0.97        0.99        0.99          0.73              0.85
+    JPEG 75              0.76        0.51        0.92          0.76              0.78
+    WebP 75              0.80        0.80        0.91          0.46              0.59
+    x 0.75, PNG          0.53        0.62        0.67          0.45              0.58
+    x 0.75, JPEG 90      0.51        0.57        0.55          0.49              0.50
+    x 0.75, JPEG 75      0.52        0.54        0.50          0.51              0.50
+    x 0.75, WebP 75      0.48        0.52        0.55          0.55              0.50
+
+Those of the last two rows all have 0.5 in their interval. WebP is the default because it also hid what JPEG did not on
+pictures of 200 px, and from a detector with 878 statistics of pixels and block frequencies (q90 / q75: 0.48 against 0.59).
 """
 
 import io
@@ -25,7 +28,7 @@ from pydantic import Field
 from pipeline.images import decode_rgb, encode_png
 from pipeline.recipe import Section
 
-VERSION = 1
+VERSION = 2
 
 
 class NormalizeSection(Section):
@@ -36,7 +39,7 @@ class NormalizeSection(Section):
     """
 
     mode: Literal["keep", "reencode"] = "keep"
-    format: Literal["jpeg", "png", "webp"] = "jpeg"
+    format: Literal["webp", "jpeg", "png"] = "webp"
     quality: int = Field(default=75, ge=1, le=100)
     scale: float = Field(default=0.75, gt=0.0, le=1.0)
     max_px: int | None = Field(default=None, ge=8)

@@ -52,12 +52,12 @@ def photograph(seed, size=128):
 
 @cache
 def photographs():
-    return [photograph(seed) for seed in range(50)]
+    return [photograph(seed) for seed in range(40)]
 
 
 def crops(folder):
     """Photographs of things, shrunk so that the traces of their own compression are gone."""
-    paths = sorted((folder / "objects" / "images").glob("*/*.jpg"))[::3]
+    paths = sorted((folder / "objects" / "images").glob("*/*.jpg"))[::4]
     return [Image.open(path).convert("RGB").resize((330, 330), Image.Resampling.LANCZOS).crop((60, 60, 260, 240)) for path in paths]
 
 
@@ -67,11 +67,11 @@ def resaved(originals, quality):
     return side_a, [encoded(decoded(data).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=quality) for data in side_a]
 
 
-def audited(side_a, side_b, normalize=KEEP, section=AuditSection()):
+def audited(side_a, side_b, normalize=KEEP):
     features = [np.array([shortcut_features(normalise_bytes(data, normalize)) for data in side]) for side in (side_a, side_b)]
     everyone = np.arange(len(side_a))
     names = np.full(len(side_a), "edits", dtype=object)
-    (result,) = audit_sources(names, names, everyone, everyone, *features, section)
+    (result,) = audit_sources(names, names, everyone, everyone, *features, AuditSection())
     return result
 
 
@@ -105,12 +105,6 @@ def test_a_png_against_a_jpeg_is_caught_by_its_format_and_cured():
     assert audited(side_a, side_b, REENCODE).verdict == "ok"
 
 
-def test_two_sides_with_equal_features_are_at_chance():
-    features = np.random.default_rng(0).normal(size=(30, len(FEATURES)))
-    found = audit(features, features, np.arange(30), seed=0)
-    assert (found.auc, found.auc_low, found.auc_high) == (0.5, 0.5, 0.5)
-
-
 def test_a_pair_that_is_repeated_in_its_group_counts_once():
     rng = np.random.default_rng(1)
     features_a, features_b = rng.normal(size=(2, 24, len(FEATURES)))
@@ -139,7 +133,7 @@ def test_weighted_aucs_are_those_of_scikit_learn_with_ties():
     np.testing.assert_allclose(weighted_aucs(scores, is_b, weights), expected)
 
 
-def test_each_source_and_operation_has_its_own_verdict():
+def test_each_source_and_operation_has_its_own_verdict_and_equal_features_are_at_chance():
     sources = np.array(["x"] * 60 + ["y"] * 39, dtype=object)
     operations = np.array(["inpaint"] * 20 + ["flip"] * 20 + ["captured"] * 20 + ["inpaint"] * 19 + ["flip"] * 20, dtype=object)
     groups = np.r_[np.arange(79), np.repeat(np.arange(100, 109), 3)[:20]]
@@ -156,6 +150,8 @@ def test_each_source_and_operation_has_its_own_verdict():
         ("y", "flip", 20, 20, "too_few"),  # nine groups
         ("y", "inpaint", 19, 19, "too_few"),
     ]
+    flip = results[1].separability
+    assert (flip.auc, flip.auc_low, flip.auc_high) == (0.5, 0.5, 0.5)
     assert results[2].separability.clues[0].feature == "noise"
     written = json.loads(json.dumps([one.as_json() for one in results]))
     assert written[2]["separability"]["clues"][0] == {"feature": "noise", "auc": 1.0}
