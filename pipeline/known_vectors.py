@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.store import read_table, write_table
+from pipeline.store import write_atomically
 
 Floats = NDArray[np.float32]
 
@@ -98,9 +98,9 @@ def _makers(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path, columns: list[str], rows: NDArray[np.int32] | None = None) -> pa.Table | None:
-    """Columns of a part, the given rows of them; None where it cannot be read, or not that far."""
+    """Columns of a part, the given rows of them; None where it cannot be read, or not that far, or a checksum is off."""
     try:
-        table = read_table(path, columns)
+        table = pq.read_table(path, columns=columns, memory_map=False, partitioning=None, page_checksum_verification=True)
         return table if rows is None else table.take(rows)
     except (OSError, pa.ArrowException, IndexError):
         return None
@@ -114,7 +114,8 @@ def write_vectors(path: Path, keys: Sequence[str], vectors: Mapping[str, Floats]
     }
     fields = [pa.field(name, array.type, metadata={_MADE_BY: fingerprints[name].encode()}) for name, array in arrays.items()]
     schema = pa.schema([pa.field("sha256", pa.string()), *fields])
-    write_table(path, pa.table([pa.array(keys, pa.string()), *arrays.values()], schema=schema))
+    table = pa.table([pa.array(keys, pa.string()), *arrays.values()], schema=schema)
+    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True))
 
 
 def matrix(column: pa.ChunkedArray) -> Floats:

@@ -26,7 +26,7 @@ from pipeline.job import run_command
 from pipeline.progress import Progress, say
 from pipeline.scene_facts import FACTS, NUM_COVERS, covers_of, truth_of, wordings
 from pipeline.sources.scenes import ScenesSection, draw_pair
-from pipeline.store import write_json
+from pipeline.store import write_atomically, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -116,13 +116,17 @@ class Lesson:
         logits_BF = self._model.logit_scale.exp().clamp(max=MAX_SCALE) * images_BD @ texts_FD.T + self._model.logit_bias
         holds_P2F, certain_P2F = scenes.holds_P2F[pairs].float(), scenes.certain_P2F[pairs]
         by_fact_BF = functional.binary_cross_entropy_with_logits(logits_BF, holds_P2F.flatten(0, 1), reduction="none")
-        # Along a fact that is true of one side only, the side of which it is true must be nearer.
+        # 1 where a fact holds of side a alone, -1 where of side b alone.
         toward_PF = (holds_P2F[:, 0] - holds_P2F[:, 1]) * certain_P2F.all(dim=1)
         logits_P2F = logits_BF.unflatten(0, (-1, 2))
-        by_contrast_PF = functional.softplus(-toward_PF * (logits_P2F[:, 0] - logits_P2F[:, 1])) * toward_PF.abs()
+        by_picture_PF = functional.softplus(-toward_PF * (logits_P2F[:, 0] - logits_P2F[:, 1])) * toward_PF.abs()
+        only_P2F = torch.stack([toward_PF, -toward_PF], dim=1).clamp(min=0)
+        only_P2F = only_P2F / only_P2F.sum(dim=2, keepdim=True)
+        nearer_P2 = (logits_P2F * (only_P2F - only_P2F.flip(1))).sum(dim=2)  # its own facts, less those of its other side
         return {
             "facts": (by_fact_BF * certain_P2F.flatten(0, 1)).sum(dim=1).mean() / 10,
-            "contrast": by_contrast_PF.sum() / toward_PF.abs().sum(),
+            "pictures": by_picture_PF.sum() / toward_PF.abs().sum(),
+            "texts": functional.softplus(-nearer_P2).mean(),
             "cells": 3 * self._cells(scenes.covers_P23GG[pairs].flatten(0, 1)),
         }
 
@@ -144,7 +148,7 @@ def train(folder: Path, scenes: Scenes, num_images: int, batch_pairs: int = 16, 
     """Trains a new model on `num_images` pictures (repeats counted) and writes it to `folder`; returns the loss of each step."""
     import open_clip
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     torch.manual_seed(seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -174,7 +178,8 @@ def train(folder: Path, scenes: Scenes, num_images: int, batch_pairs: int = 16, 
             progress.advance(2 * batch_pairs, **{name: f"{part.item():.3f}" for name, part in parts.items()})
     # Half precision halves the file, and open_clip reads it into single precision; the scores agree to 4 decimals.
     state = {name: value.half() if value.is_floating_point() else value for name, value in model.state_dict().items()}
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / "open_clip_model.safetensors")
+    data = save({name: value.contiguous() for name, value in state.items()})
+    write_atomically(folder / "open_clip_model.safetensors", lambda file: file.write(data))
     return losses
 
 

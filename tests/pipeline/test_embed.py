@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from pipeline.embed import embed_chunk, embed_images
@@ -121,13 +123,18 @@ def test_a_part_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
     assert again.num_texts < 32
 
 
-def test_a_part_damaged_behind_a_whole_footer_is_made_again(tmp_path: Path) -> None:
-    whole = _embed(tmp_path, "one", Counted(clip="c1"))
+@pytest.mark.parametrize("column", ["sha256", "clip"])
+def test_a_flipped_bit_is_noticed_and_the_part_made_again(column: str, tmp_path: Path) -> None:
+    whole = _embed(tmp_path, "one", Counted(clip="c1"), num_pairs=4)
     part = open_stage(tmp_path, "embed", "one").part("images", 0)
+    group = pq.ParquetFile(part).metadata.row_group(0)
+    place = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema.split(".")[0] == column)
     data = bytearray(part.read_bytes())
-    data[4 : len(data) // 2] = bytes(len(data) // 2 - 4)
+    data[(place.dictionary_page_offset or place.data_page_offset) + place.total_compressed_size - 5] ^= 1
     part.write_bytes(data)
-    assert _embed(tmp_path, "two", Counted(clip="c1")) == whole
+    again = Counted(clip="c1")
+    assert _embed(tmp_path, "two", again, num_pairs=4) == whole
+    assert again.num_images == 8
 
 
 def test_one_decode_feeds_all_encoders_in_batches_of_their_own_size(tmp_path: Path) -> None:
