@@ -10,6 +10,7 @@ VERBS = {
     "build": ("pipeline.build_mvc", "build an MVC data set from a recipe"),
     "sweep": ("pipeline.sweep", "show how many pairs other thresholds would keep"),
     "report": ("pipeline.report", "make the page of an MVC folder again"),
+    "rewrite-audit": ("pipeline.rewrite_audit", "make a page of rewrites for a person to judge"),
     "validate": ("pipeline.validate", "check an MVC folder against schema and manifest"),
     "publish": ("pipeline.publish", "push an MVC folder or a finetuned model to the Hugging Face Hub"),
     "export": ("pipeline.export", "write an MVC folder in another format"),
@@ -20,7 +21,7 @@ VERBS = {
 
 def usage() -> str:
     """The help text."""
-    lines = [f"  {verb:<10}{what}" for verb, (_, what) in VERBS.items()]
+    lines = [f"  {verb:<15}{what}" for verb, (_, what) in VERBS.items()]
     return "\n".join(["usage: svco VERB [--recipe FILE] [key=value ...]", "", *lines, "", "svco VERB --help tells what a verb takes."])
 
 

@@ -163,6 +163,7 @@ def run(
     recipe: Annotated[Path | None, typer.Option(help="The recipe; without one, recipes/mvc_demo.yaml.")] = None,
     print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Show what rewriting by a model would cost, and stop.")] = False,
 ) -> None:
     """Build an MVC folder from a recipe."""
     given = list(overrides or [])
@@ -179,6 +180,11 @@ def run(
     plan = plan_build(section)
     if dry_run:
         print_plan(plan)
+        return
+    if estimate:
+        from pipeline.rewrite.estimate import print_estimate
+
+        print_estimate(plan)
         return
     print_result(plan, build(plan))
 

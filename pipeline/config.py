@@ -1,13 +1,12 @@
 """The shape of a build recipe: what may stand in `recipes/mvc_*.yaml`."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from pipeline.encoders import EncodersSection
 from pipeline.link import LinkSection
 from pipeline.normalize import NormalizeSection
 from pipeline.recipe import Section
+from pipeline.rewrite.section import RewriteSection
 from pipeline.selection import SelectionSection
 from pipeline.shortcuts import AuditSection
 from pipeline.sources.catalog import SourceSection
@@ -24,12 +23,6 @@ class ValidationSection(Section):
     def wants_rows(self) -> bool:
         """Whether a validation split is asked for at all."""
         return self.num_pairs > 0 if self.num_pairs is not None else self.fraction > 0
-
-
-class RewriteSection(Section):
-    """Who writes question and answers. `template` makes them from the captions, offline."""
-
-    backend: Literal["template"] = "template"
 
 
 class WorkersSection(Section):

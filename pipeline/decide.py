@@ -3,7 +3,7 @@
 Scores and texts are worked on chunk by chunk; decisions are made on narrow columns of all rows at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipeline.ingest import CAPTION_FACTS
-from pipeline.rewrite import template
+from pipeline.rewrite.pair import Pair, Rewrite
 from pipeline.sampling import validation_rows
 from pipeline.schema import SCORE_COLUMNS
 from pipeline.selection import SelectionSection, drop_reasons
 from pipeline.similarity import caption_margin, cosine
 from pipeline.vectors import Vectors
 
-SCORE_VERSION = SELECT_VERSION = REWRITE_VERSION = 2
+SCORE_VERSION = SELECT_VERSION = 2
+REWRITE_VERSION = 3
 
 # What `select` reads of every row, besides scores and the linked group.
 FACTS = ("pair_id", "source", "category", "operation", *CAPTION_FACTS)
@@ -72,19 +73,30 @@ def select(columns: Mapping[str, NDArray[Any]], reasons: NDArray[np.object_], se
     return pa.table({"drop_reason": pa.array(reasons, pa.string()), "split": pa.array(splits, pa.string())})
 
 
-def rewrite_chunk(rows: pa.Table, scores: pa.Table, decisions: pa.Table) -> pa.Table:
-    """One chunk's rows as they are published, with question and answers; where no question is safe, with that as their reason."""
+def pairs_to_write(rows: pa.Table, decisions: pa.Table) -> list[Pair | None]:
+    """What a writer is given of each row of a chunk; None for those that were dropped."""
+    needed = rows.select(["caption_a", "caption_b", "category", "question"]).to_pylist()
+    reasons = decisions.column("drop_reason").to_pylist()
+    return [None if reason else Pair(**row) for row, reason in zip(needed, reasons, strict=True)]
+
+
+def rewrite_chunk(rows: pa.Table, scores: pa.Table, decisions: pa.Table, rewrites: Sequence[Rewrite | None]) -> pa.Table:
+    """One chunk's rows as they are published, with question and answers; where there are none, with the reason why.
+
+    Args:
+        rewrites: One per row; None for those that were dropped before.
+    """
     columns: dict[str, list[Any]] = {name: [] for name in _WRITTEN}
     reasons: list[str] = []
-    needed = rows.select(["caption_a", "caption_b", "category", "question"]).to_pylist()
-    for row, reason in zip(needed, decisions.column("drop_reason").to_pylist(), strict=True):
-        written = None if reason else template.write(row["caption_a"], row["caption_b"], row["category"], row["question"])
-        reasons.append(reason or ("" if written else "question_leaks_contrast"))
-        columns["question"].append(written.question if written else row["question"])
+    given = rows.column("question").to_pylist()
+    for question, reason, rewrite in zip(given, decisions.column("drop_reason").to_pylist(), rewrites, strict=True):
+        written = rewrite.written if rewrite else None
+        reasons.append(reason or (rewrite.drop_reason if rewrite else ""))
+        columns["question"].append(written.question if written else question)
         columns["answer_a"].append(written.answer_a if written else None)
         columns["answer_b"].append(written.answer_b if written else None)
-        columns["rewrite_status"].append("template" if written else None)
-        columns["rewrite_model"].append(None)
+        columns["rewrite_status"].append(rewrite.status if rewrite and written else None)
+        columns["rewrite_model"].append(rewrite.model if rewrite and written else None)
     table = rows.drop_columns(["question", "drop_reason"])
     for name, values in columns.items():
         table = table.append_column(name, pa.array(values, pa.string()))

@@ -38,6 +38,7 @@ def publish(job: Build) -> dict[str, Any]:
         "licenses": _licenses(rows),
         "links": {key: value for key, value in job.facts["link"].items() if key not in ("stage", "fingerprint")},
         "audit": job.facts["audit"]["results"],
+        **({"rewrite": job.facts["rewrite"]["rewrite"]} if "rewrite" in job.facts["rewrite"] else {}),
         "files": files,
     }
     manifest["warnings"] = _warnings(manifest)

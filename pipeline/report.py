@@ -14,6 +14,7 @@ from pipeline.job import run_command
 from pipeline.page import PageSection, bar, html_table, paragraph, render_page, text, tiles
 from pipeline.progress import say
 from pipeline.report_pairs import dropped_sheets, kept_sheet
+from pipeline.report_rewrite import rewrite_html
 from pipeline.report_rows import Rows, read_rows
 from pipeline.report_scores import scores_html, thresholds_html
 from pipeline.schema import SPLITS, read_manifest
@@ -51,6 +52,8 @@ def _sections(rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any]
     yield "Kept pairs", kept_sheet(rows, shown.get("num_kept_shown", NUM_KEPT_SHOWN))
     if not rows.kept.all():
         yield "Dropped pairs", dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN))
+    if manifest.get("rewrite"):
+        yield "Rewriting", rewrite_html(manifest["rewrite"])
     if manifest.get("audit"):
         yield "Shortcut audit", _audit_html(manifest["audit"])
     if manifest.get("links"):
@@ -169,3 +172,7 @@ def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An MVC folde
 def main() -> None:
     """The entry point."""
     run_command(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,7 +12,7 @@ from pipeline.encoders import encoder_fingerprints
 from pipeline.ingest import Chunk, plan_chunks
 from pipeline.recipe import RecipeError, absolute_path, fingerprint
 from pipeline.remote import local_folder
-from pipeline.rewrite import template
+from pipeline.rewrite import llm, template
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.selection import check_bounds
 from pipeline.sources.catalog import open_source
@@ -109,7 +109,7 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
         "embed": [embed.VERSION, encoder_fingerprints(section.encoders)],
         "score": [decide.SCORE_VERSION],
         "select": [decide.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
-        "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.model_dump(mode="json")],
+        "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.content(), *_writer_version(section)],
         "audit": [shortcuts.VERSION, section.audit.model_dump(mode="json")],
         "finalise": [shards.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
     }
@@ -120,6 +120,10 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
     return named
 
 
+def _writer_version(section: BuildSection) -> list[Any]:
+    return llm.version() if section.rewrite.backend == "openai" else []
+
+
 def published_recipe(section: BuildSection) -> dict[str, Any]:
     """The recipe as the manifest shows it: everything that decides the content, and no path of the machine that built it."""
     shown = section.model_dump(mode="json", exclude={"out", "work"})
@@ -127,6 +131,10 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
         for name in source.PATHS:
             fields[name] = posixpath.basename(str(fields[name])) if fields[name] else None
     shown["links"]["benchmarks"] = [posixpath.basename(place) if Path(place).exists() else place for place in section.links.benchmarks]
+    endpoint = shown["rewrite"]["endpoint"]
+    if endpoint is not None:  # where a server stands and where its replies are kept is nobody else's business
+        endpoint |= {"base_url": None, "cache": None}
+        endpoint["model"] = Path(endpoint["model"]).name if Path(endpoint["model"]).exists() else endpoint["model"]
     for name in ("clip", "dinov2"):
         if shown["encoders"][name] is not None:
             described = shown["encoders"][name]

@@ -7,13 +7,15 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from pipeline.decide import FACTS, rewrite_chunk, score_chunk, select
+from pipeline.decide import FACTS, pairs_to_write, rewrite_chunk, score_chunk, select
 from pipeline.embed import EmbedChunks
 from pipeline.ingest import ingest_chunk, read_facts
 from pipeline.library import ImageLibrary, write_index
 from pipeline.link import COLUMNS, find_links, links_table
 from pipeline.progress import Progress
 from pipeline.recipe import UserError
+from pipeline.rewrite.pair import by_template
+from pipeline.rewrite.stage import ask_model, rewrite_facts
 from pipeline.schema import SCORE_COLUMNS
 from pipeline.shards import DecidedRows
 from pipeline.shortcuts import audit_features, audit_sources, features_of, sample_for_audit
@@ -150,14 +152,21 @@ class Build:
         ingest, score, select_, chunks = self.stages["ingest"], self.stages["score"], self.stages["select"], self.plan.chunks
         starts = np.cumsum([0, *(chunk.stop - chunk.start for chunk in chunks)])
 
-        def work(index: int) -> None:
+        def read(index: int) -> tuple[pa.Table, pa.Table, pa.Table]:
             decisions = read_table(select_.part("decisions", 0)).slice(starts[index], starts[index + 1] - starts[index])
-            rows, scores = read_table(ingest.part("rows", index)), read_table(score.part("scores", index))
-            write_mapped(stage.part("rows", index, "arrow"), rewrite_chunk(rows, scores, decisions))
+            return read_table(ingest.part("rows", index)), read_table(score.part("scores", index)), decisions
+
+        def work(index: int) -> None:
+            rows, scores, decisions = read(index)
+            rewrites = [by_template(pair) if pair else None for pair in pairs_to_write(rows, decisions)]
+            write_mapped(stage.part("rows", index, "arrow"), rewrite_chunk(rows, scores, decisions, rewrites))
 
         missing = self._missing(stage, "rows", "arrow")
         with Progress("rewrite", len(chunks), "chunks") as progress:
             progress.advance(len(chunks) - len(missing))
+            if self.plan.section.rewrite.backend == "openai":
+                asked = ask_model(stage, missing, read, self.plan.section.rewrite, str(self.plan.out), progress.advance)
+                return {"num_rows": int(starts[-1]), "rewrite": asked | rewrite_facts(stage, len(chunks), self.plan.section.rewrite)}
             for _ in self._map(reporting(work, stage, "rows", "arrow"), missing):
                 progress.advance()
         return {"num_rows": int(starts[-1])}

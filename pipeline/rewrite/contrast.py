@@ -4,9 +4,13 @@ import difflib
 import re
 import unicodedata
 from dataclasses import dataclass
+from functools import lru_cache
 
-# Whatever stands between spaces and punctuation: "-5", "C++", an emoji and Hindi vowel signs belong to words.
-_WORD = re.compile('[^\\s.,;:!?"\u201c\u201d\u201e\u00ab\u00bb()\\[\\]{}\u3002\u3001\uff01\uff1f\u061f\u0964\u2026]+')
+# Whatever stands between spaces and punctuation: "-5", "C++", an emoji and Hindi vowel signs belong to words. Chinese and
+# Japanese put no spaces between words: there each character is one.
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_MARKS = '\\s.,;:!?"\u201c\u201d\u201e\u00ab\u00bb()\\[\\]{}\u3002\u3001\uff0c\uff1b\uff1a\uff01\uff1f\u061f\u0964\u2026'
+_WORD = re.compile(f"[{_UNSPACED}]|[^{_MARKS}{_UNSPACED}]+")
 _JOINT = re.compile("['\u2019/-]")
 
 # Words that carry grammar, not the contrast: they may stand in a question although they also stand in a changed span.
@@ -34,13 +38,14 @@ def words(text: str) -> list[str]:
 
     "The cat's twenty-one toys."  ->  ["the", "cat's", "twenty-one", "toys"]
     """
-    return [_folded(match) for match in _WORD.finditer(text)]
+    return _WORD.findall(unicodedata.normalize("NFC", text.casefold()))
 
 
 def _folded(match: re.Match[str]) -> str:
     return unicodedata.normalize("NFC", match.group().casefold())
 
 
+@lru_cache(maxsize=4096)
 def contrast(caption_a: str, caption_b: str) -> Contrast:
     """Which words make the two captions different.
 

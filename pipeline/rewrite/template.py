@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pipeline.rewrite.contrast import contrast, leaked_words, words
 
-VERSION = 1
+VERSION = 2
 
 # With the changed stretches left out, what remains must still say something.
 MIN_SHARED_WORDS = 2

@@ -1,0 +1,92 @@
+"""What rewriting will cost, from a sample of rows and without one request: `svco build --estimate`."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.endpoint_protocol import num_tokens
+from pipeline.progress import say, summary_table
+from pipeline.recipe import RecipeError
+from pipeline.rewrite.llm import answers_messages, question_messages
+from pipeline.rewrite.pair import Pair
+from pipeline.schema import Candidate
+from pipeline.sources.catalog import open_source
+from pipeline.stages import Plan
+from pipeline.store import Stage
+
+SAMPLE_PAIRS = 200
+# What is not known before asking: a question of usual length, and the words and JSON around the captions in a reply.
+_QUESTION = "What can you see in this picture, and what is it that stands out about it?"
+_QUESTION_REPLY_TOKENS, _AROUND_ANSWERS_TOKENS, _PER_MESSAGE_TOKENS = 28, 24, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Tokens for `num_pairs` pairs if every reply passes its checks; one that goes back costs about as much again.
+
+    `is_exact`: the number of pairs is known because selection has run; otherwise it is that of all candidates.
+    """
+
+    num_pairs: int
+    is_exact: bool
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def pair_tokens(pair: Pair) -> tuple[int, int]:
+    """About how many tokens go in and come out for one pair, over its two requests."""
+    messages = [*question_messages(pair), *answers_messages(pair, _QUESTION)]
+    prompt = sum(num_tokens(message["content"]) + _PER_MESSAGE_TOKENS for message in messages)
+    answers = num_tokens(pair.caption_a) + num_tokens(pair.caption_b) + _AROUND_ANSWERS_TOKENS
+    return prompt, _QUESTION_REPLY_TOKENS + answers
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Tokens of the whole build, from up to SAMPLE_PAIRS rows spread evenly over the sources.
+
+    Raises:
+        RecipeError: Nothing to sample.
+    """
+    tokens = np.array([pair_tokens(pair) for pair in _sample(plan)], dtype=np.float64)
+    if not len(tokens):
+        raise RecipeError("sources: no row of the sample has captions; svco build --dry-run shows what is read")
+    done = Stage("select", plan.work / "select" / plan.fingerprints["select"]).done()
+    num_pairs = done["num_kept"] if done else plan.num_candidates
+    prompt, completion = (tokens.mean(axis=0) * num_pairs).round().astype(int).tolist()
+    return Estimate(num_pairs, done is not None, prompt, completion)
+
+
+def _sample(plan: Plan) -> list[Pair]:
+    sources = [open_source(section) for section in plan.section.sources]
+    owners = np.repeat(np.arange(len(sources)), [source.count() for source in sources])
+    rows = np.concatenate([np.arange(source.count()) for source in sources])
+    found = []
+    for at in np.unique(np.linspace(0, len(rows) - 1, SAMPLE_PAIRS).astype(int)).tolist() if len(rows) else []:
+        for item in sources[owners[at]].read(int(rows[at]), int(rows[at]) + 1):
+            if isinstance(item, Candidate):
+                found.append(Pair(item.caption_a, item.caption_b, item.category, item.question))
+    return found
+
+
+def print_estimate(plan: Plan) -> None:
+    """Shows the estimate.
+
+    Raises:
+        RecipeError: The template writes, which costs nothing.
+    """
+    endpoint = plan.section.rewrite.endpoint
+    if plan.section.rewrite.backend == "template" or endpoint is None:
+        raise RecipeError("rewrite.backend=template: asks no model and costs nothing; --estimate is for rewrite.backend=openai")
+    found = estimate(plan)
+    rows = [
+        ["pairs to rewrite", f"{found.num_pairs:,}", "" if found.is_exact else "all candidates: selection has not run"],
+        ["requests", f"{2 * found.num_pairs:,}", "two per pair"],
+        ["input tokens", f"{found.prompt_tokens:,}", ""],
+        ["output tokens", f"{found.completion_tokens:,}", ""],
+    ]
+    if endpoint.has_prices:
+        usd = endpoint.usd(found.prompt_tokens, found.completion_tokens)
+        rows.append(["USD", f"{usd:,.2f}", f"up to {2.2 * usd:,.2f} if every reply went back once"])
+    summary_table(f"Rewriting with {endpoint.model}, estimated without asking it", ["", "number", ""], rows)
+    if not endpoint.has_prices:
+        say("for USD give rewrite.endpoint.usd_per_million_input_tokens and rewrite.endpoint.usd_per_million_output_tokens")
