@@ -76,10 +76,12 @@ def run_build(section: BuildSection) -> tuple[dict[str, Any], Stage]:
     """Builds; returns the embed stage's images per second, steady and wall, with what was spilled; and the stage."""
     plan = plan_build(section)
     with ray_session():
-        build(plan)
+        import ray
         from ray._private.internal_api import get_memory_info_reply, get_state_from_address
 
-        spilled = get_memory_info_reply(get_state_from_address(None)).store_stats.spilled_bytes_total
+        build(plan)
+        state = get_state_from_address(ray.get_runtime_context().gcs_address)
+        spilled = get_memory_info_reply(state).store_stats.spilled_bytes_total
     embed = Stage("embed", plan.work / "embed" / plan.fingerprints["embed"])
     parts = sorted(embed.folder.glob("images-*.parquet"), key=lambda path: path.stat().st_mtime_ns)
     done = np.cumsum([read_table(part, ["sha256"]).num_rows for part in parts])

@@ -31,7 +31,9 @@ def build(plan: Plan) -> dict[str, Any]:
         say(f"{plan.section.out}: already built from this recipe and these sources; nothing to do")
         return done
     from pipeline.encoder_check import check_encoders
+    from pipeline.rewrite.stage import check_writer
 
+    check_writer(plan.section.rewrite)
     _refuse_foreign_folder(plan.out)
     check_encoders(plan.section.encoders)
     with only_one(plan.out, "out"), _failure_noted(plan.out):

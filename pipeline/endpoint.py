@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from pydantic import Field, field_validator
 
@@ -124,6 +125,7 @@ class Endpoint:
             connector=aiohttp.TCPConnector(limit=self.section.max_in_flight),
             timeout=aiohttp.ClientTimeout(total=self.section.timeout_s),
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            proxy=_proxy(self.section.base_url),
         )
         return self
 
@@ -172,7 +174,7 @@ class Endpoint:
         try:
             reply = await self._sent(messages, schema, num_in + num_out)
             if reply.model:  # the server answered, so it is paid
-                self._cache.put(key, reply, self._purpose)
+                await self._cache.put(key, reply, self._purpose)
                 self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
         except EndpointError as error:
             self.stopped = self.stopped or error
@@ -277,3 +279,9 @@ def _api_key(section: EndpointSection) -> str:
             f"api_key_env: {section.api_key_env} is not set here; export it, or give null for a server that asks for no key"
         )
     return key
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for an address (https_proxy, no_proxy); read once, not with every request."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)

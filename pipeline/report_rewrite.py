@@ -12,8 +12,8 @@ def rewrite_html(facts: Mapping[str, Any]) -> str:
     total = sum(by_status.values()) or 1
     shown = [("replies", f"{facts['num_replies']:,}"), ("from the cache", f"{facts['num_cache_hits']:,}")]
     shown += [("input tokens", f"{facts['num_prompt_tokens']:,}"), ("output tokens", f"{facts['num_completion_tokens']:,}")]
-    if "usd" in facts:
-        shown += [("USD, all replies", f"{facts['usd']:.4f}"), ("USD paid for this folder", f"{facts['usd_paid']:.4f}")]
+    if "usd_without_cache" in facts:
+        shown += [("USD without the cache", f"{facts['usd_without_cache']:.4f}"), ("USD paid for this folder", f"{facts['usd_paid']:.4f}")]
     shown += [(f"latency {name}", f"{value:.2f} s") for name, value in facts.get("latency_s", {}).items()]
     rows = [[status, f"{number:,}", bar(number / total)] for status, number in by_status.items()]
     reasons = sorted(facts["refused_by_reason"].items(), key=lambda item: (-item[1], item[0]))

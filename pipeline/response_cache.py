@@ -1,6 +1,6 @@
 """Replies that were paid for, kept by the content of their request: sqlite, shared between runs and processes of a machine."""
 
-import contextlib
+import asyncio
 import json
 import sqlite3
 import time
@@ -41,16 +41,20 @@ class ResponseCache:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=60.0, isolation_level=None)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=NORMAL")
-            self._db.execute(
+            # Only one thread at a time writes, but not always the same one.
+            self._writer = sqlite3.connect(path, timeout=60.0, check_same_thread=False)
+            self._writer.execute("PRAGMA journal_mode=WAL")
+            self._writer.execute("PRAGMA synchronous=NORMAL")
+            self._writer.execute(
                 "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,"
                 " completion_tokens INTEGER NOT NULL, purpose TEXT NOT NULL, paid_at_s REAL NOT NULL) WITHOUT ROWID"
             )
-            self._db.execute("CREATE INDEX IF NOT EXISTS by_purpose ON replies (purpose)")
+            self._writer.execute("CREATE INDEX IF NOT EXISTS by_purpose ON replies (purpose)")
+            self._reader = sqlite3.connect(path, timeout=60.0, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(f"cache={path}: cannot be used as a store of replies ({error}); name another file") from error
 
@@ -59,11 +63,44 @@ class ResponseCache:
         row = self._execute("SELECT reply FROM replies WHERE key = ?", key).fetchone()
         return Reply(**json.loads(row[0]), is_cached=True) if row else None
 
-    def put(self, key: str, reply: Reply, purpose: str) -> None:
-        """Keeps a reply that was just paid for; `purpose` names the budget that paid."""
+    async def put(self, key: str, reply: Reply, purpose: str) -> None:
+        """Keeps a reply that was just paid for; returns when it is on disk. `purpose` names the budget that paid.
+
+        Replies that arrive while others are being written go into the next transaction together, in a thread: a slow disk
+        holds up nobody's requests.
+
+        Raises:
+            StoreError: It could not be written.
+        """
         stored = {name: getattr(reply, name) for name in _STORED}
         values = (key, json.dumps(stored, ensure_ascii=False), reply.prompt_tokens, reply.completion_tokens, purpose, time.time())
-        self._execute("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", *values)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((values, done))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write())
+        await done
+
+    async def _write(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            fault: Exception | None = None
+            try:
+                await asyncio.to_thread(self._commit, [values for values, _ in batch])
+            except Exception as error:  # every waiter is told
+                fault = error
+            for done in (done for _, done in batch if not done.done()):
+                if fault is None:
+                    done.set_result(None)
+                else:
+                    done.set_exception(fault)
+        self._writing = None
+
+    def _commit(self, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            with self._writer:
+                self._writer.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows)
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
 
     def tokens_of(self, purpose: str) -> tuple[int, int]:
         """Input and output tokens that were paid for under a purpose, over all runs."""
@@ -73,11 +110,14 @@ class ResponseCache:
 
     def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
         try:
-            return self._db.execute(statement, values)
+            return self._reader.execute(statement, values)
         except sqlite3.Error as error:
-            raise StoreError(f"cache={self._path}: {error}; what was paid for before is still in it, run the same command again") from error
+            raise self._fault(error) from error
+
+    def _fault(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(f"cache={self._path}: {error}; what was paid for before is still in it, run the same command again")
 
     def close(self) -> None:
-        """Ends the connection; everything is on disk already."""
-        with contextlib.suppress(sqlite3.Error):
-            self._db.close()
+        """Ends the connections; everything that `put` returned from is on disk already."""
+        self._reader.close()
+        self._writer.close()

@@ -46,6 +46,16 @@ class ChunkWork:
     finish: Callable[[list[Rewrite | None]], None]
 
 
+def check_writer(section: RewriteSection) -> None:
+    """Asks for what rewriting will need before anything else has run for hours.
+
+    Raises:
+        EndpointError: The variable that should hold the key is not set.
+    """
+    if section.backend == "openai" and section.endpoint is not None:
+        Endpoint(section.endpoint, "")
+
+
 async def rewrite_chunks(chunks: Iterable[ChunkWork], section: RewriteSection, purpose: str) -> dict[str, float]:
     """Asks the model for every pair of every chunk; returns what was spent and sent.
 
@@ -158,7 +168,7 @@ def rewrite_facts(stage: Stage, num_chunks: int, section: RewriteSection) -> dic
         **{f"num_{name}": number for name, number in tokens.items()},
     }
     if section.endpoint.has_prices:
-        facts["usd"] = round(section.endpoint.usd(**tokens), 6)
+        facts["usd_without_cache"] = round(section.endpoint.usd(**tokens), 6)
     if len(latencies):
         percentiles = np.percentile(latencies, (50, 90, 99))
         facts["latency_s"] = {name: round(float(value), 3) for name, value in zip(("p50", "p90", "p99"), percentiles, strict=True)}

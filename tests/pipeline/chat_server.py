@@ -11,6 +11,7 @@ Commands, one per request in order, then `answer` for ever (or a function of the
 
 import argparse
 import asyncio
+import hashlib
 import json
 import socket
 import threading
@@ -41,7 +42,8 @@ class ChatServer:
     """A server in a thread; leaves with the body of its `with`."""
 
     def __init__(self, commands: Sequence[str] | Behaviour = (), delay_s: float = 0.0, port: int = 0, log: Path | None = None) -> None:
-        self._commands, self._delay_s, self._port, self._log = commands, delay_s, port, log
+        self._commands, self._delay_s, self._port = commands, delay_s, port
+        self._log = log.open("a", buffering=1) if log else None  # one line at a time
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.arrived_s: list[float] = []
@@ -106,11 +108,10 @@ class ChatServer:
         return response
 
     def _note(self, body: dict[str, Any]) -> None:
-        key = json.dumps(body["messages"], sort_keys=True)
+        key = hashlib.sha256(json.dumps(body["messages"], sort_keys=True).encode()).hexdigest()
         self.answered[key] += 1
         if self._log is not None:
-            with self._log.open("a") as file:
-                file.write(json.dumps({"key": key, "answered_s": time.time()}) + "\n")
+            self._log.write(json.dumps({"key": key, "answered_s": time.time()}) + "\n")
 
     async def _serve(self, started: threading.Event) -> None:
         app = web.Application(client_max_size=2**24)

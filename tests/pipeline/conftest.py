@@ -13,6 +13,7 @@ from PIL import Image
 
 from pipeline.schema import SCHEMA_VERSION, SPLITS, mvc_schema, pair_id, sha256_hex
 from pipeline.store import sha256_file
+from tests.pipeline.tiny_encoders import CLIP_TYPE, make_clip
 
 
 def picture(seed: int, size: int = 24) -> bytes:
@@ -132,3 +133,22 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return seal(folder, splits)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_clip(tmp_path_factory.mktemp("clip"), CLIP_TYPE, {"mean": [0.5] * 3, "std": [0.25] * 3})
+
+
+@pytest.fixture(scope="session")
+def dinov2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny random DINOv2, saved as transformers' own local folder."""
+    import torch
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    folder = tmp_path_factory.mktemp("dinov2")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+    Dinov2Model(Dinov2Config(**shape)).save_pretrained(folder)
+    BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    return folder

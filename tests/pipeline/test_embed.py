@@ -159,6 +159,7 @@ def test_threads_keep_the_order_and_never_run_far_ahead(tmp_path: Path) -> None:
             return super().encode_images(prepared)
 
     one, many = PixelsEncoder(), Watched("many")
+    one.batch_images = many.batch_images  # the larger batch says how far ahead pictures are prepared
     places = list(range(40))
     found = embed_images(images["bytes"], {"one": one, "many": many}, {"one": places, "many": places}, num_threads=2)
     alone = [embed_images(images["bytes"], {"one": one}, {"one": [place]}, num_threads=1)["one"][0] for place in places[::7]]

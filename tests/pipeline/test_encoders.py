@@ -15,6 +15,7 @@ from pipeline.pixels import pixels_descriptor
 from pipeline.recipe import RecipeError
 from pipeline.similarity import cosine
 from pipeline.weights import local_folder, model_files
+from tests.pipeline.tiny_encoders import SIGLIP_TYPE, make_clip
 
 OFF = PixelsSection(enabled=False)
 TEXTS = ["a star", "Two stars, and a longer text than the model's context holds, which is cut", "x"]
@@ -70,69 +71,17 @@ def test_the_descriptor_sees_where_colours_and_edges_are() -> None:
     assert np.isfinite(pixels_descriptor(Image.new("RGB", (5, 5), (127, 127, 127)))).all()
 
 
-CLIP_TYPE = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "patch_size": 8, "head_width": 16},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-# As the paper's ViT-SO400M-14-SigLIP-384, but small: a timm tower with attention pooling, a text tower that sees all ways.
-SIGLIP_TYPE = {
-    "embed_dim": 64,
-    "init_logit_bias": -10,
-    "custom_text": True,
-    "vision_cfg": {"image_size": 48, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
-    "text_cfg": {
-        "context_length": 12, "vocab_size": 64, "width": 64, "heads": 2, "layers": 1, "no_causal_mask": True, "proj_bias": True,
-        "pool_type": "last", "hf_tokenizer_name": "in this folder", "tokenizer_kwargs": {"clean": "canonicalize"},
-    },
-}  # fmt: skip
-
-
-def _make_clip(folder: Path, config: dict, preprocess: dict) -> Path:
-    """A random open_clip model, saved as open_clip's own local folder."""
-    import open_clip
-    import torch
-    from safetensors.torch import save_file
-
-    torch.manual_seed(0)
-    shape = {key: value for key, value in config.items() if key != "custom_text"}
-    model = (open_clip.CustomTextCLIP if config.get("custom_text") else open_clip.CLIP)(**shape)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), folder / "open_clip_model.safetensors")
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocess}))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _make_clip(tmp_path_factory.mktemp("clip"), CLIP_TYPE, {"mean": [0.5] * 3, "std": [0.25] * 3})
-
-
 @pytest.fixture(scope="module")
 def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
-    folder = _make_clip(tmp_path_factory.mktemp("siglip"), SIGLIP_TYPE, preprocess)
+    folder = make_clip(tmp_path_factory.mktemp("siglip"), SIGLIP_TYPE, preprocess)
     letters = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1} | {chr(97 + n): n + 2 for n in range(26)}, unk_token="<unk>"))
     letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     letters.save(str(folder / "tokenizer.json"))
     names = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "unk_token": "<unk>"}
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def dinov2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny random DINOv2, saved as transformers' own local folder."""
-    import torch
-    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
-
-    folder = tmp_path_factory.mktemp("dinov2")
-    torch.manual_seed(0)
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    Dinov2Model(Dinov2Config(**shape)).save_pretrained(folder)
-    BitImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
     return folder
 
 

@@ -225,6 +225,20 @@ def test_a_key_that_is_not_there_is_missed_before_anything_is_sent(section: dict
         Endpoint(EndpointSection(**{**section, "api_key_env": "SVCO_TEST_KEY"}), "test")
 
 
+def test_requests_go_through_the_proxy_that_the_environment_names(section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run(base_url: str) -> Reply:
+        async with Endpoint(EndpointSection(base_url=base_url, **section), "test") as endpoint:
+            return await endpoint.ask(chat())
+
+    with ChatServer() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.base_url.removesuffix("/v1"))
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        assert asyncio.run(run("http://model.invalid/v1")).fault == ""
+        assert proxy.headers[0]["Host"] == "model.invalid"
+    with ChatServer() as server:
+        assert asyncio.run(run(server.base_url)).fault == "" and server.num_requests == 1
+
+
 def test_a_file_that_is_no_store_of_replies_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes").write_text("my notes, longer than a header of one hundred bytes: " + "x" * 200)
     with pytest.raises(StoreError, match="cannot be used as a store of replies"):

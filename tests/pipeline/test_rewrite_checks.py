@@ -105,6 +105,8 @@ def test_a_question_invites_the_detail_without_giving_it_away(captions: tuple[st
         (ANIMALS, "There is a dog to the left of a cat.", "There is a dog to the left of a cat.", "answer_a_changes_order"),
         (TABLE, "You can see a cat on a table.", "You can see a cat under a table.", ""),
         (TABLE, "You can see a cat at a table.", "You can see a cat under a table.", "answer_a_lost_contrast"),
+        # Small words tell the sides apart only where nothing else does.
+        (("A cat in a box.", "A cat on a mat."), "A cat in a box is on view.", "A cat on a mat is in view.", ""),
         (BRACELET, "A woman with a bracelet is waving.", "A woman without a bracelet is waving.", ""),
         (BRACELET, "A woman with a bracelet is waving.", "A woman is waving her bracelet.", "answer_b_lost_contrast"),
         (("A dog.", "Dogs."), "It is a dog.", "It is dogs.", ""),

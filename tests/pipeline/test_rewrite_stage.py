@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.build_mvc import build
 from pipeline.config import BuildSection
 from pipeline.endpoint import BudgetError, Endpoint, EndpointSection
 from pipeline.endpoint_protocol import EndpointError
@@ -16,8 +17,10 @@ from pipeline.recipe import RecipeError, load_recipe
 from pipeline.rewrite.checks import ChecksSection, answers_failure, question_failure
 from pipeline.rewrite.llm import by_model, prompt
 from pipeline.rewrite.pair import Pair, Rewrite
+from pipeline.rewrite.section import RewriteSection
 from pipeline.schema import read_mvc
 from pipeline.sources.pairs import PairsSection
+from pipeline.stages import plan_build
 from pipeline.validate import problems
 from tests.pipeline.chat_server import ChatServer
 from tests.pipeline.model_builds import NUM_PAIRS, built, coloured_balls, settings
@@ -154,7 +157,9 @@ def test_a_build_is_written_by_the_model_and_every_row_passes_the_checks(source:
         assert answers_failure(row["question"], (row["answer_a"], row["answer_b"]), captions, ChecksSection()) is None
     facts = manifest["rewrite"]
     assert facts["by_status"] == {"llm": NUM_PAIRS} and facts["num_replies"] == facts["num_sent"] == 2 * NUM_PAIRS
-    assert facts["usd"] == facts["usd_paid"] == round((facts["num_prompt_tokens"] + facts["num_completion_tokens"]) / 1e6, 6) > 0
+    assert (
+        facts["usd_without_cache"] == facts["usd_paid"] == round((facts["num_prompt_tokens"] + facts["num_completion_tokens"]) / 1e6, 6) > 0
+    )
     assert 0 < facts["latency_s"]["p50"] <= facts["latency_s"]["p99"]
     page = (tmp_path / "out/report.html").read_text()
     assert "USD paid for this folder" in page and "No reply was refused" in page
@@ -219,7 +224,9 @@ def test_a_build_stops_at_its_budget_and_goes_on_when_it_is_raised(source: Pairs
             built(source, settings(server, tmp_path, endpoint=prices, max_usd=1), tmp_path / "out")
         assert 0 < server.answered.total() < 2 * NUM_PAIRS
         manifest = built(source, settings(server, tmp_path, endpoint=prices, max_usd=100), tmp_path / "out")
-        assert server.answered.total() == 2 * NUM_PAIRS and manifest["rewrite"]["usd_paid"] == pytest.approx(manifest["rewrite"]["usd"])
+        assert server.answered.total() == 2 * NUM_PAIRS and manifest["rewrite"]["usd_paid"] == pytest.approx(
+            manifest["rewrite"]["usd_without_cache"]
+        )
 
 
 def test_a_key_is_in_no_file_and_no_message(source: PairsSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,3 +239,12 @@ def test_a_key_is_in_no_file_and_no_message(source: PairsSection, tmp_path: Path
         assert not path.is_file() or b"sk-very-secret" not in path.read_bytes(), path
     assert sqlite3.connect(tmp_path / "replies").execute("SELECT COUNT(*) FROM replies").fetchone() == (2 * NUM_PAIRS,)
     assert "sk-very-secret" not in repr(EndpointSection(model="m", api_key_env="SVCO_TEST_KEY"))
+
+
+def test_a_missing_key_is_missed_before_the_build_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SVCO_TEST_KEY", raising=False)
+    section = RewriteSection(backend="openai", endpoint={"model": "m", "api_key_env": "SVCO_TEST_KEY"})
+    plan = plan_build(BuildSection(sources=(coloured_balls(tmp_path),), out=str(tmp_path / "out"), rewrite=section))
+    with pytest.raises(EndpointError, match="SVCO_TEST_KEY is not set"):
+        build(plan)
+    assert not (tmp_path / "out").exists()
