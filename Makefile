@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
+# Threads that wait for others give the core away instead of spinning: several processes share few cores here.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: demo test quick check install clean
 
 install: $(READY)

@@ -4,9 +4,9 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipeline.known_vectors import matrix
 from pipeline.library import ImageLibrary
 from pipeline.schema import sha256_hex
 from pipeline.store import Stage, read_table
@@ -47,14 +47,7 @@ class Vectors:
             return self._parts[kind, chunk]
         table = read_table(self._stage.part(kind, chunk))
         rows = {key: row for row, key in enumerate(table.column("sha256").to_pylist())}
-        self._parts[kind, chunk] = rows, {name: _matrix(table.column(name)) for name in table.column_names if name != "sha256"}
+        self._parts[kind, chunk] = rows, {name: matrix(table.column(name)) for name in table.column_names if name != "sha256"}
         if len(self._parts) > _MAX_PARTS:
             self._parts.popitem(last=False)
         return self._parts[kind, chunk]
-
-
-def _matrix(column: pa.ChunkedArray) -> Floats:
-    array = column.combine_chunks()
-    array = array.chunk(0) if isinstance(array, pa.ChunkedArray) else array
-    matrix: Floats = array.values.to_numpy(zero_copy_only=False).reshape(len(array), -1)
-    return matrix

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How memory and time of a build grow with the data, and what a changed threshold costs.
 
-    python bench/pipeline.py                       # 1,000, 10,000 and 100,000 drawn scenes: about 25 minutes on 2 cores
-    python bench/pipeline.py --sizes 500,5000
+    python bench/build.py                       # 1,000, 10,000 and 100,000 drawn scenes: about 25 minutes on 2 cores
+    python bench/build.py --sizes 500,5000
 
 Each size is built by the user's command in a process of its own, whose memory is read five times a second: the private
 memory of the driver, and of Ray's workers together (pages that only mirror files can be given back at any time and do
@@ -82,7 +82,7 @@ def main() -> None:
     """Measures every size and prints the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", default="1000,10000,100000")
-    parser.add_argument("--out", type=Path, default=Path("build/bench/pipeline.json"))
+    parser.add_argument("--out", type=Path, default=Path("build/bench/build.json"))
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="svco-bench-") as folder:
