@@ -31,7 +31,8 @@ def test_the_papers_recipe_keeps_what_its_rules_say(clip_folder: Path, dinov2_fo
             f"sources.0.path={countercurate}", f"sources.1.path={finecops}", f"out={out}", "validation.num_pairs=6",
             f"encoders.clip={{model: {clip_folder}}}", f"encoders.dinov2={{model: {dinov2_folder}}}",
             # Random weights have cosines of their own: bounds that divide them, at the same places of the recipe.
-            "selection.clip_image_cos={min: null, min_quantile: 0.3}", "selection.dinov2_image_cos={max: null, max_quantile: 0.7}", "workers.chunk_pairs=50",
+            "selection.clip_image_cos={min: null, min_quantile: 0.3}", "selection.dinov2_image_cos={max: null, max_quantile: 0.7}",
+            "workers.chunk_pairs=50",
         ],
         BuildSection,
     )  # fmt: skip
