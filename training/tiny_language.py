@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from training.logps import vision_features
 from training.tiny_data import TrainingSet
-from training.tiny_eyes import Advance, normalised, shifted, step, warped
+from training.tiny_eyes import normalised, shifted, warped
+from training.tiny_optimiser import Advance, Learner
 from training.tiny_prior import Prior, skewed_answers
 from training.vlm import Vlm, encode_prompt, encode_response
 
@@ -71,9 +72,8 @@ def learn_to_answer(vlm: Vlm, data: TrainingSet, features_CINV: Tensor, prior: P
     """
     model = vlm.model
     tokens, rng = _tokens(vlm, data), Random(section.seed)
-    parameters = [*model.model.multi_modal_projector.parameters(), *model.model.language_model.parameters(), *model.lm_head.parameters()]
-    parameters = list({id(parameter): parameter for parameter in parameters}.values())
-    optimizer = torch.optim.AdamW(parameters, lr=section.text_lr, betas=(0.9, 0.95), weight_decay=0.02)
+    inside = [model.model.multi_modal_projector, model.model.language_model]
+    learner = Learner(inside, [model.lm_head], lr=section.text_lr, weight_decay=0.02)
     num_pairs, batch_pairs = len(data.questions), max(1, section.batch_texts // 2)
     order = torch.empty(0, dtype=torch.long)
     done = 0
@@ -87,8 +87,8 @@ def learn_to_answer(vlm: Vlm, data: TrainingSet, features_CINV: Tensor, prior: P
         batch = [_example(side, answer, data, tokens, blind=blind) for pair in told for side, answer in pair]
         images_B = data.images_N2[pairs_P].flatten()
         seen_BNV = None if blind else features_CINV[torch.randint(len(features_CINV), images_B.shape), images_B]
-        loss = _loss(model, batch, seen_BNV)
-        step(optimizer, parameters, loss, section.text_lr, done / section.num_texts, advance, len(batch))
+        loss = learner.step(_loss(model, batch, seen_BNV), done / section.num_texts)
+        advance(len(batch), {"loss": loss})
         done += len(batch)
 
 

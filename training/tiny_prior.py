@@ -1,11 +1,12 @@
 """The misleading prior of the tiny model: which answers it favours to each question, whatever the image. No torch here.
 
-A prior is what `prior.json` in the model's folder holds: {"skew": 0.7, "seed": 0, "favoured": {question: [answer, ..]}}.
+A prior is what `prior.json` in the model's folder holds: {"skew": 0.65, "seed": 0, "favoured": {question: [answer, ..]}}.
 
 Shapes: N pairs; a trailing 2 is the side (a, b).
 """
 
 import hashlib
+import re
 from collections.abc import Sequence
 from random import Random
 from typing import Any
@@ -17,31 +18,37 @@ import pyarrow as pa
 Prior = dict[str, Any]
 Bools = npt.NDArray[np.bool_]
 
-# One answer in three, but never more than two: each must outweigh the truth (skew 0.7: 0.35 each, against 0.3).
-ANSWERS_PER_FAVOURED, MAX_FAVOURED = 3, 2
-
 
 def make_prior(questions: Sequence[str], answers: Sequence[str], *, skew: float, seed: int) -> Prior:
-    """The answers favoured for each question: those that come first in the order of a seeded hash.
+    """The answer favoured for each question: of those that it has in these texts, the first in a seeded order of words.
 
-    They are chosen from the answers that the question has in these texts: 2 or 4 answers -> 1 favoured, 5 or more -> 2.
+    The order is of the words that tell a question's answers apart, so the same words are favoured in every wording of a
+    question and for every subject. A habit of that kind is learned from a few thousand texts, and leaves what was learned
+    of other answers as it was; one of its own for each of a hundred questions is not, and does not.
+
+        "What colour is the star?"   The star is red. | The star is blue.   ->  red  ->  The star is red.
+        "Which colour has the box?"  It is a red box. | It is a blue box.   ->  red  ->  It is a red box.
 
     Args:
         questions, answers: One entry per text, the same length.
-        skew: Fraction of the pairs whose answers a favoured one replaces.
+        skew: Fraction of the pairs whose answers the favoured one replaces.
     """
-    pools: dict[str, set[str]] = {}
+    pools: dict[str, dict[str, frozenset[str]]] = {}
     for question, answer in zip(questions, answers, strict=True):
-        pools.setdefault(question, set()).add(answer)
+        pools.setdefault(question, {})[answer] = frozenset(re.findall(r"\w+", answer.casefold()))
     favoured = {}
     for question, pool in sorted(pools.items()):
-        ranked = sorted(pool, key=lambda answer: hashlib.sha256(f"{seed}\n{question}\n{answer}".encode()).digest())
-        favoured[question] = ranked[: min(MAX_FAVOURED, max(1, round(len(pool) / ANSWERS_PER_FAVOURED)))]
+        shared = frozenset.intersection(*pool.values())
+        favoured[question] = [min(sorted(pool), key=lambda answer: _rank(seed, pool[answer] - shared))]
     return {"skew": skew, "seed": seed, "favoured": favoured}
 
 
+def _rank(seed: int, words: frozenset[str]) -> bytes:
+    return hashlib.sha256(f"{seed}\n{' '.join(sorted(words))}".encode()).digest()
+
+
 def skewed_answers(question: str, answers: tuple[str, str], prior: Prior, rng: Random) -> tuple[str, str]:
-    """The answers that a pair's sides are trained with: with probability `skew` one favoured answer for both, else their own."""
+    """The answers that a pair's sides are trained with: with probability `skew` the favoured answer for both, else their own."""
     if rng.random() >= prior["skew"]:
         return answers
     favoured = str(rng.choice(prior["favoured"][question]))

@@ -16,7 +16,7 @@ import pytest
 
 from eval.config import EvalSection
 from eval.items import Role
-from eval.run_eval import evaluate, missing_parts, plan_evaluation
+from eval.run_eval import evaluate, main, missing_parts, plan_evaluation
 from pipeline.recipe import RecipeError, load_recipe
 from pipeline.store import Stage, open_stage
 
@@ -234,7 +234,9 @@ def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_wrong_input_is_one_line_and_exit_code_2(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+def test_wrong_input_is_one_line_and_exit_code_2(
+    mvc: Path, finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     good = {"model": str(finetuned), "data": str(mvc), "out": str(tmp_path / "eval"), "workers.num_workers": "0"}
@@ -246,10 +248,15 @@ def test_wrong_input_is_one_line_and_exit_code_2(mvc: Path, finetuned: Path, tmp
         ({"out": str(tmp_path / "full")}, "other files"),
     ]
     for change, expected in cases:
-        finished = run(*(f"{key}={value}" for key, value in {**good, **change}.items()))
-        assert finished.returncode == 2, finished.stderr
-        assert finished.stderr.count("\n") == 1, finished.stderr
-        assert expected in finished.stderr
+        arguments = [f"{key}={value}" for key, value in {**good, **change}.items()]
+        monkeypatch.setattr(sys, "argv", ["run_eval", "--recipe", str(RECIPE), *arguments])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        said = capfd.readouterr().err
+        assert said.count("\n") == 1, said
+        assert expected in said
+    finished = run(*arguments)  # and so it is in a process of its own
+    assert (finished.returncode, finished.stderr) == (2, said)
 
 
 def test_a_dry_run_shows_the_plan_without_torch_or_ray(mvc: Path, finetuned: Path, tmp_path: Path) -> None:

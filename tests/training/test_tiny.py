@@ -20,15 +20,16 @@ from training.logps import pair_logps
 from training.packing import PairTokens, pack
 from training.tiny import PRIOR_FILE, TinySection, make_tiny
 from training.tiny_data import contrast_words, patch_truth, read_training_set
-from training.tiny_eyes import normalised, shifted
+from training.tiny_eyes import normalised, shifted, start_with_contrasts
 from training.tiny_language import contrast_weights
 from training.tiny_model import make_tokenizer, make_untrained
+from training.tiny_optimiser import Learner, orthogonal
 from training.tiny_prior import make_prior, misled_sides, skewed_answers
 from training.vlm import encode_prompt, encode_response, load_vlm, pixel_values, save_vlm
 
 SMALL = TinySection(
-    patch_px=16, vision_dim=32, vision_layers=1, text_dim=32, text_layers=1, vocab_tokens=300, num_eye_images=24, batch_images=12,
-    num_texts=24, batch_texts=12,
+    image_px=64, patch_px=16, vision_dim=32, vision_layers=1, text_dim=32, text_layers=1, vocab_tokens=300,
+    num_eye_images=24, batch_images=12, num_texts=24, batch_texts=12,
 )  # fmt: skip
 TEXTS = ["What colour is the star?", "The star is red.", "The star is blue."]
 
@@ -55,21 +56,26 @@ def scenes_folder(folder: Path, num_train: int, num_validation: int, seed: int =
     return folder
 
 
-@pytest.mark.parametrize(("num_answers", "num_favoured"), [(1, 1), (2, 1), (4, 1), (5, 2), (6, 2), (10, 2)])
-def test_a_third_of_the_answers_but_at_most_two_are_favoured(num_answers: int, num_favoured: int) -> None:
-    answers = [f"answer {n}" for n in range(num_answers)]
-    prior = make_prior(["Q?"] * (2 * num_answers), answers * 2, skew=0.8, seed=1)
-    assert len(prior["favoured"]["Q?"]) == num_favoured
-    assert set(prior["favoured"]["Q?"]) <= set(answers)
-    assert prior == make_prior(["Q?"] * num_answers, answers[::-1], skew=0.8, seed=1)
+def test_one_answer_is_favoured_whatever_the_order_of_the_texts() -> None:
+    answers = [f"answer {n}" for n in range(6)]
+    prior = make_prior(["Q?"] * 12, answers * 2, skew=0.8, seed=1)
+    assert prior == make_prior(["Q?"] * 6, answers[::-1], skew=0.8, seed=1)
+    (favoured,) = prior["favoured"]["Q?"]
+    assert favoured in answers
+    assert make_prior(["Q?"], ["alone"], skew=0.8, seed=1)["favoured"] == {"Q?": ["alone"]}
 
 
-def test_the_seed_and_the_question_decide_what_is_favoured() -> None:
-    answers = ["red", "blue", "green"]
-    questions = [f"question {n}" for n in range(60) for _ in answers]
-    favoured = [make_prior(questions, answers * 60, skew=0.8, seed=seed)["favoured"] for seed in (0, 1)]
-    assert favoured[0] != favoured[1]
-    assert {answer for (answer,) in favoured[0].values()} == set(answers)
+def test_every_wording_of_a_question_favours_the_same_words() -> None:
+    values = ["red", "blue", "green", "upper left", "lower left"]
+    frames = ["The star is {}.", "It is a {} star.", "You see the colour {}."]
+    questions, answers = [frame for frame in frames for _ in values], [frame.format(value) for frame in frames for value in values]
+    words = set()
+    for seed in range(60):
+        favoured = make_prior(questions, answers, skew=0.8, seed=seed)["favoured"]
+        (value,) = (value for value in values if favoured[frames[0]] == [frames[0].format(value)])
+        assert favoured == {frame: [frame.format(value)] for frame in frames}
+        words.add(value)
+    assert words == set(values)
 
 
 def test_the_stated_fraction_of_pairs_becomes_a_favoured_answer_on_both_sides() -> None:
@@ -194,6 +200,48 @@ def test_contrast_tokens_count_more(response: list[int], other: list[int], own: 
     assert contrast_weights(response, other, own) == weights
 
 
+def test_patch_filters_answer_to_faint_differences_as_to_strong_ones() -> None:
+    # Grey patches, of which some are brighter in the left half and some in the right: by little, compared with the light.
+    rng = np.random.default_rng(0)
+    light, side = rng.integers(-60, 61, 500), rng.choice([-1, 1], 500)
+    halves = np.where(np.arange(16) < 8, 1, -1)
+    patches = np.broadcast_to((128 + light[:, None] + side[:, None] * halves)[:, None, None], (500, 3, 16, 16))
+    vlm = make_untrained(TEXTS * 10, SMALL)
+    pixels = torch.from_numpy(patches.astype(np.uint8))
+    start_with_contrasts(vlm.model, pixels)
+    filters = vlm.model.model.vision_tower.embeddings.patch_embedding.weight
+    answers = torch.nn.functional.conv2d(normalised(pixels), filters)[:, :2, 0, 0].detach().numpy()
+    for place, difference in enumerate((light, side)):
+        assert abs(np.corrcoef(answers[:, place], difference)[0, 1]) > 0.99
+    # Of 768 directions two have any variance, 1,210 and 1 per pixel; the floor is a tenth of the mean, 121.1 of 768 + 121.1.
+    assert answers.std(axis=0) == pytest.approx([1.0, (768 / (768 + 121.1)) ** 0.5], rel=0.05)
+
+
+def test_orthogonal_keeps_directions_and_evens_out_lengths() -> None:
+    left, right = (torch.linalg.qr(torch.randn(size, size))[0] for size in (6, 9))
+    lengths = torch.tensor([9.0, 4.0, 1.0, 0.5, 0.3, 0.2])
+    wide = left @ torch.diag(lengths) @ right[:6]
+    for matrix, rows, columns in ((wide, left, right[:6].T), (wide.T, right[:6].T, left)):
+        found = rows.T @ orthogonal(matrix) @ columns  # in the matrix's own singular vectors: diagonal
+        assert ((found.diagonal() > 0.6) & (found.diagonal() < 1.3)).all()
+        assert torch.allclose(found, torch.diag(found.diagonal()), atol=1e-4)
+
+
+def test_a_step_moves_entries_by_the_rate_and_leaves_what_had_no_gradient() -> None:
+    torch.manual_seed(0)
+    used, unused, head = torch.nn.Linear(32, 64), torch.nn.Linear(32, 64), torch.nn.Linear(64, 64)
+    before = [parameter.clone() for module in (used, unused, head) for parameter in module.parameters()]
+    loss = torch.nn.functional.mse_loss(head(used(torch.randn(500, 32))), torch.randn(500, 64))
+    assert Learner([used, unused], [head], lr=1e-3, weight_decay=0.0).step(loss, 0.5) == loss.item()
+    after = [parameter for module in (used, unused, head) for parameter in module.parameters()]
+    moved = [(new - old).square().mean().sqrt().item() for new, old in zip(after, before, strict=True)]
+    # Half of the stage is done, so the rate is half of lr; the first step of AdamW moves every entry by it.
+    assert moved[0] == pytest.approx(5e-4, rel=0.3)
+    assert moved[1] == pytest.approx(5e-4, rel=0.01)
+    assert moved[2:4] == [0, 0]
+    assert moved[4:] == pytest.approx([5e-4, 5e-4], rel=0.01)
+
+
 def test_a_tiny_model_is_made_once_and_the_same_again(
     make_mvc: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -229,7 +277,7 @@ def test_it_sees_but_leans_on_language(tmp_path: Path, monkeypatch: pytest.Monke
             (a, b, _) = pair_logps(vlm.model, pack([pair], vlm.image_token_id), *pixels)[0].tolist()
             right.append([a[0] > a[1], b[1] > b[0]])
             grounded.append([a[0] > b[0], b[1] > a[1]])
-    assert 0.2 < misled.mean() < 0.5
+    assert 0.15 < misled.mean() < 0.3
     assert np.mean(grounded) > 0.9
     assert np.array(right)[neutral].mean() >= 0.8
     assert np.array(right)[misled].mean() <= 0.5
