@@ -147,8 +147,10 @@ class EmbedChunks:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
-            for index in batch["index"]:
-                embed_chunk(self._ingest, self._stage, self._open(), int(index), self._num_threads)
+            for index in map(int, batch["index"]):
+                # A worker that dies between writing a part and saying so is asked for it again.
+                if not self._stage.part("images", index).is_file():
+                    embed_chunk(self._ingest, self._stage, self._open(), index, self._num_threads)
         except UserError as error:
             # Raised here it would reach the user as the death of an actor, with its kind lost on the way.
             return {"index": batch["index"], "error": np.array([str(error)] * len(batch["index"]))}

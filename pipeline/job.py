@@ -25,7 +25,7 @@ def run_command(command: Callable[..., None]) -> None:
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """Ray while the body runs: a cluster that is there already, or one started here and ended afterwards."""
+    """Ray while the body runs: the cluster that RAY_ADDRESS names, or one started here and ended afterwards."""
     # Read when Ray Train is imported: how often its controller looks at the workers, which each report waits for.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     import ray
@@ -35,8 +35,11 @@ def ray_session() -> Iterator[None]:
         yield
         return
     say("starting Ray (about 10 s)")
-    # Without an address Ray joins RAY_ADDRESS if that is set (inside a submitted job it is), else it starts here.
-    ray.init(include_dashboard=None if os.environ.get("RAY_ADDRESS") else False, log_to_driver=False, logging_level="ERROR")
+    # A cluster is joined where RAY_ADDRESS names it (inside a submitted job it does; "auto" finds one on this machine).
+    # Without an address Ray would join any that happens to run here, a stranger's test among them.
+    named = os.environ.get("RAY_ADDRESS")
+    options = {} if named else {"address": "local", "include_dashboard": False}
+    ray.init(**options, log_to_driver=False, logging_level="ERROR")
     # Our own progress says what matters; Ray Data's plans and timings stay in its log file.
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)
     context = ray.data.DataContext.get_current()
