@@ -48,6 +48,19 @@ def wait_for_chunks(out: Path, pattern: str, num: int, job: subprocess.Popen) ->
         time.sleep(0.005)
 
 
+def _a_worker_of(job: subprocess.Popen) -> psutil.Process:
+    """A process that maps chunks at this moment."""
+    deadline_s = time.monotonic() + 20
+    while time.monotonic() < deadline_s:
+        for child in psutil.Process(job.pid).children(recursive=True):
+            try:
+                if "ray::Map" in " ".join(child.cmdline()):
+                    return child
+            except psutil.Error:
+                continue  # it has ended meanwhile
+    pytest.fail("no worker was at work")
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The shards of a build that nothing disturbs."""
@@ -61,8 +74,7 @@ def test_a_worker_that_is_killed_costs_no_row_and_no_byte(whole: dict[str, bytes
     out = tmp_path / "out"
     job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_chunks(out, "embed/*/images-*.parquet", 8, job)
-    workers = [child for child in psutil.Process(job.pid).children(recursive=True) if "ray::Map" in " ".join(child.cmdline())]
-    workers[0].kill()
+    _a_worker_of(job).kill()
     done = {path: path.stat().st_mtime_ns for path in (out / ".work").glob("embed/*/images-*.parquet")}
     assert 8 <= len(done) < NUM_CHUNKS, "the kill was meant to hit the middle of embedding"
     if job.wait():
