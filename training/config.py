@@ -1,7 +1,10 @@
 """What a training recipe may say. Knows nothing of torch, models or files."""
 
+import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -9,31 +12,58 @@ from pydantic import Field, model_validator
 from pipeline.recipe import Section
 from training.tiny import TinySection
 
-# The inverse temperatures that each objective heeds; sft has no logistic term and heeds none.
-BETAS_OF = {
-    "svco": ("beta_attend_a", "beta_reject_a", "beta_attend_b", "beta_reject_b"),
-    "vco": ("beta_attend_a", "beta_reject_a"),
-    "dpo": ("beta_dpo",),
-    "sft": (),
-}
+ObjectiveName = Literal["svco", "vco", "sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "anchor"]
+
+# The terms of each objective, each by the coefficients that remove it when one of them is 0. Those of sft cannot be removed.
+TERMS_OF: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
+    {
+        "svco": (("beta_attend_a",), ("beta_reject_a",), ("beta_attend_b",), ("beta_reject_b",)),
+        "vco": (("beta_attend_a",), ("beta_reject_a",)),
+        "sft": (),
+        "dpo": (("beta_dpo",),),
+        "dpo_symmetric": (("beta_dpo",),),
+        "mdpo": (("beta_dpo",), ("beta_image",), ("beta_anchor",)),
+        "mpo": (("beta_dpo", "weight_preference"), ("beta_dpo", "weight_quality"), ("weight_generation",)),
+        "symmpo": (("beta_dpo", "weight_pair"), ("beta_anchor",), ("weight_margin",)),
+        "anchor": (("beta_anchor",),),
+    }
+)
+# What each objective heeds of the coefficients.
+COEFFICIENTS_OF = MappingProxyType({name: tuple(dict.fromkeys(itertools.chain(*terms))) for name, terms in TERMS_OF.items()})
 
 
 class ObjectiveSection(Section):
-    """Which loss, and its inverse temperatures; a beta of 0 removes its term, in training and in evaluation alike."""
+    """Which loss, its inverse temperatures and weights; a 0 removes its term, in training and in evaluation alike."""
 
-    name: Literal["svco", "vco", "dpo", "sft"] = "svco"
+    name: ObjectiveName = "svco"
+    plus: dict[ObjectiveName, float] = Field(default_factory=dict)  # other objectives to add, by weight: {sft: 0.1}
     beta_attend_a: float = Field(default=0.1, ge=0)
     beta_reject_a: float = Field(default=0.1, ge=0)
     beta_attend_b: float = Field(default=0.1, ge=0)
     beta_reject_b: float = Field(default=0.1, ge=0)
     beta_dpo: float = Field(default=0.1, ge=0)
+    beta_image: float = Field(default=0.1, ge=0)
+    beta_anchor: float = Field(default=0.1, ge=0)
+    weight_preference: float = Field(default=0.8, ge=0)
+    weight_quality: float = Field(default=0.2, ge=0)
+    weight_generation: float = Field(default=1.0, ge=0)
+    weight_pair: float = Field(default=0.5, ge=0)
+    weight_margin: float = Field(default=1e-4, ge=0)
 
     @model_validator(mode="after")
     def _has_a_term(self) -> Self:
-        heeded = BETAS_OF[self.name]
-        if heeded and not any(getattr(self, beta) for beta in heeded):
-            raise ValueError(f"with {', '.join(heeded)} at 0 the objective {self.name} has no term to train; set at least one above 0")
+        for name in (self.name, *self.plus):
+            terms = TERMS_OF[name]
+            if terms and not any(all(getattr(self, coefficient) for coefficient in term) for term in terms):
+                zeros = [coefficient for coefficient in COEFFICIENTS_OF[name] if not getattr(self, coefficient)]
+                raise ValueError(f"with {', '.join(zeros)} at 0 the objective {name} has no term to train; set at least one above 0")
+        if any(weight <= 0 for weight in self.plus.values()):
+            raise ValueError(f"plus: expected weights above 0, got {dict(self.plus)}; leave out what is not to be added")
         return self
+
+    def coefficients(self) -> dict[str, float]:
+        """The inverse temperatures and weights by name."""
+        return {name: value for name, value in self.model_dump().items() if name not in ("name", "plus")}
 
 
 class OptimSection(Section):
@@ -58,17 +88,59 @@ class ModelUseSection(Section):
     """What is trained and what is kept in memory."""
 
     freeze_vision: bool = True
+    train_projector: bool = True  # the layers between the vision tower and the language model
     cache_vision: bool = True  # keep a frozen tower's features of every image, if they fit
     max_cache_gb: float = Field(default=4.0, ge=0)  # per worker, for those features
-    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation; weights are float32
+    weights: Literal["float32", "bfloat16"] = "float32"  # as kept in memory; what is trained stays float32
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
+    checkpoint_activations: bool = False  # recompute them in the backward pass: a third more work for far less memory
+    attention: Literal["split", "dense"] = "split"  # dense builds the whole mask: slow, for comparison
+
+
+class LoraSection(Section):
+    """Low-rank adapters on the language model instead of its weights. Without dropout: two responses share a prompt."""
+
+    rank: int = Field(default=64, ge=1)
+    alpha: float = Field(default=128, gt=0)
+    targets: str = r"(q|k|v|o|gate|up|down)_proj"  # a regular expression for the last part of a layer's name
+    quantize: Literal["nf4"] | None = None  # keep the frozen weights in 4 bits (QLoRA); needs bitsandbytes and a GPU
+    merge: bool = True  # write a whole model; otherwise the adapter alone
+
+
+class CheckpointSection(Section):
+    """From what a run goes on after it was stopped."""
+
+    every_steps: int = Field(default=100, ge=0)  # 0: none, so that a stopped run starts again
+    num_to_keep: int = Field(default=2, ge=1)
+    keep_best: bool = False  # write the model with the lowest validation loss instead of the last
 
 
 class WorkersSection(Section):
     """Ray Train workers, or this process when `num_workers` is 0."""
 
     num_workers: int = Field(default=1, ge=0)
+    min_workers: int | None = Field(default=None, ge=1)  # if given, start with as few, and grow when the cluster does
     use_gpu: bool = False
     cpus_per_worker: float = Field(default=0.5, gt=0)  # what Ray reserves, below 1 so that two fit beside a driver
+    shard: bool = False  # FSDP2: weights, gradients and optimiser are spread over the workers
+    max_failures: int = Field(default=3, ge=-1)  # workers or nodes that may die before the run ends; -1: any number
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers={self.min_workers}: expected at most num_workers={self.num_workers}")
+        if self.shard and self.num_workers == 0:
+            raise ValueError("shard: spreads a model over Ray workers; set num_workers to at least 1")
+        return self
+
+
+class LogSection(Section):
+    """Where the numbers go besides metrics.jsonl."""
+
+    tensorboard: bool = True  # event files in <out>/tensorboard
+    wandb_project: str | None = None  # Weights & Biases; the key comes from its own login or WANDB_API_KEY
+    num_samples: int = Field(default=2, ge=0)  # validation pairs whose answers are generated at each evaluation
+    sample_tokens: int = Field(default=48, ge=1)
 
 
 class TrainSection(Section):
@@ -77,14 +149,32 @@ class TrainSection(Section):
     model: str  # "tiny", a Hugging Face folder, or a Hub id
     data: str  # an MVC folder
     out: str
+    reference: str | None = None  # a folder of `svco reference`; without one the run makes the table itself
     seed: int = Field(default=0, ge=0)
     objective: ObjectiveSection = ObjectiveSection()
     optim: OptimSection = OptimSection()
     train: ModelUseSection = ModelUseSection()
+    lora: LoraSection | None = None
+    checkpoint: CheckpointSection = CheckpointSection()
     workers: WorkersSection = WorkersSection()
+    log: LogSection = LogSection()
     eval_every_steps: int = Field(default=31, ge=0)  # 0: only before and after
     max_length_tokens: int = Field(default=2048, ge=1)  # of one prompt with its response; longer pairs are dropped and counted
     tiny: TinySection = TinySection()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.lora is not None and not self.train.freeze_vision:
+            raise ValueError("lora: adapters go on the language model only; set train.freeze_vision=true, or leave out lora")
+        if self.lora is not None and self.workers.shard:
+            raise ValueError("lora: adapters are small and frozen weights better whole on each worker; set workers.shard=false")
+        if self.lora is not None and not self.lora.merge and self.train.train_projector:
+            raise ValueError("lora.merge=false keeps the adapters alone; set train.train_projector=false, or lora.merge=true")
+        if self.train.weights == "bfloat16" and self.train.precision == "float32":
+            raise ValueError("train.weights=bfloat16 cannot be computed with in float32; set train.precision=bfloat16")
+        if self.workers.shard and not self.train.freeze_vision:
+            raise ValueError("workers.shard: the vision tower is not sharded; set train.freeze_vision=true")
+        return self
 
     @property
     def base_model(self) -> str:

@@ -1,7 +1,9 @@
 """What the frozen vision tower sees in each image of a split: made once and kept if it fits, else made when needed.
 
-Shapes: P pairs, I images, N features per image, V their width.
+Shapes: P pairs, S sides, I images, N features of an image, A features of all images, V their width.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,11 +12,13 @@ from torch import Tensor
 
 from training.data import PairReader
 from training.env import Env
+from training.families import Images
 from training.logps import vision_features
 from training.packing import Ints
 from training.vlm import Vlm, pixel_values
 
 CHUNK_IMAGES = 64
+REDUCED_ROWS = 2**19  # features that workers add up at a time
 
 
 def freeze_unseen(vlm: Vlm) -> None:
@@ -22,9 +26,9 @@ def freeze_unseen(vlm: Vlm) -> None:
 
     Such parameters never get a gradient, so weight decay alone would act on them and shrink them away.
     """
-    parameters = [p for p in vlm.model.model.vision_tower.parameters() if p.requires_grad]
-    pixels_1 = pixel_values(vlm, [Image.new("RGB", (64, 64))]).to(vlm.model.device, vlm.model.dtype)
-    gradients = torch.autograd.grad(vision_features(vlm.model, pixels_1).sum(), parameters, allow_unused=True)
+    parameters = [p for p in vlm.tower_parameters if p.requires_grad]
+    (features_NV,) = vision_features(vlm.model, pixel_values(vlm, [Image.new("RGB", (64, 64))]))
+    gradients = torch.autograd.grad(features_NV.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.requires_grad_(gradient is not None)
 
@@ -39,42 +43,49 @@ class VisionFeatures:
 
     def __init__(self, reader: PairReader, vlm: Vlm, env: Env, *, frozen: bool, max_cache_bytes: float) -> None:
         self._reader, self._vlm, self._env, self._frozen = reader, vlm, env, frozen
-        self._kept_INV: Tensor | None = None
+        self._ends_I: Ints = np.cumsum(reader.num_image_tokens_I)  # where each image's features end among those of all
+        self._kept_AV: Tensor | None = None
         if frozen and max_cache_bytes > 0:
-            first_INV = self._make(np.arange(1), keep_pixels=False)
-            if first_INV.nbytes * reader.num_images <= max_cache_bytes:
-                self._kept_INV = self._make_all(first_INV)
+            (first_NV,) = self._make(np.arange(1), keep_pixels=False)
+            if first_NV[0].nbytes * int(self._ends_I[-1]) <= max_cache_bytes:
+                self._kept_AV = self._make_all(first_NV)
 
     @property
     def kept(self) -> bool:
         """Whether the tower has done its work for good."""
-        return self._kept_INV is not None
+        return self._kept_AV is not None
 
-    def get(self, pairs: Ints) -> tuple[Tensor, Tensor]:
-        """The features of image a and of image b of each pair, [P, N, V] each."""
+    def get(self, pairs: Ints, sides: Sequence[int] = (0, 1)) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+        """The features of image a and of image b of each pair, [N, V] each; None for a side that is not among `sides`."""
         images_P2 = self._reader.images_P2[pairs]
-        if self._kept_INV is not None:
-            a_PNV, b_PNV = (self._kept_INV[torch.from_numpy(images_P)] for images_P in images_P2.T)
-            return a_PNV.to(self._env.device, non_blocking=True), b_PNV.to(self._env.device, non_blocking=True)
-        images_I, places = np.unique(images_P2, return_inverse=True)  # each image once, even if several pairs share it
-        made_INV = self._make(images_I)
-        places_P2 = torch.from_numpy(places.reshape(-1, 2)).to(made_INV.device)
-        return made_INV[places_P2[:, 0]], made_INV[places_P2[:, 1]]
+        wanted_PS = images_P2[:, list(sides)]
+        images_I = np.unique(wanted_PS)  # each image once, even if several pairs share it
+        made = dict(zip(images_I.tolist(), self._kept(images_I) if self.kept else self._make(images_I), strict=True))
+        features = [[made[image] for image in images_P2[:, side].tolist()] if side in sides else None for side in (0, 1)]
+        return features[0], features[1]
 
-    def _make(self, images: Ints, *, keep_pixels: bool = True) -> Tensor:
-        pixels_I3HW = self._reader.pixels(images, keep=keep_pixels).to(self._env.device, self._vlm.model.dtype, non_blocking=True)
+    def _kept(self, images: Ints) -> list[Tensor]:
+        assert self._kept_AV is not None
+        places = zip((self._ends_I - self._reader.num_image_tokens_I)[images], self._ends_I[images], strict=True)
+        return [self._kept_AV[start:end].to(self._env.device, non_blocking=True) for start, end in places]
+
+    def _make(self, images: Ints, *, keep_pixels: bool = True) -> Images:
+        pixels = self._reader.pixels(images, keep=keep_pixels)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            return vision_features(self._vlm.model, pixels_I3HW)
+            return vision_features(self._vlm.model, pixels)
 
-    def _make_all(self, like_INV: Tensor) -> Tensor:
+    def _make_all(self, like_NV: Tensor) -> Tensor:
         """Every image once over all workers, in fixed chunks, so that the result does not depend on their number."""
-        kept_INV = torch.zeros((self._reader.num_images, *like_INV.shape[1:]), dtype=like_INV.dtype)
-        chunks = torch.arange(len(kept_INV)).split(CHUNK_IMAGES)
-        with self._env.progress(f"images, {self._reader.split}", len(kept_INV), "images") as progress:
+        num_images = self._reader.num_images
+        kept_AV = torch.zeros((int(self._ends_I[-1]), like_NV.shape[1]), dtype=like_NV.dtype)
+        starts_I = self._ends_I - self._reader.num_image_tokens_I
+        chunks = np.split(np.arange(num_images), range(CHUNK_IMAGES, num_images, CHUNK_IMAGES))
+        with self._env.progress(f"images, {self._reader.split}", num_images, "images") as progress:
             for index, chunk in enumerate(chunks):
                 if index % self._env.world_size == self._env.rank:
-                    kept_INV[chunk] = self._make(chunk.numpy(), keep_pixels=False).cpu()
+                    made_NV = torch.cat(list(self._make(chunk, keep_pixels=False)))
+                    kept_AV[starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = made_NV.cpu()
                 progress.advance(len(chunk))
-        for part_INV in kept_INV.split(16 * CHUNK_IMAGES):
-            self._env.all_reduce(part_INV)
-        return kept_INV
+        for part_NV in kept_AV.split(REDUCED_ROWS):
+            self._env.all_reduce(part_NV)
+        return kept_AV

@@ -1,228 +1,219 @@
 """The training loop: policy against its own start, exact over any number of workers and any micro-batch. No Ray here.
 
-Shapes: N pairs in a split, B in a global batch, P in a micro-batch; K values per pair, the loss first.
+Shapes: N pairs in a split.
 """
 
-import json
-import math
+import shutil
 import time
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from pipeline.recipe import UserError
 from pipeline.schema import MvcError
-from pipeline.store import sha256_file, write_json
-from training.config import ObjectiveSection, TrainSection
+from pipeline.store import StoreError, sha256_file, write_json
+from training.advise import is_out_of_memory, out_of_memory
+from training.chat import ModelError
+from training.checkpoint import BEST, Checkpoints, TrainState, latest, restore, run_folder
+from training.config import TrainSection
 from training.data import DataState, PairReader, batches
 from training.env import Env
-from training.features import VisionFeatures, freeze_unseen
-from training.logps import logps_of_features
-from training.objectives import OBJECTIVES, Betas, Scores
-from training.optimiser import adamw, learning_rate, sum_gradients
-from training.packing import Ints
-from training.plan import RECORD, base_sha256, num_rows
-from training.vlm import ModelError, Vlm, load_vlm, save_vlm
+from training.export import export_model
+from training.features import VisionFeatures
+from training.log import Log
+from training.mfu import Utilisation
+from training.objectives import ALL_CELLS, Cell, Coefficients, Objective, Scores
+from training.optimiser import adamw, learning_rate
+from training.plan import RECORD, REFERENCE_DONE, base_sha256, num_rows
+from training.policy import build_policy, check_frozen, num_trained, parameter_table, trained_parts
+from training.reference_table import read_reference, reference_facts, write_reference
+from training.samples import append_samples, sample_answers
+from training.scoring import Scorer, Split
+from training.updates import DivergedError, Measure, Metrics, Updater, name_not_finite, stop_if_diverged
+from training.vlm import Vlm
 
-Metrics = dict[str, float]
-
-
-class DivergedError(UserError):
-    """The loss or a gradient is no longer a number; the message says at which step and for which pairs."""
-
-    exit_code = 1
+__all__ = ["DivergedError", "fit"]
 
 
 def fit(section: TrainSection, env: Env) -> dict[str, Any]:
     """Finetunes the model of `section` on its data and writes the result to `section.out`; returns what svco.json says.
 
-    The folder is complete when svco.json exists, which is written last.
+    Goes on from the last checkpoint in `section.out`, if there is one. The folder is complete when svco.json exists,
+    which is written last.
 
     Raises:
-        MvcError, ModelError: Data or model that cannot be used.
+        MvcError, ModelError, ReferenceTableError: Data, a model or a table that cannot be used.
         DivergedError: The loss became NaN or infinite.
+        StoreError: The disk is full.
+        OutOfMemoryInTrainingError: No memory left, with what to set.
     """
     from transformers.utils import logging
 
     started_s = time.monotonic()
     logging.disable_progress_bar()  # its bars for reading and writing weights would run into ours
-    return _Run(section, env).run(started_s)
-
-
-class _Split:
-    """The pairs of one split with their vision features and, once made, the reference's log-probabilities."""
-
-    def __init__(self, reader: PairReader, section: TrainSection, vlm: Vlm, env: Env) -> None:
-        options = section.train
-        self.reader = reader
-        room = options.max_cache_gb * 1e9 if options.cache_vision else 0
-        self.features = VisionFeatures(self.reader, vlm, env, frozen=options.freeze_vision, max_cache_bytes=room)
-        self.reference_N32 = torch.empty(0)
+    try:
+        return _Run(section, env).run(started_s)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        room_gb = torch.cuda.get_device_properties(env.device).total_memory / 1e9 if env.device.startswith("cuda") else None
+        raise out_of_memory(section, error, budget_gb=room_gb) from error
 
 
 class _Run:
     def __init__(self, section: TrainSection, env: Env) -> None:
-        self.section, self.env = section, env
+        self.section, self.env, self.out = section, env, Path(section.out)
         torch.manual_seed(section.seed)
-        self.base_sha256 = base_sha256(section) if env.rank == 0 else None  # rank 0 writes the record
-        self.vlm = load_vlm(section.base_model, device=env.device)
-        # load_vlm leaves the model in evaluation mode, and so it stays: two responses share one pass over their prompt,
-        # so dropout would not be what it is in separate passes, and the reference is computed without it.
-        self.vlm.model.model.vision_tower.requires_grad_(not section.train.freeze_vision)
-        if not section.train.freeze_vision:
-            freeze_unseen(self.vlm)
-        self.parameters = [p for p in self.vlm.model.parameters() if p.requires_grad]
-        self.objective = OBJECTIVES[section.objective.name]
-        self.betas = betas_of(section.objective)
-        self.names = self._value_names()
+        self.base_sha256 = base_sha256(section)
+        self.trained = build_policy(section, env.device, env.world_size)
+        self.vlm: Vlm = self.trained.vlm
+        check_frozen(self.vlm.model, trained_parts(section))
+        self.objective = objective_of(section)
+        self.cells: frozenset[Cell] = self.objective.cells
         self.readers = _readers(section, self.vlm)
-        self.splits = {name: _Split(reader, section, self.vlm, env) for name, reader in self.readers.items() if len(reader)}
+        self.splits = {name: self._split(reader) for name, reader in self.readers.items() if len(reader)}
+        self.scorer = Scorer(section, self.trained, env)
+        self.optimizer = adamw(self.trained.parameters, section.optim)
+        self.checkpoints = Checkpoints(self.out, env, section.checkpoint.num_to_keep)
+        self.measure_all = Measure(self.objective)
+
+    def _split(self, reader: PairReader) -> Split:
+        use = self.section.train
+        room = use.max_cache_gb * 1e9 if use.cache_vision else 0
+        features = VisionFeatures(reader, self.vlm, self.env, frozen=use.freeze_vision, max_cache_bytes=room)
+        return Split(reader, features, torch.empty(0))
 
     def run(self, started_s: float) -> dict[str, Any]:
-        train, num_pairs = self.splits["train"], len(self.splits["train"].reader)
-        num_steps = self.section.optim.num_steps(num_pairs)
+        num_steps = self.section.optim.num_steps(len(self.splits["train"].reader))
         self._say_start(num_steps)
+        last = latest(self.out)
         for name, split in self.splits.items():
-            # Before training the policy is the reference; these numbers never change again.
-            split.reference_N32 = self._all_logps(split, f"reference, {name}")
-            self._stop_if_base_is_broken(split)
-        with _Log(Path(self.section.out), self.env) as log:
-            start = self._validate(log, 0)
+            split.reference_N32 = self._reference(name, split, fresh=last is None)
+        state = TrainState(step=0, data=DataState(self.section.seed))
+        if last is not None:
+            state = restore(last, self.trained, self.optimizer, self.env)
+            self.env.say(f"going on after step {state.step} of {num_steps}")
+        with Log(self.section, self.env, None if last is None else state.step) as log:
+            if last is None:
+                start = self._validate(log, 0)
+                state = TrainState(step=0, data=state.data, start=start, latest=start)
             ready_s = time.monotonic()
-            final = self._train(train, num_steps, start, log)
+            state = self._train(num_steps, state, log)
             trained_s = time.monotonic()
-        record = self._record(num_steps, start, final)
+        if self.section.checkpoint.keep_best and state.best_step is not None:
+            restore(run_folder(self.out) / BEST, self.trained, self.optimizer, self.env)
+            self.env.say(f"keeping the model of step {state.best_step}, whose validation loss was the lowest")
+        record = self._record(num_steps, state)
         record["seconds"] = {"total": round(trained_s - started_s, 2), "training": round(trained_s - ready_s, 2)}
+        export_model(self.trained, self.section, record, self.env)
         if self.env.rank == 0:
-            save_vlm(self.vlm, self.section.out)
-            write_json(Path(self.section.out) / RECORD, record)
+            write_json(self.out / RECORD, record)
+            shutil.rmtree(run_folder(self.out), ignore_errors=True)
         self.env.barrier()
         return record
 
-    def _train(self, train: _Split, num_steps: int, start: Metrics, log: "_Log") -> Metrics:
-        optim, every = self.section.optim, self.section.eval_every_steps
-        optimizer = adamw(self.parameters, optim)
-        source = batches(len(train.reader), optim.batch_pairs, DataState(self.section.seed))
-        latest = start
+    def _train(self, num_steps: int, state: TrainState, log: Log) -> TrainState:
+        section, train = self.section, self.splits["train"]
+        updater = Updater(section, self.trained, self.scorer, self.objective, self.env)
+        utilisation = Utilisation(section, self.vlm, train, self.env.device, self.env.world_size)
+        source = batches(len(train.reader), section.optim.batch_pairs, state.data)
         with self.env.progress("train", num_steps, "steps") as progress:
-            for step, (batch_B, state) in zip(range(num_steps), source, strict=False):
-                began_s = time.monotonic()
-                rate = learning_rate(optim, step, num_steps)
-                metrics, waited_s = self._step(train, batch_B, optimizer, rate, step)
-                took_s = time.monotonic() - began_s
-                speed = {"lr": rate, "pairs_per_s": round(len(batch_B) / took_s, 2), "data_wait_s": round(waited_s, 4)}
-                log.write({"step": step + 1, "split": "train", "epoch": state.epoch, **metrics, **speed})
-                progress.advance(1, loss=metrics["loss"], pairs_per_s=speed["pairs_per_s"])
-                if step + 1 == num_steps or (every and (step + 1) % every == 0):
-                    latest = self._validate(log, step + 1)
-                    self.env.report({"step": step + 1, "loss": metrics["loss"], **{f"validation_{k}": v for k, v in latest.items()}})
-        return latest
+            progress.advance(state.step)
+            for step in range(state.step + 1, num_steps + 1):
+                batch_B, data = next(source)
+                rate = learning_rate(section.optim, step - 1, num_steps)
+                metrics = updater.step(train, batch_B, self.optimizer, rate, step)
+                more = utilisation.of(metrics["pairs_per_s"]) | _memory(self.env.device)
+                log.write({"step": step, "split": "train", "epoch": data.epoch, **metrics, **more})
+                progress.advance(1, loss=metrics["loss"], pairs_per_s=metrics["pairs_per_s"])
+                state = TrainState(
+                    step=step, data=data, start=state.start, latest=state.latest, best_step=state.best_step, best_loss=state.best_loss
+                )
+                if step == num_steps or (section.eval_every_steps and step % section.eval_every_steps == 0):
+                    state = self._evaluate(log, state, metrics["loss"])
+                every = section.checkpoint.every_steps
+                if every and step % every == 0 and step < num_steps:
+                    self.checkpoints.save(self.trained, self.optimizer, state)
+        return state
 
-    def _step(self, split: _Split, batch_B: Ints, optimizer: torch.optim.Optimizer, rate: float, step: int) -> tuple[Metrics, float]:
-        """One update; returns its metrics over the global batch, and the seconds spent waiting for data."""
-        env, optim = self.env, self.section.optim
-        optimizer.zero_grad()
-        values_BK = torch.zeros(len(batch_B), len(self.names), device=env.device)
-        waited_s = 0.0
-        mine = np.arange(env.rank, len(batch_B), env.world_size)
-        mine = mine[np.argsort(split.reader.lengths[batch_B[mine]], kind="stable")]  # equal lengths together: less padding
-        for places in _chunks(mine, optim.micro_batch_pairs):
-            pairs = batch_B[places]
-            logps_P32, num_tokens_P2, wait_s = self._logps(split, pairs)
-            waited_s += wait_s
-            loss_P, values_PK = self._objective(logps_P32, split.reference_N32[torch.from_numpy(pairs)], num_tokens_P2)
-            # Divided by the pairs of the whole step, so that summing over micro-batches and workers gives the mean.
-            (loss_P.sum() / len(batch_B)).backward()
-            values_BK[torch.from_numpy(places)] = values_PK
-        env.all_reduce(values_BK)
-        self._stop_if_diverged(values_BK[:, 0], [split.reader.pair_ids[pair] for pair in batch_B], f"step {step + 1}")
-        sum_gradients(self.parameters, env)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, optim.clip_norm).item()
-        if not math.isfinite(norm):
-            raise DivergedError(f"step {step + 1}: the gradient is not finite ({norm}) though the loss is; lower optim.lr")
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        optimizer.step()
-        return {**self._mean(values_BK), "grad_norm": norm}, waited_s
+    def _evaluate(self, log: Log, state: TrainState, loss: float) -> TrainState:
+        found = self._validate(log, state.step)
+        self.env.report({"step": state.step, "loss": loss, **{f"validation_{k}": v for k, v in found.items()}})
+        best_step, best_loss = state.best_step, state.best_loss
+        is_best = bool(found) and (best_loss is None or found["loss"] < best_loss)
+        if is_best:
+            best_step, best_loss = state.step, found["loss"]
+        state = TrainState(step=state.step, data=state.data, start=state.start, latest=found, best_step=best_step, best_loss=best_loss)
+        if is_best and self.section.checkpoint.keep_best:
+            self.checkpoints.save_best(self.trained, self.optimizer, state)
+        return state
 
-    def _logps(self, split: _Split, pairs: Ints) -> tuple[Tensor, Tensor, float]:
-        """The policy's log-probabilities of some pairs, their response lengths, and the seconds spent on data."""
-        began_s = time.monotonic()
-        packed = split.reader.packed(pairs).to(self.env.device)
-        features_a_PNV, features_b_PNV = split.features.get(pairs)
-        wait_s = time.monotonic() - began_s
-        low = self.section.train.precision == "bfloat16"
-        with torch.autocast(self.env.device.split(":")[0], torch.bfloat16, enabled=low):
-            return logps_of_features(self.vlm.model, packed, features_a_PNV, features_b_PNV), packed.num_tokens_P2, wait_s
+    def _reference(self, name: str, split: Split, *, fresh: bool) -> torch.Tensor:
+        """The reference's numbers: from the table that the recipe names, from this run's own, or made now.
 
-    def _objective(self, logps_P32: Tensor, reference_P32: Tensor, num_tokens_P2: Tensor) -> tuple[Tensor, Tensor]:
-        scores = Scores(D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=num_tokens_P2)
-        loss_P, values = self.objective(scores, self.betas)
-        return loss_P, torch.stack([loss_P.detach(), *values.values()], dim=1)
-
-    def _value_names(self) -> list[str]:
-        zeros = torch.zeros(1, 3, 2)
-        _, values = self.objective(Scores(D_P32=zeros, logps_P32=zeros, num_tokens_P2=torch.ones(1, 2)), self.betas)
-        return ["loss", *values]
-
-    def _mean(self, values_NK: Tensor) -> Metrics:
-        means = values_NK.mean(dim=0).tolist()
-        return {name: round(value, 6) if name != "loss" else value for name, value in zip(self.names, means, strict=True)}
-
-    @torch.no_grad()
-    def _all_logps(self, split: _Split, title: str = "") -> Tensor:
-        """The log-probabilities of every pair under the model as it is now, [N, 3, 2]; without a title nothing is shown."""
-        table_N32 = torch.zeros(len(split.reader), 3, 2, device=self.env.device)
-        order = np.argsort(split.reader.lengths, kind="stable")
-        with self.env.progress(title, len(order), "pairs") as progress:
-            for index, pairs in enumerate(_chunks(order, self.section.optim.micro_batch_pairs)):
-                if index % self.env.world_size == self.env.rank:
-                    table_N32[torch.from_numpy(pairs)] = self._logps(split, pairs)[0].float()
-                progress.advance(len(pairs))
-        self.env.all_reduce(table_N32)
+        Before training the policy is the reference, and its numbers never change again, so no second model is needed.
+        """
+        given, own = self.section.reference, run_folder(self.out) / f"reference-{name}"
+        facts = reference_facts(self.base_sha256 or self.section.model, self.vlm, self.section.train.precision)
+        if given is not None or (not fresh and (own / REFERENCE_DONE).is_file()):
+            return read_reference(Path(given) if given else own, split.reader, facts).to(self.env.device)
+        if not fresh:
+            raise StoreError(f"{own}: the reference of this unfinished run is gone; delete {run_folder(self.out)} to train anew")
+        table_N32 = self.scorer.table(split, f"reference, {name}", self.cells if name == "train" else ALL_CELLS)
+        self._stop_if_base_is_broken(table_N32, split.reader)
+        if self.env.rank == 0 and self.section.checkpoint.every_steps:
+            write_reference(own, split.reader, table_N32, facts)
         return table_N32
 
     @torch.no_grad()
-    def _validate(self, log: "_Log", step: int) -> Metrics:
+    def _validate(self, log: Log, step: int) -> Metrics:
         """Loss, margins and accuracies over all validation pairs; at step 0 the policy is the reference."""
         split = self.splits.get("validation")
         if split is None:
             return {}
         # At step 0 the policy is the reference, whose numbers are known.
-        logps_N32 = split.reference_N32 if step == 0 else self._all_logps(split)
+        logps_N32 = split.reference_N32 if step == 0 else self.scorer.table(split)
         num_tokens_N2 = split.reader.num_tokens_N2.to(self.env.device)
-        values_NK = self._objective(logps_N32, split.reference_N32, num_tokens_N2)[1]
-        self._stop_if_diverged(values_NK[:, 0], split.reader.pair_ids, f"validation after step {step}")
-        metrics = self._mean(values_NK)
+        scores = Scores(D_P32=logps_N32 - split.reference_N32, logps_P32=logps_N32, num_tokens_P2=num_tokens_N2)
+        values_NK = self.measure_all(scores)[1]
+        stop_if_diverged(values_NK, self.measure_all.names, split.reader.pair_ids, f"validation after step {step}")
+        metrics = self.measure_all.mean(values_NK)
         log.write({"step": step, "split": "validation", **metrics})
+        self._sample(log, split, step)
         return metrics
 
-    def _stop_if_base_is_broken(self, split: _Split) -> None:
-        bad = _not_finite(split.reference_N32.flatten(1).sum(dim=1), split.reader.pair_ids)
+    def _sample(self, log: Log, split: Split, step: int) -> None:
+        options = self.section.log
+        if self.env.rank or self.trained.sharded or not options.num_samples:
+            return  # sharded weights could be gathered by all workers together only
+        with self.scorer.autocast():
+            samples = sample_answers(split.reader, self.vlm, num_pairs=options.num_samples, max_new_tokens=options.sample_tokens)
+        append_samples(self.out, step, samples)
+        for sample in samples:
+            text = f"{sample['question']}\n\na: {sample['answer_a']}\n\nb: {sample['answer_b']}"
+            log.write_text(f"sample/{sample['pair_id']}", text, step)
+
+    def _stop_if_base_is_broken(self, table_N32: torch.Tensor, reader: PairReader) -> None:
+        cells = torch.zeros(3, 2, dtype=torch.bool)
+        for condition, response in self.cells:
+            cells[condition, response] = True
+        bad = name_not_finite(table_N32[:, cells.to(table_N32.device)].sum(dim=1), reader.pair_ids)
         if bad:
             raise ModelError(
                 f"model={self.section.model}: the base model's own log-probabilities of {bad} are not finite, before any training; "
                 "its weights, or precision, do not work on these pairs, so choose another base"
             )
 
-    def _stop_if_diverged(self, loss_B: Tensor, pair_ids: Sequence[str], when: str) -> None:
-        bad = _not_finite(loss_B, pair_ids)
-        if bad:
-            raise DivergedError(f"{when}: the loss of {bad} is not finite; lower optim.lr")
-
     def _say_start(self, num_steps: int) -> None:
         counts = [_count(reader) for reader in self.readers.values()]
         held_out = f"{counts[1]} for validation" if "validation" in self.readers else "no validation split"
-        trained = f"{sum(p.numel() for p in self.parameters):,} trained parameters"
+        trained = f"{num_trained(self.trained.parameters):,} trained parameters"
         self.env.say(f"{counts[0]}, {held_out}; {num_steps} steps of {self.section.optim.batch_pairs} pairs; {trained}")
+        self.env.say("; ".join(f"{part}: {moving} of {total} trained" for part, total, moving in parameter_table(self.vlm.model)))
         if self.readers.keys() > self.splits.keys():
             self.env.say("no validation: all its pairs are longer than max_length_tokens; raise it, or build data with shorter texts")
 
-    def _record(self, num_steps: int, start: Metrics, final: Metrics) -> dict[str, Any]:
+    def _record(self, num_steps: int, state: TrainState) -> dict[str, Any]:
         section = self.section
         return {
             "base_model": "base" if section.model == "tiny" else section.model,
@@ -233,11 +224,21 @@ class _Run:
             "pairs": {name: len(reader) for name, reader in self.readers.items()},
             "pairs_dropped_too_long": {name: reader.num_dropped for name, reader in self.readers.items()},
             "steps": num_steps,
+            "best_step": state.best_step,
             "workers": self.env.world_size,
-            "start": start,
-            "final": final,
+            "start": state.start,
+            "final": state.latest,
             "recipe": section.model_dump(mode="json"),
         }
+
+
+def objective_of(section: TrainSection) -> Objective:
+    """The loss of a recipe."""
+    return Objective(
+        section.objective.name,
+        Coefficients(**section.objective.coefficients()),
+        {str(name): weight for name, weight in section.objective.plus.items()},
+    )
 
 
 def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
@@ -256,36 +257,6 @@ def _count(reader: PairReader) -> str:
     return f"{len(reader):,} pairs{dropped}"
 
 
-def _not_finite(value_N: Tensor, pair_ids: Sequence[str]) -> str:
-    """How many pairs have no number, and the first of them: "2 of 8 pairs (id, id)"; empty if all have one."""
-    bad = [pair_id for pair_id, fine in zip(pair_ids, value_N.isfinite().tolist(), strict=True) if not fine]
-    some = ", ".join(bad[:4]) + (" ..." if len(bad) > 4 else "")
-    return f"{len(bad)} of {len(pair_ids)} pairs ({some})" if bad else ""
-
-
-class _Log:
-    """metrics.jsonl: one line per step and per validation, written at once, by rank 0 alone."""
-
-    def __init__(self, out: Path, env: Env) -> None:
-        self._file = (out / "metrics.jsonl").open("w", encoding="utf-8") if env.rank == 0 else None
-
-    def __enter__(self) -> "_Log":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        if self._file:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
-
-
-def betas_of(section: ObjectiveSection) -> Betas:
-    """The inverse temperatures of a recipe's objective."""
-    return Betas(**{name.removeprefix("beta_"): value for name, value in section.model_dump().items() if name != "name"})
-
-
-def _chunks(items: Ints, size: int) -> list[Ints]:
-    return [items[start : start + size] for start in range(0, len(items), size)]
+def _memory(device: str) -> dict[str, float]:
+    """The most GPU memory that this worker has held, in GB."""
+    return {"memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2)} if device.startswith("cuda") else {}

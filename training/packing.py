@@ -1,170 +1,229 @@
-"""From the token ids of a pair to one row that holds all six sequences, each shared part once.
+"""From the token ids of some pairs to one row that holds all their sequences, each shared part once and no padding.
 
-A pair's row, with P_x a prompt and y_x a response: [P_a | y_a | y_b | P_b | y_a | y_b | P_none | y_a | y_b].
-Each prompt with its two responses is a *group*; branch 0 is the prompt, 1 and 2 are the responses. A token sees what
-came before it in its own group, on the prompt or on its own branch. Position ids restart in each group and both
-responses continue at the prompt's length, so every token stands where it would stand in its own sequence: the result
-equals six separate forward passes.
+With P_x a prompt and y_x a response, the row of one pair is [P_a | y_a | y_b | P_b | y_a | y_b | P_none | y_a | y_b]; with
+more pairs the groups with an image come first, pair by pair, then those without. Each prompt with its responses is a
+*group*. A token sees what came before it in its own group, on the prompt or on its own response. Position ids restart in
+each group and both responses continue where the prompt ends, so every token stands where it would stand in its own
+sequence: the result equals separate forward passes.
 
-Shapes: P pairs (one row each), L tokens in the longest row, T response tokens in all rows of the batch.
+A *cell* (condition, response) is one such sequence; what an objective does not use need not be packed.
+
+Shapes: P pairs, L tokens in the row, T response tokens, A axes of a position (1, or 3 where positions are temporal,
+vertical and horizontal).
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import product
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-NUM_SEQUENCES = 6  # 3 conditions x 2 responses, in the order of logps_P32
-PADDING_GROUP = 3
+CONDITIONS, RESPONSES = 3, 2  # image a, image b, no image; response a, response b
+NUM_SEQUENCES = CONDITIONS * RESPONSES  # in the order of logps_P32
+ALL_CELLS = frozenset(product(range(CONDITIONS), range(RESPONSES)))
 
 Ints = npt.NDArray[np.int64]
+Cells = frozenset[tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class PairTokens:
     """The token ids of one pair, exactly as at inference.
 
-    `prompt_image` has one placeholder per image feature; `prompt_text` is the prompt without an image; the responses
+    The image prompts have one placeholder per image feature; `prompt_text` is the prompt without an image; the responses
     end with the end-of-turn token.
+
+    Args:
+        prompt_image_b: The prompt with image b, if it is not that with image a: images of unlike sizes may have unlike
+            numbers of features.
+        positions_a, positions_b: Where the tokens of the two image prompts stand, [A, prompt + 1], the last column being
+            where a response starts; by default 0, 1, 2 ...
+        pair_id: For errors.
     """
 
     prompt_image: list[int]
     prompt_text: list[int]
     response_a: list[int]
     response_b: list[int]
+    prompt_image_b: list[int] | None = None
+    positions_a: Ints | None = None
+    positions_b: Ints | None = None
+    pair_id: str = ""
+
+    @property
+    def prompts(self) -> tuple[list[int], list[int], list[int]]:
+        """The prompt under each condition: image a, image b, no image."""
+        return self.prompt_image, self.prompt_image if self.prompt_image_b is None else self.prompt_image_b, self.prompt_text
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the pair's row with all cells."""
+        return sum(map(len, self.prompts)) + CONDITIONS * (len(self.response_a) + len(self.response_b))
+
+    @property
+    def longest(self) -> int:
+        """Length of the longest of the six sequences."""
+        return max(map(len, self.prompts)) + max(len(self.response_a), len(self.response_b))
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One pair's packed row; `scored_at` are the positions whose next-token prediction is a response token."""
+class Group(NamedTuple):
+    """Lengths in tokens of a prompt and of the responses that follow it, in a row."""
 
-    ids: Ints
-    positions: Ints
-    group: Ints
-    branch: Ints
-    scored_at: Ints
-    targets: Ints
-    sequence: Ints  # which of the six sequences each target belongs to
-    num_tokens: tuple[int, int]  # of response a and of response b
+    prompt: int
+    responses: tuple[int, ...]
 
-    def __len__(self) -> int:
-        return len(self.ids)
+    @property
+    def length(self) -> int:
+        """Tokens of the whole group."""
+        return self.prompt + sum(self.responses)
+
+
+class PackedImage(NamedTuple):
+    """An image in a row: whose it is, and how many placeholders it has there."""
+
+    pair: int
+    side: int  # 0 for image a, 1 for image b
+    num_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A batch of rows as tensors, padded on the right."""
+    """Some pairs in one row; `scored_at` are the places whose next-token prediction is a response token."""
 
-    ids_PL: Tensor
-    positions_PL: Tensor
-    group_PL: Tensor
-    branch_PL: Tensor
-    scored_at_T: Tensor  # into the flattened [P * L]
+    ids_L: Tensor
+    positions_AL: Tensor
+    scored_at_T: Tensor
     targets_T: Tensor
     sequence_T: Tensor  # pair * 6 + condition * 2 + response
-    num_tokens_P2: Tensor
-    num_image_tokens: int  # placeholders per image
+    num_tokens_P2: Tensor  # of the two responses
+    groups: tuple[Group, ...]
+    images: tuple[PackedImage, ...]  # in reading order
+    pair_ids: tuple[str, ...]
+    cells: Cells
 
     def to(self, device: torch.device | str) -> "Packed":
-        """The same batch on another device."""
-        tensors = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "num_image_tokens"}
-        return replace(self, **{name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()})
+        """The same row on another device."""
+        tensors: dict[str, Any] = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
+        return replace(self, **moved)
+
+    @property
+    def position_ids(self) -> Tensor:
+        """As models take them for a batch of one row: [1, L], or [3, 1, L] where positions have three axes."""
+        return self.positions_AL if len(self.positions_AL) == 1 else self.positions_AL[:, None]
 
     def attention_mask(self) -> Tensor:
-        """[P, 1, L, L], True where the query (second last axis) may see the key (last axis).
+        """[1, 1, L, L], True where the query (second last axis) may see the key (last axis).
 
         Boolean, which only the sdpa kernels read as "may see"; the eager kernel would add it as 0 and 1.
         """
-        same_group_PLL = self.group_PL[:, :, None] == self.group_PL[:, None, :]
-        key_branch_P1L = self.branch_PL[:, None, :]
-        on_path_PLL = (key_branch_P1L == 0) | (key_branch_P1L == self.branch_PL[:, :, None])
-        length = self.ids_PL.shape[1]
-        earlier_LL = torch.ones(length, length, dtype=torch.bool, device=self.ids_PL.device).tril()
-        return (same_group_PLL & on_path_PLL & earlier_LL)[:, None]
+        group_of, branch_of = [], []
+        for number, group in enumerate(self.groups):
+            group_of += [number] * group.length
+            for branch, length in enumerate((group.prompt, *group.responses)):
+                branch_of += [branch] * length
+        group_L, branch_L = torch.tensor([group_of, branch_of], device=self.ids_L.device)
+        same_group_LL = group_L[:, None] == group_L
+        on_path_LL = (branch_L == 0) | (branch_L[:, None] == branch_L)
+        return (same_group_LL & on_path_LL).tril()[None, None]
 
 
-def pack_row(pair: PairTokens, image_token_id: int, num_image_tokens: int) -> Row:
-    """The packed row of one pair.
+def pack(
+    pairs: Sequence[PairTokens], image_token_id: int, num_image_tokens: int | None = None, *, cells: Iterable[tuple[int, int]] = ALL_CELLS
+) -> Packed:
+    """One row of some pairs.
 
     Args:
-        num_image_tokens: Features that the model makes of one image; the image prompt must have as many placeholders.
+        num_image_tokens: How many placeholders every image must have; by default each may have its own number, at least
+            one. That they fit the features is checked where the features are.
+        cells: The (condition, response) that are needed; the others are left out, and so is an image that none needs.
 
     Raises:
-        ValueError: An empty prompt or response, or a number of placeholders that does not fit.
+        ValueError: No pair, no cell or one that does not exist, an empty prompt or response, or placeholders where none
+            belong or too few or many; the message names the pair.
     """
-    _check(pair, image_token_id, num_image_tokens)
-    responses = (pair.response_a, pair.response_b)
-    ids: list[int] = []
-    parts: dict[str, list[Ints]] = {name: [] for name in ("positions", "group", "branch", "scored_at", "targets", "sequence")}
-    for group, prompt in enumerate((pair.prompt_image, pair.prompt_image, pair.prompt_text)):
-        last_of_prompt = len(ids) + len(prompt) - 1
-        ids += prompt
-        parts["positions"].append(np.arange(len(prompt)))
-        parts["branch"].append(np.zeros(len(prompt), np.int64))
-        for index, response in enumerate(responses):
-            start = len(ids)
-            ids += response
-            parts["positions"].append(len(prompt) + np.arange(len(response)))
-            parts["branch"].append(np.full(len(response), index + 1))
-            # The first token of either response is predicted from the last token of the prompt.
-            parts["scored_at"].append(np.array([last_of_prompt, *range(start, start + len(response) - 1)]))
-            parts["targets"].append(np.array(response))
-            parts["sequence"].append(np.full(len(response), group * 2 + index))
-        parts["group"].append(np.full(len(prompt) + sum(map(len, responses)), group))
-    joined = {name: np.concatenate(arrays).astype(np.int64) for name, arrays in parts.items()}
-    return Row(np.array(ids, np.int64), **joined, num_tokens=(len(pair.response_a), len(pair.response_b)))
-
-
-def _check(pair: PairTokens, image_token_id: int, num_image_tokens: int) -> None:
-    expected = {"prompt_image": num_image_tokens, "prompt_text": 0, "response_a": 0, "response_b": 0}
-    for name, wanted in expected.items():
-        tokens = getattr(pair, name)
-        if not tokens:
-            raise ValueError(f"{name}: expected at least one token, got none")
-        found = tokens.count(image_token_id)
-        if found != wanted:
-            raise ValueError(
-                f"{name}: expected {wanted} image placeholders (token {image_token_id}), got {found}; the model makes "
-                f"{num_image_tokens} features of an image, the processor must make as many placeholders and the texts none"
-            )
-
-
-def stack(rows: Sequence[Row], num_image_tokens: int) -> Packed:
-    """A batch of rows, padded on the right to the longest; the padding is a group of its own, which no token sees."""
-    length = max(len(row) for row in rows)
-    table_4PL = np.zeros((4, len(rows), length), np.int64)
-    table_4PL[2] = PADDING_GROUP
-    for index, row in enumerate(rows):
-        table_4PL[:, index, : len(row)] = row.ids, row.positions, row.group, row.branch
-    scored_at_T = np.concatenate([index * length + row.scored_at for index, row in enumerate(rows)])
-    targets_T = np.concatenate([row.targets for row in rows])
-    sequence_T = np.concatenate([index * NUM_SEQUENCES + row.sequence for index, row in enumerate(rows)])
-    num_tokens_P2 = np.array([row.num_tokens for row in rows], np.int64)
-    ids_PL, positions_PL, group_PL, branch_PL = torch.from_numpy(table_4PL)
-    return Packed(
-        ids_PL,
-        positions_PL,
-        group_PL,
-        branch_PL,
-        torch.from_numpy(scored_at_T),
-        torch.from_numpy(targets_T),
-        torch.from_numpy(sequence_T),
-        torch.from_numpy(num_tokens_P2),
-        num_image_tokens,
-    )
-
-
-def pack(pairs: Sequence[PairTokens], image_token_id: int, num_image_tokens: int | None = None) -> Packed:
-    """A batch of pairs as packed rows, one row per pair.
-
-    Args:
-        num_image_tokens: Features per image; by default as many as the first pair has placeholders.
-    """
+    cells = frozenset(cells)
     if not pairs:
         raise ValueError("pack: expected at least one pair, got none")
-    if num_image_tokens is None:
-        num_image_tokens = pairs[0].prompt_image.count(image_token_id)
-    return stack([pack_row(pair, image_token_id, num_image_tokens) for pair in pairs], num_image_tokens)
+    if not cells or cells - ALL_CELLS:
+        raise ValueError(f"pack: expected cells among {sorted(ALL_CELLS)}, got {sorted(cells)}")
+    for pair in pairs:
+        _check(pair, image_token_id, num_image_tokens)
+    order = [*product(range(len(pairs)), (0, 1)), *product(range(len(pairs)), (2,))]
+    row = _Row()
+    for number, condition in order:
+        responses = [response for response in range(RESPONSES) if (condition, response) in cells]
+        if responses:
+            row.add(pairs[number], number, condition, responses, image_token_id)
+    return row.packed(pairs, cells)
+
+
+class _Row:
+    """A row that grows by groups."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+        self.groups: list[Group] = []
+        self.images: list[PackedImage] = []
+        self.positions_An: list[Ints] = []
+        self.scored_at, self.targets, self.sequence = [], [], []  # type: tuple[list[int], list[int], list[int]]
+
+    def add(self, pair: PairTokens, number: int, condition: int, responses: Sequence[int], image_token_id: int) -> None:
+        prompt = pair.prompts[condition]
+        last_of_prompt = len(self.ids) + len(prompt) - 1
+        self.ids += prompt
+        positions_An = (pair.positions_a, pair.positions_b, None)[condition]
+        if positions_An is None:
+            positions_An = np.arange(len(prompt) + 1)[None]
+        self.positions_An.append(positions_An[:, :-1])
+        texts = [(pair.response_a, pair.response_b)[response] for response in responses]
+        for response, text in zip(responses, texts, strict=True):
+            start = len(self.ids)
+            self.ids += text
+            self.positions_An.append(positions_An[:, -1:] + np.arange(len(text)))
+            # The first token of either response is predicted from the last token of the prompt.
+            self.scored_at += [last_of_prompt, *range(start, start + len(text) - 1)]
+            self.targets += text
+            self.sequence += [number * NUM_SEQUENCES + condition * RESPONSES + response] * len(text)
+        self.groups.append(Group(len(prompt), tuple(map(len, texts))))
+        if condition < 2:
+            self.images.append(PackedImage(number, condition, prompt.count(image_token_id)))
+
+    def packed(self, pairs: Sequence[PairTokens], cells: Cells) -> Packed:
+        num_axes = max(map(len, self.positions_An))
+        positions_AL = np.concatenate([np.broadcast_to(p_An, (num_axes, p_An.shape[1])) for p_An in self.positions_An], axis=1)
+        return Packed(
+            torch.tensor(self.ids),
+            torch.from_numpy(positions_AL),
+            torch.tensor(self.scored_at),
+            torch.tensor(self.targets),
+            torch.tensor(self.sequence),
+            torch.tensor([[len(pair.response_a), len(pair.response_b)] for pair in pairs]),
+            tuple(self.groups),
+            tuple(self.images),
+            tuple(pair.pair_id for pair in pairs),
+            cells,
+        )
+
+
+def _check(pair: PairTokens, image_token_id: int, num_image_tokens: int | None) -> None:
+    where = f"pair {pair.pair_id}: " if pair.pair_id else ""
+    image_a, image_b, text = pair.prompts
+    named = {"prompt_image": image_a, "prompt_image_b": image_b, "prompt_text": text}
+    for name, tokens in {**named, "response_a": pair.response_a, "response_b": pair.response_b}.items():
+        if not tokens:
+            raise ValueError(f"{where}{name}: expected at least one token, got none")
+        found, has_image = tokens.count(image_token_id), name.startswith("prompt_image")
+        wanted = (num_image_tokens or max(found, 1)) if has_image else 0
+        if found != wanted:
+            raise ValueError(
+                f"{where}{name}: expected {wanted} image placeholders (token {image_token_id}), got {found}; the processor must "
+                "make as many placeholders of an image as the model makes features, and texts have none"
+            )
+    for name, tokens, positions_An in (("positions_a", image_a, pair.positions_a), ("positions_b", image_b, pair.positions_b)):
+        if positions_An is not None and positions_An.shape[1] != len(tokens) + 1:
+            raise ValueError(f"{where}{name}: expected {len(tokens) + 1} positions, got {positions_An.shape[1]}")

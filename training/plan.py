@@ -1,5 +1,6 @@
 """What a training run would do, checked as far as that goes without torch or Ray."""
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,11 @@ from training.config import TrainSection
 
 MARKER = ".svco_train"  # what an unfinished `out` of this job has, and a folder of someone else's has not
 RECORD = "svco.json"  # written last: the run is finished
+CHECKPOINTS = ".checkpoints"  # of an unfinished run, in `out`
+ATTEMPT = "attempt"  # in that folder: names the one process that may write there
+RUN = "run.json"  # in that folder: which run it is
+REFERENCE_DONE = "DONE.json"  # of a reference table: written last
+NOT_THE_RUN = ("out", "workers", "log", "checkpoint")  # what may change while a run goes on: the result is the same
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,11 @@ class Plan:
     section: TrainSection
     num_pairs: dict[str, int]
     finished: dict[str, Any] | None  # what svco.json says, if this very run is done
+
+    @functools.cached_property
+    def data_sha256(self) -> str:
+        """A hash of the data's manifest, which has one of every shard."""
+        return sha256_file(Path(self.section.data) / "manifest.json")
 
     @property
     def out(self) -> Path:
@@ -42,7 +53,31 @@ def plan_training(section: TrainSection) -> Plan:
     num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
     if not num_pairs["train"]:
         raise MvcError(f"{section.data}: split 'train' has no rows, so there is nothing to train on")
+    _refuse_other_unfinished(section)
     return Plan(section, num_pairs, _finished(section))
+
+
+def plan_reference(section: TrainSection) -> Plan:
+    """As `plan_training`, for a folder that takes a reference table.
+
+    Raises:
+        RecipeError, MvcError: Paths, data or an `out` that cannot be used.
+    """
+    section = _with_absolute_paths(section)
+    if section.model == "tiny":
+        raise RecipeError("model=tiny: is made by training itself; give the folder of a model, for example <out of a run>/base")
+    read_manifest(section.data)
+    num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
+    out = Path(section.out)
+    ours = any((out / name).exists() for name in (REFERENCE_DONE, ".parts"))
+    if out.is_dir() and not ours and any(path.name != ".lock" for path in out.iterdir()):
+        raise RecipeError(f"out={out}: the folder is not empty and holds no reference table; choose another out")
+    return Plan(section, num_pairs, None)
+
+
+def reference_part(parts: Path, split: str, index: int) -> Path:
+    """The file of one chunk of a reference table."""
+    return parts / f"{split}-{index:05d}.parquet"
 
 
 def num_rows(folder: str | Path, split: str) -> int:
@@ -57,7 +92,7 @@ def num_rows(folder: str | Path, split: str) -> int:
 
 
 def _with_absolute_paths(section: TrainSection) -> TrainSection:
-    given = {"data": section.data, "out": section.out}
+    given = {"data": section.data, "out": section.out, **({"reference": section.reference} if section.reference else {})}
     if section.model != "tiny" and (section.model.startswith(("/", ".", "~")) or Path(section.model).exists()):
         given["model"] = section.model
     paths = {name: absolute_path(path, name) for name, path in given.items()}
@@ -95,16 +130,43 @@ def _finished(section: TrainSection) -> dict[str, Any] | None:
             raise RecipeError(f"out={out}: the folder is not empty and not from a training run; choose another out")
         return None
     record: dict[str, Any] = read_json(out / RECORD)
+    different = _differences(section, record)
+    if different:
+        raise RecipeError(f"out={out}: holds a finished run that differs in {', '.join(different)}; choose another out, or delete it")
+    return record if _has_weights(out) else None
+
+
+def run_facts(section: TrainSection) -> dict[str, Any]:
+    """What tells one run from another: an unfinished one is gone on with only by a recipe and data that are the same."""
+    return {
+        "recipe": section.model_dump(mode="json"),
+        "data_sha256": sha256_file(Path(section.data) / "manifest.json"),
+        "base_sha256": base_sha256(section),
+    }
+
+
+def _differences(section: TrainSection, record: dict[str, Any]) -> list[str]:
     ours, theirs = section.model_dump(mode="json"), record.get("recipe", {})
-    different = [name for name in ours if name not in ("out", "workers") and ours[name] != theirs.get(name)]
+    different = [name for name in ours if name not in NOT_THE_RUN and ours[name] != theirs.get(name)]
     if record.get("data_sha256") != sha256_file(Path(section.data) / "manifest.json"):
         different.append("the content of data")
     # Weights of many gigabytes are read only where everything else is the same.
     if not different and record.get("base_sha256") != base_sha256(section):
         different.append("the weights of model")
+    return different
+
+
+def _refuse_other_unfinished(section: TrainSection) -> None:
+    """Raises RecipeError if `out` holds checkpoints of another run."""
+    folder = Path(section.out) / CHECKPOINTS
+    if not (folder / RUN).is_file():
+        return
+    different = _differences(section, read_json(folder / RUN))
     if different:
-        raise RecipeError(f"out={out}: holds a finished run that differs in {', '.join(different)}; choose another out, or delete it")
-    return record if _has_weights(out) else None
+        raise RecipeError(
+            f"out={section.out}: holds an unfinished run that differs in {', '.join(different)}; go on with its own recipe, "
+            f"choose another out, or delete {folder}"
+        )
 
 
 def _has_weights(folder: Path) -> bool:

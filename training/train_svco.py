@@ -3,6 +3,7 @@
 
 import shutil
 import threading
+import uuid
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,9 +12,9 @@ import typer
 from pipeline.job import ray_session, run_command
 from pipeline.progress import say, summary_table
 from pipeline.recipe import UserError, load_recipe, resolved_yaml
-from pipeline.store import only_one, write_text
+from pipeline.store import only_one, write_json, write_text
 from training.config import TrainSection
-from training.plan import MARKER, RECORD, Plan, plan_training
+from training.plan import ATTEMPT, CHECKPOINTS, MARKER, RECORD, RUN, Plan, plan_training, run_facts
 from training.relay import follow
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
@@ -32,6 +33,7 @@ def train(plan: Plan) -> dict[str, Any]:
         write_text(plan.out / MARKER, "An unfinished or finished run of training/train_svco.py, which may write here.\n")
         write_text(plan.out / "recipe.yaml", resolved_yaml(plan.section))
         (plan.out / RECORD).unlink(missing_ok=True)  # of a run whose weights are gone: what is made now is not finished
+        begin_attempt(plan)
         say(f"training {plan.section.model} with {plan.section.objective.name} on {plan.section.data} -> {plan.out}")
         if plan.section.model == "tiny":
             from training.tiny import make_tiny
@@ -44,6 +46,16 @@ def train(plan: Plan) -> dict[str, Any]:
             return _fit_with_ray(plan)
 
 
+def begin_attempt(plan: Plan) -> None:
+    """Says which run the checkpoints in `out` belong to, and that this process alone may go on with it.
+
+    Workers of a driver that was killed may live for some seconds more; they find another name here and end.
+    """
+    folder = plan.out / CHECKPOINTS
+    write_json(folder / RUN, run_facts(plan.section))
+    write_text(folder / ATTEMPT, uuid.uuid4().hex)
+
+
 def _fit_here(plan: Plan) -> dict[str, Any]:
     from training.env import LocalEnv
     from training.loop import fit
@@ -52,21 +64,28 @@ def _fit_here(plan: Plan) -> dict[str, Any]:
 
 
 def _fit_with_ray(plan: Plan) -> dict[str, Any]:
-    from ray.train import LoggingConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import WorkerGroupError
 
     from training.env import train_worker
 
     workers, scratch = plan.section.workers, plan.out / ".ray"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed: Ray Train would take it up
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed: Ray Train would take it up, but the loop does
     messages = scratch / "messages.jsonl"
-    scaling = ScalingConfig(num_workers=workers.num_workers, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section))
+    number = workers.num_workers if workers.min_workers is None else (workers.min_workers, workers.num_workers)
+    scaling = ScalingConfig(num_workers=number, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section))
     trainer = TorchTrainer(
         train_worker,
         train_loop_config={"recipe": plan.section.model_dump(mode="json"), "messages": str(messages)},
         scaling_config=scaling,
-        run_config=RunConfig(name="svco", storage_path=str(scratch), logging_config=LoggingConfig("ERROR")),
+        run_config=RunConfig(
+            name="svco",
+            storage_path=str(scratch),
+            logging_config=LoggingConfig("ERROR"),
+            # The loop goes on from its own last checkpoint in `out`.
+            failure_config=FailureConfig(max_failures=workers.max_failures),
+        ),
     )
     say(f"starting {_workers(workers.num_workers)}")
     done = threading.Event()

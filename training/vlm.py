@@ -1,65 +1,82 @@
-"""A LLaVA model with its processor: loading, saving, the exact tokens of prompts and responses, and generation.
+"""A vision-language model with its processor: loading, saving, the exact tokens of prompts and responses, generation.
 
-Supported: model_type llava with a Llama or Qwen2 text model and a CLIP or SigLIP vision tower (LLaVA-1.5,
-LLaVA-Interleave). Others are refused, because packed rows have been proven equal to separate passes for these only.
+Everything goes by the processor and the configuration; what differs between families is in `families`. Other models are
+refused, because packed rows have been proven equal to separate passes for these only.
 """
 
 import contextlib
 import functools
 import itertools
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
 
-from pipeline.recipe import UserError
+from training import chat
+from training.attention import SPLIT, implementation, register
+from training.chat import ModelError as ModelError
+from training.families import FAMILIES, Family, Images, parameters_of, refusal, unwrapped
+from training.packing import Ints, PairTokens
 
-TEXT_MODELS = ("llama", "qwen2")
-VISION_TOWERS = ("clip_vision_model", "siglip_vision_model")
-CHATML_END = "<|im_end|>"
+Size = tuple[int, int]  # width and height of an image in pixels, upright
+ANY_SIZE = (64, 64)  # for models that bring every image to one size
 
 
-class ModelError(UserError):
-    """A model that this toolkit cannot use; the message says why and what it can."""
+class Layout(NamedTuple):
+    """What an image of some size becomes: how many placeholders, and pixels of which shape."""
+
+    num_tokens: int
+    pixels_shape: tuple[int, ...]
 
 
 @dataclass(eq=False)
 class Vlm:
-    """A model, its processor, and the family that its prompts follow ("llava-llama" or "llava-qwen2")."""
+    """A model, its processor, and the name of its family, such as "llava-llama" or "qwen3_vl"."""
 
     model: Any
     processor: Any
     family: str
+    _layouts: dict[Size, Layout] = field(default_factory=dict, repr=False)
+
+    @property
+    def kind(self) -> Family:
+        """Where this family differs from others."""
+        return FAMILIES[self.model.config.model_type]
 
     @property
     def image_token_id(self) -> int:
         """The token that stands for one image feature."""
         return int(self.model.config.image_token_id)
 
-    @functools.cached_property
+    @property
     def num_image_tokens(self) -> int:
-        """Placeholders that the processor makes of one image."""
-        return encode_prompt(self, "?", with_image=True).count(self.image_token_id)
+        """Placeholders of an image of 640 x 480 pixels; of every image, if all are brought to one size."""
+        return self.layout((640, 480)).num_tokens
 
-    @functools.cached_property
-    def control_texts(self) -> tuple[str, ...]:
-        """Texts that the tokenizer reads as control tokens, such as </s> or <image>; no question or answer may hold one."""
-        tokens = self.processor.tokenizer.added_tokens_decoder.values()
-        return tuple(token.content for token in tokens if token.special and token.content.strip())
+    @property
+    def tower_parameters(self) -> list[torch.nn.Parameter]:
+        """Those of the vision tower without the projector."""
+        return parameters_of(self.model, "vision tower")
+
+    def layout(self, size: Size) -> Layout:
+        """What an image of this size becomes, found by giving the processor a blank one.
+
+        Raises:
+            ModelError: Processor and model do not agree on the number of features, or the processor changes prompts.
+        """
+        size = size if self.kind.any_size else ANY_SIZE
+        if size not in self._layouts:
+            self._layouts[size] = _layout(self, size)
+        return self._layouts[size]
 
     @functools.cached_property
     def end_of_turn_id(self) -> int:
-        """The token with which the assistant ends its turn: <|im_end|> in chatml templates, else the tokenizer's eos."""
-        tokenizer = self.processor.tokenizer
-        if CHATML_END in _render(self, "?", with_image=False):
-            return int(tokenizer.convert_tokens_to_ids(CHATML_END))
-        if tokenizer.eos_token_id is None:
-            raise ModelError("the tokenizer has no eos token and the chat template no <|im_end|>; set tokenizer.eos_token")
-        return int(tokenizer.eos_token_id)
+        """The token with which the assistant ends its turn."""
+        return chat.end_of_turn_id(self.processor)
 
     @property
     def stop_ids(self) -> list[int]:
@@ -68,20 +85,34 @@ class Vlm:
         return sorted({self.end_of_turn_id, *([known] if isinstance(known, int) else known or [])})
 
 
-def load_model(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Any:
-    """The model of a Hugging Face folder or Hub id, in evaluation mode, with the sdpa kernels that packed rows need.
+def load_model(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", attention: str = SPLIT, **options: Any
+) -> Any:
+    """The model of a Hugging Face folder or Hub id, in evaluation mode.
+
+    Args:
+        attention: The kernel for packed rows: `attention.SPLIT`, or `attention.DENSE` to check it by.
+        options: More for `from_pretrained`, such as a quantization_config.
 
     Raises:
         ModelError: Not a model that this toolkit supports, with the reason.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
-    config = _read(path, AutoConfig.from_pretrained)
-    reason = _unsupported(config)
+    config = _read(base_of_adapter(path) or path, AutoConfig.from_pretrained)
+    reason = refusal(config)
     if reason:
         raise ModelError(f"model {str(path)!r} cannot be used: {reason}")
-    model = _read(path, AutoModelForImageTextToText.from_pretrained, dtype=dtype, attn_implementation="sdpa", use_safetensors=True)
+    register()
+    options |= {"dtype": dtype, "attn_implementation": implementation(attention), "use_safetensors": True}
+    model = _read(path, AutoModelForImageTextToText.from_pretrained, **options)
     return model.to(device).eval()
+
+
+def base_of_adapter(path: str | Path) -> str | None:
+    """The model that the adapters in a folder belong to; None if it holds none. Transformers loads both together."""
+    file = Path(path) / "adapter_config.json"
+    return str(json.loads(file.read_text())["base_model_name_or_path"]) if file.is_file() else None
 
 
 def _read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
@@ -93,33 +124,26 @@ def _read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
         raise ModelError(f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id; {reason}") from error
 
 
-def _unsupported(config: Any) -> str:
-    """Why a model of this configuration is refused, or ""."""
-    if config.model_type != "llava":
-        return f"model_type is {config.model_type!r}; supported is 'llava' (LLaVA-1.5, LLaVA-Interleave)"
-    if config.text_config.model_type not in TEXT_MODELS:
-        return f"its text model is {config.text_config.model_type!r}; supported are {', '.join(TEXT_MODELS)}"
-    if config.vision_config.model_type not in VISION_TOWERS:
-        return f"its vision tower is {config.vision_config.model_type!r}; supported are {', '.join(VISION_TOWERS)}"
-    if "sliding_attention" in (getattr(config.text_config, "layer_types", None) or ()):
-        return "its text model has sliding-window layers, which packed rows do not reproduce"
-    return ""
-
-
-def load_vlm(path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> Vlm:
-    """The model and processor of a Hugging Face folder or Hub id.
+def load_vlm(
+    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", attention: str = SPLIT, **options: Any
+) -> Vlm:
+    """The model and processor of a Hugging Face folder or Hub id; arguments as for `load_model`.
 
     Raises:
         ModelError: Not a supported model, or a processor without a chat template.
     """
     from transformers import AutoProcessor
 
-    model = load_model(path, dtype=dtype, device=device)
+    model = load_model(path, dtype=dtype, device=device, attention=attention, **options)
     processor = _read(path, AutoProcessor.from_pretrained)
     if not getattr(processor, "chat_template", None):
         raise ModelError(f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown; add chat_template.jinja")
-    # Processors saved by old versions lack the sizes from which they make placeholders; the model knows them.
+    if getattr(processor, "image_processor", None) is None:
+        raise ModelError(f"model {str(path)!r}: its processor takes no images; add preprocessor_config.json")
     config = model.config
+    if config.model_type != "llava":
+        return Vlm(model, processor, config.model_type)
+    # Processors saved by old versions lack the sizes from which they make placeholders; the model knows them.
     if processor.patch_size is None:
         processor.patch_size = config.vision_config.patch_size
         processor.num_additional_image_tokens = int(config.vision_config.model_type == "clip_vision_model")
@@ -134,34 +158,21 @@ def save_vlm(vlm: Vlm, folder: str | Path) -> None:
     vlm.processor.save_pretrained(folder)
 
 
-def _conversation(question: str, *, with_image: bool) -> list[dict[str, Any]]:
-    image = [{"type": "image"}] if with_image else []
-    return [{"role": "user", "content": [*image, {"type": "text", "text": question}]}]
-
-
-def _render(vlm: Vlm, question: str, *, with_image: bool) -> str:
-    conversation = _conversation(question, with_image=with_image)
-    return str(vlm.processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
-
-
-def encode_prompt(vlm: Vlm, question: str, *, with_image: bool) -> list[int]:
+def encode_prompt(vlm: Vlm, question: str, *, with_image: bool, size: Size | None = None) -> list[int]:
     """The tokens before the response, exactly as at inference, with one placeholder per image feature.
 
     Without an image the prompt is the text-only prompt of the same question: no placeholder, no image.
 
+    Args:
+        size: That of the image, where the number of its features depends on it.
+
     Raises:
-        ValueError: A question that holds the text of a control token.
+        ValueError: A question that holds the text of a control token, or no size where one is needed.
     """
-    _refuse_control_texts(vlm, question)
-    text = _render(vlm, question, with_image=with_image)
-    bos = vlm.processor.tokenizer.bos_token
-    # As transformers does for a conversation: a template that writes the bos token itself gets no second one.
-    special = {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
-    images = [Image.new("RGB", (64, 64))] if with_image else None  # every image makes the same number of placeholders
-    ids = [int(token) for token in vlm.processor(text=[text], images=images, **special)["input_ids"][0]]
-    eos, eos_id = vlm.processor.tokenizer.eos_token, vlm.processor.tokenizer.eos_token_id
-    # A tokenizer that closes every text with eos would have the model answer after the end of the conversation.
-    return ids[:-1] if eos is not None and ids[-1:] == [eos_id] and not text.endswith(eos) else ids
+    if with_image and size is None and vlm.kind.any_size:
+        raise ValueError("expected the image's size, on which the number of its placeholders depends for this model")
+    short = chat.short_prompt(vlm.processor, question, with_image=with_image)
+    return placed(vlm, short, size or ANY_SIZE)[0] if with_image else short
 
 
 def encode_response(vlm: Vlm, text: str) -> list[int]:
@@ -171,50 +182,72 @@ def encode_response(vlm: Vlm, text: str) -> list[int]:
         ValueError: An empty text, one that holds the text of a control token, or a tokenizer that merges the prompt's
             end with the text.
     """
-    _refuse_control_texts(vlm, text)
-    if not text.strip():
-        raise ValueError("expected a response with text, got none")
-    tokenizer = vlm.processor.tokenizer
-    opening = _opening(vlm)
-    # A prompt that ends in white space ("assistant\n") is followed by the text at once, any other ("ASSISTANT:") by a space.
-    joined = opening + ("" if opening[-1:].isspace() else " ") + text.strip()
-    before = tokenizer(opening, add_special_tokens=False)["input_ids"]
-    both = tokenizer(joined, add_special_tokens=False)["input_ids"]
-    if both[: len(before)] != before or len(both) == len(before):
-        raise ValueError(f"the tokenizer does not separate the prompt's end {opening!r} from the response {text[:40]!r}")
-    return [*both[len(before) :], vlm.end_of_turn_id]
+    return [*chat.response_ids(vlm.processor, text), vlm.end_of_turn_id]
 
 
-def _refuse_control_texts(vlm: Vlm, text: str) -> None:
-    for control in vlm.control_texts:
-        if control in text:
-            raise ValueError(f"the text {text[:60]!r} holds {control!r}, which the tokenizer reads as a control token; remove it")
+def placed(vlm: Vlm, short: Sequence[int], size: Size) -> tuple[list[int], Ints | None]:
+    """A short prompt (`training.chat`) with an image of some size, and its positions where they are not simply 0, 1, 2 ..."""
+    layout = vlm.layout(size)
+    ids = chat.with_placeholders(short, vlm.image_token_id, layout.num_tokens)
+    return ids, vlm.kind.positions(unwrapped(vlm.model), ids, layout.pixels_shape)
 
 
-def _opening(vlm: Vlm) -> str:
-    """What the chat template writes to open the assistant's turn, for example "<|im_start|>assistant" and a line end."""
-    conversation = _conversation("?", with_image=False)
-    closed = str(vlm.processor.apply_chat_template(conversation, add_generation_prompt=False, tokenize=False))
-    opening = _render(vlm, "?", with_image=False).removeprefix(closed)
-    if not opening:
-        raise ModelError("the chat template does not heed add_generation_prompt, so the start of a response is unknown")
-    return opening
+def pair_tokens(vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size], pair_id: str = "") -> PairTokens:
+    """The tokens of a pair from its question and two answers, and the sizes of its two images.
+
+    Raises:
+        ValueError: A text that cannot become tokens.
+    """
+    question, answer_a, answer_b = texts
+    prompt_text = chat.short_prompt(vlm.processor, question, with_image=False)
+    response_a, response_b = encode_response(vlm, answer_a), encode_response(vlm, answer_b)
+    short = chat.short_prompt(vlm.processor, question, with_image=True)
+    (prompt_a, positions_a), (prompt_b, positions_b) = (placed(vlm, short, size) for size in sizes)
+    return PairTokens(prompt_a, prompt_text, response_a, response_b, prompt_b, positions_a, positions_b, pair_id)
 
 
-def pixel_values(vlm: Vlm, images: Sequence[Image.Image]) -> Tensor:
-    """The images as the vision tower takes them, [num_images, 3, H, W] in fp32."""
-    pixels_I3HW: Tensor = vlm.processor.image_processor(list(images), return_tensors="pt")["pixel_values"]
-    return pixels_I3HW
+def _layout(vlm: Vlm, size: Size) -> Layout:
+    processor, image_token_id = vlm.processor, vlm.image_token_id
+    text, blank = chat.render(processor, "?", with_image=True), Image.new("RGB", size)
+    processed = processor(text=[text], images=[blank], return_tensors="pt", **chat.special_tokens(processor, text))
+    pixels = vlm.kind.per_image(processed)[0]
+    ids = chat.left_open(processor, text, processed["input_ids"][0].tolist())
+    num_tokens, num_features = ids.count(image_token_id), vlm.kind.num_features(vlm.model.config, pixels)
+    if num_tokens != num_features:
+        raise ModelError(f"the processor makes {num_tokens} placeholders of an image, the model {num_features} features; they do not fit")
+    if ids != chat.with_placeholders(chat.short_prompt(processor, "?", with_image=True), image_token_id, num_tokens):
+        raise ModelError("the processor does more to a prompt than to repeat its image placeholder, so its prompts are unknown")
+    return Layout(num_tokens, tuple(pixels.shape))
+
+
+def pixel_values(vlm: Vlm, images: Sequence[Image.Image]) -> Images:
+    """The images as the vision tower takes them, in fp32: [num_images, 3, H, W], or one [h, w, D] per image of any size."""
+    return vlm.kind.per_image(vlm.processor.image_processor(list(images), return_tensors="pt"))
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """One answer: its text, its tokens without the one that ends it, and whether the model ended it by itself."""
+
+    text: str
+    num_tokens: int
+    ended: bool
+
+
+def generate(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+    """The texts of `generate_answers`."""
+    return [answer.text for answer in generate_answers(vlm, images, questions, max_new_tokens=max_new_tokens)]
 
 
 @torch.no_grad()
-def generate(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+def generate_answers(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[Generated]:
     """What the model answers to each question about its image (None: a text-only prompt); greedy, in one batch.
 
     Nothing of the checkpoint's own generation settings counts, except the tokens at which it stops: a base and its
     finetuned model are decoded alike, and what is measured is the model.
     """
-    prompts = [encode_prompt(vlm, q, with_image=i is not None) for i, q in zip(images, questions, strict=True)]
+    asked = list(zip(images, questions, strict=True))
+    prompts = [encode_prompt(vlm, q, with_image=i is not None, size=None if i is None else i.size) for i, q in asked]
     if not prompts:
         return []
     device = vlm.model.device
@@ -223,11 +256,18 @@ def generate(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence
     ids_BL = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=device)
     mask_BL = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     given = [image for image in images if image is not None]
-    pixels = {"pixel_values": pixel_values(vlm, given).to(device, vlm.model.dtype)} if given else {}
+    seen = vlm.kind.model_inputs(pixel_values(vlm, given)) if given else {}
+    seen = {name: value.to(device, vlm.model.dtype if value.is_floating_point() else None) for name, value in seen.items()}
+    if vlm.kind.any_size:
+        seen["mm_token_type_ids"] = (ids_BL == vlm.image_token_id).int()
     with _greedy(vlm.model, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=pad) as settings:
-        out_BL = vlm.model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **pixels)
-    answers = [list(itertools.takewhile(lambda token: token not in stops, row)) for row in out_BL[:, length:].tolist()]
-    return [vlm.processor.tokenizer.decode(answer, skip_special_tokens=True).strip() for answer in answers]
+        out_BL = vlm.model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **seen)
+    answers = []
+    for row in out_BL[:, length:].tolist():
+        tokens = list(itertools.takewhile(lambda token: token not in stops, row))
+        text = vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        answers.append(Generated(text, len(tokens), ended=len(tokens) < len(row)))
+    return answers
 
 
 @contextlib.contextmanager

@@ -13,95 +13,25 @@ import pytest
 from PIL import Image
 
 from pipeline.schema import SCHEMA_VERSION, mvc_schema, pair_id, sha256_hex
-
-# The two documented prompt formats: LLaVA-1.5 (Vicuna), and the chatml format of LLaVA-Interleave.
-VICUNA = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}USER: "
-    "{% for item in message['content'] if item['type'] == 'image' %}<image>\n{% endfor %}"
-    "{% for item in message['content'] if item['type'] == 'text' %}{{ item['text'] }}{% endfor %} "
-    "{% else %}ASSISTANT: {{ message['content'][0]['text'] }} {% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
-)
-CHATML = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% for item in message['content'] if item['type'] == 'image' %}<image>{% endfor %}"
-    "{% for item in message['content'] if item['type'] == 'text' %}{{ '\n' + item['text'] }}{% endfor %}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-COLOURS = {"red": (220, 30, 30), "green": (30, 180, 40), "blue": (40, 60, 220), "yellow": (230, 210, 40)}
-SHAPES = ("square", "circle", "bar", "cross")
-QUESTIONS = ("What is shown?", "Which shape do you see in the picture?", "Describe the picture.")
-IMAGE_PX = 28  # four patches of 14 pixels
-
-
-def _texts() -> list[str]:
-    answers = [f"A {colour} {shape} on grey." for colour in COLOURS for shape in SHAPES]
-    return [*answers, *QUESTIONS, "USER: ASSISTANT:", "user\n assistant\n"]
-
-
-def _tokenizer(chatml: bool) -> Any:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    special = ["<pad>", "<|im_start|>", "<|im_end|>", "<image>"] if chatml else ["<pad>", "<s>", "</s>", "<image>"]
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(_texts(), trainer)
-    if chatml:
-        return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<|im_end|>")
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
-
-
-def _vision(chatml: bool) -> Any:
-    from transformers import CLIPVisionConfig, SiglipVisionConfig
-
-    kind = SiglipVisionConfig if chatml else CLIPVisionConfig
-    return kind(hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=IMAGE_PX, patch_size=14)
-
-
-def _image_processor(chatml: bool) -> Any:
-    from transformers import CLIPImageProcessor, SiglipImageProcessor
-
-    size = {"height": IMAGE_PX, "width": IMAGE_PX}
-    if chatml:
-        return SiglipImageProcessor(size=size)
-    return CLIPImageProcessor(size={"shortest_edge": IMAGE_PX}, crop_size=size)
-
-
-def write_tiny_llava(folder: Path, *, chatml: bool) -> Path:
-    """Saves a random LLaVA of some 30 thousand parameters in Hugging Face format: Llama and CLIP, or Qwen2 and SigLIP."""
-    import torch
-    from transformers import LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor, Qwen2Config
-
-    tokenizer = _tokenizer(chatml)
-    strategy = "full" if chatml else "default"
-    text = (Qwen2Config if chatml else LlamaConfig)(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
-    image_token_id = tokenizer.convert_tokens_to_ids("<image>")
-    config = LlavaConfig(
-        vision_config=_vision(chatml), text_config=text, image_token_index=image_token_id, image_seq_length=4,
-        vision_feature_select_strategy=strategy, vision_feature_layer=-2,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    LlavaForConditionalGeneration(config).save_pretrained(folder)
-    LlavaProcessor(
-        image_processor=_image_processor(chatml), tokenizer=tokenizer, patch_size=14, chat_template=CHATML if chatml else VICUNA,
-        vision_feature_select_strategy=strategy, num_additional_image_tokens=0 if chatml else 1,
-    ).save_pretrained(folder)  # fmt: skip
-    return folder
+from tests.training.tiny_families import COLOURS, MAKERS, QUESTIONS, SHAPES, write_tiny_llava
 
 
 @pytest.fixture(scope="session", params=["vicuna", "chatml"])
 def tiny_llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny LLaVA, once in each prompt format."""
     return write_tiny_llava(tmp_path_factory.mktemp(request.param), chatml=request.param == "chatml")
+
+
+@pytest.fixture(scope="session", params=sorted(MAKERS))
+def tiny_model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny model, once of each family."""
+    return MAKERS[request.param](tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="session")
+def tiny_qwen3_vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny Qwen3-VL, where one family with images of any size is enough."""
+    return MAKERS["qwen3_vl"](tmp_path_factory.mktemp("qwen3-only"))
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,21 @@
 """The reader gives each pair its own tokens and pixels, in an order that workers and restarts do not change."""
 
+import io
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from pipeline.images import decode_rgb
 from pipeline.schema import MvcError, read_mvc
 from training.data import DataState, PairReader, batches, epoch_order
+from training.env import LocalEnv
+from training.features import VisionFeatures
 from training.vlm import Vlm, encode_prompt, encode_response, load_vlm, pixel_values
 
 Make = Callable[..., Path]
@@ -31,7 +35,7 @@ def test_a_pair_has_the_tokens_of_its_row(vlm: Vlm, make_mvc: Make) -> None:
         *encode_response(vlm, row["answer_a"]),
         *encode_response(vlm, row["answer_b"]),
     ]
-    assert packed.ids_PL[0, : len(expected)].tolist() == expected
+    assert packed.ids_L[: len(expected)].tolist() == expected
     assert reader.pair_ids[4] == row["pair_id"]
     assert reader.num_tokens_N2[4].tolist() == [len(encode_response(vlm, row[f"answer_{s}"])) for s in "ab"]
 
@@ -84,7 +88,7 @@ def test_long_pairs_are_left_out_whole_and_counted(vlm: Vlm, make_mvc: Make) -> 
     reader = PairReader(folder, "train", vlm, max_length_tokens=limit)
     assert (reader.num_dropped, len(reader)) == (1, 3)
     assert reader.pair_ids == [everything.pair_ids[i] for i in (0, 2, 3)]
-    assert torch.equal(reader.packed([1]).ids_PL, everything.packed([2]).ids_PL)
+    assert torch.equal(reader.packed([1]).ids_L, everything.packed([2]).ids_L)
     assert torch.equal(reader.pixels(reader.images_P2[1]), everything.pixels(everything.images_P2[2]))
     nothing = PairReader(folder, "train", vlm, max_length_tokens=5)
     assert (nothing.num_dropped, len(nothing), nothing.num_images) == (4, 0, 0)
@@ -117,3 +121,61 @@ def test_pixels_of_images_of_many_sizes_stack(vlm: Vlm, make_mvc: Make) -> None:
 
     reader = PairReader(make_mvc(2, change=resize), "train", vlm)
     assert reader.pixels(reader.images_P2[0]).shape == (2, 3, 28, 28)
+
+
+@pytest.fixture(scope="module")
+def qwen(tiny_qwen3_vl: Path) -> Vlm:
+    return load_vlm(tiny_qwen3_vl)
+
+
+def _resized(size: tuple[int, int], orientation: int | None = None) -> dict[str, Any]:
+    buffer, exif = io.BytesIO(), Image.Exif()
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    Image.new("RGB", size, "red").save(buffer, "PNG", exif=exif)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def _of_unlike_sizes(rows: list[dict]) -> None:
+    rows[0]["image_a"], rows[0]["image_a_sha256"] = _resized((160, 64)), "1" * 64
+    rows[1]["image_b"], rows[1]["image_b_sha256"] = _resized((160, 64), orientation=6), "2" * 64  # lies on its side
+
+
+def test_each_image_has_as_many_placeholders_as_its_upright_size_makes(qwen: Vlm, make_mvc: Make) -> None:
+    reader = PairReader(make_mvc(3, change=_of_unlike_sizes), "train", qwen)
+    packed = reader.packed([0, 1])
+    assert [image.num_tokens for image in packed.images] == [10, 4, 4, 10]
+    assert [tuple(image.shape[:2]) for image in reader.pixels(reader.images_P2[1])] == [(4, 4), (10, 4)]
+    assert len(packed.ids_L) == reader.lengths[:2].sum()
+    assert packed.position_ids.shape == (3, 1, len(packed.ids_L))
+
+
+def test_a_broken_image_is_named_before_any_work_where_sizes_matter(qwen: Vlm, make_mvc: Make) -> None:
+    def cut(rows: list[dict]) -> None:
+        rows[2]["image_b"] = {"bytes": b"no image", "path": None}
+
+    folder = make_mvc(3, change=cut)
+    pair_id = read_mvc(folder, "train").to_pylist()[2]["pair_id"]
+    with pytest.raises(MvcError, match=f"pair {pair_id}: image_b cannot be decoded"):
+        PairReader(folder, "train", qwen)
+
+
+def test_kept_features_are_those_made_when_needed(qwen: Vlm, make_mvc: Make) -> None:
+    reader = PairReader(make_mvc(4, change=_of_unlike_sizes), "train", qwen)
+    pairs = np.array([1, 0, 3])
+    with torch.no_grad():
+        kept, made = (VisionFeatures(reader, qwen, LocalEnv(), frozen=True, max_cache_bytes=room) for room in (1e9, 0))
+        assert (kept.kept, made.kept) == (True, False)
+        for ours, expected in zip(kept.get(pairs), made.get(pairs), strict=True):
+            assert ours is not None
+            assert expected is not None
+            assert [len(features_NV) for features_NV in ours] == [len(features_NV) for features_NV in expected]
+            for ours_NV, expected_NV in zip(ours, expected, strict=True):
+                torch.testing.assert_close(ours_NV, expected_NV, rtol=1e-5, atol=1e-6)
+        assert kept.get(pairs, sides=[0])[1] is None
+    assert [len(features_NV) for features_NV in kept.get(np.array([0]))[0] or []] == [10]
+
+
+def test_only_the_cells_that_are_asked_for_are_packed(vlm: Vlm, make_mvc: Make) -> None:
+    reader = PairReader(make_mvc(2), "train", vlm)
+    assert [image.side for image in reader.packed([0, 1], cells={(0, 0), (0, 1)}).images] == [0, 0]

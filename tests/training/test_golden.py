@@ -4,6 +4,7 @@ import json
 import os
 import re
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from training.attention import DENSE, SPLIT
 from training.config import OptimSection
 from training.logps import logps_of_features, pair_logps, vision_features
-from training.objectives import Betas, Scores, Values, svco
+from training.objectives import Coefficients, Scores, Values, svco
 from training.optimiser import adamw
 from training.packing import Packed, PairTokens, pack
 from training.vlm import load_model
@@ -46,10 +48,11 @@ class Golden:
     packed: Packed
     pixels_a: Tensor
     pixels_b: Tensor
-    betas: Betas
+    coefficients: Coefficients
+    attention: str
 
     def model(self, name: str) -> Any:
-        model = load_model(self.folder / name)
+        model = load_model(self.folder / name, attention=self.attention)
         model.model.vision_tower.requires_grad_(False)
         return model
 
@@ -58,12 +61,12 @@ class Golden:
 
     def svco(self, policy_P32: Tensor, reference_P32: Tensor) -> tuple[Tensor, Values]:
         scores = Scores(D_P32=policy_P32 - reference_P32, logps_P32=policy_P32, num_tokens_P2=self.packed.num_tokens_P2)
-        return svco(scores, self.betas)
+        return svco(scores, self.coefficients)
 
 
-@pytest.fixture(scope="module", params=_folders(), ids=lambda folder: folder.name)
+@pytest.fixture(scope="module", params=product(_folders(), (SPLIT, DENSE)), ids=lambda param: f"{param[0].name}-{param[1]}")
 def golden(request: pytest.FixtureRequest) -> Golden:
-    folder: Path = request.param
+    folder, attention = request.param
     says = json.loads((folder / "golden.json").read_text())
     pixels = load_file(folder / "pixels.safetensors")
     pixels_a, pixels_b = pixels["pixel_values_chosen"], pixels["pixel_values_rejected"]
@@ -74,8 +77,8 @@ def golden(request: pytest.FixtureRequest) -> Golden:
         PairTokens([bos] + [image] * num_image_tokens + p["question"], [bos, *p["question"]], p["chosen"], p["rejected"])
         for p in says["pairs"]
     ]
-    betas = Betas(**{ours: says["betas"][theirs] for theirs, ours in TERMS.items()})
-    return Golden(folder, says, pack(pairs, image, num_image_tokens), pixels_a, pixels_b, betas)
+    coefficients = Coefficients(**{f"beta_{ours}": says["betas"][theirs] for theirs, ours in TERMS.items()})
+    return Golden(folder, says, pack(pairs, image, num_image_tokens), pixels_a, pixels_b, coefficients, attention)
 
 
 def _table(recorded: dict[str, list[float]]) -> Tensor:
@@ -127,7 +130,7 @@ def _mean_loss(values: Values, term: str) -> float:
 def test_a_term_that_is_removed_counts_as_no_loss() -> None:
     zeros_P32 = torch.zeros(1, 3, 2)
     scores = Scores(D_P32=zeros_P32, logps_P32=zeros_P32, num_tokens_P2=torch.ones(1, 2))
-    _, values = svco(scores, Betas(attend_b=0.0))
+    _, values = svco(scores, Coefficients(beta_attend_b=0.0))
     assert [_mean_loss(values, term) for term in ("attend_a", "attend_b")] == [pytest.approx(0.6931472), 0.0]
 
 

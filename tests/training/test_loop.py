@@ -18,6 +18,7 @@ from pipeline.schema import mvc_schema, read_mvc
 from training.config import TrainSection
 from training.env import LocalEnv
 from training.loop import DivergedError, fit
+from training.objectives import OBJECTIVES, Objective
 from training.packing import PairTokens
 from training.vlm import ModelError, encode_prompt, encode_response, load_vlm, pixel_values, save_vlm
 
@@ -44,6 +45,7 @@ def close(a: list[tuple[float, float]], b: list[tuple[float, float]]) -> None:
     torch.testing.assert_close(torch.tensor(a), torch.tensor(b), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_learns_to_prefer_the_matching_image(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     optim = {"lr": 5e-3, "batch_pairs": 8, "micro_batch_pairs": 8, "num_epochs": 30}
     record = fit(section(vicuna_llava, make_mvc(24, 6), tmp_path / "out", optim=optim, eval_every_steps=30), LocalEnv())
@@ -81,6 +83,7 @@ def test_the_result_is_a_model_folder_with_its_record(tiny_llava: Path, make_mvc
     }
 
 
+@pytest.mark.slow
 def test_no_micro_batch_and_no_cache_changes_the_trajectory(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     data = make_mvc(12, 3)
     variants: list[dict[str, Any]] = [
@@ -99,6 +102,7 @@ def test_no_micro_batch_and_no_cache_changes_the_trajectory(vicuna_llava: Path, 
         close(other, found[0])
 
 
+@pytest.mark.slow
 def test_a_trained_vision_tower_changes(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     out = tmp_path / "out"
     fit(section(vicuna_llava, make_mvc(6, 2), out, train={"freeze_vision": False}), LocalEnv())
@@ -200,9 +204,10 @@ def test_two_workers_follow_the_trajectory_of_one(vicuna_llava: Path, make_mvc: 
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "at_start"), [("vco", 2 * math.log(2)), ("dpo", math.log(2)), ("sft", None)])
-def test_every_objective_trains(name: str, at_start: float | None, vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if name not in ("svco", "anchor")])
+def test_every_objective_trains(name: str, vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
+    out, at_start = tmp_path / "out", Objective(name).loss_at_start()
     record = fit(section(vicuna_llava, make_mvc(10, 2), out, objective={"name": name}), LocalEnv())
     losses = [loss for loss, _ in trajectory(out)]
     if at_start is not None:
@@ -219,7 +224,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_pairs(vicuna_llava: Path, 
 
 def test_divergence_at_validation_names_the_step_that_was_done(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     with pytest.raises(
-        DivergedError, match=r"^validation after step 1: the loss of 2 of 2 pairs \(\w+, \w+\) is not finite; lower optim.lr"
+        DivergedError, match=r"^validation after step 1: the loss of 2 of 2 pairs \(\w+, \w+\) is not finite \(terms: attend_a, .+\); lower"
     ):
         fit(section(vicuna_llava, make_mvc(10, 2), tmp_path / "out", optim={"lr": 1e30, "max_steps": 1}), LocalEnv())
 
