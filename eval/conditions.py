@@ -134,26 +134,19 @@ class PairScorer:
     def _logps(self, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]") -> tuple[np.ndarray, np.ndarray]:
         """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""
         from training.logps import pair_logps
-        from training.packing import PairTokens, pack
-        from training.vlm import encode_prompt, encode_response, pixel_values
+        from training.packing import pack
+        from training.vlm import pair_tokens, pixel_values
 
         vlm, tokens = self.vlm, []
-        for row in pairs.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist():
+        rows = pairs.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
+        for row, image_a, image_b in zip(rows, images_a, images_b, strict=True):
+            texts = (row["question"], row["answer_a"], row["answer_b"])
             try:
-                tokens.append(
-                    PairTokens(
-                        prompt_image=encode_prompt(vlm, row["question"], with_image=True),
-                        prompt_text=encode_prompt(vlm, row["question"], with_image=False),
-                        response_a=encode_response(vlm, row["answer_a"]),
-                        response_b=encode_response(vlm, row["answer_b"]),
-                    )
-                )
+                tokens.append(pair_tokens(vlm, texts, (image_a.size, image_b.size), row["pair_id"]))
             except ValueError as error:
                 raise MvcError(f"pair {row['pair_id']}: {error}") from error
-        model = vlm.model
-        packed = pack(tokens, vlm.image_token_id, vlm.num_image_tokens).to(model.device)
-        pixels_a, pixels_b = (pixel_values(vlm, side).to(model.device, model.dtype) for side in (images_a, images_b))
-        logps_P32 = pair_logps(model, packed, pixels_a, pixels_b)
+        packed = pack(tokens, vlm.image_token_id).to(vlm.model.device)
+        logps_P32 = pair_logps(vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b))
         lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
         return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
 

@@ -1,10 +1,15 @@
 """What an evaluation recipe may say. Knows nothing of models, Ray or files."""
 
-from typing import Literal
+import re
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from pipeline.recipe import Section
+from pipeline.endpoint import EndpointSection
+from pipeline.recipe import RecipeError, Section
+
+Ablation = Literal["none", "blank", "shuffled", "counterpart"]
+ABLATIONS: tuple[Ablation, ...] = ("none", "blank", "shuffled", "counterpart")
 
 
 class GenerateSection(Section):
@@ -18,8 +23,76 @@ class GenerateSection(Section):
     batch_images: int = Field(default=16, ge=1)
 
 
+class AnswerEndpoint(EndpointSection):
+    """A server whose answers are evaluated; each benchmark sets how long an answer may be."""
+
+    temperature: float | None = Field(default=0.0, ge=0)
+    max_tokens: None = None
+    timeout_s: float = Field(default=120.0, gt=0)
+
+
+class JudgeEndpoint(EndpointSection):
+    """A server whose model judges answers."""
+
+    temperature: float | None = Field(default=0.0, ge=0)
+    max_tokens: int | None = Field(default=600, gt=0)
+
+
+class JudgeSection(Section):
+    """Who rates free answers. It sees texts only: the question, what is known of the image, the reference, the answer."""
+
+    endpoint: JudgeEndpoint
+    pairwise: bool = False  # also: is the answer of the model or of its base better? Asked in both orders
+    ablations: bool = False  # also rate what was said without the image, or with another one
+    max_usd: float | None = Field(default=None, gt=0)
+
+
+class BenchmarkSection(Section):
+    """One benchmark: where its files are, and its own switches.
+
+    `label` names its outputs where one benchmark is run in several ways; `limit` takes the first so many questions, and the
+    published size is then not expected; `expected_size` is for a set of another size than the published one; `parser` reads
+    answers as another harness does ("default" never guesses).
+    """
+
+    name: str
+    source: str  # a folder, a file or a Hub id
+    label: str = ""
+    limit: int | None = Field(default=None, ge=1)
+    expected_size: int | None = Field(default=None, ge=1)
+    options: dict[str, str] = Field(default_factory=dict)
+    parser: str = "default"
+
+    @field_validator("label")
+    @classmethod
+    def _is_a_file_name(cls, value: str) -> str:
+        if value and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,60}", value):
+            raise ValueError("names files, so expected letters, digits, '_', '-' and '.'")
+        return value
+
+    @property
+    def shown(self) -> str:
+        """What it is called."""
+        return self.label or self.name
+
+
+class AnswerSection(Section):
+    """How answers to benchmark questions are made and kept.
+
+    `cache` is the file that keeps every answer (default $SVCO_CACHE/answers.sqlite), on a local disk. `ablations` are the
+    conditions beside the true image. In anything but fp32 on a CPU an answer may depend on the others of its batch: then
+    `num_checked` of them are also made alone, and the share that is the same is reported.
+    """
+
+    batch: int = Field(default=8, ge=1)
+    cache: str | None = None
+    ablations: tuple[Ablation, ...] = ABLATIONS
+    max_new_tokens: int | None = Field(default=None, ge=1)  # a bound below the benchmark's own
+    num_checked: int = Field(default=16, ge=0)
+
+
 class IntervalSection(Section):
-    """Bootstrap intervals, clustered on the `group` column."""
+    """Bootstrap intervals, clustered on the `group` column (pairs) or on pair or image (benchmarks)."""
 
     num_draws: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
@@ -40,11 +113,15 @@ class PageSettings(Section):
 
 
 class EvalSection(Section):
-    """One evaluation: one model (and the model it was finetuned from) on one split of one MVC folder."""
+    """One evaluation: one model (and the model it was finetuned from) on a split of an MVC folder, on benchmarks, or both.
 
-    model: str
-    data: str
+    `endpoint` instead of `model`: the model behind a server. It gives answers and no log-likelihoods, so `data` is refused.
+    """
+
     out: str
+    model: str = ""
+    data: str = ""
+    endpoint: AnswerEndpoint | None = None
     split: Literal["validation", "train"] = "validation"
     base: str = "auto"  # auto: what the model's svco.json names; none: no comparison; otherwise a folder or a Hub id
     seed: int = 0
@@ -53,7 +130,38 @@ class EvalSection(Section):
     batch_pairs: int = Field(default=8, ge=1)  # pairs in one packed forward pass
     pairs_per_chunk: int = Field(default=32, ge=1)  # the unit of work and of resuming
     generate: GenerateSection = GenerateSection()
+    benchmarks: tuple[BenchmarkSection, ...] = ()
+    answers: AnswerSection = AnswerSection()
+    judge: JudgeSection | None = None
     intervals: IntervalSection = IntervalSection()
     workers: WorkerSection = WorkerSection()
     page: PageSettings = PageSettings()
     overwrite: bool = False
+
+    def check(self) -> None:
+        """Whether its parts go together.
+
+        Raises:
+            RecipeError: They do not; the message says which.
+        """
+        if bool(self.model) == (self.endpoint is not None):
+            raise RecipeError("model: expected model=FOLDER or an endpoint, got " + ("both" if self.model else "neither"))
+        if not self.data and not self.benchmarks:
+            raise RecipeError("data: nothing to evaluate; give data=MVC_FOLDER, or benchmarks, or both")
+        if self.endpoint is not None and self.data:
+            raise RecipeError("data: an endpoint gives no log-likelihoods, so pairs cannot be scored with it; leave data out")
+        shown = [entry.shown for entry in self.benchmarks]
+        for name in shown:
+            if shown.count(name) > 1:
+                raise RecipeError(f"benchmarks: {name!r} occurs twice; give each its own label")
+
+    def content(self) -> dict[str, Any]:
+        """What the numbers depend on, without where things lie, how fast they are made, and what is hashed by content."""
+        places = {"model", "base", "data", "out", "workers", "overwrite", "endpoint", "judge", "benchmarks", "answers"}
+        judge = self.judge and {**self.judge.model_dump(mode="json", exclude={"endpoint", "max_usd"}), **self.judge.endpoint.content()}
+        return {
+            **self.model_dump(mode="json", exclude=places),
+            "benchmarks": [entry.model_dump(mode="json", exclude={"source"}) for entry in self.benchmarks],
+            "answers": self.answers.model_dump(mode="json", exclude={"batch", "cache"}),
+            "judge": judge,
+        }

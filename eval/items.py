@@ -3,6 +3,7 @@
 Reads files; knows nothing of torch, of Ray or of scores.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +21,12 @@ COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "an
 IMAGE_COLUMNS = ("image_a", "image_b", "image_a_sha256", "image_b_sha256")
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 PLAN_FILES = ("config.json", "*/config.json", "svco.json")  # enough of a model on the Hub to say what would be done
-OUTPUTS = ("result.json", "scores.json", "items.parquet", "report.html")
+OUTPUTS = ("result.json", "report.html")
+PAIR_OUTPUTS = ("scores.json", "items.parquet")
+BENCHMARK_FOLDER = "benchmarks"
 MARKER = ".svco_eval"  # what an `out` of this job has, finished or not, and a folder of someone else's has not
 TRAINING_MARKER = ".svco_train"  # what the trainer leaves in its folder from the start, and svco.json only at the end
+ADAPTER_CONFIG = "adapter_config.json"  # in a folder of adapters, which names their base
 NOT_WEIGHTS = ("svco.json", "prior.json", "metrics.json")
 
 Role = Literal["before", "after"]
@@ -46,11 +50,16 @@ def with_absolute_paths(section: EvalSection) -> EvalSection:
     Raises:
         RecipeError: A relative path inside a Ray job.
     """
-    paths = {"data": absolute_path(section.data, "data"), "out": absolute_path(section.out, "out")}
-    for name in ("model", "base"):
+    paths: dict[str, Any] = {"out": absolute_path(section.out, "out")}
+    for name in ("model", "base", "data"):
         value = getattr(section, name)
-        is_word = name == "base" and value in ("auto", "none")
-        paths[name] = value if is_word or _is_hub_id(value) else absolute_path(value, name)
+        is_word = not value or (name == "base" and value in ("auto", "none"))
+        is_id = name != "data" and _is_hub_id(value)
+        paths[name] = value if is_word or is_id else absolute_path(value, name)
+    paths["benchmarks"] = tuple(
+        entry if _is_hub_id(entry.source) else entry.model_copy(update={"source": absolute_path(entry.source, "benchmarks.source")})
+        for entry in section.benchmarks
+    )
     return section.model_copy(update=paths)
 
 
@@ -93,8 +102,8 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
 def _model_folder(text: str, what: str, weights: bool) -> Path:
     folder = Path(text).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise RecipeError(f"{what}={text}: expected a Hugging Face model folder, found no config.json in it")
+        if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
+            raise RecipeError(f"{what}={text}: expected a Hugging Face model folder, found neither config.json nor {ADAPTER_CONFIG} in it")
         return folder
     if not _is_hub_id(text):
         raise RecipeError(f"{what}={text}: expected a Hugging Face model folder or a Hub id (org/name), found none there")
@@ -116,7 +125,12 @@ def weights_sha256(folder: Path) -> str:
     files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)} - {folder / name for name in NOT_WEIGHTS})
     if not any(path.suffix == ".safetensors" for path in files):
         raise RecipeError(f"{folder}: expected weights as *.safetensors, found none; save the model in that format")
-    return fingerprint([[path.name, sha256_file(path)] for path in files])
+    hashes = [[path.name, sha256_file(path)] for path in files]
+    adapter = folder / ADAPTER_CONFIG
+    if adapter.is_file() and not (folder / "config.json").is_file():
+        base = Path(str(read_json(adapter).get("base_model_name_or_path")))
+        hashes += [["base", weights_sha256(base)]] if base.is_dir() else []  # one on the Hub is told by its name
+    return fingerprint(hashes)
 
 
 def read_items(section: EvalSection, *, images: bool = True) -> pa.Table:
@@ -142,15 +156,23 @@ def data_sha256(section: EvalSection) -> str:
     return fingerprint([[path.name, sha256_file(path)] for path in shard_paths(section.data, section.split)])
 
 
-def identity(section: EvalSection, models: Models, hashes: dict[Role, str], data: str) -> dict[str, Any]:
-    """All that the numbers depend on; where it ran and where it was written is left out."""
-    places = {"model", "base", "data", "out", "workers", "overwrite"}
+def identity(
+    section: EvalSection, hashes: Mapping[Role, str], data: str, benchmarks: Mapping[str, str], favoured: dict[str, list[str]] | None
+) -> dict[str, Any]:
+    """All that the numbers depend on; where it ran and where it was written is left out.
+
+    Args:
+        hashes: Of what answers, by role.
+        data: Hash of the evaluated split.
+        benchmarks: Hash of each benchmark's questions.
+    """
     return {
         "version": CODE_VERSION,
         "models": dict(hashes),
         "data": data,
-        "prior": fingerprint(favoured_answers(models)),
-        "recipe": section.model_dump(mode="json", exclude=places),
+        "benchmarks": dict(benchmarks),
+        "prior": fingerprint(favoured),
+        "recipe": section.content(),
     }
 
 
@@ -160,12 +182,20 @@ def scoring_fingerprint(section: EvalSection, weights: str, data: str) -> str:
     return fingerprint(CODE_VERSION, weights, data, section.workers.use_gpu, {k: section.model_dump(mode="json")[k] for k in parts})
 
 
-def is_finished(out: Path, wanted: dict[str, Any], *, overwrite: bool) -> bool:
+def outputs_of(section: EvalSection) -> list[str]:
+    """The files that an evaluation leaves in `out`, relative to it."""
+    pairs = PAIR_OUTPUTS if section.data else ()
+    files = [f"{BENCHMARK_FOLDER}/{entry.shown}.{kind}" for entry in section.benchmarks for kind in ("parquet", "json")]
+    return [*OUTPUTS, *pairs, *files]
+
+
+def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
     """Whether `out` already holds exactly this evaluation, with everything that it writes.
 
     Raises:
         RecipeError: It holds files of something else, or another evaluation and `overwrite` is false.
     """
+    out, overwrite = Path(section.out), section.overwrite
     if (out / "manifest.json").exists():
         raise RecipeError(f"out={out}: expected a folder for the evaluation alone, found an MVC data set in it; choose another out")
     if out.is_dir() and not (out / MARKER).is_file() and any(path.name != ".lock" for path in out.iterdir()):
@@ -174,7 +204,7 @@ def is_finished(out: Path, wanted: dict[str, Any], *, overwrite: bool) -> bool:
     if done.is_file():
         found = read_json(done).get("identity", {})
         if found == wanted:
-            return all((out / name).is_file() for name in OUTPUTS)
+            return all((out / name).is_file() for name in outputs_of(section))
         different = [name for name in wanted if found.get(name) != wanted[name]]
         if "recipe" in different:
             recipe, other = wanted["recipe"], found.get("recipe", {})
@@ -190,8 +220,10 @@ def is_finished(out: Path, wanted: dict[str, Any], *, overwrite: bool) -> bool:
 
 def begin(out: Path) -> None:
     """Marks `out` as this job's, and removes an earlier result: what a killed run leaves must not look like its own."""
-    for name in ("DONE.json", *OUTPUTS):
+    for name in ("DONE.json", *OUTPUTS, *PAIR_OUTPUTS):
         (out / name).unlink(missing_ok=True)
+    for path in sorted((out / BENCHMARK_FOLDER).glob("*.*")):
+        path.unlink()
     write_text(out / MARKER, "The folder of an evaluation; a new one may replace what is in it.\n")
 
 

@@ -1,7 +1,6 @@
-"""The page and the tables that a person reads. Takes scores and arrays; computes nothing that it shows."""
+"""What a person reads about the pairs: tables and the page's sections. Takes scores and arrays; computes nothing that it shows."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -10,9 +9,10 @@ from eval.config import EvalSection
 from eval.grounding import margins, preferences
 from eval.items import Role
 from eval.measures import MEASURES
+from eval.pair_results import PairResults
 from eval.scores import verdict_of_pairs
 from eval.views import View
-from pipeline.page import PageSection, cards, figure_svg, html_table, pair_card, render_page, text
+from pipeline.page import PageSection, cards, figure_svg, html_table, pair_card, paragraph, text
 from pipeline.schema import image_bytes
 
 HEADLINE = (
@@ -25,7 +25,7 @@ TERMINAL = (
     "text_score", "image_score", "group_score", "side_accuracy", "accuracy_neutral", "accuracy_misled", "accuracy_against_prior",
     "flip_rate", "hallucinated_answers", "no_checkable_claim", "generated_own", "generated_other",
 )  # fmt: skip
-IN_SLICES = ("text_score", "side_accuracy", "accuracy_misled", "hallucinated_answers")
+IN_SLICES = ("text_score", "side_accuracy", "accuracy_misled", "hallucinated_answers", "answer_words")  # fewer words, fewer claims
 KINDS = {
     "fixed": "Fixed: wrong before, right after",
     "wrong": "Wrong",
@@ -84,10 +84,11 @@ def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]
     return f"Prefers the right answer under both images: {words} of {entry['after']['n']:,} pairs{change} (chance 25%)."
 
 
-def write_page(items: pa.Table, views: Mapping[Role, View], scores: Mapping[str, Any], section: EvalSection, path: Path, lead: str) -> None:
-    """Writes report.html: one file that opens anywhere."""
+def pair_sections(results: PairResults, section: EvalSection) -> list[PageSection]:
+    """What the page says about the pairs of an MVC folder."""
     from eval.plots import category_bars, margin_histograms
 
+    items, views, scores = results.items, results.views, results.scores
     names = role_names(list(views))
     columns, rows = table(scores["overall"], HEADLINE, names)
     percent = f"{section.intervals.confidence:.0%}"
@@ -97,23 +98,18 @@ def write_page(items: pa.Table, views: Mapping[Role, View], scores: Mapping[str,
         "shares are in percentage points, their intervals paired. An interval without width means that no draw differed, not that "
         "the score is certain."
     )
-    lead = f"{headline(scores['overall'], names)} {lead}"
     sections = [
-        PageSection("Before and after" if "before" in views else "Scores", html_table(columns, rows) + _paragraph(note)),
+        PageSection("Before and after" if "before" in views else "Scores", html_table(columns, rows) + paragraph(note)),
         PageSection("By category", figure_svg(category_bars(scores["category"], names)) + _slices(scores["category"], names)),
     ]
     if len(scores["source"]) > 1:
         sections.append(PageSection("By source", _slices(scores["source"], names)))
     explained = "What the image adds to the log-probability of a text, one value per text; the line is 0, right of it is right."
-    sections.append(PageSection("Margins", figure_svg(margin_histograms(views, names)) + _paragraph(explained)))
+    sections.append(PageSection("Margins", figure_svg(margin_histograms(views, names)) + paragraph(explained)))
     sections += _gallery(items, views, names, section.page.max_cards)
     sections.append(PageSection("All numbers", _all_numbers(scores["overall"], names)))
     sections.append(PageSection("How to read this", _reading(views["after"].tie_nats)))
-    render_page("Does the model look at the image?", sections, path, lead=lead)
-
-
-def _paragraph(words: str) -> str:
-    return f'<p class="soft">{text(words)}</p>'
+    return sections
 
 
 def _slices(slices: Mapping[str, Any], names: Mapping[Role, str]) -> str:
@@ -148,7 +144,7 @@ def _reading(tie_nats: float) -> str:
         "with the words of the data's own truth: what the truth has no word for is not checked. A bare yes or no is no claim: such "
         "answers are counted under no checkable claim. A sentence that says that it is not sure makes no claim either."
     )
-    return f"{_paragraph(chance)}<ul>{words}</ul>"
+    return f"{paragraph(chance)}<ul>{words}</ul>"
 
 
 def _gallery(items: pa.Table, views: Mapping[Role, View], names: Mapping[Role, str], max_cards: int) -> list[PageSection]:
@@ -165,7 +161,7 @@ def _gallery(items: pa.Table, views: Mapping[Role, View], names: Mapping[Role, s
         images = zip(image_bytes(pairs, "image_a"), image_bytes(pairs, "image_b"), strict=True)
         found = [_card(row, pair, both, views, names) for row, pair, both in zip(shown, _texts(pairs), images, strict=True)]
         counted = f"{len(rows):,} of {items.num_rows:,} pairs; shown: the first {len(shown)} by pair id"
-        sections.append(PageSection(heading, _paragraph(counted) + cards(found)))
+        sections.append(PageSection(heading, paragraph(counted) + cards(found)))
     return sections
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from eval.config import EvalSection
-from eval.items import find_models, read_items
+from eval.items import find_models, read_items, weights_sha256
 from eval.run_eval import plan_evaluation
 from pipeline.recipe import RecipeError
 from pipeline.schema import MvcError
@@ -70,3 +70,17 @@ def test_a_plan_that_is_only_shown_fetches_no_weights(mvc: Path, finetuned: Path
     assert fetched == ["org/first/config.json", "org/tuned/config.json", "org/tuned/svco.json"]
     plan_evaluation(section)
     assert (tmp_path / "cache" / "org/first" / "model.safetensors").is_file()
+
+
+def test_adapters_are_a_model_that_changes_with_its_base(tmp_path: Path) -> None:
+    base, adapters = tmp_path / "base", tmp_path / "adapters"
+    for folder in (base, adapters):
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(b"weights")
+    (base / "config.json").write_text("{}")
+    (adapters / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    section = EvalSection.model_validate({"model": str(adapters), "base": "none", "data": "/d", "out": "/o"})
+    assert find_models(section).after == adapters
+    before = weights_sha256(adapters)
+    (base / "model.safetensors").write_bytes(b"other weights")
+    assert weights_sha256(adapters) != before

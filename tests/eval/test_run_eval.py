@@ -30,7 +30,7 @@ def section_of(mvc: Path, model: Path, out: Path, *more: str) -> EvalSection:
         "generate.max_new_tokens=6",
         "pairs_per_chunk=5",
         "batch_pairs=3",
-        "intervals.num_draws=200",
+        "intervals.num_draws=100",
         "page.max_cards=12",
     ]
     return load_recipe(RECIPE, [f"data={mvc}", f"model={model}", f"out={out}", *quick, *more], EvalSection)
@@ -42,6 +42,12 @@ def done(mvc: Path, finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -
     out = tmp_path_factory.mktemp("run") / "eval"
     evaluate(plan_evaluation(section_of(mvc, finetuned, out)))
     return out
+
+
+@pytest.fixture(autouse=True)
+def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the page of `done`, which is made before this, has its plots: drawing is most of what a page costs."""
+    monkeypatch.setattr("eval.report.figure_svg", lambda _: "<svg></svg>")
 
 
 def read(path: Path) -> Any:
@@ -142,6 +148,7 @@ def test_another_recipe_or_model_is_refused_and_named(done: Path, mvc: Path, fin
         evaluate(plan_evaluation(section_of(mvc, finetuned / "base", done, "base=none")))
 
 
+@pytest.mark.slow
 def test_overwriting_with_another_seed_scores_nothing_again(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
     out = shutil.copytree(done, tmp_path / "eval")
     parts = {path: path.stat().st_mtime_ns for path in (out / ".work").rglob("*.parquet")}
@@ -151,6 +158,7 @@ def test_overwriting_with_another_seed_scores_nothing_again(done: Path, mvc: Pat
     assert read(out / "DONE.json")["identity"]["recipe"]["seed"] == 5
 
 
+@pytest.mark.slow
 def test_a_killed_evaluation_continues_and_ends_the_same(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
     out = shutil.copytree(done, tmp_path / "eval")
     for name in ("DONE.json", "scores.json", "report.html"):
@@ -175,6 +183,7 @@ def test_a_run_that_fails_leaves_no_page_of_the_run_that_it_was_to_replace(
     assert {path.name for path in out.iterdir()} == {".lock", ".svco_eval", ".work"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["result.json", "scores.json", "items.parquet", "report.html"])
 def test_what_was_deleted_from_a_finished_evaluation_is_made_again(
     done: Path, mvc: Path, finetuned: Path, tmp_path: Path, name: str
@@ -291,7 +300,14 @@ def test_a_model_of_another_kind_is_refused_with_the_reason(mvc: Path, finetuned
 
 @pytest.mark.ray
 def test_ray_workers_give_the_same_scores_and_name_a_bad_row(
-    done: Path, mvc: Path, finetuned: Path, rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
+    one_ray: None,
+    done: Path,
+    mvc: Path,
+    finetuned: Path,
+    rows: list[dict[str, Any]],
+    write_rows: Callable[..., Path],
+    command_here: Callable[..., tuple[int, str]],
+    tmp_path: Path,
 ) -> None:
     evaluate(plan_evaluation(section_of(mvc, finetuned, tmp_path / "eval", "workers.num_workers=1")))
     columns = [name for name in pq.read_schema(done / "items.parquet").names if "_logp_" in name]
@@ -300,6 +316,7 @@ def test_ray_workers_give_the_same_scores_and_name_a_bad_row(
         np.testing.assert_allclose(there[name].to_numpy(), here[name].to_numpy(), rtol=1e-5)
     assert there.select(["pair_id", "after_generated_a"]).equals(here.select(["pair_id", "after_generated_a"]))
     broken = write_rows(tmp_path / "mvc", [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}])
-    finished = run(f"model={finetuned}", f"data={broken}", f"out={tmp_path / 'broken'}", "base=none")
-    assert finished.returncode == 2, finished.stderr
-    assert f"error: pair {rows[2]['pair_id']}: image_b cannot be used" in finished.stderr.splitlines()[-1]
+    overrides = (f"model={finetuned}", f"data={broken}", f"out={tmp_path / 'broken'}", "base=none")
+    code, printed = command_here(main, "--recipe", RECIPE, *overrides)
+    assert code == 2, printed
+    assert f"error: pair {rows[2]['pair_id']}: image_b cannot be used" in printed.splitlines()[-1]

@@ -1,0 +1,1 @@
+"""Public benchmarks: one file each, found by name through `eval.benchmarks.registry`."""

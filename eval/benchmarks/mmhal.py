@@ -1,0 +1,91 @@
+"""MMHal-Bench (Sun et al., 2023): 96 open questions in eight types; a judge without sight rates each answer from 0 to 6.
+
+Native files: response_template.json (question_type, question_topic, image_id, image_src, image_content, question, gt_answer) and the
+images, named by the last part of `image_src`. Metrics: mean rating and hallucination rate, the share of ratings below 3 (a rating of
+2.5, the mean of several, counts). The types follow each other in a strict cycle, which the loader checks. What nobody rated is missing:
+it is left out and counted, and never a rating of 0, which would be a hallucination.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+
+from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
+from eval.benchmarks.loading import Source, open_source, read_json_file
+from eval.benchmarks.question import BenchmarkError, Metric, Question, Verdict
+from eval.benchmarks.ratios import by_slice, mean_score
+
+NAME = "mmhal"
+TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+HALLUCINATED_BELOW = 3.0
+MAX_RATING = 6.0
+
+
+class MmHal:
+    """No options."""
+
+    name, expected_size, headline = NAME, 96, "score"
+    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+        """See `Benchmark.load`."""
+        checked_options(NAME, options, self.options)
+        repositories = ("Shengcao1006/MMHal-Bench",)
+        found = open_source(NAME, source, files=("response_template.json",), read=_read_native, file_repositories=repositories)
+        kept = take_whole(list(enumerate(found.records)), limit, lambda entry: entry[0])
+        questions = [_question(found, row, record) for row, record in kept]
+        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+
+    def score(self, question: Question, verdict: Verdict) -> float | None:
+        """The rating, 0 to 6; None where nobody rated."""
+        if verdict.value is None:
+            return None
+        rating = float(verdict.value)
+        if not 0.0 <= rating <= MAX_RATING:
+            raise BenchmarkError(f"{NAME}: question {question.item_id}: expected a rating from 0 to 6, got {verdict.value}")
+        return rating
+
+    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
+        """score (0 to 6), hallucination_rate, and the score per type of question. Neither has a chance level."""
+        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+        hallucinated = [None if score is None else float(score < HALLUCINATED_BELOW) for score in scores]
+        per_type = by_slice("type", questions, scores, lambda question: str(question.meta["type"]))
+        points = {name: Metric(units=metric.units, chance=None, unit="points") for name, metric in per_type.items()}
+        return {
+            "score": mean_score(questions, scores, chance=None, unit="points"),
+            "hallucination_rate": mean_score(questions, hallucinated, chance=None, higher_is_better=False),
+            **points,
+        }
+
+
+def _read_native(path: Path) -> list[Record]:
+    value = read_json_file(path)
+    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
+        raise BenchmarkError(f"{path}: expected a JSON list of questions, got {type(value).__name__}")
+    return value
+
+
+def _question(found: Source, row: int, record: Record) -> Question:
+    where = f"{NAME}: question {row}"
+    kind = value_of(record, "question_type", where, str).strip().lower()
+    # Graders find a question's type by its place (row % 8): a file in another order would be scored under wrong names.
+    if kind != TYPES[row % len(TYPES)]:
+        raise BenchmarkError(
+            f"{where}: expected type {TYPES[row % len(TYPES)]!r} at this place, got {kind!r}; rows are missing or reordered"
+        )
+    named = PurePosixPath(re.sub(r"[?#].*$", "", str(record.get("image_src", "")))).name
+    image_id = value_of(record, ("image_id", "image_src"), where, str)
+    return Question(
+        item_id=str(row),
+        prompt=value_of(record, "question", where, str).strip(),
+        image=found.image(record.get("image") or named, where, ("images", "", "test_data/images", "test_data")),
+        kind="free",
+        truth=value_of(record, "gt_answer", where, str),
+        cluster=image_id,
+        max_new_tokens=1024,
+        meta={"type": kind, "image_content": [str(content) for content in record.get("image_content") or []]},
+    )
+
+
+BENCHMARK = MmHal()

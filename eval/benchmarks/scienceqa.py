@@ -1,0 +1,101 @@
+"""ScienceQA (Lu et al., NeurIPS 2022), the 2,017 test questions with an image ("IMG").
+
+Native files: problems.json ({pid: {question, choices, answer, hint, image, split, subject, grade}}), pid_splits.json, and
+test/PID/image.png; or the Hub data set, of which the rows without an image are left out (the published IMG score is over the others).
+Metric: accuracy, also per subject and per range of grades as its authors report it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
+from eval.benchmarks.loading import Source, open_source, read_json_file
+from eval.benchmarks.mmvp import ASK
+from eval.benchmarks.question import LETTERS, BenchmarkError, Metric, Question, Verdict
+from eval.benchmarks.ratios import by_slice, equals_truth, mean_score
+
+NAME = "scienceqa"
+
+
+class ScienceQa:
+    """No options."""
+
+    name, expected_size, headline = NAME, 2017, "accuracy"
+    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+        """See `Benchmark.load`."""
+        checked_options(NAME, options, self.options)
+        # lmms' copy on the Hub has the questions with an image as a configuration of their own.
+        config = "ScienceQA-IMG" if "lmms" in source else None
+        found = open_source(NAME, source, files=("problems.json",), read=_read_native, config=config)
+        with_image = [(row, record) for row, record in enumerate(found.records) if record.get("image")]
+        kept = take_evenly(with_image, limit, lambda _: None)
+        questions = [_question(found, row, record) for row, record in kept]
+        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+
+    def score(self, question: Question, verdict: Verdict) -> float | None:
+        """1 for the right letter."""
+        return equals_truth(question, verdict)
+
+    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
+        """accuracy, and accuracy per subject and range of grades."""
+        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+        return {
+            "accuracy": mean_score(questions, scores),
+            **by_slice("subject", questions, scores, lambda question: str(question.meta["subject"])),
+            **by_slice("grades", questions, scores, lambda question: str(question.meta["grades"])),
+        }
+
+
+def _read_native(path: Path) -> list[Record]:
+    """The test problems in the order of pid_splits.json, each with its `pid` and the path of its image."""
+    problems, splits = read_json_file(path), path.with_name("pid_splits.json")
+    if not isinstance(problems, dict) or not all(isinstance(problem, dict) for problem in problems.values()):
+        raise BenchmarkError(f"{path}: expected an object of problems by id")
+    pids = (
+        read_json_file(splits).get("test", []) if splits.is_file() else [pid for pid, one in problems.items() if one.get("split") == "test"]
+    )
+    lost = [pid for pid in pids if str(pid) not in problems]
+    if lost:
+        raise BenchmarkError(f"{path}: {len(lost)} problems of pid_splits.json are not in it, {lost[0]} first; the file is cut off")
+    return [_with_path(str(pid), problems[str(pid)]) for pid in pids]
+
+
+def _with_path(pid: str, problem: Record) -> Record:
+    image = f"{pid}/{problem['image']}" if problem.get("image") else None
+    return problem | {"pid": pid, "image": image}
+
+
+def _question(found: Source, row: int, record: Record) -> Question:
+    pid = str(record.get("pid", record.get("id", row)))
+    where = f"{NAME}: problem {pid}"
+    choices = tuple(str(choice) for choice in value_of(record, "choices", where, list))
+    answer = value_of(record, "answer", where, int)
+    if len(choices) < 2 or not 0 <= answer < len(choices):
+        raise BenchmarkError(f"{where}: the answer {answer} is none of the {len(choices)} choices")
+    hint = str(record.get("hint") or "").strip()
+    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+    text = value_of(record, "question", where, str)
+    return Question(
+        item_id=pid,
+        prompt="\n".join([*([f"Context: {hint}"] if hint else []), text, *lines, ASK]),
+        image=found.image(record["image"], where, ("test", "images/test", "images", "")),
+        kind="choice",
+        choices=choices,
+        truth=LETTERS[answer],
+        cluster=pid,
+        max_new_tokens=128,
+        meta={"subject": str(record.get("subject", "")), "grades": grades(str(record.get("grade", "")))},
+    )
+
+
+def grades(grade: str) -> str:
+    """The authors' range of a grade: "grade4" -> "1-6", "grade11" -> "7-12"."""
+    digits = re.sub(r"\D", "", grade)
+    return "" if not digits else "1-6" if int(digits) <= 6 else "7-12"
+
+
+BENCHMARK = ScienceQa()
