@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """How close rewriting comes to the rate that requests in flight and latency allow, and what a cached row costs.
 
-    python bench/rewrite.py                        # a minute on 2 free cores
+    python bench/rewrite.py                        # under two minutes on 2 free cores
     python bench/rewrite.py --in-flight 64 --seconds 20
 
 A server in a process of its own answers after 200 ms. With N requests in flight no client can be faster than N / 0.2 s per
 second. First the client alone (half a question each), then the whole stage (two requests per pair, with all checks and the
 files), then the stage again with every reply in the cache. Prints rates and their share of the possible one; checks that
-the server saw no request twice and had N in flight at once.
+both runs wrote the same texts, that the server saw no request twice, and that N were in flight at once.
 """
 
 import argparse
@@ -25,9 +25,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pipeline.endpoint import Endpoint, EndpointSection  # noqa: E402
+from pipeline.in_flight import ChunkWork  # noqa: E402
 from pipeline.rewrite.pair import Pair, Rewrite  # noqa: E402
 from pipeline.rewrite.section import RewriteSection  # noqa: E402
-from pipeline.rewrite.stage import ChunkWork, rewrite_chunks  # noqa: E402
+from pipeline.rewrite.stage import rewrite_chunks  # noqa: E402
+from pipeline.rewrite.template import Written  # noqa: E402
 
 LATENCY_S, CHUNK_PAIRS = 0.2, 256
 COLOURS = "red blue green black white pink brown grey".split()
@@ -58,21 +60,23 @@ async def client_rate(section: EndpointSection, count: int, tag: str) -> tuple[f
         return len(rest) / seconds, 1000 * cpu / len(rest), endpoint.peak_in_flight
 
 
-def stage_seconds(section: RewriteSection, count: int, tag: str) -> tuple[float, float, Counter[str]]:
-    """Seconds and CPU seconds of the whole stage without its files, and how the pairs were written."""
-    status: Counter[str] = Counter()
+def stage_seconds(section: RewriteSection, count: int, tag: str) -> tuple[float, float, dict[str, list[Written]]]:
+    """Seconds and CPU seconds of the whole stage without its files, and what was written, by status."""
+    written: dict[str, list[Written]] = {}
 
     def finish(rewrites: list[Rewrite | None]) -> None:
-        status.update(rewrite.status for rewrite in rewrites if rewrite)
+        for rewrite in rewrites:
+            if rewrite and rewrite.written:
+                written.setdefault(rewrite.status, []).append(rewrite.written)
 
-    def works() -> Iterator[ChunkWork]:
+    def works() -> Iterator[ChunkWork[Pair, Rewrite]]:
         everything = pairs(count, tag)
         for start in range(0, count, CHUNK_PAIRS):
             yield ChunkWork(everything[start : start + CHUNK_PAIRS], finish)
 
     started_s, cpu_s = time.monotonic(), time.process_time()
     asyncio.run(rewrite_chunks(works(), section, tag))
-    return time.monotonic() - started_s, time.process_time() - cpu_s, status
+    return time.monotonic() - started_s, time.process_time() - cpu_s, written
 
 
 def measure(base_url: str, folder: Path, in_flight: int, seconds: float) -> None:
@@ -83,15 +87,17 @@ def measure(base_url: str, folder: Path, in_flight: int, seconds: float) -> None
     endpoint = EndpointSection(**common, max_in_flight=in_flight)
     rate, cpu_ms, peak = asyncio.run(client_rate(endpoint, in_flight + count, f"client {in_flight}"))
     share = f"{rate:7.1f}/s of {possible:7.1f} ({rate / possible:6.1%})"
+    if peak != in_flight:
+        raise SystemExit(f"expected {in_flight} requests in flight at once, saw {peak}")
     print(f"{in_flight:>4} in flight   client {share}, {cpu_ms:.2f} ms CPU each, peak {peak}", flush=True)
     section = RewriteSection(backend="openai", endpoint=endpoint)
     num_pairs = count // 2
-    fresh_s, fresh_cpu_s, status = stage_seconds(section, num_pairs, f"stage {in_flight}")
-    if status != {"llm": num_pairs}:
-        raise SystemExit(f"expected {num_pairs} pairs written by the model, got {dict(status)}")
+    fresh_s, fresh_cpu_s, written = stage_seconds(section, num_pairs, f"stage {in_flight}")
+    if {status: len(rows) for status, rows in written.items()} != {"llm": num_pairs}:
+        raise SystemExit(f"expected {num_pairs} pairs written by the model, got { ({name: len(rows) for name, rows in written.items()}) }")
     cached_s, cached_cpu_s, again = stage_seconds(section, num_pairs, f"stage {in_flight}")
-    if again != status:
-        raise SystemExit("the cached run wrote other rows")
+    if {status: sorted(rows, key=str) for status, rows in again.items()} != {s: sorted(rows, key=str) for s, rows in written.items()}:
+        raise SystemExit("the cached run wrote other texts")
     rate = 2 * num_pairs / fresh_s
     share, cpu_ms = f"{rate:7.1f}/s ({rate / possible:6.1%}, start and end included)", 1000 * fresh_cpu_s / num_pairs
     print(f"                 stage  {share}, {cpu_ms:.2f} ms CPU per row")
@@ -104,7 +110,7 @@ def main() -> None:
     """Measures at each number in flight against one server."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--in-flight", type=lambda text: [int(part) for part in text.split(",")], default=[64, 256])
-    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--seconds", type=float, default=15.0)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="svco-bench-") as name:
         log = Path(name) / "answered.jsonl"

@@ -14,7 +14,7 @@ from pipeline.job import ray_session, run_command
 from pipeline.progress import say, summary_table
 from pipeline.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
 from pipeline.remote import push, remote_manifest
-from pipeline.stages import STAGES, Plan, plan_build
+from pipeline.stages import Plan, plan_build
 from pipeline.store import StoreError, cache_dir, only_one, read_json, write_json
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "mvc_demo.yaml"
@@ -32,8 +32,10 @@ def build(plan: Plan) -> dict[str, Any]:
         return done
     from pipeline.encoder_check import check_encoders
     from pipeline.rewrite.stage import check_writer
+    from pipeline.verify.judge import check_judge
 
     check_writer(plan.section.rewrite)
+    check_judge(plan.section.verify)
     _refuse_foreign_folder(plan.out)
     check_encoders(plan.section.encoders)
     with only_one(plan.out, "out"), _failure_noted(plan.out):
@@ -137,9 +139,9 @@ def print_plan(plan: Plan) -> None:
     """What a build would do, without doing it."""
     rows = []
     is_built = finished_manifest(plan) is not None
-    for name in STAGES:
-        folder = plan.work / name / plan.fingerprints[name]
-        rows.append([name, plan.fingerprints[name], "done" if is_built or (folder / "DONE.json").is_file() else "to do"])
+    for name, fingerprint in plan.fingerprints.items():
+        folder = plan.work / name / fingerprint
+        rows.append([name, fingerprint, "done" if is_built or (folder / "DONE.json").is_file() else "to do"])
     title = f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.section.out}"
     summary_table(title, ["stage", "fingerprint", "state"], rows)
 

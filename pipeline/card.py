@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from pipeline.model_card import CITATION
 from pipeline.schema import CATEGORIES, SCORE_COLUMNS, SPLITS
 
 Manifest = Mapping[str, Any]
@@ -52,15 +53,16 @@ _COLUMNS = """| column | what it holds |
 | `license` | as the source states it |
 | `image_a_sha256`, `image_b_sha256` | of the encoded bytes |
 | `meta` | what else the source tells, as JSON |"""
-CITATION = """```bibtex
-@inproceedings{wu2025svco,
-  title     = {Symmetrical Visual Contrastive Optimization: Aligning Vision-Language Models with Minimal Contrastive Images},
-  author    = {Wu, Shengguang and Sun, Fan-Yun and Wen, Kaiyue and Haber, Nick},
-  booktitle = {Proceedings of the 63rd Annual Meeting of the Association for Computational Linguistics (ACL 2025)},
-  year      = {2025},
-  note      = {arXiv:2502.13928}
+
+
+# Of the sources that the toolkit knows by kind or preset.
+_PAPERS = {
+    "countercurate": "Zhang et al., CounterCurate, Findings of ACL 2024, arXiv:2402.13254; its photographs are those of Flickr30k",
+    "finecops_ref": "Liu et al., FineCops-Ref, EMNLP 2024, arXiv:2409.14750; its photographs are those of GQA",
+    "vismin": "Awal et al., VisMin, NeurIPS 2024, arXiv:2407.16772",
+    "coco_counterfactuals": "Le et al., COCO-Counterfactuals, NeurIPS 2023, arXiv:2309.14356",
+    "magicbrush": "Zhang et al., MagicBrush, NeurIPS 2023, arXiv:2306.10012",
 }
-```"""
 
 
 def render_card(manifest: Manifest, *, repo: str = "", exceptions: Mapping[str, int] | None = None) -> str:
@@ -147,10 +149,32 @@ def _construction(manifest: Manifest) -> Iterator[str]:
     yield "Question and answers were written by: " + (
         ", ".join(f"{key} {_literal(value)}" for key, value in rewrite.items()) or "the source"
     )
+    yield from _verification(manifest.get("verify") or {}, recipe.get("verify") or {})
     yield "The whole recipe, with every default filled in; `manifest.json` has the fingerprint of each stage and the sha256 of each file."
     dumped = yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=110).rstrip()
     fence = "`" * max(3, 1 + max((len(run) for run in re.findall("`+", dumped)), default=0))
     yield f"<details><summary>recipe</summary>\n\n{fence}yaml\n{dumped}\n{fence}\n\n</details>"
+
+
+def _verification(facts: Mapping[str, Any], section: Mapping[str, Any]) -> Iterator[str]:
+    """What was measured of the answers once they were written, and what was made of it."""
+    if (facts.get("margins") or {}).get("num_pairs"):
+        bound, share = section.get("min_answer_margin"), facts["margins"]["frac_positive"]["both"]
+        kept = "no bound was set on it" if bound is None else f"pairs below {bound:g} on either side were left out"
+        yield (
+            f"Answers were compared with both images by `clip` again: in {share:.1%} of the pairs each answer is nearer to its own image "
+            f"({kept}). Right answers pass this test; passing it does not make an answer right."
+        )
+    if judge := facts.get("judge"):
+        choices = ", ".join(f"{key} {_literal(section[key])}" for key in _CHOICES if key in section)
+        yield f"A model that sees, {_literal(judge['model'])}, was asked whether each answer is true of each of the two images ({choices}):"
+        said = judge["verdicts"].items()
+        yield _table(
+            ["asked", "true", "false", "missing"], [[name, *(one[word] for word in ("true", "false", "missing"))] for name, one in said]
+        )
+
+
+_CHOICES = ("on_contradiction", "on_affirmation", "on_missing_judgement")
 
 
 def _encoder(name: str, section: Mapping[str, Any] | None) -> str:
@@ -220,7 +244,8 @@ def _sources(recipe: Mapping[str, Any]) -> str:
     lines = []
     for source in recipe.get("sources") or []:
         stated = [f"{key} {_literal(source[key])}" for key in named if isinstance(source.get(key), str) and source[key]]
-        lines.append(f"- {_literal(source.get('kind', 'source'))}: " + ", ".join(stated))
+        paper = _PAPERS.get(str(source.get("preset") or source.get("kind")), "")
+        lines.append(f"- {_literal(source.get('kind', 'source'))}: " + ", ".join(stated) + (f". Cite {paper}." if paper else ""))
     return "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ from pipeline.rewrite.section import RewriteSection
 from pipeline.selection import SelectionSection
 from pipeline.shortcuts import AuditSection
 from pipeline.sources.catalog import SourceSection
+from pipeline.verify.section import VerifySection
 
 
 class ValidationSection(Section):
@@ -55,6 +56,7 @@ class BuildSection(Section):
     encoders: EncodersSection = EncodersSection()
     selection: SelectionSection = SelectionSection()
     rewrite: RewriteSection = RewriteSection()
+    verify: VerifySection | None = None
     validation: ValidationSection = ValidationSection()
     audit: AuditSection = AuditSection()
     workers: WorkersSection = WorkersSection()

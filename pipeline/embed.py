@@ -22,6 +22,7 @@ from pipeline.store import Stage, read_table
 VERSION = 2
 
 TEXT_ENCODERS = ("clip",)
+MAKERS_OF_VECTORS = ("embed", "verify")  # the stages that embed; a text is embedded once, whether as a caption or as an answer
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
@@ -42,13 +43,13 @@ def embed_chunk(ingest: Stage, stage: Stage, encoders: Encoders, index: int, num
         return embed_images(images["bytes"], opened, missing, num_threads)
 
     def texts_by(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
-        return {name: _embed_texts(encoders.open(name), [captions[place] for place in places]) for name, places in missing.items()}
+        return {name: embed_texts(encoders.open(name), [captions[place] for place in places]) for name, places in missing.items()}
 
     read_text = {name: made_by for name, made_by in encoders.fingerprints.items() if name in TEXT_ENCODERS}
     caption_keys = [sha256_hex(caption.encode()) for caption in captions]
-    _write(stage, "texts", index, caption_keys, read_text, texts_by)
+    write_part(stage, "texts", index, caption_keys, read_text, texts_by)
     # The images come last: their presence means that the chunk is complete.
-    _write(stage, "images", index, images["sha256"].to_pylist(), encoders.fingerprints, images_by)
+    write_part(stage, "images", index, images["sha256"].to_pylist(), encoders.fingerprints, images_by)
 
 
 def _captions(ingest: Stage, index: int) -> list[str]:
@@ -56,12 +57,13 @@ def _captions(ingest: Stage, index: int) -> list[str]:
     return sorted({row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"})
 
 
-def _embed_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
+def embed_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
+    """The vectors of texts by an encoder that reads them, [N, D]."""
     assert isinstance(encoder, TextEncoder)
     return encoder.encode_texts(texts)
 
 
-def _write(
+def write_part(
     stage: Stage,
     kind: str,
     index: int,
@@ -69,7 +71,13 @@ def _write(
     fingerprints: Mapping[str, str],
     make: Callable[[Mapping[str, Sequence[int]]], dict[str, Floats]],
 ) -> None:
-    """Writes one part from what is known and what `make` makes of the rest (places in `keys`, by encoder)."""
+    """Writes one part of vectors from what is known and what `make` makes of the rest.
+
+    Args:
+        kind: "images" or "texts"; known are those in every part of that kind, also of other stages, below the work folder.
+        fingerprints: By encoder name.
+        make: Given places in `keys` by encoder, makes their vectors.
+    """
     known = _known_vectors(stage.folder, kind, tuple(sorted(fingerprints.items())))
     taken = {name: known.take(name, keys) for name in fingerprints}
     missing = {name: np.setdiff1d(np.arange(len(keys)), places).tolist() for name, (places, _) in taken.items()}
@@ -87,7 +95,8 @@ def _write(
 @lru_cache(maxsize=2)
 def _known_vectors(folder: Path, kind: str, fingerprints: tuple[tuple[str, str], ...]) -> KnownVectors:
     """Listed once per worker process: all stages of this work folder lie side by side."""
-    return KnownVectors(folder.parent, kind, dict(fingerprints))
+    work = folder.parent.parent
+    return KnownVectors([work / name for name in MAKERS_OF_VECTORS], kind, dict(fingerprints))
 
 
 def embed_images(
@@ -141,20 +150,25 @@ def _ahead(work: Callable[[T], U], items: Iterable[T], num_threads: int, num_ahe
 class EmbedChunks:
     """Embeds one chunk per call with encoders that are loaded once per worker."""
 
-    def __init__(self, ingest: Stage, stage: Stage, section: EncodersSection, num_threads: int) -> None:
-        self._ingest, self._stage, self._section, self._num_threads = ingest, stage, section, num_threads
+    kind = "images"  # the parts whose presence means that a chunk is complete
+
+    def __init__(self, upstream: Stage, stage: Stage, section: EncodersSection, num_threads: int) -> None:
+        self._upstream, self._stage, self._section, self._num_threads = upstream, stage, section, num_threads
         self._encoders: Encoders | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         try:
             for index in map(int, batch["index"]):
                 # A worker that dies between writing a part and saying so is asked for it again.
-                if not self._stage.part("images", index).is_file():
-                    embed_chunk(self._ingest, self._stage, self._open(), index, self._num_threads)
+                if not self._stage.part(self.kind, index).is_file():
+                    self._embed(index)
         except UserError as error:
             # Raised here it would reach the user as the death of an actor, with its kind lost on the way.
             return {"index": batch["index"], "error": np.array([str(error)] * len(batch["index"]))}
         return {"index": batch["index"], "error": np.array([""] * len(batch["index"]))}
+
+    def _embed(self, index: int) -> None:
+        embed_chunk(self._upstream, self._stage, self._open(), index, self._num_threads)
 
     def _open(self) -> Encoders:
         if self._encoders is None:

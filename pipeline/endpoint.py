@@ -9,6 +9,7 @@ import asyncio
 import hashlib
 import json
 import os
+import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from pydantic import Field, field_validator
 
-from pipeline.endpoint_protocol import EndpointError, NotNowError, fatal_reason, num_tokens, plain_message, reply_of, retry_after_s
+from pipeline.endpoint_protocol import EndpointError, NotNowError, fatal_reason, message_tokens, plain_message, reply_of, retry_after_s
 from pipeline.pace import Pace, wait_s
 from pipeline.recipe import Section
 from pipeline.response_cache import Reply, ResponseCache
@@ -168,7 +169,7 @@ class Endpoint:
         """Sends a request within the limits, and keeps what was paid for."""
         if self.stopped is not None:
             raise self.stopped
-        num_in = sum(num_tokens(json.dumps(message["content"], ensure_ascii=False)) + 4 for message in messages)
+        num_in = message_tokens(messages)
         num_out = self.section.max_tokens or ASSUMED_REPLY_TOKENS
         reserved_usd = self._reserve(num_in, num_out)
         try:
@@ -212,11 +213,22 @@ class Endpoint:
                 continue
             self._tokens.give_back(num_reserved - reply.prompt_tokens - reply.completion_tokens)
             return reply
-        if self._num_answered > answered_before and not fault.is_rate_limit:
-            return Reply("", "endpoint_gave_no_answer")  # others were answered meanwhile: this row's own fault
+        if not fault.is_rate_limit and (self._num_answered > answered_before or await self._answers()):
+            return Reply("", "endpoint_gave_no_answer")  # others are answered: this row's own fault
         tries = f"{self.section.max_retries + 1} tries"
         hint = "lower requests_per_minute or max_in_flight" if fault.is_rate_limit else "is it running and reachable from here?"
         raise EndpointError(f"base_url={self.section.base_url}: no answer in {tries} (the last: {fault}); {hint}")
+
+    async def _answers(self) -> bool:
+        """Whether the server answers anything at all; asked where no other request could tell."""
+        try:
+            reply = await self._once([{"role": "user", "content": "Reply with: ok"}], None)
+        except NotNowError:
+            return False
+        if reply.model:
+            await self._cache.put(f"probe {uuid.uuid4()}", reply, self._purpose)
+            self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
+        return bool(reply.model)
 
     async def _once(self, messages: Messages, schema: Mapping[str, Any] | None) -> Reply:
         import aiohttp

@@ -5,13 +5,15 @@ import json
 import math
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pipeline.recipe import UserError
 from pipeline.response_cache import Reply
 
 MAX_CHARS_SHOWN = 200
+ASSUMED_IMAGE_TOKENS = 1500  # of a picture of about a megapixel; servers count 600 to 3,000
 _NO_SUCH_MODEL = re.compile(
     r"model.{0,120}(not found|not exist|unknown|not available)|(unknown|no such|invalid) model|model_not_found", re.I
 )
@@ -71,6 +73,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
     return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
 
 
+@lru_cache(maxsize=1024)  # instructions are the same in every request
 def num_tokens(text: str) -> int:
     """About how many tokens a text has, without its model's tokenizer: four ASCII letters each, any other character one.
 
@@ -78,6 +81,17 @@ def num_tokens(text: str) -> int:
     """
     num_ascii = len(text.encode("ascii", "ignore"))
     return math.ceil(num_ascii / 4) + len(text) - num_ascii
+
+
+def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
+    """About how many tokens the messages of a chat have; a picture counts as ASSUMED_IMAGE_TOKENS, whatever its bytes."""
+    total = 0
+    for content in (message["content"] for message in messages):
+        for part in [content] if isinstance(content, str) else content:
+            text = part if isinstance(part, str) else part.get("text")
+            total += ASSUMED_IMAGE_TOKENS if text is None else num_tokens(text)
+        total += 4
+    return total
 
 
 def reply_of(text: str, body: Mapping[str, Any], latency_s: float) -> Reply:
@@ -101,7 +115,7 @@ def reply_of(text: str, body: Mapping[str, Any], latency_s: float) -> Reply:
         fault = "reply_empty"
     elif finish == "length":
         fault = "reply_cut_off"
-    prompt_tokens = usage.get("prompt_tokens") or num_tokens(json.dumps(body["messages"], ensure_ascii=False))
+    prompt_tokens = usage.get("prompt_tokens") or message_tokens(body["messages"])
     completion_tokens = usage.get("completion_tokens") or num_tokens(content)
     model = str(answer.get("model") or body["model"])
     return Reply(refusal or content, fault, model, int(prompt_tokens), int(completion_tokens), round(latency_s, 4))

@@ -1,7 +1,8 @@
 """Vectors that earlier work has left: what one encoder made of one content is taken over, not made again.
 
-A finished part of the embed stage says in each vector column which encoder made it (`encoder_fingerprints`). So it serves
-every build with the same work folder, whatever else has changed: another source, another chunk size, another encoder on.
+A finished part of the embed stage (images, captions) or of the verify stage (answers) says in each vector column which encoder
+made it (`encoder_fingerprints`). So it serves every build with the same work folder, whatever else has changed: another
+source, another chunk size, another encoder on.
 """
 
 # Shapes: N keys asked for, M vectors known, D dimensions.
@@ -32,13 +33,13 @@ class _Places:
 
 
 class KnownVectors:
-    """The vectors in all finished parts of one kind ("images" or "texts") below a folder. Memory holds 16 bytes for each.
+    """The vectors in all finished parts of one kind ("images" or "texts") below folders of stages. Memory holds 16 bytes for each.
 
     A part that cannot be read is passed over, as one that is not there: its vectors are made again.
     """
 
-    def __init__(self, folder: Path, kind: str, fingerprints: Mapping[str, str]) -> None:
-        self._paths = sorted(folder.glob(f"*/{kind}-*.parquet"))
+    def __init__(self, folders: Sequence[Path], kind: str, fingerprints: Mapping[str, str]) -> None:
+        self._paths = [path for folder in folders for path in sorted(folder.glob(f"*/{kind}-*.parquet"))]
         found: dict[str, list[_Places]] = {name: [] for name in fingerprints}
         for number, path in enumerate(self._paths):
             names = [name for name, made_by in _makers(path).items() if fingerprints.get(name) == made_by]

@@ -2,6 +2,7 @@
 
 import fnmatch
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.card import render_card
 from pipeline.hub_repository import Content, Kind
 from pipeline.licenses import exceptions, refused
-from pipeline.model_card import render_model_card
+from pipeline.model_card import portable, render_model_card
 from pipeline.recipe import UserError
 from pipeline.schema import MvcError, read_manifest
 from pipeline.store import read_json
@@ -45,17 +46,20 @@ class Parcel:
 
 
 def pack(folder: Path, repo: str, allowed: Collection[str] = ()) -> Parcel:
-    """What to push of an MVC folder, or of a model folder.
+    """What to push of an MVC folder, or of a folder with a model or an adapter.
 
     Raises:
         PublishError: Something is wrong with it, or a licence does not let it be published.
-        MvcError: It is neither.
+        MvcError: It is none of them.
     """
     if (folder / "manifest.json").is_file():
         return pack_mvc(folder, repo, allowed)
-    if (folder / "config.json").is_file():
+    if any((folder / name).is_file() for name in (MODEL_CONFIG, ADAPTER_CONFIG)):
         return pack_model(folder, repo)
-    raise MvcError(f"{folder}: expected an MVC folder (manifest.json) or a model folder (config.json and *.safetensors), found neither")
+    raise MvcError(
+        f"{folder}: expected an MVC folder (manifest.json), a model folder ({MODEL_CONFIG} and *.safetensors) or the folder of a PEFT "
+        f"adapter ({ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}), found none of them"
+    )
 
 
 def pack_mvc(folder: Path, repo: str, allowed: Collection[str]) -> Parcel:
@@ -110,6 +114,8 @@ def _numbers(num_kept: int, num_dropped: int) -> str:
     return " and ".join(parts) + (" pair" if num_kept + num_dropped == 1 else " pairs")
 
 
+MODEL_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+_UNFILLED = "[More Information Needed]"  # in the card that PEFT writes beside each adapter
 # What belongs to a model, of all that a training run leaves in its folder.
 _MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "metrics.jsonl")
 _NOT_OF_THE_MODEL = ("svco.json", "result.json", "manifest.json")
@@ -118,29 +124,69 @@ _NOT_OF_THE_MODEL = ("svco.json", "result.json", "manifest.json")
 def pack_model(folder: Path, repo: str) -> Parcel:
     """Weights, configuration and processor of a finetuned model, its record without this machine's paths, and a card.
 
-    A README.md that is there stays as it is.
+    A folder of a PEFT adapter holds what was trained and not the base model; its configuration names that, and where it does
+    so by a path of this machine, it is refused. A README.md that is there stays as it is, unless PEFT left it unfilled.
     """
-    weights = _checked_weights(folder)
-    record = _portable(read_json(folder / "svco.json")) if (folder / "svco.json").is_file() else {}
+    adapter = _adapter_config(folder)
+    weights = _checked_weights(folder, adapter is not None)
+    record = portable(read_json(folder / "svco.json")) if (folder / "svco.json").is_file() else {}
     names = {path.name for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file() and path.name[0] != "."}
     leftover = {name for name in names if name.endswith(".safetensors")} - weights
     files: dict[str, Content] = {name: folder / name for name in sorted(names - leftover - set(_NOT_OF_THE_MODEL))}
     if record:
         files["svco.json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     own_card = folder / "README.md"
-    files["README.md"] = own_card if own_card.is_file() else render_model_card(repo, record).encode()
-    return Parcel("model", files, "config.json", ("*.safetensors", "*.safetensors.index.json"))
+    is_own = own_card.is_file() and _UNFILLED not in own_card.read_text(encoding="utf-8", errors="replace")
+    files["README.md"] = own_card if is_own else render_model_card(repo, record, adapter).encode()
+    # A whole model where an adapter was, or the other way round, leaves nothing of the earlier version.
+    replaced = ("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG, ADAPTER_CONFIG)
+    return Parcel("model", files, MODEL_CONFIG if adapter is None else ADAPTER_CONFIG, replaced)
 
 
-def _checked_weights(folder: Path) -> set[str]:
-    """The weight files: all that the index names, or those that are there; each can be opened."""
-    from safetensors import SafetensorError, safe_open
+def _adapter_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration of a PEFT adapter; None for a folder of a whole model.
 
+    Raises:
+        PublishError: It does not name the base model, or names it by a path that exists nowhere else.
+    """
+    path = folder / ADAPTER_CONFIG
+    if not path.is_file() or (folder / MODEL_CONFIG).is_file():
+        return None
+    config = read_json(path)
+    base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
+    if not isinstance(base, str) or not base:
+        raise PublishError(
+            f"{path}: not published, it does not say whose adapter it is; set base_model_name_or_path to the base model's Hub name"
+        )
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base, re.ASCII):
+        raise PublishError(
+            f"{path}: not published, base_model_name_or_path={base!r} is a path of this machine, where nobody else finds the base model; "
+            "set it to the base model's Hub name, or merge the adapter and publish the whole model"
+        )
+    return dict(config)
+
+
+def _checked_weights(folder: Path, is_adapter: bool) -> set[str]:
+    """The weight files: the adapter's, or all that the index names, or those that are there; each can be opened."""
+    if is_adapter:
+        found = {ADAPTER_WEIGHTS} if (folder / ADAPTER_WEIGHTS).is_file() else set()
+        return _opened(folder, ADAPTER_CONFIG, found)
     index = folder / "model.safetensors.index.json"
     weights = set(read_json(index)["weight_map"].values()) if index.is_file() else {path.name for path in folder.glob("*.safetensors")}
+    return _opened(folder, MODEL_CONFIG, weights)
+
+
+def _opened(folder: Path, config: str, weights: set[str]) -> set[str]:
+    """The weights, each opened once.
+
+    Raises:
+        PublishError: There are none, or some cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
     if not weights:
         raise PublishError(f"{folder}: not published, it has no weights (*.safetensors); let the training finish first")
-    read_json(folder / "config.json")
+    read_json(folder / config)
     for name in sorted(weights):
         try:
             with safe_open(folder / name, framework="numpy") as file:
@@ -148,12 +194,3 @@ def _checked_weights(folder: Path) -> set[str]:
         except (SafetensorError, OSError) as error:
             raise PublishError(f"{folder / name}: not published, these weights cannot be read ({error}); train again") from error
     return weights
-
-
-def _portable(value: Any) -> Any:
-    """A record with absolute paths cut to their last part: where things lay on this machine is nobody's business."""
-    if isinstance(value, dict):
-        return {key: _portable(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_portable(inner) for inner in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -32,6 +32,7 @@ class Progress:
         self.title, self.total, self.unit = title, total, unit
         self._done = 0
         self._started_s = self._logged_s = time.monotonic()
+        self._first: tuple[float, int] | None = None  # when work was first reported, and how much
         self._console = console()
         self._bar = (
             Bar(
@@ -70,10 +71,16 @@ class Progress:
             self._bar.update(self._task, advance=n, facts=shown)
             return
         now_s = time.monotonic()
+        self._first = self._first or (now_s, self._done)
         if now_s - self._logged_s >= LOG_EVERY_S and self._done < self.total:
             self._logged_s = now_s
-            left_s = (now_s - self._started_s) / max(self._done, 1) * (self.total - self._done)
+            left_s = self._s_per_unit(now_s) * (self.total - self._done)
             say(f"{self.title}: {self._done}/{self.total} {self.unit}, about {left_s:.0f} s left  {shown}".rstrip())
+
+    def _s_per_unit(self, now_s: float) -> float:
+        """The pace since the first report: what came before it loaded models, or counted the work of an earlier run."""
+        first_s, first = self._first or (self._started_s, 0)
+        return (now_s - first_s) / (self._done - first) if self._done > first else (now_s - self._started_s) / max(self._done, 1)
 
 
 def summary_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

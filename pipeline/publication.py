@@ -22,7 +22,7 @@ def publish(job: Build) -> dict[str, Any]:
     """Writes everything that `out` shows; the manifest comes last. Returns the manifest."""
     plan, out, started_s = job.plan, job.plan.out, time.monotonic()
     num_chunks = len(plan.chunks)
-    rows = DecidedRows(job.stages["rewrite"], num_chunks)
+    rows = job.decided_rows()
     sizes = read_facts(job.stages["ingest"], num_chunks, ("num_bytes_a", "num_bytes_b"))
     num_bytes = sizes["num_bytes_a"].clip(0) + sizes["num_bytes_b"].clip(0)
     (out / "manifest.json").unlink(missing_ok=True)  # while shards change, the folder is no finished MVC
@@ -39,6 +39,7 @@ def publish(job: Build) -> dict[str, Any]:
         "links": {key: value for key, value in job.facts["link"].items() if key not in ("stage", "fingerprint")},
         "audit": job.facts["audit"]["results"],
         **({"rewrite": job.facts["rewrite"]["rewrite"]} if "rewrite" in job.facts["rewrite"] else {}),
+        **({"verify": job.facts["verify"]["verify"] | job.facts["accept"]["accept"]} if "verify" in job.facts else {}),
         "files": files,
     }
     manifest["warnings"] = _warnings(manifest)

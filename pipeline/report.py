@@ -17,6 +17,7 @@ from pipeline.report_pairs import dropped_sheets, kept_sheet
 from pipeline.report_rewrite import rewrite_html
 from pipeline.report_rows import Rows, read_rows
 from pipeline.report_scores import scores_html, thresholds_html
+from pipeline.report_verify import verify_html
 from pipeline.schema import SPLITS, read_manifest
 from pipeline.selection import SelectionSection, resolved_bounds
 from pipeline.store import read_json
@@ -54,6 +55,8 @@ def _sections(rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any]
         yield "Dropped pairs", dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN))
     if manifest.get("rewrite"):
         yield "Rewriting", rewrite_html(manifest["rewrite"])
+    if manifest.get("verify"):
+        yield "Verification of the answers", verify_html(manifest["verify"])
     if manifest.get("audit"):
         yield "Shortcut audit", _audit_html(manifest["audit"])
     if manifest.get("links"):

@@ -25,16 +25,27 @@ VERSION = 2
 GROUP_BYTES = 32_000_000
 MIN_GROUP_ROWS, MAX_GROUP_ROWS = 25, 100
 SHARD_BYTES = 400_000_000
+GATHERED_GROUPS = 32  # row groups whose texts are gathered together: rows lie scattered, and each gathering opens every chunk
 
 Ints = NDArray[np.int64]
 
 
 class DecidedRows:
-    """Every candidate's final row, in the chunks' mapped files; narrow columns in memory, the rest gathered on demand."""
+    """Every candidate's final row, in the chunks' mapped files; narrow columns in memory, the rest gathered on demand.
 
-    def __init__(self, stage: Stage, num_chunks: int) -> None:
+    Args:
+        decisions: Columns of all rows that take the place of those in the files (drop_reason, split), if any.
+    """
+
+    def __init__(self, stage: Stage, num_chunks: int, decisions: pa.Table | None = None) -> None:
         self._tables = [open_mapped(stage.part("rows", index, "arrow")) for index in range(num_chunks)]
         self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        if decisions is not None:
+            for index, table in enumerate(self._tables):
+                mine = decisions.slice(self._starts[index], table.num_rows)
+                for name in mine.column_names:
+                    table = table.set_column(table.column_names.index(name), name, mine[name])
+                self._tables[index] = table
 
     @property
     def num_rows(self) -> int:
@@ -124,7 +135,10 @@ def _pieces(stem: str, chosen: Ints, num_bytes: Ints) -> Iterator[tuple[str, Int
 
 def _row_groups(rows: DecidedRows, chosen: Ints, size: int, library: ImageLibrary, schema: pa.Schema) -> Iterator[pa.Table]:
     for start in range(0, len(chosen), size):
-        part = rows.gather(chosen[start : start + size])
+        place = start % (GATHERED_GROUPS * size)
+        if place == 0:
+            texts = rows.gather(chosen[start : start + GATHERED_GROUPS * size])
+        part = texts.slice(place, size)
         columns = {name: _image_column(part, name, library) if name in ("image_a", "image_b") else part[name] for name in schema.names}
         yield pa.table(columns, schema=schema)
 

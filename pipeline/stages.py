@@ -16,9 +16,11 @@ from pipeline.rewrite import llm, template
 from pipeline.schema import SCHEMA_VERSION
 from pipeline.selection import check_bounds
 from pipeline.sources.catalog import open_source
+from pipeline.verify import accept, judge, margins
+from pipeline.verify.section import VerifySection, check_verify
 from pipeline.weights import model_files
 
-STAGES = ("ingest", "link", "embed", "score", "select", "rewrite", "audit", "finalise")
+STAGES = ("ingest", "link", "embed", "score", "select", "rewrite", "verify", "accept", "audit", "finalise")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def _check_bounds(section: BuildSection) -> None:
     }
     if not any(made.values()):
         raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
+    if section.verify is not None:
+        check_verify(section.verify, has_clip=encoders.clip is not None)
     check_bounds(section.selection, {name for name, is_made in made.items() if is_made}, {source.name for source in section.sources})
 
 
@@ -97,7 +101,7 @@ def _check_names(section: BuildSection) -> None:
 
 
 def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> dict[str, str]:
-    """One per stage; each also hashes the one before, so a change re-runs its own stage and those after it only."""
+    """One per stage that the recipe needs; each also hashes the one before, so a change re-runs its own stage and those after it only."""
     parts: dict[str, list[Any]] = {
         "ingest": [
             ingest.VERSION,
@@ -110,14 +114,23 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
         "score": [decide.SCORE_VERSION],
         "select": [decide.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
         "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.content(), *_writer_version(section)],
+        **_verify_parts(section.verify),
         "audit": [shortcuts.VERSION, section.audit.model_dump(mode="json")],
         "finalise": [shards.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
     }
     named: dict[str, str] = {}
     upstream = ""
-    for stage in STAGES:
+    for stage in (stage for stage in STAGES if stage in parts):
         upstream = named[stage] = fingerprint(stage, parts[stage], upstream)
     return named
+
+
+def _verify_parts(section: VerifySection | None) -> dict[str, list[Any]]:
+    """What is measured is one stage and what is decided another, so a changed threshold measures nothing again."""
+    if section is None:
+        return {}
+    asked = judge.version(section.judge) if section.judge is not None else []
+    return {"verify": [margins.VERSION, asked], "accept": [accept.VERSION, section.thresholds()]}
 
 
 def _writer_version(section: BuildSection) -> list[Any]:
@@ -131,10 +144,13 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
         for name in source.PATHS:
             fields[name] = posixpath.basename(str(fields[name])) if fields[name] else None
     shown["links"]["benchmarks"] = [posixpath.basename(place) if Path(place).exists() else place for place in section.links.benchmarks]
-    endpoint = shown["rewrite"]["endpoint"]
-    if endpoint is not None:  # where a server stands and where its replies are kept is nobody else's business
-        endpoint |= {"base_url": None, "cache": None}
-        endpoint["model"] = Path(endpoint["model"]).name if Path(endpoint["model"]).exists() else endpoint["model"]
+    if section.verify is None:
+        del shown["verify"]  # recipes that know nothing of it keep their bytes
+    judge_shown = (shown.get("verify") or {}).get("judge") or {}
+    for endpoint in (shown["rewrite"]["endpoint"], judge_shown.get("endpoint")):
+        if endpoint is not None:  # where a server stands and where its replies are kept is nobody else's business
+            endpoint |= {"base_url": None, "cache": None}
+            endpoint["model"] = Path(endpoint["model"]).name if Path(endpoint["model"]).exists() else endpoint["model"]
     for name in ("clip", "dinov2"):
         if shown["encoders"][name] is not None:
             described = shown["encoders"][name]

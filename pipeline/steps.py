@@ -19,9 +19,13 @@ from pipeline.rewrite.stage import ask_model, rewrite_facts
 from pipeline.schema import SCORE_COLUMNS
 from pipeline.shards import DecidedRows
 from pipeline.shortcuts import audit_features, audit_sources, features_of, sample_for_audit
-from pipeline.stages import STAGES, Plan
+from pipeline.stages import Plan
 from pipeline.store import Stage, open_stage, read_table, write_mapped, write_table
 from pipeline.vectors import Vectors
+from pipeline.verify.accept import accept, accept_facts, read_measured
+from pipeline.verify.judge import ask_judge, judge_facts
+from pipeline.verify.margins import MARGINS, EmbedAnswers, margin_facts, write_margins
+from pipeline.verify.section import VerifySection
 
 Batch = dict[str, Any]
 
@@ -43,7 +47,7 @@ class Build:
 
     def __init__(self, plan: Plan, map_chunks: MapChunks, num_threads: int) -> None:
         self.plan, self._map, self._num_threads = plan, map_chunks, num_threads
-        self.stages = {name: open_stage(plan.work, name, plan.fingerprints[name]) for name in STAGES}
+        self.stages = {name: open_stage(plan.work, name, fingerprint) for name, fingerprint in plan.fingerprints.items()}
         self.timings: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
 
@@ -55,7 +59,15 @@ class Build:
         self._stage("score", self._score)
         self._stage("select", self._select)
         self._stage("rewrite", self._rewrite)
+        if self.plan.section.verify is not None:
+            self._stage("verify", self._verify)
+            self._stage("accept", self._accept)
         self._stage("audit", self._audit)
+
+    def decided_rows(self) -> DecidedRows:
+        """Every candidate's row as it is published."""
+        decisions = read_table(self.stages["accept"].part("decisions", 0)) if "accept" in self.stages else None
+        return DecidedRows(self.stages["rewrite"], len(self.plan.chunks), decisions)
 
     def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
         stage, started_s = self.stages[name], time.monotonic()
@@ -171,11 +183,51 @@ class Build:
                 progress.advance()
         return {"num_rows": int(starts[-1])}
 
+    def _verify(self, stage: Stage) -> dict[str, Any]:
+        section, chunks, ingest, rewrite = self.plan.section, self.plan.chunks, self.stages["ingest"], self.stages["rewrite"]
+        assert section.verify is not None
+        if section.encoders.clip is not None:
+            missing = self._missing(stage, "texts")
+            with Progress("verify", len(chunks), "chunks of answers") as progress:
+                progress.advance(len(chunks) - len(missing))
+                for _ in self._map(
+                    EmbedAnswers, missing, arguments=(rewrite, stage, section.encoders, self._num_threads), loads_models=True
+                ):
+                    progress.advance()
+            write_margins(ingest, self.stages["embed"], rewrite, stage, len(chunks))
+        spent: dict[str, float] = {}
+        if section.verify.judge is not None:
+            missing = self._missing(stage, "judged")
+            with Progress("judge", len(chunks), "chunks") as progress:
+                progress.advance(len(chunks) - len(missing))
+                spent = ask_judge(ingest, rewrite, stage, missing, section.verify.judge, f"{self.plan.out} judge", progress.advance)
+        return self._verified(stage, section.verify, spent)
+
+    def _verified(self, stage: Stage, section: VerifySection, spent: dict[str, float]) -> dict[str, Any]:
+        """What the manifest and the report say of it."""
+        num_chunks, facts = len(self.plan.chunks), dict[str, Any]()
+        measured = read_measured(stage, num_chunks, section, has_clip=self.plan.section.encoders.clip is not None)
+        if margins := {name: measured[name] for name in MARGINS if name in measured}:
+            facts["margins"] = margin_facts(margins)
+        if section.judge is not None:
+            asked = DecidedRows(self.stages["rewrite"], num_chunks).column("drop_reason") == ""
+            facts["judge"] = spent | judge_facts(stage, num_chunks, asked, section.judge)
+        return {"verify": facts}
+
+    def _accept(self, stage: Stage) -> dict[str, Any]:
+        section, num_chunks, rewrite = self.plan.section, len(self.plan.chunks), self.stages["rewrite"]
+        assert section.verify is not None
+        measured = read_measured(self.stages["verify"], num_chunks, section.verify, has_clip=section.encoders.clip is not None)
+        before = DecidedRows(rewrite, num_chunks)
+        decided = accept(before, measured, section.verify)
+        write_table(stage.part("decisions", 0), decided)
+        return {"accept": accept_facts(decided, before.column("drop_reason"))}
+
     def _audit(self, stage: Stage) -> dict[str, Any]:
         section = self.plan.section.audit
         if not section.enabled:
             return {"results": []}
-        rows = DecidedRows(self.stages["rewrite"], len(self.plan.chunks))
+        rows = self.decided_rows()
         names = {name: rows.column(name) for name in ("source", "operation", "drop_reason")}
         kept = names["drop_reason"] == ""
         sample = sample_for_audit(rows.column("pair_id", "S32"), names["source"], names["operation"], kept, section)

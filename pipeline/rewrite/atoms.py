@@ -55,13 +55,17 @@ def atoms(text: str) -> tuple[str, ...]:
 
     "The cat's twenty-one toys aren't here." -> the cat twenti one toi ar not her
     """
+    return tuple(atom for word in words(text.replace("\u2019", "'")) for atom in _atoms_of(word))
+
+
+@lru_cache(maxsize=65536)
+def _atoms_of(word: str) -> tuple[str, ...]:
     found: list[str] = []
-    for word in words(text.replace("\u2019", "'")):
-        for part in _JOINT.split(word):
-            bare, negated = (part[:-3], True) if part.endswith("n't") else (part, False)
-            bare = bare.removesuffix("'s").strip("'")
-            found += [stem(bare)] if bare else []
-            found += ["not"] if negated else []
+    for part in _JOINT.split(word):
+        bare, negated = (part[:-3], True) if part.endswith("n't") else (part, False)
+        bare = bare.removesuffix("'s").strip("'")
+        found += [stem(bare)] if bare else []
+        found += ["not"] if negated else []
     return tuple(found)
 
 

@@ -25,6 +25,7 @@ _REFUSAL = re.compile(
     r"(i|we) (can'?t|cannot|can not|am unable|are unable|am not able|won'?t|will not|must decline)\b|(i )?apologi[sz]e",
     re.IGNORECASE,
 )
+_CONTROL = re.compile("[\\x00-\\x1f]")
 # A question or answer is about one picture: the other one is not known to who reads it.
 _PAIR = re.compile(
     r"\b(captions?|(image|picture|photo|caption|answer|side) [ab]\b|(both|two|these) (images|pictures|photos)|"
@@ -143,7 +144,7 @@ def answers_failure(question: str, answers: tuple[str, str], captions: tuple[str
 def _text_failure(name: str, text: str, max_words: int, captions: str) -> Failure | None:
     if not text.strip():
         return Failure(f"{name}_empty", f"{name} is empty.")
-    if any(ord(char) < 32 for char in text):
+    if _CONTROL.search(text):
         return Failure(f"{name}_control_character", f"{name} has a character that is no text.")
     if _REFUSAL.match(text.replace("\u2019", "'").strip()):
         return Failure(f"{name}_refuses", f"{name} refuses or apologises; write it as the instructions say.")

@@ -38,7 +38,12 @@ def words(text: str) -> list[str]:
 
     "The cat's twenty-one toys."  ->  ["the", "cat's", "twenty-one", "toys"]
     """
-    return _WORD.findall(unicodedata.normalize("NFC", text.casefold()))
+    return list(_words(text))
+
+
+@lru_cache(maxsize=4096)  # a rewrite's checks take the same few texts apart again and again
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(unicodedata.normalize("NFC", text.casefold())))
 
 
 def _folded(match: re.Match[str]) -> str:
@@ -74,5 +79,6 @@ def leaked_words(question: str, caption_a: str, caption_b: str) -> set[str]:
     """
     found = contrast(caption_a, caption_b)
     one_sided = set(words(caption_a)) ^ set(words(caption_b))
-    asked = {part for word in words(question) for part in (word, *_JOINT.split(word))}  # "cat's" and "red-coloured" leak too
+    asked = set(words(question))
+    asked.update(part for word in tuple(asked) for part in _JOINT.split(word))  # "cat's" and "red-coloured" leak too
     return asked & (one_sided | ((found.words_a | found.words_b) - FUNCTION_WORDS))

@@ -1,10 +1,12 @@
-"""What rewriting will cost, from a sample of rows and without one request: `svco build --estimate`."""
+"""What rewriting and judging will cost, from a sample of rows and without one request: `svco build --estimate`."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.endpoint_protocol import num_tokens
+from pipeline.endpoint import EndpointSection
+from pipeline.endpoint_protocol import message_tokens, num_tokens
 from pipeline.progress import say, summary_table
 from pipeline.recipe import RecipeError
 from pipeline.rewrite.llm import answers_messages, question_messages
@@ -13,11 +15,12 @@ from pipeline.schema import Candidate
 from pipeline.sources.catalog import open_source
 from pipeline.stages import Plan
 from pipeline.store import Stage
+from pipeline.verify.judge import judge_messages
 
 SAMPLE_PAIRS = 200
 # What is not known before asking: a question of usual length, and the words and JSON around the captions in a reply.
 _QUESTION = "What can you see in this picture, and what is it that stands out about it?"
-_QUESTION_REPLY_TOKENS, _AROUND_ANSWERS_TOKENS, _PER_MESSAGE_TOKENS = 28, 24, 4
+_QUESTION_REPLY_TOKENS, _AROUND_ANSWERS_TOKENS, _VERDICT_TOKENS = 28, 24, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +39,24 @@ class Estimate:
 def pair_tokens(pair: Pair) -> tuple[int, int]:
     """About how many tokens go in and come out for one pair, over its two requests."""
     messages = [*question_messages(pair), *answers_messages(pair, _QUESTION)]
-    prompt = sum(num_tokens(message["content"]) + _PER_MESSAGE_TOKENS for message in messages)
+    prompt = message_tokens(messages)
     answers = num_tokens(pair.caption_a) + num_tokens(pair.caption_b) + _AROUND_ANSWERS_TOKENS
     return prompt, _QUESTION_REPLY_TOKENS + answers
 
 
-def estimate(plan: Plan) -> Estimate:
+def judge_tokens(pair: Pair) -> tuple[int, int]:
+    """About how many tokens go in and come out for one pair, over the four requests to a judge."""
+    prompt = sum(message_tokens(judge_messages(_QUESTION, caption, "")) for caption in pair.captions)
+    return 2 * prompt, 4 * _VERDICT_TOKENS
+
+
+def estimate(plan: Plan, tokens_of: Callable[[Pair], tuple[int, int]] = pair_tokens) -> Estimate:
     """Tokens of the whole build, from up to SAMPLE_PAIRS rows spread evenly over the sources.
 
     Raises:
         RecipeError: Nothing to sample.
     """
-    tokens = np.array([pair_tokens(pair) for pair in _sample(plan)], dtype=np.float64)
+    tokens = np.array([tokens_of(pair) for pair in _sample(plan)], dtype=np.float64)
     if not len(tokens):
         raise RecipeError("sources: no row of the sample has captions; svco build --dry-run shows what is read")
     done = Stage("select", plan.work / "select" / plan.fingerprints["select"]).done()
@@ -69,24 +78,34 @@ def _sample(plan: Plan) -> list[Pair]:
 
 
 def print_estimate(plan: Plan) -> None:
-    """Shows the estimate.
+    """Shows what rewriting will cost, and judging where the recipe has a judge.
 
     Raises:
-        RecipeError: The template writes, which costs nothing.
+        RecipeError: Neither asks a model, so nothing costs anything.
     """
-    endpoint = plan.section.rewrite.endpoint
-    if plan.section.rewrite.backend == "template" or endpoint is None:
-        raise RecipeError("rewrite.backend=template: asks no model and costs nothing; --estimate is for rewrite.backend=openai")
-    found = estimate(plan)
+    rewrite, verify = plan.section.rewrite, plan.section.verify
+    writer = rewrite.endpoint if rewrite.backend == "openai" else None
+    judge = verify.judge.endpoint if verify is not None and verify.judge is not None else None
+    if writer is None and judge is None:
+        raise RecipeError(
+            "rewrite.backend=template: asks no model and costs nothing; --estimate is for rewrite.backend=openai and for verify.judge"
+        )
+    if writer is not None:
+        _print("Rewriting", "rewrite.endpoint", writer, estimate(plan), 2)
+    if judge is not None:
+        _print("Judging", "verify.judge.endpoint", judge, estimate(plan, judge_tokens), 4)
+
+
+def _print(what: str, where: str, endpoint: EndpointSection, found: Estimate, num_requests: int) -> None:
     rows = [
-        ["pairs to rewrite", f"{found.num_pairs:,}", "" if found.is_exact else "all candidates: selection has not run"],
-        ["requests", f"{2 * found.num_pairs:,}", "two per pair"],
+        ["pairs", f"{found.num_pairs:,}", "" if found.is_exact else "all candidates: selection has not run"],
+        ["requests", f"{num_requests * found.num_pairs:,}", f"{num_requests} per pair"],
         ["input tokens", f"{found.prompt_tokens:,}", ""],
         ["output tokens", f"{found.completion_tokens:,}", ""],
     ]
     if endpoint.has_prices:
         usd = endpoint.usd(found.prompt_tokens, found.completion_tokens)
         rows.append(["USD", f"{usd:,.2f}", f"up to {2.2 * usd:,.2f} if every reply went back once"])
-    summary_table(f"Rewriting with {endpoint.model}, estimated without asking it", ["", "number", ""], rows)
+    summary_table(f"{what} with {endpoint.model}, estimated without asking it", ["", "number", ""], rows)
     if not endpoint.has_prices:
-        say("for USD give rewrite.endpoint.usd_per_million_input_tokens and rewrite.endpoint.usd_per_million_output_tokens")
+        say(f"for USD give {where}.usd_per_million_input_tokens and {where}.usd_per_million_output_tokens")

@@ -7,15 +7,16 @@ flight, and limits and budget are then exact with nothing to share.
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.decide import pairs_to_write, rewrite_chunk
-from pipeline.endpoint import Endpoint
-from pipeline.recipe import UserError
+from pipeline.endpoint import Endpoint, EndpointSection
+from pipeline.in_flight import ChunkWork, ask_all, spent
+from pipeline.response_cache import Reply
+from pipeline.rewrite.checks import Failure
 from pipeline.rewrite.llm import by_model
 from pipeline.rewrite.pair import Pair, Rewrite
 from pipeline.rewrite.section import RewriteSection
@@ -24,10 +25,8 @@ from pipeline.store import Stage, read_table, write_mapped, write_table
 Tables = tuple[pa.Table, pa.Table, pa.Table]
 ReadChunk = Callable[[int], Tables]
 
-TRIES_SCHEMA = pa.schema(
+SPENDING_SCHEMA = pa.schema(
     [
-        ("pair_id", pa.string()),
-        ("status", pa.string()),
         ("reasons", pa.list_(pa.string())),
         ("refused", pa.list_(pa.string())),
         ("num_cached", pa.int64()),
@@ -36,14 +35,7 @@ TRIES_SCHEMA = pa.schema(
         ("latencies_s", pa.list_(pa.float64())),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkWork:
-    """One chunk: its pairs (None where a row was dropped), and what is done with their rewrites."""
-
-    pairs: Sequence[Pair | None]
-    finish: Callable[[list[Rewrite | None]], None]
+TRIES_SCHEMA = pa.schema([("pair_id", pa.string()), ("status", pa.string()), *SPENDING_SCHEMA])
 
 
 def check_writer(section: RewriteSection) -> None:
@@ -56,7 +48,7 @@ def check_writer(section: RewriteSection) -> None:
         Endpoint(section.endpoint, "")
 
 
-async def rewrite_chunks(chunks: Iterable[ChunkWork], section: RewriteSection, purpose: str) -> dict[str, float]:
+async def rewrite_chunks(chunks: Iterable[ChunkWork[Pair, Rewrite]], section: RewriteSection, purpose: str) -> dict[str, float]:
     """Asks the model for every pair of every chunk; returns what was spent and sent.
 
     Args:
@@ -67,43 +59,8 @@ async def rewrite_chunks(chunks: Iterable[ChunkWork], section: RewriteSection, p
     """
     assert section.endpoint is not None
     async with Endpoint(section.endpoint, purpose, section.max_usd) as endpoint:
-        # Twice as many pairs as requests: while one pair's reply is checked, another one's request is waiting to be sent.
-        slots = asyncio.Semaphore(2 * section.endpoint.max_in_flight)
-        faults: list[BaseException] = []
-
-        async def one(pair: Pair) -> Rewrite:
-            try:
-                return await by_model(pair, endpoint, section)
-            except BaseException as error:
-                faults.append(error)
-                raise
-            finally:
-                slots.release()
-
-        async def close(work: ChunkWork, tasks: Sequence[asyncio.Task[Rewrite] | None]) -> None:
-            rewrites = await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
-            if any(isinstance(rewrite, BaseException) for rewrite in rewrites):
-                return  # one() noted it
-            found = iter(rewrites)
-            work.finish([next(found) if task is not None else None for task in tasks])  # type: ignore[misc]
-
-        closing = []
-        for work in chunks:
-            tasks: list[asyncio.Task[Rewrite] | None] = []
-            for pair in work.pairs:
-                if pair is not None:
-                    await slots.acquire()
-                tasks.append(asyncio.create_task(one(pair)) if pair is not None else None)
-                if faults:
-                    break
-            if faults:
-                closing.append(asyncio.create_task(_settled(tasks)))
-                break
-            closing.append(asyncio.create_task(close(work, tasks)))
-        await asyncio.gather(*closing)
-        if faults:
-            raise next((fault for fault in faults if not isinstance(fault, UserError)), endpoint.stopped or faults[0])
-        return {"usd_paid": round(endpoint.spent_usd, 6), "num_sent": endpoint.num_sent, "peak_in_flight": endpoint.peak_in_flight}
+        await ask_all(chunks, endpoint, lambda pair: by_model(pair, endpoint, section))
+        return spent(endpoint)
 
 
 def ask_model(
@@ -116,7 +73,7 @@ def ask_model(
         finished: Called with 1 for every chunk that is finished.
     """
 
-    def works() -> Iterator[ChunkWork]:
+    def works() -> Iterator[ChunkWork[Pair, Rewrite]]:
         for index in indices:
             tables = read(index)
 
@@ -130,22 +87,13 @@ def ask_model(
     return asyncio.run(rewrite_chunks(works(), section, purpose))
 
 
-async def _settled(tasks: Sequence[asyncio.Task[Rewrite] | None]) -> None:
-    await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
-
-
 def tries_table(pair_ids: Sequence[str], rewrites: Sequence[Rewrite | None]) -> pa.Table:
     """What was tried for each pair of a chunk that reached the model."""
     rows = [
         {
             "pair_id": pair_id,
             "status": rewrite.status or "rejected",
-            "reasons": [failure.reason for failure, _ in rewrite.refused],
-            "refused": [text for _, text in rewrite.refused],
-            "num_cached": sum(reply.is_cached for reply in rewrite.replies),
-            "prompt_tokens": sum(reply.prompt_tokens for reply in rewrite.replies),
-            "completion_tokens": sum(reply.completion_tokens for reply in rewrite.replies),
-            "latencies_s": [reply.latency_s for reply in rewrite.replies],
+            **spending(rewrite.refused, rewrite.replies),
         }
         for pair_id, rewrite in zip(pair_ids, rewrites, strict=True)
         if rewrite is not None
@@ -153,22 +101,42 @@ def tries_table(pair_ids: Sequence[str], rewrites: Sequence[Rewrite | None]) -> 
     return pa.Table.from_pylist(rows, schema=TRIES_SCHEMA)
 
 
+def spending(refused: Sequence[tuple[Failure, str]], replies: Sequence[Reply]) -> dict[str, Any]:
+    """One talk with a model as a row of SPENDING_SCHEMA."""
+    return {
+        "reasons": [failure.reason for failure, _ in refused],
+        "refused": [text for _, text in refused],
+        "num_cached": sum(reply.is_cached for reply in replies),
+        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
+        "completion_tokens": sum(reply.completion_tokens for reply in replies),
+        "latencies_s": [reply.latency_s for reply in replies],
+    }
+
+
 def rewrite_facts(stage: Stage, num_chunks: int, section: RewriteSection) -> dict[str, Any]:
     """What rewriting came to, from the files of tries: rows by status, refusals by reason, tokens, cost, latency."""
     tries = pa.concat_tables([read_table(stage.part("tries", index)) for index in range(num_chunks)] or [TRIES_SCHEMA.empty_table()])
+    assert section.endpoint is not None
+    return {"by_status": dict(sorted(Counter(tries["status"].to_pylist()).items())), **tries_facts(tries, section.endpoint)}
+
+
+def tries_facts(tries: pa.Table, endpoint: EndpointSection) -> dict[str, Any]:
+    """What many talks with a model came to: refusals by reason, replies, tokens, cost, latency.
+
+    Args:
+        tries: At least the columns of SPENDING_SCHEMA, a row per talk.
+    """
     reasons = Counter(reason for found in tries["reasons"].to_pylist() for reason in found)
     latencies = np.array([latency for found in tries["latencies_s"].to_pylist() for latency in found])
     tokens = {name: int(np.sum(tries[name].to_numpy())) for name in ("prompt_tokens", "completion_tokens")}
-    assert section.endpoint is not None
     facts: dict[str, Any] = {
-        "by_status": dict(sorted(Counter(tries["status"].to_pylist()).items())),
         "refused_by_reason": dict(sorted(reasons.items())),
         "num_replies": len(latencies),
         "num_cache_hits": int(np.sum(tries["num_cached"].to_numpy())),
         **{f"num_{name}": number for name, number in tokens.items()},
     }
-    if section.endpoint.has_prices:
-        facts["usd_without_cache"] = round(section.endpoint.usd(**tokens), 6)
+    if endpoint.has_prices:
+        facts["usd_without_cache"] = round(endpoint.usd(**tokens), 6)
     if len(latencies):
         percentiles = np.percentile(latencies, (50, 90, 99))
         facts["latency_s"] = {name: round(float(value), 3) for name, value in zip(("p50", "p90", "p99"), percentiles, strict=True)}

@@ -2,6 +2,7 @@
 
 import contextlib
 import posixpath
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,10 @@ from pipeline.recipe import RecipeError
 
 # One picture; larger files are no photographs.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
+
+# A remote folder of which so many files were looked at one by one is listed as a whole: a listing tells of a thousand files
+# per request, and of a huge folder of which a recipe names a handful it would tell far too much.
+NUM_LOOKS_BEFORE_LISTING = 8
 
 
 def read_whole(path: str, what: str) -> bytes:
@@ -39,6 +44,8 @@ class Root:
         self._local = Path() if self._is_remote else Path(folder).resolve()
         self._filesystem: Any = None
         self._prefix = folder
+        self._num_looks: Counter[str] = Counter()
+        self._listings: dict[str, dict[str, dict[str, Any]] | None] = {}
         if self._is_remote:
             import fsspec
 
@@ -102,9 +109,39 @@ class Root:
         """What changes when the file changes, without reading it: size and time, or just the name where it is not there."""
         try:
             if self._is_remote:
-                found = self._filesystem.info(f"{self._prefix}/{posixpath.normpath(name)}")
+                found = self._info(f"{self._prefix}/{posixpath.normpath(name)}")
                 return [name, found.get("size"), str(found.get("ETag") or found.get("mtime") or found.get("LastModified"))]
             local = (self._local / name).stat()
         except (OSError, ValueError):
             return [name]
         return [name, local.st_size, local.st_mtime_ns]
+
+    def _info(self, path: str) -> dict[str, Any]:
+        """What the storage knows of a remote file.
+
+        Raises:
+            OSError, ValueError: There is none, or it cannot be asked.
+        """
+        folder, file = posixpath.split(path)
+        self._num_looks[folder] += 1
+        if self._num_looks[folder] > NUM_LOOKS_BEFORE_LISTING:
+            if folder not in self._listings:
+                self._listings[folder] = self._list(folder)
+            listing = self._listings[folder]
+            if listing is not None:
+                if file not in listing:
+                    raise FileNotFoundError(path)
+                return listing[file]
+        found: dict[str, Any] = self._filesystem.info(path)
+        return found
+
+    def _list(self, folder: str) -> dict[str, dict[str, Any]] | None:
+        """What lies in a remote folder, by name; None where a listing does not tell all that a file's own entry does (http)."""
+        try:
+            self._filesystem.invalidate_cache(folder)  # what fsspec remembers may be older than this job
+            found = {posixpath.basename(str(entry["name"]).rstrip("/")): entry for entry in self._filesystem.ls(folder, detail=True)}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, NotImplementedError):
+            return None
+        return found if all(entry.get("size") is not None for entry in found.values()) else None

@@ -6,7 +6,8 @@ As a process:         python tests/pipeline/chat_server.py --port 0 --delay-s 0.
 
 Commands, one per request in order, then `answer` for ever (or a function of the request's body):
     answer  raw TEXT  slow SECONDS  429 [RETRY_AFTER]  500  503 [RETRY_AFTER]  401  403  404  400  quota  no_schema
-    half (a body that ends early)  cut (half of the JSON)  empty (no choice)  blank  refusal  filter  length  reset
+    half (a body that ends early)  cut (half of the JSON)  empty (no choice)  blank  reset
+    refusal [TEXT]  filter [TEXT]  length [TEXT]
 """
 
 import argparse
@@ -26,11 +27,17 @@ from aiohttp import web
 from pipeline.rewrite import template
 
 Behaviour = Callable[[dict[str, Any]], str]
+_WITH_TEXT = ("refusal", "filter", "length")
 
 
 def rewritten(body: dict[str, Any]) -> str:
-    """What an obliging model would say: a general question, then the captions with a few words before them."""
-    data = json.loads(body["messages"][1]["content"])
+    """What an obliging model would say: a general question, then the captions with a few words before them; as a judge, it is unsure."""
+    content = body["messages"][min(1, len(body["messages"]) - 1)]["content"]
+    if content == "Reply with: ok":
+        return "ok"
+    if not isinstance(content, str):
+        return json.dumps({"verdict": "unsure"})
+    data = json.loads(content)
     if "question" in data:
         texts = (data["caption_a"], data["caption_b"])
         return json.dumps({f"answer_{side}": f"The picture shows this: {text}" for side, text in zip("ab", texts, strict=True)})
@@ -90,7 +97,7 @@ class ChatServer:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        text = argument if name == "raw" else "" if name == "blank" else rewritten(body)
+        text = argument if name == "raw" else "" if name == "blank" else argument if name in _WITH_TEXT and argument else rewritten(body)
         whole = json.dumps(_completion(body, text, name)).encode()
         if name == "half":
             response = web.StreamResponse(headers={"Content-Length": str(len(whole)), "Content-Type": "application/json"})

@@ -140,3 +140,24 @@ def test_the_folder_with_its_card_is_read_by_load_dataset(published: Make, state
     assert len(pairs) == 2 and pairs[0]["image_a"].size == (48, 48)
     rejects = datasets.load_dataset(str(folder), "rejects", split="train", **options)
     assert sorted(rejects["drop_reason"]) == ["clip_image_cos_below_min", "clip_image_cos_below_min", "over_cap_group"]
+
+
+def test_sources_that_the_toolkit_knows_are_cited(stated: dict[str, Any]) -> None:
+    stated["recipe"]["sources"] += [{"kind": "finecops_ref", "path": "finecops-ref"}, {"kind": "hub", "preset": "vismin", "name": "vismin"}]
+    section = render_card(stated).split("## Citation")[1]
+    lines = [line for line in section.splitlines() if line.startswith("- ")]
+    assert "Cite" not in lines[0] and "arXiv:2409.14750" in lines[1] and "arXiv:2407.16772" in lines[2]
+
+
+def test_the_card_tells_what_was_verified_and_that_it_proves_nothing(stated: dict[str, Any]) -> None:
+    assert "Answers were compared" not in render_card(stated)
+    stated["recipe"]["verify"] = {"min_answer_margin": 0.01, "on_contradiction": "drop", "on_affirmation": "keep"}
+    said = {"true": 9, "false": 1, "missing": 0}
+    stated["verify"] = {
+        "margins": {"num_pairs": 10, "frac_positive": {"a": 1.0, "b": 0.9, "both": 0.9}},
+        "judge": {"model": "a|b", "verdicts": {"judged_a_of_a": said}},
+    }
+    card = render_card(stated)
+    assert "in 90.0% of the pairs" in card and "pairs below 0.01 on either side were left out" in card
+    assert "passing it does not make an answer right" in card
+    assert "on_contradiction `drop`, on_affirmation `keep`" in card and "| `judged_a_of_a` | 9 | 1 |" in card

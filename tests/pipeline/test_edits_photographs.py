@@ -15,6 +15,10 @@ from pipeline.sources.edit_images import RING_PX
 from pipeline.sources.edits import EditsSection, EditsSource
 
 NUM_PAIRS = 12
+
+# test_edits.py has the same operations on drawn photographs.
+pytestmark = pytest.mark.slow
+
 # Read off the photographs by eye, in pixels.
 BOXES = {
     "images/candle/00.jpg": [("candle", [202, 176, 310, 287])],

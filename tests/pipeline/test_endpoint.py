@@ -124,6 +124,14 @@ def test_a_row_that_breaks_the_server_costs_only_itself(section: dict[str, Any])
     assert [reply.fault for reply in replies] == ["endpoint_gave_no_answer" if n == 3 else "" for n in range(30)]
 
 
+def test_the_last_row_that_breaks_the_server_is_told_from_a_server_that_is_gone(section: dict[str, Any]) -> None:
+    with ChatServer(lambda body: "500" if "star 3." in str(body) else "answer") as server:
+        alone = asked(server, {**section, "max_retries": 1}, [3])
+        assert [reply.fault for reply in alone] == ["endpoint_gave_no_answer"] and server.num_requests == 3
+    with ChatServer(["500"] * 9) as server, pytest.raises(EndpointError, match="no answer in 2 tries .*is it running"):
+        asked(server, {**section, "max_retries": 1}, [3])
+
+
 def test_nothing_is_paid_twice(section: dict[str, Any]) -> None:
     with ChatServer(["empty"], delay_s=0.05) as server:
         first = asked(server, section, [0, 1, 1, 2, 0])  # equal requests at one time are one request

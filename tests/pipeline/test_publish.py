@@ -310,7 +310,7 @@ def test_a_folder_that_does_not_validate_is_refused(published: Make) -> None:
         file.write(b" ")
     with pytest.raises(PublishError, match=r"not published, data/train.*sha256.*svco validate"):
         pack(folder, REPO)
-    with pytest.raises(MvcError, match="found neither"):
+    with pytest.raises(MvcError, match="found none of them"):
         pack(folder / "data", REPO)
 
 
@@ -476,6 +476,52 @@ def test_a_model_whose_weights_are_not_all_there_is_refused(model: Path, damage:
             path.unlink()
     with pytest.raises(PublishError, match="it has no weights" if damage == "none" else "model-00002-of-00002.safetensors.*cannot be read"):
         pack(model, REPO)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    """A folder as PEFT writes it: a LoRA on a real, tiny model, with the card that PEFT leaves unfilled."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    made = get_peft_model(LlamaForCausalLM(LlamaConfig(**shape)), LoraConfig(r=2, target_modules=["q_proj"]))
+    made.peft_config["default"].base_model_name_or_path = "org/base-7b"
+    made.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.slow
+def test_an_adapter_folder_becomes_a_repository_that_names_its_base(hub: Any, adapter: Path, model: Path) -> None:
+    assert "[More Information Needed]" in (adapter / "README.md").read_text()
+    (adapter / "tokenizer.json").write_text("{}")
+    (adapter / "optimizer.bin").write_text("not for the Hub")
+    publish(pack(model, REPO), REPO)
+    assert publish(pack(adapter, REPO), REPO)[1] == "v2"  # what the whole model had there would shadow the adapter
+    files = hub.repo(REPO, "model").commits[-1].files
+    weights = [name for name in files if name.endswith((".safetensors", ".bin", ".index.json")) or name == "config.json"]
+    assert weights == ["adapter_model.safetensors"] and {"adapter_config.json", "tokenizer.json", "README.md"} <= set(files)
+    card = files["README.md"].data.decode()
+    header = yaml.safe_load(card.split("---")[1])
+    assert (header["base_model"], header["base_model_relation"], header["library_name"]) == ("org/base-7b", "adapter", "peft")
+    assert "PeftModel.from_pretrained" in card and '"org/base-7b"' in card and f'"{REPO}"' in card and "LORA, rank 2" in card
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"base_model_name_or_path": "/data/models/base"}, "is a path of this machine"),
+        ({"base_model_name_or_path": "build/models/base"}, "is a path of this machine"),
+        ({"base_model_name_or_path": None}, "does not say whose adapter it is"),
+        ({"base_model_name_or_path": "org/base"}, "it has no weights"),
+    ],
+)
+def test_an_adapter_that_nobody_else_could_use_is_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
+    if message != "it has no weights":
+        save_file({"w": np.ones(2, np.float32)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(PublishError, match=message):
+        pack(tmp_path, REPO)
 
 
 @pytest.mark.parametrize("repo", ["huts", "a/b/c", "../x/y", "a b/c", "a/"])

@@ -231,7 +231,7 @@ def test_a_shard_that_cannot_be_read_is_one_clear_error(published: Make) -> None
 
 
 def test_the_command_makes_the_page_again_without_ray_and_torch(published: Make) -> None:
-    folder = published()
+    folder = published(_unscored)
     stage = {"name": "embed", "reused": False, "seconds": 1.0, "fingerprint": "cc"}
     (folder / "result.json").write_text(json.dumps({"stages": [stage]}))
     code = (

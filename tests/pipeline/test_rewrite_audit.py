@@ -66,6 +66,7 @@ def test_the_page_shows_random_worst_and_failed_rewrites_with_what_was_refused(s
     assert [one.line() for one in problems(out, quick=False)] == []
 
 
+@pytest.mark.slow
 def test_rejected_rewrites_have_a_section_of_their_own(source: PairsSection, tmp_path: Path) -> None:
     with ChatServer(mischief) as server:
         built(source, settings(server, tmp_path, on_failure="reject"), tmp_path / "out")
@@ -102,6 +103,7 @@ def test_the_template_costs_nothing_and_says_so(tmp_path: Path) -> None:
         print_estimate(plan)
 
 
+@pytest.mark.slow
 def test_a_published_recipe_names_the_model_and_no_address(source: PairsSection, tmp_path: Path) -> None:
     with ChatServer() as server:
         built(source, settings(server, tmp_path), tmp_path / "out")

@@ -18,6 +18,7 @@ from tests.pipeline.model_builds import NUM_PAIRS, built, coloured_balls
 
 pytestmark = [
     pytest.mark.peer,
+    pytest.mark.slow,
     pytest.mark.skipif(
         any(importlib.util.find_spec(name) is None for name in ("fastapi", "uvicorn", "openai")),
         reason="transformers serve needs more: pip install transformers[serving]",
@@ -77,6 +78,7 @@ def served(tmp_path: Path) -> Iterator[tuple[str, str]]:
             process.wait()
 
 
+@pytest.mark.slow
 def test_nonsense_of_a_server_that_we_did_not_write_is_caught_row_by_row(served: tuple[str, str], tmp_path: Path) -> None:
     base_url, model = served
     endpoint = {

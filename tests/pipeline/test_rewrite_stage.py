@@ -190,6 +190,7 @@ def test_rejected_rewrites_are_rejects_with_their_reason(source: PairsSection, t
     assert manifest["rewrite"]["by_status"] == {"llm": NUM_PAIRS - 1, "rejected": 1}
 
 
+@pytest.mark.slow
 def test_a_build_that_ends_in_the_middle_pays_for_nothing_again(source: PairsSection, tmp_path: Path) -> None:
     """The server turns the key down again and again; each time the build goes on behind what it has."""
     paid: Counter[str] = Counter()
@@ -210,6 +211,7 @@ def test_a_build_that_ends_in_the_middle_pays_for_nothing_again(source: PairsSec
     ]
 
 
+@pytest.mark.slow
 def test_a_changed_limit_of_a_check_asks_for_nothing_again(source: PairsSection, tmp_path: Path) -> None:
     with ChatServer() as server:
         built(source, settings(server, tmp_path), tmp_path / "out")

@@ -79,7 +79,7 @@ def blank(num_rows):
     return np.zeros((num_rows, len(FEATURES)))
 
 
-@pytest.mark.parametrize("where", ["synthetic", "real"])
+@pytest.mark.parametrize("where", ["synthetic", pytest.param("real", marks=pytest.mark.slow)])
 def test_a_side_resaved_at_quality_75_is_caught_and_cured(where, request):
     originals = photographs() if where == "synthetic" else crops(request.getfixturevalue("test_data"))
     sides = resaved(originals, 75)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -44,7 +45,9 @@ def one_by_one(stop_after: int | None = None) -> Callable[..., Iterator[int]]:
 def built(plan: Plan, stop_after: int | None = None) -> tuple[dict[str, Any], Build]:
     job = Build(plan, one_by_one(stop_after), 1)
     job.run()
-    return publish(job), job
+    # Drawing is most of what the page of so few rows costs; test_report.py has pages with their plots.
+    with patch("pipeline.report_scores.figure_svg", return_value="<svg></svg>"):
+        return publish(job), job
 
 
 def hashes(out: Path) -> dict[str, str]:
@@ -76,6 +79,7 @@ def photos(tmp_path: Path) -> list[dict[str, Any]]:
     return [pair(number, f"{2 * number}.png", f"{2 * number + 1}.png", f"g{number}") for number in range(30)]
 
 
+@pytest.mark.slow
 def test_an_interrupted_build_goes_on_where_it_was_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     source = ScenesSection(kind="scenes", num_pairs=40, seed=3)
     options: dict[str, Any] = {"sources": (source,), "workers": {"chunk_pairs": 6}, "selection": {"caps": {"category": {"count": 2}}}}
@@ -153,9 +157,10 @@ def test_scores_that_no_encoder_made_stay_null_and_every_row_is_somewhere(tmp_pa
     assert {one["name"]: one["reused"] for one in job.timings} == dict.fromkeys((*job.stages,)[:-1], False)
 
 
+@pytest.mark.slow
 def test_originals_that_compression_gives_away_are_warned_of_and_reencoding_stores_both_alike(tmp_path: Path) -> None:
     pairs = []
-    for number in range(60):
+    for number in range(30):
         rng = np.random.default_rng(number)
         for side, quality in (("a", 95), ("b", 75)):
             smooth = Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).resize((160, 160), Image.Resampling.BICUBIC)
@@ -168,7 +173,7 @@ def test_originals_that_compression_gives_away_are_warned_of_and_reencoding_stor
     assert given["audit"][0]["verdict"] == "warning" and given["audit"][0]["separability"]["auc"] > 0.9
     assert "reencode" in given["warnings"][0]
     cured, _ = built(plan_build(BuildSection(sources=(source,), out=str(tmp_path / "cured"), normalize={"mode": "reencode"})))
-    assert cured["rows"]["kept"] == 60
+    assert cured["rows"]["kept"] == 30
     shown = read_mvc(tmp_path / "cured", "train").to_pylist()[0]
     assert shown["image_a"]["bytes"][8:12] == shown["image_b"]["bytes"][8:12] == b"WEBP"
     assert shown["image_a_sha256"] == hashlib.sha256(shown["image_a"]["bytes"]).hexdigest()
