@@ -7,6 +7,12 @@ READY := $(VENV)/.installed
 # Threads that wait for others give the core away instead of spinning: several processes share few cores here.
 export OMP_WAIT_POLICY ?= PASSIVE
 
+# Tests without Ray run in several processes, each file in one of them, where its fixtures are made once. Every process loads
+# torch, so more than four would cost memory and save little. Tests with Ray follow in one process and share one Ray.
+# Some environments forbid Python to keep what it compiled: every process of every test would compile the project again.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+
 .PHONY: demo test quick check install clean
 
 install: $(READY)
@@ -20,11 +26,11 @@ $(READY): pyproject.toml constraints.txt
 demo: install  ## built-in scenes -> MVC -> tiny LLaVA -> S-VCO -> evaluation -> a table and a page
 	@$(BIN)/svco demo
 
-test: install  ## everything
-	@$(BIN)/python -m pytest
+test: install  ## everything; both parts run, also when the first fails
+	@$(PYTEST) $(PARALLEL) -m "not ray"; without_ray=$$?; $(PYTEST) -m ray && exit $$without_ray
 
 quick: install  ## no Ray, nothing slow; under a minute
-	@$(BIN)/python -m pytest -m "not ray and not slow"
+	@$(PYTEST) $(PARALLEL) -m "not ray and not slow"
 
 check: install  ## format, lint, types
 	@$(BIN)/ruff format --check .

@@ -14,8 +14,13 @@ VERBS = {
     "validate": ("pipeline.validate", "check an MVC folder against schema and manifest"),
     "publish": ("pipeline.publish", "push an MVC folder or a finetuned model to the Hugging Face Hub"),
     "export": ("pipeline.export", "write an MVC folder in another format"),
+    "reference": ("training.reference", "compute the reference model's log-probabilities of an MVC data set once, for all runs"),
+    "plan": ("training.plan_report", "memory, time and cost of a training run, before anything starts"),
     "train": ("training.train_svco", "finetune a vision-language model on an MVC data set"),
     "eval": ("eval.run_eval", "measure whether a model looks at the image"),
+    "compare": ("eval.compare", "compare finished evaluations: scores, intervals, which differences are significant"),
+    "ask": ("eval.ask", "what a model says about each of two images, and how sure it is of the other's answer"),
+    "doctor": ("pipeline.doctor", "versions, GPU, memory, Ray, Hub, disk: what will not work, and what to do"),
 }
 
 

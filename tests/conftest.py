@@ -1,7 +1,14 @@
 import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# How long an example takes says nothing on a shared machine.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 @pytest.fixture
@@ -11,3 +18,26 @@ def test_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("real photographs are not here: set SVCO_TEST_DATA to the folder that holds hands/ and objects/")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def one_ray() -> Iterator[None]:
+    """Ray in this process, started once for all tests that need no cluster of their own; the jobs join what they find here."""
+    from pipeline.job import ray_session
+
+    with ray_session():
+        yield
+
+
+@pytest.fixture
+def command_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """`command_here(main, *arguments)`: a command line in this process, which saves its imports; exit code and all that it printed."""
+
+    def run(main: Callable[[], None], *arguments: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["svco", *map(str, arguments)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), "".join(capfd.readouterr())
+
+    return run
