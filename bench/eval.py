@@ -82,72 +82,92 @@ def alternately(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[
     return {name: statistics.median(values) for name, values in seconds.items()}, made
 
 
+BATCH_PAIRS = 8
+
+
+class Pairs:
+    """The same pairs for three ways to score them; each gives [pairs, 6]: image a, image b, no image, by answer a and b."""
+
+    def __init__(self, num_pairs: int) -> None:
+        from training.packing import PairTokens
+        from training.vlm import encode_prompt, encode_response, pixel_values
+
+        self.vlm = model_of(large=True)
+        self.model, self.num_pairs = self.vlm.model.eval(), num_pairs
+        self.prompts = [encode_prompt(self.vlm, QUESTION, with_image=with_image) for with_image in (True, False)]
+        self.responses = [encode_response(self.vlm, text) for text in ANSWERS]
+        self.pairs = [PairTokens(self.prompts[0], self.prompts[1], *self.responses) for _ in range(num_pairs)]
+        self.pixels_I3HW = pixel_values(self.vlm, pictures(2 * num_pairs))
+        sides = [(side, self.prompts[side == "none"]) for side in ("a", "b", "none")]
+        self.sequences = [(side, prompt + response, len(response)) for side, prompt in sides for response in self.responses]
+
+    def pixels_of(self, pair: int, side: str) -> Any:
+        """One image, or None."""
+        return None if side == "none" else self.pixels_I3HW[2 * pair + (side == "b")][None]
+
+    def packed(self) -> Any:
+        """The product's way: some pairs in one row."""
+        import torch
+
+        from training.logps import pair_logps
+        from training.packing import pack
+
+        parts = []
+        for start in range(0, self.num_pairs, BATCH_PAIRS):
+            some = self.pairs[start : start + BATCH_PAIRS]
+            both_I3HW = self.pixels_I3HW[2 * start : 2 * (start + len(some))]
+            batch = pack(some, self.vlm.image_token_id, self.vlm.num_image_tokens)
+            parts.append(pair_logps(self.model, batch, both_I3HW[0::2], both_I3HW[1::2]).view(-1, 6))
+        return torch.cat(parts)
+
+    def separate(self) -> Any:
+        """One unpadded pass per sequence, logits at response positions only."""
+        import torch
+
+        rows = []
+        for pair in range(self.num_pairs):
+            for side, ids, length in self.sequences:
+                inputs = torch.tensor([ids])
+                pixels = self.pixels_of(pair, side)
+                hidden = self.model.model(input_ids=inputs, pixel_values=pixels, use_cache=False).last_hidden_state
+                logits = self.model.lm_head(hidden[0, -length - 1 : -1]).float().log_softmax(-1)
+                rows.append(logits.gather(1, inputs[0, -length:, None]).sum())
+        return torch.stack(rows).view(-1, 6)
+
+    def padded(self) -> Any:
+        """Batches padded to the longest sequence, logits everywhere."""
+        import torch
+
+        rows = []
+        longest = max(len(ids) for _, ids, _ in self.sequences)
+        table = torch.tensor([ids + [0] * (longest - len(ids)) for _, ids, _ in self.sequences])
+        mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, ids, _ in self.sequences])
+        for start in range(0, self.num_pairs, BATCH_PAIRS):
+            some = range(start, min(start + BATCH_PAIRS, self.num_pairs))
+            pixels = torch.cat([self.pixels_of(pair, side) for pair in some for side, _, _ in self.sequences if side != "none"])
+            inputs, seen = table.repeat(len(some), 1), mask.repeat(len(some), 1)
+            logits = self.model(input_ids=inputs, attention_mask=seen, pixel_values=pixels, use_cache=False).logits
+            logps = logits[:, :-1].float().log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]
+            for row in range(len(inputs)):
+                _, ids, length = self.sequences[row % 6]
+                rows.append(logps[row, len(ids) - length - 1 : len(ids) - 1].sum())
+        return torch.stack(rows).view(-1, 6)
+
+
 def log_likelihood(num_pairs: int, rounds: int) -> dict[str, Any]:
     """Packed, separate and padded passes over the same pairs."""
     import torch
 
-    from training.logps import pair_logps
-    from training.packing import PairTokens, pack
-    from training.vlm import encode_prompt, encode_response, pixel_values
-
-    vlm = model_of(large=True)
-    model = vlm.model.eval()
-    prompts = [encode_prompt(vlm, QUESTION, with_image=with_image) for with_image in (True, False)]
-    responses = [encode_response(vlm, text) for text in ANSWERS]
-    pairs = [PairTokens(prompts[0], prompts[1], *responses) for _ in range(num_pairs)]
-    pixels_I3HW = pixel_values(vlm, pictures(2 * num_pairs))
-    size = 8
-    sequences = [(side, prompts[side == "none"] + response, len(response)) for side in ("a", "b", "none") for response in responses]
-
-    def pixels_of(pair: int, side: str) -> Any:
-        return None if side == "none" else pixels_I3HW[2 * pair + (side == "b")][None]
-
-    @torch.inference_mode()
-    def packed() -> Any:
-        parts = []
-        for start in range(0, num_pairs, size):
-            some = pairs[start : start + size]
-            both_I3HW = pixels_I3HW[2 * start : 2 * (start + len(some))]
-            batch = pack(some, vlm.image_token_id, vlm.num_image_tokens)
-            parts.append(pair_logps(model, batch, both_I3HW[0::2], both_I3HW[1::2]).view(-1, 6))
-        return torch.cat(parts)
-
-    @torch.inference_mode()
-    def separate() -> Any:
-        rows = []
-        for pair in range(num_pairs):
-            for side, ids, length in sequences:
-                inputs = torch.tensor([ids])
-                hidden = model.model(input_ids=inputs, pixel_values=pixels_of(pair, side), use_cache=False).last_hidden_state
-                logits = model.lm_head(hidden[0, -length - 1 : -1]).float().log_softmax(-1)
-                rows.append(logits.gather(1, inputs[0, -length:, None]).sum())
-        return torch.stack(rows).view(-1, 6)
-
-    @torch.inference_mode()
-    def padded() -> Any:
-        rows = []
-        longest = max(len(ids) for _, ids, _ in sequences)
-        table = torch.tensor([ids + [0] * (longest - len(ids)) for _, ids, _ in sequences])
-        mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, ids, _ in sequences])
-        for start in range(0, num_pairs, size):
-            some = range(start, min(start + size, num_pairs))
-            pixels = torch.cat([pixels_of(pair, side) for pair in some for side, _, _ in sequences if side != "none"])
-            inputs = table.repeat(len(some), 1)
-            logits = model(input_ids=inputs, attention_mask=mask.repeat(len(some), 1), pixel_values=pixels, use_cache=False).logits
-            logps = logits[:, :-1].float().log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]
-            for row in range(len(inputs)):
-                _, ids, length = sequences[row % 6]
-                rows.append(logps[row, len(ids) - length - 1 : len(ids) - 1].sum())
-        return torch.stack(rows).view(-1, 6)
-
-    seconds, made = alternately({"packed": packed, "separate": separate, "padded": padded}, rounds)
-    lengths = torch.tensor([length for _, _, length in sequences])
+    pairs = Pairs(num_pairs)
+    with torch.inference_mode():
+        seconds, made = alternately({"packed": pairs.packed, "separate": pairs.separate, "padded": pairs.padded}, rounds)
+    lengths = torch.tensor([length for _, _, length in pairs.sequences])
     apart = {name: float(((made[name] - made["packed"]).abs() / lengths).max()) for name in ("separate", "padded")}
     assert max(apart.values()) < 1e-5, f"the three ways disagree by {apart} nats per token"
     return {
         "pairs": num_pairs,
-        "prompt_tokens": len(prompts[0]),
-        "response_tokens": [len(response) for response in responses],
+        "prompt_tokens": len(pairs.prompts[0]),
+        "response_tokens": [len(response) for response in pairs.responses],
         "seconds": seconds,
         "times_faster_than_separate": seconds["separate"] / seconds["packed"],
         "times_faster_than_padded": seconds["padded"] / seconds["packed"],

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench.step import IMAGE, PROMPT_TOKENS, RESPONSE_TOKENS, Shape, make_model
+from bench.step_model import IMAGE, PROMPT_TOKENS, RESPONSE_TOKENS, Shape, make_model
 from training.attention import DENSE, set_attention
 from training.logps import logps_of_features, vision_features
 from training.objectives import IMAGE_A, Objective, Scores
