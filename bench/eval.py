@@ -89,10 +89,12 @@ class Pairs:
     """The same pairs for three ways to score them; each gives [pairs, 6]: image a, image b, no image, by answer a and b."""
 
     def __init__(self, num_pairs: int) -> None:
+        from training.attention import SPLIT, set_attention
         from training.packing import PairTokens
         from training.vlm import encode_prompt, encode_response, pixel_values
 
         self.vlm = model_of(large=True)
+        set_attention(self.vlm.model, SPLIT)  # as `load_vlm` does; for the other two ways it is plain sdpa
         self.model, self.num_pairs = self.vlm.model.eval(), num_pairs
         self.prompts = [encode_prompt(self.vlm, QUESTION, with_image=with_image) for with_image in (True, False)]
         self.responses = [encode_response(self.vlm, text) for text in ANSWERS]
