@@ -95,7 +95,8 @@ def test_messages_in_the_troubleshooting_page_are_those_of_the_program() -> None
 
 
 def test_the_method_page_has_every_objective_and_every_coefficient() -> None:
-    from training.config import COEFFICIENTS_OF, ObjectiveSection
+    from training.config import ObjectiveSection
+    from training.terms import COEFFICIENTS_OF
 
     text = (ROOT / "docs" / "method.md").read_text()
     for name in COEFFICIENTS_OF:

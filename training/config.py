@@ -1,35 +1,16 @@
 """What a training recipe may say. Knows nothing of torch, models or files."""
 
-import itertools
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.recipe import Section
+from training.terms import COEFFICIENTS_OF, TERMS_OF, Term
 from training.tiny import TinySection
 
 ObjectiveName = Literal["svco", "vco", "sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "anchor"]
-
-# The terms of each objective, each by the coefficients that remove it when one of them is 0. Those of sft cannot be removed.
-TERMS_OF: Mapping[str, tuple[tuple[str, ...], ...]] = MappingProxyType(
-    {
-        "svco": (("beta_attend_a",), ("beta_reject_a",), ("beta_attend_b",), ("beta_reject_b",)),
-        "vco": (("beta_attend_a",), ("beta_reject_a",)),
-        "sft": (),
-        "dpo": (("beta_dpo",),),
-        "dpo_symmetric": (("beta_dpo",),),
-        "mdpo": (("beta_dpo",), ("beta_image",), ("beta_anchor",)),
-        "mpo": (("beta_dpo", "weight_preference"), ("beta_dpo", "weight_quality"), ("weight_generation",)),
-        "symmpo": (("beta_dpo", "weight_pair"), ("beta_anchor",), ("weight_margin",)),
-        "anchor": (("beta_anchor",),),
-    }
-)
-# What each objective heeds of the coefficients.
-COEFFICIENTS_OF = MappingProxyType({name: tuple(dict.fromkeys(itertools.chain(*terms))) for name, terms in TERMS_OF.items()})
 
 
 class ObjectiveSection(Section):
@@ -53,13 +34,16 @@ class ObjectiveSection(Section):
     @model_validator(mode="after")
     def _has_a_term(self) -> Self:
         for name in (self.name, *self.plus):
-            terms = TERMS_OF[name]
-            if terms and not any(all(getattr(self, coefficient) for coefficient in term) for term in terms):
+            if not self.active_terms(name):
                 zeros = [coefficient for coefficient in COEFFICIENTS_OF[name] if not getattr(self, coefficient)]
                 raise ValueError(f"with {', '.join(zeros)} at 0 the objective {name} has no term to train; set at least one above 0")
         if any(weight <= 0 for weight in self.plus.values()):
             raise ValueError(f"plus: expected weights above 0, got {dict(self.plus)}; leave out what is not to be added")
         return self
+
+    def active_terms(self, name: str) -> list[Term]:
+        """The terms of the objective `name` that no coefficient of 0 removes."""
+        return [term for term in TERMS_OF[name] if all(getattr(self, coefficient) for coefficient in term.coefficients)]
 
     def coefficients(self) -> dict[str, float]:
         """The inverse temperatures and weights by name."""

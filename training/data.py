@@ -21,7 +21,8 @@ from pipeline.images import FORMATS, ImageError, decode_rgb
 from pipeline.schema import MvcError, read_mvc
 from training.chat import short_prompt
 from training.families import Images
-from training.packing import ALL_CELLS, Ints, Packed, PairTokens, pack
+from training.packing import Ints, Packed, PairTokens, pack
+from training.terms import ALL_CELLS
 from training.vlm import ANY_SIZE, Layout, Size, Vlm, encode_response, pixel_values, placed
 
 COLUMNS = ("pair_id", "question", "answer_a", "answer_b", "image_a", "image_b", "image_a_sha256", "image_b_sha256")

@@ -8,50 +8,16 @@ costs forward 2 L W (P + R) + 4 L d (P^2 / 2 + R (P + R)), and the output layer 
 pass costs as much again for gradients of activations, and as much again for gradients of weights that are trained.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import NamedTuple
 
 from training.config import ObjectiveSection, TrainSection
 from training.policy_size import adapter_weights
 from training.shapes import ModelShape, TextShape, VisionShape
+from training.terms import ALL_CELLS, Cell
 
-Cell = tuple[int, int]  # (condition, response); conditions are image a, image b, none
-ALL_CELLS: frozenset[Cell] = frozenset((condition, response) for condition in range(3) for response in range(2))
 ATTENTION_BACKWARD = 2.5  # five products against two, because scores are computed again
 MAX_LOGITS = 2**27  # above it logits are computed again in the backward pass; as in training.logps
-
-_WITHIN_A: frozenset[Cell] = frozenset({(0, 0), (0, 1)})
-_WITHIN: frozenset[Cell] = _WITHIN_A | {(1, 0), (1, 1)}
-_OWN: frozenset[Cell] = frozenset({(0, 0), (1, 1)})
-# Which cells each term of an objective reads, by the coefficients that remove it: (all of which must be above 0, cells).
-_TERMS: Mapping[str, tuple[tuple[tuple[str, ...], frozenset[Cell]], ...]] = MappingProxyType(
-    {
-        "svco": (
-            (("beta_attend_a",), frozenset({(0, 0), (2, 0)})),
-            (("beta_reject_a",), frozenset({(2, 0), (1, 0)})),
-            (("beta_attend_b",), frozenset({(1, 1), (2, 1)})),
-            (("beta_reject_b",), frozenset({(2, 1), (0, 1)})),
-        ),
-        "vco": ((("beta_attend_a",), frozenset({(0, 0), (2, 0)})), (("beta_reject_a",), frozenset({(2, 0), (1, 0)}))),
-        "sft": (((), _OWN),),
-        "dpo": ((("beta_dpo",), _WITHIN_A),),
-        "dpo_symmetric": ((("beta_dpo",), _WITHIN),),
-        "mdpo": (
-            (("beta_dpo",), _WITHIN_A),
-            (("beta_image",), frozenset({(0, 0), (1, 0)})),
-            (("beta_anchor",), frozenset({(0, 0)})),
-        ),
-        "mpo": (
-            (("weight_preference", "beta_dpo"), _WITHIN_A),
-            (("weight_quality", "beta_dpo"), _WITHIN_A),
-            (("weight_generation",), frozenset({(0, 0)})),
-        ),
-        "symmpo": ((("weight_pair", "beta_dpo"), _WITHIN), (("beta_anchor",), _OWN), (("weight_margin",), _WITHIN)),
-        "anchor": ((("beta_anchor",), _OWN),),
-    }
-)
 
 
 class PairLengths(NamedTuple):
@@ -98,12 +64,8 @@ class Flops:
 
 def cells_of(objective: ObjectiveSection) -> frozenset[Cell]:
     """The cells that an objective needs; the same as `training.objectives.Objective.cells`, without torch."""
-    found: set[Cell] = set()
-    for name in (objective.name, *objective.plus):
-        for coefficients, cells in _TERMS[name]:
-            if all(getattr(objective, coefficient) for coefficient in coefficients):
-                found |= cells
-    return frozenset(found)
+    terms = [term for name in (objective.name, *objective.plus) for term in objective.active_terms(name)]
+    return frozenset().union(*(term.cells for term in terms))
 
 
 def groups_of(lengths: PairLengths, cells: frozenset[Cell]) -> list[tuple[float, tuple[float, ...]]]:

@@ -22,13 +22,14 @@ from training.export import export_model
 from training.features import VisionFeatures
 from training.log import Log
 from training.mfu import Utilisation
-from training.objectives import ALL_CELLS, Cell, Coefficients, Objective, Scores
+from training.objectives import Coefficients, Objective, Scores
 from training.optimiser import adamw, learning_rate
 from training.plan import RECORD, REFERENCE_DONE, base_sha256, num_rows
 from training.policy import build_policy, check_frozen, num_trained, parameter_table, trained_parts
 from training.reference_table import read_reference, reference_facts, write_reference
 from training.samples import append_samples, sample_answers
 from training.scoring import Scorer, Split
+from training.terms import ALL_CELLS, Cell
 from training.updates import DivergedError, Measure, Metrics, Updater, name_not_finite, stop_if_diverged
 from training.vlm import Vlm
 

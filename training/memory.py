@@ -7,9 +7,10 @@ is counted per token from the operations of the layers, and agrees with measurem
 from dataclasses import asdict, dataclass
 
 from training.config import TrainSection
-from training.estimate import MAX_LOGITS, Cell, PairLengths, cells_of
+from training.estimate import MAX_LOGITS, PairLengths, cells_of
 from training.policy_size import PolicySize, adapted, policy_size
 from training.shapes import ModelShape, TextShape
+from training.terms import Cell
 
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # half a byte, one byte of scale for 64 numbers, that of 256 scales in fp32
 GRADIENT_BUCKET_BYTES = 4 * 32_000_000  # what workers add up at a time; as in training.optimiser

@@ -14,11 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from training.terms import ALL_CELLS, Cell
+
 IMAGE_A, IMAGE_B, NO_IMAGE = 0, 1, 2
 RESPONSE_A, RESPONSE_B = 0, 1
-
-Cell = tuple[int, int]  # (condition, response)
-ALL_CELLS: frozenset[Cell] = frozenset((condition, response) for condition in range(3) for response in range(2))
 
 Values = dict[str, Tensor]
 
@@ -27,7 +26,7 @@ Values = dict[str, Tensor]
 class Coefficients:
     """Inverse temperatures, of which larger trust the reference more, and weights. A 0 removes its term.
 
-    Every objective heeds some of them (`training.config.COEFFICIENTS_OF`).
+    Every objective heeds some of them (`training.terms`).
     """
 
     beta_attend_a: float = 0.1

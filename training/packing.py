@@ -22,12 +22,13 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from training.terms import ALL_CELLS, Cell
+
 CONDITIONS, RESPONSES = 3, 2  # image a, image b, no image; response a, response b
 NUM_SEQUENCES = CONDITIONS * RESPONSES  # in the order of logps_P32
-ALL_CELLS = frozenset(product(range(CONDITIONS), range(RESPONSES)))
 
 Ints = npt.NDArray[np.int64]
-Cells = frozenset[tuple[int, int]]
+Cells = frozenset[Cell]
 
 
 @dataclass(frozen=True, slots=True)

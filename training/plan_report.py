@@ -13,13 +13,14 @@ from pipeline.progress import say, summary_table
 from pipeline.recipe import UserError, absolute_path, load_recipe
 from training.advise import advice
 from training.config import TrainSection
-from training.estimate import ALL_CELLS, cells_of, forward_flops, train_flops_per_pair, vision_flops
+from training.estimate import cells_of, forward_flops, train_flops_per_pair, vision_flops
 from training.machines import GPUS, Gpu, find_gpu
 from training.memory import GB, Memory, memory_of, num_shards, start_bytes
 from training.plan_data import DataSize, default_size, size_of_data
 from training.policy_size import adapter_weights, policy_size
 from training.published import find_shape
 from training.shapes import ModelShape
+from training.terms import ALL_CELLS
 
 DEFAULT_GPU = "A100-80"
 WORTH_CACHING = 0.03  # of the work of a step

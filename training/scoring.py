@@ -16,9 +16,10 @@ from training.config import TrainSection
 from training.data import PairReader
 from training.env import Env
 from training.features import VisionFeatures
-from training.objectives import ALL_CELLS, IMAGE_A, IMAGE_B, Cell, Scores
+from training.objectives import IMAGE_A, IMAGE_B, Scores
 from training.packing import Ints
 from training.policy import Trained
+from training.terms import ALL_CELLS, Cell
 
 
 @dataclass

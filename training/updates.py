@@ -15,11 +15,12 @@ from torch import Tensor
 from pipeline.recipe import UserError
 from training.config import TrainSection
 from training.env import Env
-from training.objectives import ALL_CELLS, Cell, Objective, Scores
+from training.objectives import Objective, Scores
 from training.optimiser import sum_gradients
 from training.packing import Ints
 from training.policy import Trained
 from training.scoring import Scorer, Split
+from training.terms import ALL_CELLS, Cell
 
 Metrics = dict[str, float]
 

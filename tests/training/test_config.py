@@ -7,8 +7,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.recipe import RecipeError, load_recipe
-from training.config import COEFFICIENTS_OF, TERMS_OF, ObjectiveSection, TrainSection
+from training.config import ObjectiveSection, TrainSection
 from training.objectives import OBJECTIVES, Coefficients, Objective
+from training.terms import COEFFICIENTS_OF, TERMS_OF
 
 
 @pytest.mark.parametrize("name", [name for name, heeded in COEFFICIENTS_OF.items() if heeded])
@@ -17,7 +18,7 @@ def test_an_objective_without_a_term_is_an_error_of_the_recipe(name: str, tmp_pa
     zeros = [f"objective.{coefficient}=0" for coefficient in COEFFICIENTS_OF[name]]
     with pytest.raises(RecipeError, match=f"objective: .*the objective {name} has no term to train"):
         load_recipe(tmp_path / "recipe.yaml", [f"objective.name={name}", *zeros], TrainSection)
-    one = [f"objective.{coefficient}=0.1" for coefficient in TERMS_OF[name][0]]
+    one = [f"objective.{coefficient}=0.1" for coefficient in TERMS_OF[name][0].coefficients]
     load_recipe(tmp_path / "recipe.yaml", [f"objective.name={name}", *zeros, *one], TrainSection)
 
 

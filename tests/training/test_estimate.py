@@ -9,18 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.config import COEFFICIENTS_OF, TERMS_OF, ObjectiveSection, TrainSection
+from training.config import ObjectiveSection, TrainSection
 from training.data import PairReader
-from training.estimate import (
-    ALL_CELLS,
-    PairLengths,
-    attention_flops,
-    cells_of,
-    forward_flops,
-    lengths_of_row,
-    train_flops_per_pair,
-    vision_flops,
-)
+from training.estimate import PairLengths, attention_flops, cells_of, forward_flops, lengths_of_row, train_flops_per_pair, vision_flops
 from training.features import freeze_unseen
 from training.loop import objective_of
 from training.machines import find_gpu, peak_flops
@@ -30,6 +21,7 @@ from training.policy import build_policy, part_of
 from training.policy_size import policy_size
 from training.published import PUBLISHED, find_shape
 from training.shapes import ModelShape, ShapeError, shape_of_config
+from training.terms import ALL_CELLS, COEFFICIENTS_OF, TERMS_OF
 
 Make = Callable[..., Path]
 
@@ -54,7 +46,7 @@ def test_cells_are_those_that_the_loss_depends_on(name: Any) -> None:
     heeded = COEFFICIENTS_OF[name]
     sections = [ObjectiveSection(name=name, plus={"sft": 0.5})]
     for zero in ((), *((coefficient,) for coefficient in heeded), *((a, b) for a in heeded for b in heeded if a < b)):
-        if not TERMS_OF[name] or any(not set(term) & set(zero) for term in TERMS_OF[name]):  # else nothing is left to train
+        if any(not set(term.coefficients) & set(zero) for term in TERMS_OF[name]):  # else nothing is left to train
             sections.append(ObjectiveSection(name=name, **dict.fromkeys(zero, 0)))
     for section in sections:
         assert cells_of(section) == objective_of(recipe(objective=section.model_dump())).cells, section

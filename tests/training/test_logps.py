@@ -14,7 +14,8 @@ from training import logps
 from training.attention import DENSE, SPLIT, set_attention
 from training.families import parameters_of
 from training.logps import logps_of_features, pair_logps, token_logps, vision_features
-from training.packing import ALL_CELLS, PairTokens, pack
+from training.packing import PairTokens, pack
+from training.terms import ALL_CELLS
 from training.vlm import Vlm, load_vlm, pair_tokens, pixel_values
 
 TEXTS = [

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from training.objectives import (
-    ALL_CELLS,
     OBJECTIVES,
     Coefficients,
     Objective,
@@ -26,6 +25,7 @@ from training.objectives import (
     symmpo,
     vco,
 )
+from training.terms import ALL_CELLS
 
 LN2 = math.log(2)
 BETAS = ("beta_attend_a", "beta_reject_a", "beta_attend_b", "beta_reject_b", "beta_dpo", "beta_image", "beta_anchor")
