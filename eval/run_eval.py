@@ -30,7 +30,7 @@ from eval.items import (
 from eval.pair_results import PairResults, write_pairs
 from eval.plan import Plan, plan_evaluation, print_plan, subjects_of
 from eval.run_benchmarks import AnswerAll, BenchmarkResults, Keep, run_benchmarks, summary_of
-from pipeline.job import ray_session, run_command
+from pipeline.job import DryRun, PrintRecipe, ray_session, run_command
 from pipeline.progress import Progress, say
 from pipeline.recipe import load_recipe, resolved_yaml
 from pipeline.schema import MvcError
@@ -204,8 +204,8 @@ def write_results(
 def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/eval.")] = None,
     recipe: Annotated[Path, typer.Option(help="The recipe.")] = DEFAULT_RECIPE,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    print_recipe: PrintRecipe = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Measure whether a vision-language model looks at the image, before and after finetuning."""
     section = load_recipe(recipe, list(overrides or []), EvalSection)

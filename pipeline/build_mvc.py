@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.config import BuildSection
-from pipeline.job import ray_session, run_command
+from pipeline.job import DryRun, PrintRecipe, ray_session, run_command
 from pipeline.progress import say, summary_table
 from pipeline.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
 from pipeline.remote import push, remote_manifest
@@ -165,8 +165,8 @@ def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
 def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/mvc.")] = None,
     recipe: Annotated[Path | None, typer.Option(help="The recipe; without one, recipes/mvc_demo.yaml.")] = None,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    print_recipe: PrintRecipe = False,
+    dry_run: DryRun = False,
     estimate: Annotated[bool, typer.Option("--estimate", help="Show what rewriting by a model would cost, and stop.")] = False,
 ) -> None:
     """Build an MVC folder from a recipe."""

@@ -5,11 +5,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
+from typing import Annotated
 
 import typer
 
 from pipeline.progress import say
 from pipeline.recipe import UserError
+
+# What every job takes besides its recipe and overrides.
+PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 
 
 def run_command(command: Callable[..., None]) -> None:

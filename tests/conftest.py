@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -41,3 +42,21 @@ def command_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
         return int(end.value.code or 0), "".join(capfd.readouterr())
 
     return run
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """`small_disk("3m")`: the root of a file system of our own that holds no more."""
+    place = tmp_path / "small"
+
+    def mounted(size: str) -> Path:
+        place.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "svco-small", place]
+        if subprocess.run(mount, capture_output=True, check=False).returncode:
+            place.rmdir()
+            pytest.skip("a small file system cannot be mounted here")
+        return place
+
+    yield mounted
+    if place.is_dir():
+        subprocess.run(["umount", "-l", place], check=True)

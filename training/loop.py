@@ -5,6 +5,7 @@ Shapes: N pairs in a split.
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from training.log import Log
 from training.mfu import Utilisation
 from training.objectives import Coefficients, Objective, Scores
 from training.optimiser import adamw, learning_rate
-from training.plan import RECORD, REFERENCE_DONE, base_sha256, num_rows
+from training.plan import RECORD, REFERENCE_DONE, base_of_run, num_rows
 from training.policy import build_policy, check_frozen, num_trained, parameter_table, trained_parts
 from training.reference_table import read_reference, reference_facts, write_reference
 from training.samples import append_samples, sample_answers
@@ -65,7 +66,7 @@ class _Run:
     def __init__(self, section: TrainSection, env: Env) -> None:
         self.section, self.env, self.out = section, env, Path(section.out)
         torch.manual_seed(section.seed)
-        self.base_sha256 = base_sha256(section)
+        self.base_sha256 = base_of_run(section)
         self.trained = build_policy(section, env.device, env.world_size)
         self.vlm: Vlm = self.trained.vlm
         check_frozen(self.vlm.model, trained_parts(section))
@@ -97,7 +98,7 @@ class _Run:
         with Log(self.section, self.env, None if last is None else state.step) as log:
             if last is None:
                 start = self._validate(log, 0)
-                state = TrainState(step=0, data=state.data, start=start, latest=start)
+                state = replace(state, start=start, latest=start)
             ready_s = time.monotonic()
             state = self._train(num_steps, state, log)
             trained_s = time.monotonic()
@@ -127,9 +128,7 @@ class _Run:
                 more = utilisation.of(metrics["pairs_per_s"]) | _memory(self.env.device)
                 log.write({"step": step, "split": "train", "epoch": data.epoch, **metrics, **more})
                 progress.advance(1, loss=metrics["loss"], pairs_per_s=metrics["pairs_per_s"])
-                state = TrainState(
-                    step=step, data=data, start=state.start, latest=state.latest, best_step=state.best_step, best_loss=state.best_loss
-                )
+                state = replace(state, step=step, data=data)
                 if step == num_steps or (section.eval_every_steps and step % section.eval_every_steps == 0):
                     state = self._evaluate(log, state, metrics["loss"])
                 every = section.checkpoint.every_steps
@@ -140,11 +139,10 @@ class _Run:
     def _evaluate(self, log: Log, state: TrainState, loss: float) -> TrainState:
         found = self._validate(log, state.step)
         self.env.report({"step": state.step, "loss": loss, **{f"validation_{k}": v for k, v in found.items()}})
-        best_step, best_loss = state.best_step, state.best_loss
-        is_best = bool(found) and (best_loss is None or found["loss"] < best_loss)
+        is_best = bool(found) and (state.best_loss is None or found["loss"] < state.best_loss)
+        state = replace(state, latest=found)
         if is_best:
-            best_step, best_loss = state.step, found["loss"]
-        state = TrainState(step=state.step, data=state.data, start=state.start, latest=found, best_step=best_step, best_loss=best_loss)
+            state = replace(state, best_step=state.step, best_loss=found["loss"])
         if is_best and self.section.checkpoint.keep_best:
             self.checkpoints.save_best(self.trained, self.optimizer, state)
         return state

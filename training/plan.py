@@ -113,7 +113,19 @@ def base_sha256(section: TrainSection) -> str | None:
     if section.model == "tiny" or not folder.is_dir():
         return None
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return hashlib.sha256("".join(f"{file.name} {sha256_file(file)}\n" for file in files).encode()).hexdigest()
+    return _sha256_of_all(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.lru_cache
+def _sha256_of_all(files: tuple[tuple[Path, int, int], ...]) -> str:
+    """Once per process: weights may be many gigabytes."""
+    return hashlib.sha256("".join(f"{file.name} {sha256_file(file)}\n" for file, *_ in files).encode()).hexdigest()
+
+
+def base_of_run(section: TrainSection) -> str | None:
+    """`base_sha256` as the driver of this run noted it, so that its workers need not read the weights for it again."""
+    noted = Path(section.out) / CHECKPOINTS / RUN
+    return read_json(noted)["base_sha256"] if noted.is_file() else base_sha256(section)
 
 
 def _finished(section: TrainSection) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.job import ray_session, run_command
+from pipeline.job import DryRun, PrintRecipe, ray_session, run_command
 from pipeline.progress import Progress, say, summary_table
 from pipeline.recipe import RecipeError, fingerprint, load_recipe, resolved_yaml
 from pipeline.store import only_one, read_json
@@ -116,8 +116,8 @@ def _checked(batch: dict[str, Any]) -> tuple[str, int]:
 def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides: data=DIR out=DIR.")] = None,
     recipe: Annotated[Path, typer.Option(help="The training recipe.")] = DEFAULT_RECIPE,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    print_recipe: PrintRecipe = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Compute the reference model's log-probabilities of an MVC folder once."""
     section = load_recipe(recipe, list(overrides or []), TrainSection)

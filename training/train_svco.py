@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.job import ray_session, run_command
+from pipeline.job import DryRun, PrintRecipe, ray_session, run_command
 from pipeline.progress import say, summary_table
 from pipeline.recipe import UserError, load_recipe, resolved_yaml
 from pipeline.store import only_one, write_json, write_text
@@ -162,8 +162,8 @@ def _cell(name: str, value: float, *, is_start: bool = False) -> str:
 def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/model.")] = None,
     recipe: Annotated[Path, typer.Option(help="The recipe.")] = DEFAULT_RECIPE,
-    print_recipe: Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    print_recipe: PrintRecipe = False,
+    dry_run: DryRun = False,
 ) -> None:
     """Finetune a vision-language model on an MVC folder."""
     section = load_recipe(recipe, list(overrides or []), TrainSection)
