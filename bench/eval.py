@@ -179,7 +179,7 @@ def log_likelihood(num_pairs: int, rounds: int) -> dict[str, Any]:
 
 def generation(num_questions: int, rounds: int, batch: int = 16) -> dict[str, Any]:
     """Greedy answers in batches against one by one."""
-    from training.vlm import generate
+    from training.generation import generate
 
     vlm = model_of(large=False)
     images = pictures(num_questions, 64)

@@ -109,7 +109,7 @@ class Answerer:
     def _answer(self, batch: pa.Table) -> pa.Table:
         import torch
 
-        from training.vlm import generate_answers
+        from training.generation import generate_answers
 
         vlm = self._vlm(batch["model"][0].as_py())
         rows = batch.to_pylist()
@@ -129,11 +129,9 @@ class Answerer:
         if self.loaded is not None and self.loaded[0] == folder:
             return self.loaded[1]
         import torch
-        from transformers.utils import logging
 
         from training.vlm import load_vlm
 
-        logging.disable_progress_bar()  # a bar per actor for loading weights would tear up our own
         if self.plan.num_threads is not None:
             torch.set_num_threads(self.plan.num_threads)
         self.loaded = None  # free the last model before the next needs the memory

@@ -46,9 +46,10 @@ def ask(model: Path, images: tuple[Any, Any], question: str, texts: tuple[str, s
     """
     import torch
 
+    from training.generation import generate
     from training.logps import pair_logps
     from training.packing import pack
-    from training.vlm import generate, load_vlm, pair_tokens, pixel_values
+    from training.vlm import load_vlm, pair_tokens, pixel_values
 
     vlm = load_vlm(model, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, device=device)
     try:
@@ -125,6 +126,8 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Ask a model about each of two images, and see how sure it is of the other image's answer."""
+    if not question.strip():
+        raise AskError("expected a question, got none; put it in quotes after the model and the images")
     images = read_images(image)
     if answer is not None and len(answer) not in (0, 2):
         raise AskError(f"expected two answers to judge, got {len(answer)}; give --answer A --answer B")

@@ -115,11 +115,9 @@ class PairScorer:
         if self.loaded is not None and self.loaded[0] == folder:
             return
         import torch
-        from transformers.utils import logging
 
         from training.vlm import load_vlm
 
-        logging.disable_progress_bar()  # a bar per actor for loading weights would tear up our own
         if self.plan.num_threads is not None:
             torch.set_num_threads(self.plan.num_threads)
         self.loaded = None  # free the last model before the next needs the memory
@@ -152,7 +150,7 @@ class PairScorer:
 
     def _answers(self, keys: list[tuple[str, str]], images: "list[Image]") -> list[str | None]:
         """The greedy answer to each (image, question); what occurs twice in a chunk is generated once."""
-        from training.vlm import generate
+        from training.generation import generate
 
         if self.plan.max_new_tokens == 0:
             return [None] * len(keys)

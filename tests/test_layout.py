@@ -15,7 +15,7 @@ MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # `model_card`: a text made from a record, for the trainer that writes it and the verb that publishes it.
 GROUND = {"schema", "recipe", "images", "store", "progress", "page", "job", "endpoint", "model_card"}
-EVAL_MAY_USE = {"vlm", "chat", "packing", "logps", "attention"}
+EVAL_MAY_USE = {"vlm", "chat", "generation", "packing", "logps", "attention"}
 # `ray` only where a job starts, in the session that all jobs share, and in the trainer's environment (Ray Train's side of the seam).
 RAY_MAY_BE_IMPORTED_BY = {
     "pipeline/job.py",

@@ -49,10 +49,7 @@ def fit(section: TrainSection, env: Env) -> dict[str, Any]:
         StoreError: The disk is full.
         OutOfMemoryInTrainingError: No memory left, with what to set.
     """
-    from transformers.utils import logging
-
     started_s = time.monotonic()
-    logging.disable_progress_bar()  # its bars for reading and writing weights would run into ours
     try:
         return _Run(section, env).run(started_s)
     except (RuntimeError, MemoryError) as error:

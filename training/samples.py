@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from training.data import PairReader
-from training.vlm import Vlm, generate
+from training.generation import generate
+from training.vlm import Vlm
 
 SAMPLES_FILE = "samples.jsonl"
 

@@ -1,14 +1,12 @@
-"""A vision-language model with its processor: loading, saving, the exact tokens of prompts and responses, generation.
+"""A vision-language model with its processor: loading, saving, the exact tokens of prompts and responses.
 
 Everything goes by the processor and the configuration; what differs between families is in `families`. Other models are
 refused, because packed rows have been proven equal to separate passes for these only.
 """
 
-import contextlib
 import functools
-import itertools
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +97,7 @@ def load_model(
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
+    _without_bars()
     config = _read(base_of_adapter(path) or path, AutoConfig.from_pretrained)
     reason = refusal(config)
     if reason:
@@ -106,7 +105,14 @@ def load_model(
     register()
     options |= {"dtype": dtype, "attn_implementation": implementation(attention), "use_safetensors": True}
     model = _read(path, AutoModelForImageTextToText.from_pretrained, **options)
-    return model.to(device).eval()
+    return (model if "device_map" in options else model.to(device)).eval()  # weights in 4 bits cannot be moved
+
+
+def _without_bars() -> None:
+    """Keeps transformers' bars for reading and writing weights from running into ours."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def base_of_adapter(path: str | Path) -> str | None:
@@ -154,6 +160,7 @@ def load_vlm(
 
 def save_vlm(vlm: Vlm, folder: str | Path) -> None:
     """Writes the model (safetensors) and the processor as a Hugging Face folder that `load_vlm` and transformers read."""
+    _without_bars()
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
 
@@ -223,74 +230,3 @@ def _layout(vlm: Vlm, size: Size) -> Layout:
 def pixel_values(vlm: Vlm, images: Sequence[Image.Image]) -> Images:
     """The images as the vision tower takes them, in fp32: [num_images, 3, H, W], or one [h, w, D] per image of any size."""
     return vlm.kind.per_image(vlm.processor.image_processor(list(images), return_tensors="pt"))
-
-
-@dataclass(frozen=True, slots=True)
-class Generated:
-    """One answer: its text, its tokens without the one that ends it, and whether the model ended it by itself."""
-
-    text: str
-    num_tokens: int
-    ended: bool
-
-
-def generate(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
-    """The texts of `generate_answers`."""
-    return [answer.text for answer in generate_answers(vlm, images, questions, max_new_tokens=max_new_tokens)]
-
-
-@torch.no_grad()
-def generate_answers(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[Generated]:
-    """What the model answers to each question about its image (None: a text-only prompt); greedy, in one batch.
-
-    Nothing of the checkpoint's own generation settings counts, except the tokens at which it stops: a base and its
-    finetuned model are decoded alike, and what is measured is the model.
-    """
-    asked = list(zip(images, questions, strict=True))
-    prompts = [encode_prompt(vlm, q, with_image=i is not None, size=None if i is None else i.size) for i, q in asked]
-    if not prompts:
-        return []
-    device = vlm.model.device
-    stops, pad = vlm.stop_ids, _pad_id(vlm)
-    length = max(map(len, prompts))
-    ids_BL = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask_BL = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
-    given = [image for image in images if image is not None]
-    seen = vlm.kind.model_inputs(pixel_values(vlm, given)) if given else {}
-    seen = {name: value.to(device, vlm.model.dtype if value.is_floating_point() else None) for name, value in seen.items()}
-    if vlm.kind.any_size:
-        seen["mm_token_type_ids"] = (ids_BL == vlm.image_token_id).int()
-    with _greedy(vlm.model, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=pad) as settings:
-        out_BL = vlm.model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **seen)
-    answers = []
-    for row in out_BL[:, length:].tolist():
-        tokens = list(itertools.takewhile(lambda token: token not in stops, row))
-        text = vlm.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        answers.append(Generated(text, len(tokens), ended=len(tokens) < len(row)))
-    return answers
-
-
-@contextlib.contextmanager
-def _greedy(model: Any, **limits: Any) -> Iterator[Any]:
-    """Plain greedy settings, while the model has none of its own: what ours leave open it would fill with those."""
-    from transformers import GenerationConfig
-
-    own, model.generation_config = model.generation_config, GenerationConfig()
-    plain = {
-        "do_sample": False,
-        "num_beams": 1,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "min_length": 0,
-        "length_penalty": 1.0,
-    }
-    try:
-        yield GenerationConfig(**plain, **limits)
-    finally:
-        model.generation_config = own
-
-
-def _pad_id(vlm: Vlm) -> int:
-    """A token to fill up with; masked, so any but the image placeholder will do."""
-    pad = vlm.processor.tokenizer.pad_token_id
-    return vlm.end_of_turn_id if pad is None else int(pad)

@@ -12,7 +12,8 @@ from PIL import Image
 
 from eval import ask as ask_module
 from eval.ask import AskError, Opinion, ask, read_images, rows_of, run, share_of_first, verdict
-from training.vlm import encode_prompt, encode_response, generate, load_vlm, pixel_values
+from training.generation import generate
+from training.vlm import encode_prompt, encode_response, load_vlm, pixel_values
 
 
 @pytest.fixture
@@ -96,6 +97,7 @@ def test_verdicts(table: list[list[float]], expected: str) -> None:
         ({"image": ["a.png", "text.png"]}, "text.png: cannot be read \\(not_an_image"),
         ({"answer": ["one"]}, "expected two answers to judge, got 1"),
         ({"device": "tpu"}, "--device 'tpu': expected auto, cpu or cuda"),
+        ({"question": "  "}, "expected a question, got none"),
         ({"base": "nowhere"}, "base=nowhere"),
         ({"question": "What <image> is this?"}, "What <image> is this|control token|<image>"),
     ],
@@ -111,6 +113,6 @@ def test_mistakes_are_one_line(change: dict[str, Any], message: str, finetuned: 
 
 
 def test_a_model_that_says_nothing_is_told(finetuned: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.vlm.generate", lambda *_, **__: ["", "A star."])
+    monkeypatch.setattr("training.generation.generate", lambda *_, **__: ["", "A star."])
     with pytest.raises(AskError, match="says nothing about image a; give the two answers to judge with --answer, twice"):
         ask(finetuned, read_images(images), "What?", None, device="cpu", max_new_tokens=2)

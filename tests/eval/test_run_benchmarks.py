@@ -96,7 +96,8 @@ def test_what_a_model_saw_is_in_the_rows(done: Path) -> None:
 
 def test_answers_are_those_of_the_model_one_at_a_time(done: Path, finetuned: Path) -> None:
     from pipeline.images import decode_rgb
-    from training.vlm import generate, load_vlm
+    from training.generation import generate
+    from training.vlm import load_vlm
 
     vlm = load_vlm(finetuned)
     rows = [row for row in pq.read_table(done / "benchmarks" / "mmvp.parquet").to_pylist() if row["model_role"] == "after"]

@@ -13,9 +13,10 @@ from transformers import AutoModelForImageTextToText
 from training.chat import ModelError
 from training.config import TrainSection
 from training.env import LocalEnv
+from training.generation import generate
 from training.loop import fit
 from training.policy import build_policy, check_frozen, parameter_table, part_of, trained_parts
-from training.vlm import generate, load_vlm
+from training.vlm import load_vlm
 
 Make = Callable[..., Path]
 

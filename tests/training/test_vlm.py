@@ -11,7 +11,8 @@ from PIL import Image
 
 from tests.training.tiny_families import inference_inputs
 from training.families import parameters_of
-from training.vlm import ModelError, Vlm, encode_prompt, encode_response, generate, load_vlm, pair_tokens, pixel_values, save_vlm
+from training.generation import generate
+from training.vlm import ModelError, Vlm, encode_prompt, encode_response, load_vlm, pair_tokens, pixel_values, save_vlm
 
 
 @pytest.fixture(scope="module")
