@@ -27,6 +27,7 @@ def _validate(cluster: dict[str, Any]) -> None:
     validate_config(prepare_config(copy.deepcopy(cluster)))
 
 
+@pytest.mark.slow
 def test_ray_accepts_the_cluster_file(cluster: dict[str, Any]) -> None:
     _validate(cluster)
 

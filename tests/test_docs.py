@@ -31,6 +31,7 @@ def _script(name: str) -> ModuleType:
     return module
 
 
+@pytest.mark.slow
 def test_the_recipe_reference_is_what_the_models_say() -> None:
     page = _script("recipe_reference").page()
     assert (ROOT / "docs" / "recipes.md").read_text() == page, "run: python docs/recipe_reference.py"
@@ -83,6 +84,7 @@ def _texts() -> set[str]:
     return texts
 
 
+@pytest.mark.slow
 def test_messages_in_the_troubleshooting_page_are_those_of_the_program() -> None:
     ours = (ROOT / "docs" / "troubleshooting.md").read_text().split("\n## Said by Ray")[0]
     titles = [match[1] for match in re.finditer(r"^### `(.+)`$", ours, re.MULTILINE)]

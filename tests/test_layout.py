@@ -98,6 +98,7 @@ def test_every_package_folder_has_an_init_that_imports_nothing() -> None:
         assert not _imports(folder / "__init__.py"), f"{_name(folder)}/__init__.py must import nothing"
 
 
+@pytest.mark.slow
 def test_no_exception_is_swallowed() -> None:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -112,6 +113,7 @@ def test_entry_files_can_be_run(name: str) -> None:
     assert path.stat().st_mode & 0o111, f"{name} needs its run bit"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ENTRY_FILES)
 def test_help_needs_neither_ray_nor_torch(name: str) -> None:
     module = name.removesuffix(".py").replace("/", ".")

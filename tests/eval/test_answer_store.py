@@ -39,6 +39,7 @@ def test_more_keys_than_one_statement_takes(tmp_path: Path) -> None:
         assert store.get([*answers, "none"]) == answers
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom eval.answer_store import Answer, AnswerStore\n"

@@ -224,6 +224,7 @@ def test_folders_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
         labels_of([tmp_path, tmp_path / "x" / ".."])
 
 
+@pytest.mark.slow
 def test_the_tables_and_the_page_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     base = leave(tmp_path / "base", mmvp="1011", mmhal="25")
     tuned = leave(tmp_path / "tuned<b>", mmvp="1111", mmhal="5-")
@@ -239,6 +240,7 @@ def test_the_tables_and_the_page_say_what_was_found(tmp_path: Path, capsys: pyte
     assert "tuned&lt;b&gt; minus base" in page and "tuned<b>" not in page and page.count("<svg") == 2
 
 
+@pytest.mark.slow
 def test_the_verb_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     folders = [leave(tmp_path / "base", mmvp="1010"), leave(tmp_path / "tuned", mmvp="1111")]
     code = (

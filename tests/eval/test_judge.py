@@ -101,6 +101,7 @@ def test_prose_is_asked_for_once_more_and_then_missing(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "fault"),
     [

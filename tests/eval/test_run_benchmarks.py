@@ -24,6 +24,9 @@ from pipeline.recipe import RecipeError, UserError
 from tests.eval.native_benchmarks import SIZES, write
 from tests.pipeline.chat_server import ChatServer
 
+# Everything here needs a model and its answers.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("mmvp", "pope", "hallusionbench", "mmhal")
 CONDITIONS = ("image", "none", "blank", "shuffled", "counterpart")
@@ -130,7 +133,6 @@ def test_the_page_shows_every_benchmark_and_loads_nothing(done: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
-@pytest.mark.slow
 def test_another_out_asks_nothing_again_and_imports_neither_torch_nor_ray(done: Path, finetuned: Path, tmp_path: Path) -> None:
     recipe = section(tmp_path / "eval", entries(done.parent, NAMES), model=str(finetuned), seed=0)
     recipe = recipe.model_copy(update={"answers": recipe.answers.model_copy(update={"cache": str(done.parent / "answers.sqlite")})})
@@ -201,7 +203,6 @@ def test_what_cannot_be_asked_is_named(bad: Request, words: str, finetuned: Path
         list(answers_in(answerer(rows)))
 
 
-@pytest.mark.slow
 def test_in_bfloat16_the_agreement_of_batches_is_measured_once(finetuned: Path, tmp_path: Path) -> None:
     answers = {"max_new_tokens": 4, "batch": 6, "cache": str(tmp_path / "a.sqlite"), "ablations": [], "num_checked": 5}
     recipe = section(tmp_path / "eval", entries(tmp_path, ["mmvp"]), model=str(finetuned), base="none", answers=answers, dtype="bfloat16")
@@ -211,7 +212,6 @@ def test_in_bfloat16_the_agreement_of_batches_is_measured_once(finetuned: Path, 
     assert "made alone" in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
 
 
-@pytest.mark.slow
 def test_a_killed_run_repeats_only_the_batch_in_flight(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recipe = section(tmp_path / "eval", entries(tmp_path, ["pope"]), model=str(finetuned), base="none")
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())

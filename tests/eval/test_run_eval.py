@@ -20,6 +20,9 @@ from eval.run_eval import evaluate, main, missing_parts, plan_evaluation
 from pipeline.recipe import RecipeError, load_recipe
 from pipeline.store import Stage, open_stage
 
+# Everything here needs a model and its scores.
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "eval_contrast.yaml"
 
@@ -148,7 +151,6 @@ def test_another_recipe_or_model_is_refused_and_named(done: Path, mvc: Path, fin
         evaluate(plan_evaluation(section_of(mvc, finetuned / "base", done, "base=none")))
 
 
-@pytest.mark.slow
 def test_overwriting_with_another_seed_scores_nothing_again(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
     out = shutil.copytree(done, tmp_path / "eval")
     parts = {path: path.stat().st_mtime_ns for path in (out / ".work").rglob("*.parquet")}
@@ -158,7 +160,6 @@ def test_overwriting_with_another_seed_scores_nothing_again(done: Path, mvc: Pat
     assert read(out / "DONE.json")["identity"]["recipe"]["seed"] == 5
 
 
-@pytest.mark.slow
 def test_a_killed_evaluation_continues_and_ends_the_same(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
     out = shutil.copytree(done, tmp_path / "eval")
     for name in ("DONE.json", "scores.json", "report.html"):
@@ -183,7 +184,6 @@ def test_a_run_that_fails_leaves_no_page_of_the_run_that_it_was_to_replace(
     assert {path.name for path in out.iterdir()} == {".lock", ".svco_eval", ".work"}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["result.json", "scores.json", "items.parquet", "report.html"])
 def test_what_was_deleted_from_a_finished_evaluation_is_made_again(
     done: Path, mvc: Path, finetuned: Path, tmp_path: Path, name: str

@@ -167,6 +167,7 @@ def test_a_thing_is_taken_away_and_counted(
         assert not changed[:, : gone[0] - 3].any() and not changed[:, gone[2] + 3 :].any()
 
 
+@pytest.mark.slow
 def test_a_recoloured_thing_has_the_colours_that_are_said(tmp_path: Path, album: Callable[..., Path]) -> None:
     path = album((), (boxed(tmp_path, "one.png", [(80, 40)], [(140, 60)]),))
     hues = set()

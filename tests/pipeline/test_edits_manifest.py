@@ -23,6 +23,7 @@ def album(tmp_path: Path) -> Callable[..., Path]:
     return partial(drawn.write_album, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_row_depends_on_its_index_alone(tmp_path: Path, album: Callable[..., Path]) -> None:
     extra = tuple(boxed(tmp_path, f"{n}.png", [(20 * n, 30)], [(120, 60)]) for n in range(5))
     path = album(tuple(SHADES), (*extra, "no json"))

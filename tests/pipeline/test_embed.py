@@ -81,6 +81,7 @@ def _vectors(stage: Stage, index: int) -> dict[tuple[str, str], Any]:
     return found
 
 
+@pytest.mark.slow
 def test_an_image_is_embedded_once_also_when_a_source_grows_and_chunks_change(tmp_path: Path) -> None:
     first = Counted(clip="c1", pixels="p1")
     before = _embed(tmp_path / "work", "one", first)
@@ -93,6 +94,7 @@ def test_an_image_is_embedded_once_also_when_a_source_grows_and_chunks_change(tm
     assert before.items() <= after.items()
 
 
+@pytest.mark.slow
 def test_switching_an_encoder_on_opens_no_other(tmp_path: Path) -> None:
     _embed(tmp_path, "one", Counted(pixels="p1"))
     both = Counted(pixels="p1", clip="c1")
@@ -110,6 +112,7 @@ def test_another_fingerprint_is_another_encoder(tmp_path: Path) -> None:
     assert other.num_images == 24 and other.num_texts
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_read_is_made_again(tmp_path: Path) -> None:
     whole = _embed(tmp_path, "one", Counted(clip="c1"), num_pairs=16, chunk_pairs=4)
     stage = open_stage(tmp_path, "embed", "one")

@@ -58,6 +58,7 @@ def test_a_server_that_says_when_to_come_back_is_not_asked_before(section: dict[
         assert server.arrived_s[1] - server.arrived_s[0] >= 0.4
 
 
+@pytest.mark.slow
 def test_a_request_without_an_answer_in_time_is_given_up_and_tried_again(section: dict[str, Any]) -> None:
     with ChatServer(["slow 30"]) as server:
         assert asked(server, {**section, "timeout_s": 0.5})[0].fault == ""
@@ -185,12 +186,14 @@ def test_a_schema_is_sent_until_the_server_says_that_it_has_none(section: dict[s
         assert server.bodies[0]["response_format"]["json_schema"]["schema"] == {"type": "object"}
 
 
+@pytest.mark.slow
 def test_the_asked_number_of_requests_is_in_flight_and_no_more(section: dict[str, Any]) -> None:
     with ChatServer(delay_s=0.3) as server:
         asked(server, {**section, "max_in_flight": 64}, range(100))
         assert server.peak_in_flight == 64
 
 
+@pytest.mark.slow
 def test_requests_and_tokens_per_minute_are_kept(section: dict[str, Any]) -> None:
     for limit in ({"requests_per_minute": 60 / 0.03}, {"tokens_per_minute": 60 * 500 / 0.03, "max_tokens": 1000}):
         with ChatServer() as server:

@@ -222,6 +222,7 @@ def test_bytes_that_are_no_image_have_no_ending() -> None:
     assert image_ending(b"") == image_ending(b"RIFF....WAVE") == image_ending(b"text") == ""
 
 
+@pytest.mark.slow
 def test_the_command_writes_beside_the_folder_and_loads_neither_ray_nor_torch(mvc: Path) -> None:
     code = (
         "import sys, pipeline.export\n"

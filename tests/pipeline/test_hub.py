@@ -98,6 +98,7 @@ def test_class_labels_numbers_and_lists(tmp_path: Path) -> None:
     assert json.loads(read.meta) == {"boxes": [{"x": 3}]}  # bytes cannot stand there
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [

@@ -147,12 +147,14 @@ def test_an_interrupted_upload_goes_on_without_sending_finished_files_again(hub:
     assert len(hub.repo(REPO).commits) == 2
 
 
+@pytest.mark.slow
 def test_a_connection_that_breaks_in_the_middle_of_a_file_is_taken_up_again(hub: Any, published: Make) -> None:
     hub.drop_next_upload = True
     publish(pack(published(), REPO), REPO)
     assert len(hub.uploads) == 3 and len(hub.repo(REPO).commits) == 2
 
 
+@pytest.mark.slow
 def test_a_publisher_killed_in_the_middle_leaves_nothing_half_published(hub: Any, published: Make) -> None:
     folder = published()
     hub.hang_uploads_after = 2
@@ -214,6 +216,7 @@ def test_what_the_hub_holds_is_compared_with_what_was_pushed(hub: Any, published
     assert not hub.repo(REPO).tags
 
 
+@pytest.mark.slow
 def test_a_tag_can_be_chosen_and_never_moves(hub: Any, published: Make) -> None:
     folder = published()
     commit, _ = publish(pack(folder, REPO), REPO, tag="v1.0")
@@ -255,6 +258,7 @@ def test_without_a_token_one_line_says_what_to_do(
     assert not hub.requests
 
 
+@pytest.mark.slow
 def test_the_command_is_content_with_the_login_file(hub: Any, published: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf/token").write_text(hub.token)
@@ -270,6 +274,7 @@ def test_a_hub_that_is_not_there_is_said_in_one_sentence(published: Make, monkey
         publish(pack(published(), REPO), REPO)
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_exactly_what_would_be_pushed_and_loads_neither_ray_nor_torch(hub: Any, published: Make) -> None:
     folder = published()
     (folder / "report.html").write_text("a page")

@@ -50,6 +50,7 @@ def _rows_of(page: str, heading: str) -> list[list[str]]:
     return [[re.sub("<[^>]+>", "", cell) for cell in re.findall("<td>(.*?)</td>", row)] for row in body.split("</tr>")[:-1]]
 
 
+@pytest.mark.slow
 def test_the_page_counts_what_lies_in_the_folder(page: str) -> None:
     assert "10 of 13 candidates were kept (76.9 %)." in page
     tiles = re.findall('<div class="tile"><b>(.*?)</b>(.*?)</div>', page)
@@ -230,6 +231,7 @@ def test_a_shard_that_cannot_be_read_is_one_clear_error(published: Make) -> None
         read_rows(folder)
 
 
+@pytest.mark.slow
 def test_the_command_makes_the_page_again_without_ray_and_torch(published: Make) -> None:
     folder = published(_unscored)
     stage = {"name": "embed", "reused": False, "seconds": 1.0, "fingerprint": "cc"}

@@ -52,6 +52,7 @@ def mischief(body: dict[str, Any]) -> str:
     return "answer"
 
 
+@pytest.mark.slow
 def test_the_page_shows_random_worst_and_failed_rewrites_with_what_was_refused(source: PairsSection, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ChatServer(mischief) as server:
@@ -74,6 +75,7 @@ def test_rejected_rewrites_have_a_section_of_their_own(source: PairsSection, tmp
     assert "Failed: rejected" in (tmp_path / "page.html").read_text()
 
 
+@pytest.mark.slow
 def test_the_estimate_is_near_what_a_build_then_uses(source: PairsSection, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     prices = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}
     with ChatServer() as server:

@@ -144,6 +144,7 @@ def rows_of(out: Path) -> dict[str, dict[str, Any]]:
     return {row["source_id"]: row for split in ("train", "validation") for row in read_mvc(out, split, names).to_pylist()}
 
 
+@pytest.mark.slow
 def test_a_build_is_written_by_the_model_and_every_row_passes_the_checks(source: PairsSection, tmp_path: Path) -> None:
     with ChatServer() as server:
         prices = {"usd_per_million_input_tokens": 1.0, "usd_per_million_output_tokens": 1.0}
@@ -168,6 +169,7 @@ def test_a_build_is_written_by_the_model_and_every_row_passes_the_checks(source:
     assert [one.line() for one in problems(tmp_path / "out", quick=False)] == []
 
 
+@pytest.mark.slow
 def test_a_caption_that_gives_orders_changes_nothing_but_its_own_row(source: PairsSection, tmp_path: Path) -> None:
     def gullible(body: dict[str, Any]) -> str:
         return "raw pwned" if "Ignore the above" in body["messages"][1]["content"] else "answer"
@@ -183,6 +185,7 @@ def test_a_caption_that_gives_orders_changes_nothing_but_its_own_row(source: Pai
     assert manifest["rewrite"]["by_status"] == {"fallback": 1, "llm": NUM_PAIRS - 1}
 
 
+@pytest.mark.slow
 def test_rejected_rewrites_are_rejects_with_their_reason(source: PairsSection, tmp_path: Path) -> None:
     with ChatServer(lambda body: "refusal" if " 36" in body["messages"][1]["content"] else "answer") as server:
         manifest = built(source, settings(server, tmp_path, on_failure="reject"), tmp_path / "out")
@@ -219,6 +222,7 @@ def test_a_changed_limit_of_a_check_asks_for_nothing_again(source: PairsSection,
         assert server.num_requests == 2 * NUM_PAIRS and manifest["rewrite"]["by_status"] == {"llm": NUM_PAIRS}
 
 
+@pytest.mark.slow
 def test_a_build_stops_at_its_budget_and_goes_on_when_it_is_raised(source: PairsSection, tmp_path: Path) -> None:
     prices = {"usd_per_million_input_tokens": 100.0, "usd_per_million_output_tokens": 100.0, "max_tokens": 60}
     with ChatServer() as server:
@@ -231,6 +235,7 @@ def test_a_build_stops_at_its_budget_and_goes_on_when_it_is_raised(source: Pairs
         )
 
 
+@pytest.mark.slow
 def test_a_key_is_in_no_file_and_no_message(source: PairsSection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SVCO_TEST_KEY", "sk-very-secret")
     with ChatServer(["500"]) as server:

@@ -143,6 +143,7 @@ def test_exactly_one_fact_differs_and_it_is_the_stated_one(category: str) -> Non
             assert {t["object"] for side in own for t in side} == allowed
 
 
+@pytest.mark.slow
 def test_positions_and_relations_are_where_the_caption_says() -> None:
     columns, rows = {"left": (0, 21), "right": (42, 64)}, {"upper": (0, 21), "lower": (42, 64)}
     for pair in pairs(MANY, seed=11, mix={**only("position"), "relation": 1.0}):
@@ -162,6 +163,7 @@ def test_positions_and_relations_are_where_the_caption_says() -> None:
                 assert along > 10 and abs(across) < 5
 
 
+@pytest.mark.slow
 def test_no_place_in_the_picture_gives_a_relation_away() -> None:
     xs: dict[str, list[float]] = {"to the left of": [], "to the right of": []}
     for pair in pairs(250, seed=1, mix=only("relation")):
@@ -186,6 +188,7 @@ def test_things_neither_overlap_nor_repeat_a_kind_or_colour_but_the_counted(many
             assert 2 <= len(boxes) <= 6 and (pair.category == "count" or len(boxes) <= 4)
 
 
+@pytest.mark.slow
 def test_captions_share_a_phrasing_and_the_question_gives_nothing_away(many: list[Candidate]) -> None:
     every_value = {w for values in VALUES.values() for value in values for w in words(value)} - {"to", "the", "of"}
     worded = set()
@@ -211,6 +214,7 @@ def test_held_out_combinations_are_a_third_and_leave_every_kind_and_colour_in() 
     assert Counter(c for _, c in held_out) == dict.fromkeys(COLOURS, 2)
 
 
+@pytest.mark.slow
 def test_seen_scenes_never_show_what_held_out_scenes_ask_about() -> None:
     held_out = held_out_combinations()
     for pair in pairs(MANY, seed=19, combinations="seen", phrasings="seen"):
@@ -234,6 +238,7 @@ def test_co_occurrence_is_the_share_of_subjects_that_follow_their_background(co_
     assert low <= np.mean(follow) <= high
 
 
+@pytest.mark.slow
 def test_the_mix_sets_how_often_each_category_comes() -> None:
     counts = Counter(pair.category for pair in pairs(200, seed=29, mix={**only("count"), "object": 3.0}))
     assert set(counts) == {"count", "object"} and 125 < counts["object"] < 175

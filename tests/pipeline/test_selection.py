@@ -91,6 +91,7 @@ def test_quantiles_leave_out_the_asked_part_of_the_rows_that_they_judge() -> Non
     assert resolved_bounds(rows, section) == [ScoreBound("clip_image_cos", others, 0.2, 0.95)]
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(0, 6), min_size=1, max_size=40), st.integers(0, 10))
 def test_a_quantile_never_drops_more_than_its_part_and_equal_scores_stay_together(values: list[int], tenths: int) -> None:
     rows = columns(len(values), clip_image_cos=np.array(values, float))
@@ -106,6 +107,7 @@ def test_a_quantile_never_drops_more_than_its_part_and_equal_scores_stay_togethe
         assert 10 * more.sum() > tenths * len(values) or more.all()
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(st.floats(-1, 1), st.floats(-1, 1)), min_size=1, max_size=30), st.floats(-1, 1), st.floats(-1, 1))
 def test_the_decision_is_that_of_a_row_by_row_reading(scores: list[tuple[float, float]], at_least: float, at_most: float) -> None:
     clip, dinov2 = np.array(scores).T

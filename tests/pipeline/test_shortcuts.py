@@ -79,7 +79,8 @@ def blank(num_rows):
     return np.zeros((num_rows, len(FEATURES)))
 
 
-@pytest.mark.parametrize("where", ["synthetic", pytest.param("real", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["synthetic", "real"])
 def test_a_side_resaved_at_quality_75_is_caught_and_cured(where, request):
     originals = photographs() if where == "synthetic" else crops(request.getfixturevalue("test_data"))
     sides = resaved(originals, 75)
@@ -92,11 +93,13 @@ def test_a_side_resaved_at_quality_75_is_caught_and_cured(where, request):
     assert cured.separability.auc_low <= 0.5
 
 
+@pytest.mark.slow
 def test_quality_alone_does_not_hide_what_was_resaved():
     once_more = NormalizeSection(mode="reencode", scale=1.0, format="jpeg", quality=95)
     assert audited(*resaved(photographs(), 75), once_more).verdict == "warning"
 
 
+@pytest.mark.slow
 def test_a_png_against_a_jpeg_is_caught_by_its_format_and_cured():
     side_a, side_b = [encoded(image, quality=92) for image in photographs()], [encoded(image, "PNG") for image in photographs()]
     caught = audited(side_a, side_b)
@@ -105,6 +108,7 @@ def test_a_png_against_a_jpeg_is_caught_by_its_format_and_cured():
     assert audited(side_a, side_b, REENCODE).verdict == "ok"
 
 
+@pytest.mark.slow
 def test_a_pair_that_is_repeated_in_its_group_counts_once():
     rng = np.random.default_rng(1)
     features_a, features_b = rng.normal(size=(2, 24, len(FEATURES)))
@@ -114,6 +118,7 @@ def test_a_pair_that_is_repeated_in_its_group_counts_once():
     assert audit(features_a[rows], features_b[rows], rows, seed=0) == once
 
 
+@pytest.mark.slow
 def test_what_is_known_of_other_pairs_of_a_group_does_not_help():
     rng = np.random.default_rng(2)
     groups = np.repeat(np.arange(40), 6)
@@ -133,6 +138,7 @@ def test_weighted_aucs_are_those_of_scikit_learn_with_ties():
     np.testing.assert_allclose(weighted_aucs(scores, is_b, weights), expected)
 
 
+@pytest.mark.slow
 def test_each_source_and_operation_has_its_own_verdict_and_equal_features_are_at_chance():
     sources = np.array(["x"] * 60 + ["y"] * 39, dtype=object)
     operations = np.array(["inpaint"] * 20 + ["flip"] * 20 + ["captured"] * 20 + ["inpaint"] * 19 + ["flip"] * 20, dtype=object)

@@ -97,6 +97,7 @@ def test_an_interrupted_build_goes_on_where_it_was_and_ends_with_the_same_bytes(
     assert read_manifest(tmp_path / "killed") == manifest
 
 
+@pytest.mark.slow
 def test_chunk_size_changes_no_published_byte(tmp_path: Path) -> None:
     for size in (5, 100):
         section = BuildSection(
@@ -106,6 +107,7 @@ def test_chunk_size_changes_no_published_byte(tmp_path: Path) -> None:
     assert hashes(tmp_path / "5") == hashes(tmp_path / "100")
 
 
+@pytest.mark.slow
 def test_a_picture_in_other_containers_never_stands_on_both_sides(tmp_path: Path) -> None:
     pairs = []
     for number in range(20):
@@ -124,6 +126,7 @@ def test_a_picture_in_other_containers_never_stands_on_both_sides(tmp_path: Path
     assert not pictures["train"] & pictures["validation"]
 
 
+@pytest.mark.slow
 def test_the_same_pair_in_another_container_is_a_duplicate(tmp_path: Path, photos: list[dict[str, Any]]) -> None:
     for number in (0, 1):
         (tmp_path / f"{number}.bmp").write_bytes(picture(number, "BMP"))
@@ -142,6 +145,7 @@ def test_texts_of_the_data_are_never_markup_in_the_report(tmp_path: Path, photos
     assert "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_scores_that_no_encoder_made_stay_null_and_every_row_is_somewhere(tmp_path: Path, photos: list[dict[str, Any]]) -> None:
     (tmp_path / "broken.png").write_bytes(b"no picture")
     photos[4]["image_b"] = "broken.png"

@@ -45,6 +45,7 @@ def test_a_cell_counts_the_pairs_that_keep_both_bounds_inclusively() -> None:
     assert counts == [[0, 1, 3], [0, 1, 2], [0, 0, 0]]
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(st.integers(-3, 9), st.integers(-3, 9)), max_size=30),
     st.sets(st.integers(-4, 9), min_size=1),
@@ -185,6 +186,7 @@ def test_the_figure_writes_each_count_and_frames_the_builds_own_cell() -> None:
     assert axes.patches[0].get_bbox().extents.tolist() == [0.5, -0.5, 1.5, 10.5]
 
 
+@pytest.mark.slow
 def test_the_command_prints_every_category_and_writes_one_page(mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
     page = tmp_path / "pages" / "sweep.html"
     code = (

@@ -249,6 +249,7 @@ print(*codes)
     return [int(one) for one in codes.split()], lines, finished.stderr.splitlines()
 
 
+@pytest.mark.slow
 def test_the_command_says_fine_or_lists_what_is_wrong_and_ends_accordingly(published: Make, tmp_path: Path) -> None:
     def spoil(splits: Splits) -> None:
         for row in splits["train"]:

@@ -143,6 +143,7 @@ def test_what_is_no_verdict_goes_back_once_and_is_then_missing(bad: str, reason:
     assert [failure.reason for failure, _ in found.refused] == [reason] * 3 and server.num_requests == 6
 
 
+@pytest.mark.slow
 def test_a_verdict_that_does_not_come_in_time_is_missing(tmp_path: Path) -> None:
     found, server = judged([TRUE, "slow 60", "raw ok", FALSE, TRUE], tmp_path, timeout_s=2, max_retries=0)
     assert found.verdicts == {"judged_a_of_a": True, "judged_b_of_a": None, "judged_a_of_b": False, "judged_b_of_b": True}

@@ -152,6 +152,7 @@ def reasons(out: Path) -> dict[str, str]:
     return {row["source_id"]: row["drop_reason"] for path in (out / "rejects").glob("*.parquet") for row in pq.read_table(path).to_pylist()}
 
 
+@pytest.mark.slow
 def test_what_a_judge_says_is_a_decision_per_pair(tmp_path: Path) -> None:
     source = coloured_balls(tmp_path)
     numbers = {base64.b64encode(path.read_bytes()).decode(): path.stem for path in tmp_path.glob("*.png")}

@@ -90,6 +90,7 @@ def test_an_unfinished_run_of_another_recipe_is_not_gone_on_with(recipe: dict[st
         plan_training(section(recipe, Path(asked.data), seed=1, objective={"name": "dpo"}))
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_names_step_pairs_and_terms_and_keeps_the_checkpoint(
     recipe: dict[str, Any], make_mvc: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

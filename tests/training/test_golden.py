@@ -88,6 +88,7 @@ def _table(recorded: dict[str, list[float]]) -> Tensor:
     return table_P32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["policy", "reference"])
 def test_the_six_logps_of_each_pair_are_the_official_ones(golden: Golden, name: str) -> None:
     with torch.no_grad():
@@ -166,6 +167,7 @@ def _optimizer(parameters: list[Any], stated: str) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, **settings)
 
 
+@pytest.mark.slow
 def test_the_training_trajectory_is_the_official_one(golden: Golden) -> None:
     says = golden.says["trajectory"]
     recorded = says["loss_and_grad_norm"]

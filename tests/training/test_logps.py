@@ -76,6 +76,7 @@ def _assert_equal(ours: Gradients, expected: Gradients, tolerance: float = 2e-6)
         assert error < tolerance, f"{name}: {error:.1e}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernel", [DENSE, SPLIT])
 def test_a_packed_row_equals_separate_passes_in_value_and_in_every_gradient(case: Case, kernel: str) -> None:
     set_attention(case.vlm.model, kernel)

@@ -57,6 +57,7 @@ def test_it_learns_to_prefer_the_matching_image(vicuna_llava: Path, make_mvc: Ma
     assert record["final"]["margin_attend_a"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_result_is_a_model_folder_with_its_record(tiny_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     out = tmp_path / "out"
     record = fit(section(tiny_llava, make_mvc(6, 2), out), LocalEnv())
@@ -111,6 +112,7 @@ def test_a_trained_vision_tower_changes(vicuna_llava: Path, make_mvc: Make, tmp_
     assert not torch.equal(before.state_dict()[name], after.state_dict()[name])
 
 
+@pytest.mark.slow
 def test_what_never_gets_a_gradient_is_left_as_it_was(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     # vision_feature_layer is -2: of the tower's two layers the second, and the norm after it, are never seen.
     out, optim = tmp_path / "out", {"weight_decay": 10.0, "max_steps": 2}
@@ -123,6 +125,7 @@ def test_what_never_gets_a_gradient_is_left_as_it_was(vicuna_llava: Path, make_m
     assert len(seen) < len(weights)
 
 
+@pytest.mark.slow
 def test_weights_after_some_steps_are_those_of_the_loop_written_out(
     vicuna_llava: Path, make_mvc: Make, tmp_path: Path, plain_logps: Callable[..., Any]
 ) -> None:
@@ -259,6 +262,7 @@ def _with_long_answers(data: Path, split: str, rows: list[int]) -> Path:
     return data
 
 
+@pytest.mark.slow
 def test_pairs_dropped_from_either_split_are_said_and_recorded(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     data = _with_long_answers(_with_long_answers(make_mvc(6, 3), "validation", [1]), "train", [0, 5])
     env = Listening()
@@ -280,6 +284,7 @@ def test_data_without_a_validation_split_trains_without_validation(vicuna_llava:
     assert (record["start"], record["final"]) == ({}, {})
 
 
+@pytest.mark.slow
 def test_max_steps_goes_on_into_later_epochs(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> None:
     fit(section(vicuna_llava, make_mvc(6, 2), tmp_path / "out", optim={"max_steps": 5}), LocalEnv())
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]

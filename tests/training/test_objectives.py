@@ -184,6 +184,7 @@ def test_only_values_of_known_cells_have_names() -> None:
     assert names == ["loss_dpo_a", "margin_dpo_a", "accuracy_dpo_a"]
 
 
+@pytest.mark.slow
 @hypothesis.given(tables, coefficients)
 def test_swapping_the_sides_leaves_what_is_symmetric_unchanged(D_P32: Tensor, given: Coefficients) -> None:
     swapped_P32 = D_P32[:, [1, 0, 2]][:, :, [1, 0]]
@@ -191,6 +192,7 @@ def test_swapping_the_sides_leaves_what_is_symmetric_unchanged(D_P32: Tensor, gi
         torch.testing.assert_close(OBJECTIVES[name](scores(D_P32), given)[0], OBJECTIVES[name](scores(swapped_P32), given)[0])
 
 
+@pytest.mark.slow
 @hypothesis.given(tables)
 def test_sums_of_parts_are_other_objectives(D_P32: Tensor) -> None:
     one_sided = dpo(scores(D_P32), UNIT)[0] + dpo(scores(D_P32[:, [1, 0, 2]][:, :, [1, 0]]), UNIT)[0]

@@ -53,6 +53,7 @@ def test_every_recipe_can_be_planned_and_dry_run(
     assert "NO" not in shown  # each recipe fits what it says it is for
 
 
+@pytest.mark.slow
 def test_the_plan_loads_neither_torch_nor_ray() -> None:
     code = (
         "import sys; sys.argv = ['plan', '--recipe', 'recipes/svco_llava_1_5_7b.yaml', '--gpu', 'H100', '--price-per-hour', '3']\n"
@@ -88,6 +89,7 @@ def test_features_are_kept_only_where_they_fit() -> None:
     assert not keeps_features(LLAVA, data, recipe(train={"freeze_vision": False}))
 
 
+@pytest.mark.slow
 def test_lengths_of_data_are_those_of_training_to_a_token_a_text_and_the_template(tiny_llava: Path, make_mvc: Make) -> None:
     from training.data import PairReader
     from training.vlm import load_vlm

@@ -145,6 +145,7 @@ def test_low_precision_follows_full_precision(recipe: dict[str, Any], tmp_path: 
     assert kept.dtype == AutoModelForImageTextToText.from_pretrained(recipe["model"], dtype="auto").dtype  # no larger than its base
 
 
+@pytest.mark.slow
 def test_answers_are_sampled_at_each_validation(recipe: dict[str, Any]) -> None:
     fit(section(recipe), LocalEnv())
     samples = [json.loads(line) for line in (Path(recipe["out"]) / "samples.jsonl").read_text().splitlines()]

@@ -44,6 +44,7 @@ def losses(out: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (out / "metrics.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_training_with_the_stored_table_is_training_without(
     recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +58,7 @@ def test_training_with_the_stored_table_is_training_without(
     torch.testing.assert_close(torch.tensor(losses(tmp_path / "with")), torch.tensor(losses(tmp_path / "without")), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_killed_job_goes_on_with_the_missing_chunks(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference, "CHUNK_PAIRS", 4)
     whole = made(recipe, tmp_path / "whole")
@@ -82,6 +84,7 @@ def test_a_killed_job_goes_on_with_the_missing_chunks(recipe: dict[str, Any], tm
     assert not calls  # a finished table is not made again
 
 
+@pytest.mark.slow
 def test_the_table_of_another_model_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
     from training.vlm import load_vlm, save_vlm
 
@@ -95,6 +98,7 @@ def test_the_table_of_another_model_is_refused(recipe: dict[str, Any], tmp_path:
         fit(section(recipe, tmp_path / "out", model=str(tmp_path / "other"), reference=str(table)), LocalEnv())
 
 
+@pytest.mark.slow
 def test_other_words_or_pairs_are_refused_by_number_and_name(recipe: dict[str, Any], tmp_path: Path) -> None:
     table = made(recipe, tmp_path / "reference")
     rows = [mvc_row(index) for index in range(10)]

@@ -18,6 +18,9 @@ from training.loop import fit
 from training.plan import ATTEMPT
 from training.vlm import load_vlm
 
+# Everything here trains several times.
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Path]
 
 
@@ -81,7 +84,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("lora", [None, pytest.param({"rank": 2, "alpha": 4}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}])
 def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(lora: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
     undisturbed = fit(section(recipe, tmp_path / "whole", lora=lora), LocalEnv())
     broken = section(recipe, tmp_path / "broken", lora=lora)
@@ -98,7 +101,6 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(lora: An
     assert not run_folder(broken.out).exists()  # a finished run needs none
 
 
-@pytest.mark.slow
 def test_without_checkpoints_a_stopped_run_starts_anew(recipe: dict[str, Any], tmp_path: Path) -> None:
     fit(section(recipe, tmp_path / "whole"), LocalEnv())
     broken = section(recipe, tmp_path / "broken", checkpoint={"every_steps": 0})
@@ -109,7 +111,6 @@ def test_without_checkpoints_a_stopped_run_starts_anew(recipe: dict[str, Any], t
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
 
 
-@pytest.mark.slow
 def test_only_the_last_checkpoints_are_kept(recipe: dict[str, Any], tmp_path: Path) -> None:
     broken = section(recipe, tmp_path / "out", checkpoint={"every_steps": 1, "num_to_keep": 2})
     with pytest.raises(_Killed):
@@ -117,7 +118,6 @@ def test_only_the_last_checkpoints_are_kept(recipe: dict[str, Any], tmp_path: Pa
     assert [path.name for path in sorted(run_folder(broken.out).glob("step-*"))] == ["step-00000006", "step-00000007"]
 
 
-@pytest.mark.slow
 def test_a_half_written_checkpoint_is_passed_over(recipe: dict[str, Any], tmp_path: Path) -> None:
     fit(section(recipe, tmp_path / "whole"), LocalEnv())
     broken = section(recipe, tmp_path / "broken")
@@ -141,7 +141,6 @@ def test_the_worker_of_a_killed_job_cannot_write_into_its_successor(recipe: dict
     assert found.name == "step-00000003"  # of before the successor began
 
 
-@pytest.mark.slow
 def test_the_best_model_by_validation_is_kept_if_asked_for(recipe: dict[str, Any], tmp_path: Path) -> None:
     # The rate is so high that the validation loss rises after some steps.
     optim = {"lr": 0.1, "batch_pairs": 4, "micro_batch_pairs": 4, "num_epochs": 4}

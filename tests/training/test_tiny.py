@@ -242,6 +242,7 @@ def test_a_step_moves_entries_by_the_rate_and_leaves_what_had_no_gradient() -> N
     assert moved[4:] == pytest.approx([5e-4, 5e-4], rel=0.01)
 
 
+@pytest.mark.slow
 def test_a_tiny_model_is_made_once_and_the_same_again(
     make_mvc: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

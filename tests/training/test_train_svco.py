@@ -45,6 +45,7 @@ def settings(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_dry_run_shows_the_plan_and_imports_neither_torch_nor_ray(settings: list[str], tmp_path: Path) -> None:
     code = (
         "import sys\nfrom training.train_svco import main\n"
