@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -121,30 +121,35 @@ def nodes(wanted: bool) -> Iterator[tuple[Any, dict[str, str]]]:
         cluster.shutdown()
 
 
-def killed_run(model: Path, data: Path, out: Path, victim: str, step: int) -> str:
-    """Trains with one kill; returns what happened. The folder `out` is then finished.
+def killed_run(model: Path, data: Path, out: Path, kills: Sequence[tuple[str, int]]) -> list[str]:
+    """Trains with a kill of each victim after its step; returns what happened. The folder `out` is then finished.
 
     Raises:
         SystemExit: The job did not go on as it should.
     """
     shutil.rmtree(out, ignore_errors=True)
-    arguments = command(model, data, out)
-    if victim == "node":
+    arguments, lines = command(model, data, out), []
+    on_nodes = any(victim == "node" for victim, _ in kills)
+    if on_nodes:
         arguments.append("workers.cpus_per_worker=1")  # one on each node
-    with nodes(victim == "node") as (cluster, environment):
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
-        job = subprocess.Popen(arguments, cwd=ROOT, start_new_session=True, env=environment, **quiet)
-        wait_for(out, step, job)
-        killed = kill(job, victim, cluster)
-        at = steps_done(out)
-        if at >= NUM_STEPS:
-            return ""
+    with nodes(on_nodes) as (cluster, environment):
+        options = {"cwd": ROOT, "start_new_session": True, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
+        job = subprocess.Popen(arguments, **options)
+        for victim, step in kills:
+            wait_for(out, step, job)
+            killed = kill(job, victim, cluster)
+            at = steps_done(out)
+            if at >= NUM_STEPS:
+                job.communicate(timeout=400)
+                return []
+            if victim == "driver":
+                job.communicate()
+                job = subprocess.Popen(arguments, **options)
+            lines.append(f"{killed} killed after step {at} of {NUM_STEPS}; {'run again' if victim == 'driver' else 'went on by itself'}")
         _, said = job.communicate(timeout=400)
-        if victim == "driver":
-            subprocess.run(arguments, cwd=ROOT, check=True, capture_output=True, timeout=400)
-        elif job.returncode:
-            raise SystemExit(f"{killed} killed after step {at}: the job ended with {job.returncode}\n{said.decode()}")
-    return f"{killed} killed after step {at} of {NUM_STEPS}; {'run again' if victim == 'driver' else 'went on by itself'}"
+    if job.returncode:
+        raise SystemExit(f"{'; '.join(lines)}: the job ended with {job.returncode}\n{said.decode()}")
+    return lines
 
 
 def same_weights(one: Path, other: Path) -> bool:
@@ -167,14 +172,14 @@ def main() -> None:
         subprocess.run(command(model, data, whole), cwd=ROOT, check=True, capture_output=True)
         hit = missed = 0
         while hit < options.runs and missed <= options.runs:
-            line = killed_run(model, data, killed, VICTIMS[hit % 3], rng.randint(3, NUM_STEPS - 12))
-            if not line:
+            lines = killed_run(model, data, killed, [(VICTIMS[hit % 3], rng.randint(3, NUM_STEPS - 12))])
+            if not lines:
                 missed += 1
                 continue
             hit += 1
             if not same_weights(whole, killed):
-                raise SystemExit(f"{line}: the weights differ from those of the undisturbed run")
-            print(f"{hit}/{options.runs}: {line}; same weights", flush=True)
+                raise SystemExit(f"{lines[0]}: the weights differ from those of the undisturbed run")
+            print(f"{hit}/{options.runs}: {lines[0]}; same weights", flush=True)
     print(f"{hit} runs were hit in the middle and ended with the weights of the undisturbed one; {missed} kills missed")
 
 

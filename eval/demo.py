@@ -1,43 +1,96 @@
-"""The demonstration: the three jobs in a row on built-in data, each with the command that a user would type."""
+"""The demonstration: the three jobs in a row, each with the command that a user would type."""
 
+import json
 import os
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from pipeline.job import run_command
 from pipeline.progress import say
+from pipeline.recipe import UserError
+from pipeline.store import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def commands(out: Path) -> list[tuple[str, list[str]]]:
-    """(what happens, arguments after `python`) of each job; the first data set is made, then used by the other two."""
+IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+
+
+class PhotosError(UserError):
+    """A folder that says nothing about its photographs."""
+
+
+def commands(out: Path, build: Sequence[str]) -> list[tuple[str, list[str]]]:
+    """(what happens, arguments after `python`) of each job; `build` says what of, and the other two use the data set that it makes."""
     mvc, model, scores = out / "mvc", out / "model", out / "eval"
     return [
-        ("1/3  scenes become an MVC data set", ["pipeline/build_mvc.py", "--recipe", "recipes/mvc_demo.yaml", f"out={mvc}"]),
+        ("1/3  an MVC data set", ["pipeline/build_mvc.py", *build, f"out={mvc}"]),
         (
             "2/3  a tiny LLaVA is pretrained (it sees, but leans on language), then finetuned with S-VCO",
             ["training/train_svco.py", "--recipe", "recipes/svco_tiny.yaml", f"data={mvc}", f"out={model}"],
         ),
         (
-            "3/3  does it look at the image now? before and after, on scenes that it has never seen",
+            "3/3  does it look at the image now? before and after, on pairs that it has never seen",
             ["eval/run_eval.py", "--recipe", "recipes/eval_contrast.yaml", f"model={model}", f"data={mvc}", f"out={scores}"],
         ),
     ]
 
 
-def run(out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("build/demo")) -> None:
-    """Run the whole product on built-in data: offline, a few minutes on two CPU cores."""
+def build_from(photos: Path | None, out: Path) -> list[str]:
+    """The build's arguments for a folder of photographs, or for built-in scenes.
+
+    A folder has pairs.jsonl (pairs), or labels.jsonl (single photographs, of which pairs are made), or one folder per
+    label with photographs in it; for the last a manifest is written into `out`.
+
+    Raises:
+        PhotosError: It has none of these.
+    """
+    if photos is None:
+        return ["--recipe", "recipes/mvc_demo.yaml"]
+    if (photos / "pairs.jsonl").is_file():
+        return ["--recipe", "recipes/mvc_pairs.yaml", f"sources.0.path={photos / 'pairs.jsonl'}"]
+    edits, manifest = ["--recipe", "recipes/mvc_edits.yaml"], photos / "labels.jsonl"
+    if manifest.is_file():
+        return [*edits, f"sources.0.path={manifest}"]
+    lines = [
+        {"image": str(path.relative_to(photos)), "label": path.parent.name}
+        for path in sorted(photos.glob("*/*"))
+        if path.suffix.lower() in IMAGE_ENDINGS
+    ]
+    if not lines:
+        raise PhotosError(
+            f"photos={photos}: expected pairs.jsonl, labels.jsonl, or one folder per label with photographs in it, and found none; "
+            'docs/own-data.md shows each, the shortest as lines of {"image": "rex.jpg", "label": "dog"} in labels.jsonl'
+        )
+    written = out / "labels.jsonl"
+    write_text(written, "".join(json.dumps(line) + "\n" for line in lines))
+    return [*edits, f"sources.0.path={written}", f"sources.0.root={photos}"]
+
+
+def run(
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="Overrides of the data set's recipe, for example sources.0.num_pairs=500."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where everything goes [default: build/demo, or build/photos].")] = None,
+    photos: Annotated[
+        Path | None, typer.Option(help="Your own: a folder with pairs.jsonl, or labels.jsonl, or one folder of photographs per label.")
+    ] = None,
+) -> None:
+    """Run the whole product, on built-in data or on your photographs: offline, a few minutes on two CPU cores."""
     started_s = time.monotonic()
-    out = Path(os.path.abspath(out))
+    out = Path(os.path.abspath(out or ("build/photos" if photos else "build/demo")))
+    build = [*build_from(photos and Path(os.path.abspath(photos)), out), *(overrides or [])]
     # The commands run at the project's root; shown as a user would type them there.
     out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
-    for title, arguments in commands(out):
+    for title, arguments in commands(out, build):
         say(f"\n{title}\n$ python {shlex.join(arguments)}")
         finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
         if finished.returncode != 0:
@@ -48,4 +101,4 @@ def run(out: Annotated[Path, typer.Option(help="Where everything goes.")] = Path
 
 def main() -> None:
     """The entry point of `svco demo`."""
-    typer.run(run)
+    run_command(run)

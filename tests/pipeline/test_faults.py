@@ -87,6 +87,19 @@ def whole(one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     return shard_bytes(out)
 
 
+def test_a_driver_that_is_killed_goes_on_when_run_again(whole: dict[str, bytes], run_here: Callable[..., str], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for_chunks(out, "ingest/*/rows-*.parquet", 10, job)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    done = {path: path.stat().st_mtime_ns for path in (out / ".work").glob("ingest/*/rows-*.parquet")}
+    assert 10 <= len(done) < NUM_CHUNKS, "the kill was meant to hit the middle of ingestion"
+    run_here(scenes(out))
+    assert shard_bytes(out) == whole
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
 def test_a_worker_that_is_killed_costs_no_row_and_no_byte(whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
