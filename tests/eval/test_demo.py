@@ -25,7 +25,7 @@ def test_one_folder_per_label_becomes_a_manifest(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"")
     out = tmp_path / "out"
     build = build_from(tmp_path, out)
-    assert build[2:] == [f"sources.0.path={out / 'labels.jsonl'}", f"sources.0.root={tmp_path}"]
+    assert build[2:4] == [f"sources.0.path={out / 'labels.jsonl'}", f"sources.0.root={tmp_path}"]
     lines = [json.loads(line) for line in (out / "labels.jsonl").read_text().splitlines()]
     assert lines == [{"image": "cat/1.jpg", "label": "cat"}, {"image": "dog/2.PNG", "label": "dog"}]
 
