@@ -93,8 +93,9 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
     columns, rows = table(scores["overall"], HEADLINE, names)
     percent = f"{section.intervals.confidence:.0%}"
     num_groups = len(set(items["group"].to_pylist()))
+    groups = "1 group" if num_groups == 1 else f"{num_groups:,} groups"
     note = (
-        f"Brackets: {percent} intervals, bootstrap over {num_groups:,} groups ({section.intervals.num_draws:,} draws). Differences of "
+        f"Brackets: {percent} intervals, bootstrap over {groups} ({section.intervals.num_draws:,} draws). Differences of "
         "shares are in percentage points, their intervals paired. An interval without width means that no draw differed, not that "
         "the score is certain."
     )
