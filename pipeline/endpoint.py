@@ -6,12 +6,10 @@ CPU per request and reached 14 % of the possible rate, aiohttp 0.5 ms.
 """
 
 import asyncio
-import hashlib
-import json
 import os
 import uuid
 import weakref
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -21,17 +19,17 @@ from urllib.request import getproxies, proxy_bypass
 from pydantic import Field, field_validator
 
 from pipeline.endpoint_protocol import EndpointError, NotNowError, fatal_reason, message_tokens, plain_message, reply_of, retry_after_s
+from pipeline.endpoint_request import Messages, RequestWriter, Schema
 from pipeline.pace import Pace, wait_s
 from pipeline.recipe import Section
 from pipeline.response_cache import Reply, ResponseCache
 from pipeline.store import cache_dir
 
-Messages = Sequence[Mapping[str, Any]]
-
 MAX_RETRY_AFTER_S = 900.0  # a server that asks for more is told of instead of waited for
 # A request that the server will not have is the fault of its row, unless it is of every row: then of the recipe.
 MAX_REFUSED_BEFORE_AN_ANSWER = 8
 ASSUMED_REPLY_TOKENS = 256  # reserved where `max_tokens` is null
+PROBE = [{"role": "user", "content": "Reply with: ok"}]
 
 
 class EndpointSection(Section):
@@ -97,6 +95,13 @@ class BudgetError(EndpointError):
     """The next request could cost more than is left."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Chat:
+    messages: Messages
+    messages_json: str
+    schema: Schema
+
+
 class Endpoint:
     """`async with Endpoint(section, purpose) as endpoint: reply = await endpoint.ask(messages, schema)`.
 
@@ -113,6 +118,7 @@ class Endpoint:
         self._num_answered = self._num_refused = 0
         self._reserved_usd = 0.0
         self._with_schema = True
+        self._writer, self._url = RequestWriter(section.content()), f"{section.base_url}/chat/completions"
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
@@ -125,7 +131,8 @@ class Endpoint:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.section.max_in_flight),
             timeout=aiohttp.ClientTimeout(total=self.section.timeout_s),
-            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            headers={"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+            cookie_jar=aiohttp.DummyCookieJar(),  # a chat needs none, and a jar is searched with every request
             proxy=_proxy(self.section.base_url),
         )
         return self
@@ -135,6 +142,7 @@ class Endpoint:
         self.stopped = self.stopped or EndpointError("the endpoint was closed")
         for _ in range(self.section.max_in_flight):
             await self._slots.acquire()
+        await self._cache.written()
         await self._session.close()
         self._cache.close()
 
@@ -143,7 +151,7 @@ class Endpoint:
         """What all runs of this purpose paid so far."""
         return self._spent_usd
 
-    async def ask(self, messages: Messages, schema: Mapping[str, Any] | None = None) -> Reply:
+    async def ask(self, messages: Messages, schema: Schema = None) -> Reply:
         """The reply to a chat, from the cache if it was ever paid for. Equal requests at one time are sent once.
 
         Args:
@@ -152,28 +160,25 @@ class Endpoint:
         Raises:
             EndpointError: No request can succeed (key, model, address, budget); also for every later request.
         """
-        key = self._cache_key(messages, schema)
+        chat = _Chat(messages, self._writer.messages_json(messages), schema)
+        key = self._writer.key(chat.messages_json, schema)
         async with self._locks.setdefault(key, asyncio.Lock()):
             known = self._cache.get(key)
             if known is not None:
                 return known
-            async with self._slots:
-                return await self._paid(key, messages, schema)
+            return await self._paid(key, chat)
 
-    def _cache_key(self, messages: Messages, schema: Mapping[str, Any] | None) -> str:
-        # Whether the server enforced the schema is no part of the question.
-        request = {**self.section.content(), "messages": list(messages), "schema": schema}
-        return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=True).encode()).hexdigest()
-
-    async def _paid(self, key: str, messages: Messages, schema: Mapping[str, Any] | None) -> Reply:
+    async def _paid(self, key: str, chat: _Chat) -> Reply:
         """Sends a request within the limits, and keeps what was paid for."""
-        if self.stopped is not None:
-            raise self.stopped
-        num_in = message_tokens(messages)
-        num_out = self.section.max_tokens or ASSUMED_REPLY_TOKENS
-        reserved_usd = self._reserve(num_in, num_out)
+        num_in, num_out = message_tokens(chat.messages), self.section.max_tokens or ASSUMED_REPLY_TOKENS
+        reserved_usd = 0.0
         try:
-            reply = await self._sent(messages, schema, num_in + num_out)
+            async with self._slots:
+                if self.stopped is not None:
+                    raise self.stopped
+                reserved_usd = self._reserve(num_in, num_out)
+                reply = await self._sent(chat, num_in + num_out)
+            # The next request need not wait until this reply is on disk.
             if reply.model:  # the server answered, so it is paid
                 await self._cache.put(key, reply, self._purpose)
                 self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
@@ -195,7 +200,7 @@ class Endpoint:
         self._reserved_usd += usd
         return usd
 
-    async def _sent(self, messages: Messages, schema: Mapping[str, Any] | None, num_reserved: int) -> Reply:
+    async def _sent(self, chat: _Chat, num_reserved: int) -> Reply:
         """One request, tried again while that can help."""
         answered_before, fault = self._num_answered, NotNowError("")
         for attempt in range(self.section.max_retries + 1):
@@ -206,7 +211,7 @@ class Endpoint:
             await self._requests.take()
             await self._tokens.take(num_reserved)
             try:
-                reply = await self._once(messages, schema)
+                reply = await self._once(chat)
             except NotNowError as error:
                 fault = error
                 self._tokens.give_back(num_reserved)
@@ -222,7 +227,7 @@ class Endpoint:
     async def _answers(self) -> bool:
         """Whether the server answers anything at all; asked where no other request could tell."""
         try:
-            reply = await self._once([{"role": "user", "content": "Reply with: ok"}], None)
+            reply = await self._once(_Chat(PROBE, self._writer.messages_json(PROBE), None))
         except NotNowError:
             return False
         if reply.model:
@@ -230,16 +235,16 @@ class Endpoint:
             self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
         return bool(reply.model)
 
-    async def _once(self, messages: Messages, schema: Mapping[str, Any] | None) -> Reply:
+    async def _once(self, chat: _Chat) -> Reply:
         import aiohttp
 
-        body = self._body(messages, schema)
+        schema = chat.schema if self._with_schema else None
         started_s = asyncio.get_running_loop().time()
         self.num_sent += 1
         self.num_in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.num_in_flight)
         try:
-            async with self._session.post(f"{self.section.base_url}/chat/completions", json=body) as response:
+            async with self._session.post(self._url, data=self._writer.body(chat.messages_json, schema)) as response:
                 text = (await response.read()).decode("utf-8", "replace")
                 status, headers = response.status, response.headers
         except (aiohttp.ClientError, TimeoutError) as error:
@@ -248,21 +253,12 @@ class Endpoint:
         finally:
             self.num_in_flight -= 1
         if status == 200:
-            reply = reply_of(text, body, asyncio.get_running_loop().time() - started_s)
+            reply = reply_of(text, chat.messages, self.section.model, asyncio.get_running_loop().time() - started_s)
             self._num_answered += 1
             return reply
-        return await self._refused(status, text, retry_after_s(headers), messages, schema, had_schema="response_format" in body)
+        return await self._refused(status, text, retry_after_s(headers), chat, had_schema=schema is not None)
 
-    def _body(self, messages: Messages, schema: Mapping[str, Any] | None) -> dict[str, Any]:
-        body = {"model": self.section.model, "messages": list(messages), **self.section.extra}
-        body |= {name: value for name in ("temperature", "max_tokens") if (value := getattr(self.section, name)) is not None}
-        if schema is not None and self._with_schema:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
-        return body
-
-    async def _refused(
-        self, status: int, text: str, asked_s: float | None, messages: Messages, schema: Mapping[str, Any] | None, *, had_schema: bool
-    ) -> Reply:
+    async def _refused(self, status: int, text: str, asked_s: float | None, chat: _Chat, *, had_schema: bool) -> Reply:
         """What to do about an answer that is not 200."""
         message = plain_message(text, self._key)
         if (reason := fatal_reason(status, text, self.section.model, self.section.api_key_env)) is not None:
@@ -275,7 +271,7 @@ class Endpoint:
             raise NotNowError(f"status {status} {message}".rstrip(), asked_s, is_rate_limit=status == 429)
         if had_schema and ("response_format" in text or "json_schema" in text):
             self._with_schema = False
-            return await self._once(messages, schema)
+            return await self._once(chat)
         self._num_refused += 1
         if not self._num_answered and self._num_refused >= MAX_REFUSED_BEFORE_AN_ANSWER:
             raise EndpointError(f"base_url={self.section.base_url}: every request was refused, the last with status {status} ({message})")

@@ -94,8 +94,8 @@ def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     return total
 
 
-def reply_of(text: str, body: Mapping[str, Any], latency_s: float) -> Reply:
-    """A completion as a reply.
+def reply_of(text: str, messages: Sequence[Mapping[str, Any]], model: str, latency_s: float) -> Reply:
+    """A completion as a reply; what the server does not state is taken from the request.
 
     Raises:
         NotNowError: Half an answer: not JSON, or not of the protocol.
@@ -115,7 +115,8 @@ def reply_of(text: str, body: Mapping[str, Any], latency_s: float) -> Reply:
         fault = "reply_empty"
     elif finish == "length":
         fault = "reply_cut_off"
-    prompt_tokens = usage.get("prompt_tokens") or message_tokens(body["messages"])
+    prompt_tokens = usage.get("prompt_tokens") or message_tokens(messages)
     completion_tokens = usage.get("completion_tokens") or num_tokens(content)
-    model = str(answer.get("model") or body["model"])
-    return Reply(refusal or content, fault, model, int(prompt_tokens), int(completion_tokens), round(latency_s, 4))
+    return Reply(
+        refusal or content, fault, str(answer.get("model") or model), int(prompt_tokens), int(completion_tokens), round(latency_s, 4)
+    )

@@ -29,6 +29,7 @@ class Reply:
     is_cached: bool = False
 
 
+GATHER_S = 0.005  # a transaction costs as much processor time as half a request
 _STORED = tuple(field.name for field in fields(Reply) if field.name != "is_cached")
 
 
@@ -66,8 +67,8 @@ class ResponseCache:
     async def put(self, key: str, reply: Reply, purpose: str) -> None:
         """Keeps a reply that was just paid for; returns when it is on disk. `purpose` names the budget that paid.
 
-        Replies that arrive while others are being written go into the next transaction together, in a thread: a slow disk
-        holds up nobody's requests.
+        Replies that arrive within GATHER_S, or while others are being written, go into the next transaction together, in a
+        thread: a slow disk holds up nobody's requests.
 
         Raises:
             StoreError: It could not be written.
@@ -82,6 +83,7 @@ class ResponseCache:
 
     async def _write(self) -> None:
         while self._waiting:
+            await asyncio.sleep(GATHER_S)
             batch, self._waiting = self._waiting, []
             fault: Exception | None = None
             try:
@@ -101,6 +103,11 @@ class ResponseCache:
                 self._writer.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
             raise self._fault(error) from error
+
+    async def written(self) -> None:
+        """Waits until all that `put` was given is on disk."""
+        while self._writing is not None:
+            await self._writing
 
     def tokens_of(self, purpose: str) -> tuple[int, int]:
         """Input and output tokens that were paid for under a purpose, over all runs."""

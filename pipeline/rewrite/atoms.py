@@ -49,7 +49,7 @@ def stem(word: str) -> str:
     return f"{word[:-1]}i" if len(word) > 2 and word[-1] == "y" else word
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def atoms(text: str) -> tuple[str, ...]:
     """The stems of a text in order.
 

@@ -33,16 +33,12 @@ class Contrast:
     shared: tuple[str, ...]
 
 
-def words(text: str) -> list[str]:
+@lru_cache(maxsize=16384)  # a rewrite's checks take the same few texts apart again and again, hundreds of pairs at once
+def words(text: str) -> tuple[str, ...]:
     """The words of a text in lower case and composed form (NFC), punctuation aside.
 
-    "The cat's twenty-one toys."  ->  ["the", "cat's", "twenty-one", "toys"]
+    "The cat's twenty-one toys."  ->  ("the", "cat's", "twenty-one", "toys")
     """
-    return list(_words(text))
-
-
-@lru_cache(maxsize=4096)  # a rewrite's checks take the same few texts apart again and again
-def _words(text: str) -> tuple[str, ...]:
     return tuple(_WORD.findall(unicodedata.normalize("NFC", text.casefold())))
 
 
@@ -57,7 +53,9 @@ def contrast(caption_a: str, caption_b: str) -> Contrast:
     "A red star."  /  "A blue star."  ->  words_a {"red"}, words_b {"blue"}, shared ("A", "", "star")
     """
     matches = list(_WORD.finditer(caption_a))
-    left, right = [_folded(match) for match in matches], words(caption_b)
+    # One word for each match: folding the whole text first may change where words end, but not in ASCII.
+    left = words(caption_a) if caption_a.isascii() else tuple(_folded(match) for match in matches)
+    right = words(caption_b)
     changed_a: set[str] = set()
     changed_b: set[str] = set()
     shared: list[str] = []

@@ -54,7 +54,7 @@ def _script(char: str) -> str:
     return "HAN" if name in ("CJK", "HIRAGANA", "KATAKANA") else name
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16384)
 def _language(text: str) -> str:
     """The language whose small words a text has clearly most of, or "" where no one stands out."""
     said = frozenset(words(text))

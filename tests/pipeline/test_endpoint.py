@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.endpoint import BudgetError, Endpoint, EndpointSection
 from pipeline.endpoint_protocol import EndpointError, fatal_reason, num_tokens, plain_message, retry_after_s
+from pipeline.endpoint_request import RequestWriter
 from pipeline.pace import MAX_WAIT_S, wait_s
 from pipeline.response_cache import Reply, ResponseCache
 from pipeline.store import StoreError
@@ -162,6 +164,38 @@ def test_another_request_has_another_reply(change: dict[str, Any], section: dict
         asked(server, section)
         asked(server, {**section, **change})
         assert server.num_requests == 2
+
+
+@pytest.mark.parametrize("schema", [None, {"type": "object", "required": ["b", "a"]}], ids=str)
+def test_a_reply_is_kept_under_the_hash_of_its_whole_request(schema: dict[str, Any] | None, section: dict[str, Any]) -> None:
+    content = EndpointSection(**section, extra={"seed": 1}).content()
+    writer, messages = RequestWriter(content), [{"role": "user", "content": 'A "red" st\u00e4r.'}]
+    whole = json.dumps({**content, "messages": messages, "schema": schema}, sort_keys=True)
+    assert writer.key(writer.messages_json(messages), schema) == hashlib.sha256(whole.encode()).hexdigest()
+
+
+def test_a_schema_keeps_the_order_of_its_properties(section: dict[str, Any]) -> None:
+    writer = RequestWriter(EndpointSection(**section).content())
+    for names in (["why", "verdict"], ["verdict", "why"]):
+        sent = json.loads(writer.body("[]", {"type": "object", "properties": {key: {"type": "string"} for key in names}}))
+        assert list(sent["response_format"]["json_schema"]["schema"]["properties"]) == names
+        assert {"messages": [], "model": "m", "temperature": 0.7, "max_tokens": 400}.items() <= sent.items()
+
+
+def test_leaving_waits_until_every_reply_is_on_disk(section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = ResponseCache._commit
+    monkeypatch.setattr(ResponseCache, "_commit", lambda self, rows: (time.sleep(0.2), commit(self, rows)))
+
+    async def leave_at_once() -> None:
+        async with Endpoint(EndpointSection(base_url=server.base_url, **section), "test") as endpoint:
+            asking = asyncio.create_task(endpoint.ask(chat(0)))
+            while not server.answered:
+                await asyncio.sleep(0.01)
+        assert not (await asking).is_cached
+
+    with ChatServer() as server:
+        asyncio.run(leave_at_once())
+        assert asked(server, section)[0].is_cached
 
 
 def test_a_server_that_moved_is_the_same_under_its_identity(section: dict[str, Any]) -> None:

@@ -198,7 +198,7 @@ def test_atoms_take_words_apart_and_negations_out() -> None:
 
 
 def test_each_character_of_an_unspaced_script_is_a_word() -> None:
-    assert words("\u4e00\u53eaiPhone\uff0c\u732b\u3002") == ["\u4e00", "\u53ea", "iphone", "\u732b"]
+    assert words("\u4e00\u53eaiPhone\uff0c\u732b\u3002") == ("\u4e00", "\u53ea", "iphone", "\u732b")
     assert main_script("\u306d\u3053 \u732b") == "HAN" and main_script("12!") == ""
 
 
