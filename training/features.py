@@ -3,6 +3,7 @@
 Shapes: P pairs, S sides, I images, N features of an image, A features of all images, V their width.
 """
 
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from training.ahead import ReadAhead
 from training.data import PairReader
 from training.env import Env
 from training.families import Images
@@ -46,7 +48,7 @@ class VisionFeatures:
         self._ends_I: Ints = np.cumsum(reader.num_image_tokens_I)  # where each image's features end among those of all
         self._kept_AV: Tensor | None = None
         if frozen and max_cache_bytes > 0:
-            (first_NV,) = self._make(np.arange(1), keep_pixels=False)
+            (first_NV,) = self._see(reader.pixels(np.arange(1), keep=False))
             if first_NV[0].nbytes * int(self._ends_I[-1]) <= max_cache_bytes:
                 self._kept_AV = self._make_all(first_NV)
 
@@ -55,22 +57,38 @@ class VisionFeatures:
         """Whether the tower has done its work for good."""
         return self._kept_AV is not None
 
-    def get(self, pairs: Ints, sides: Sequence[int] = (0, 1)) -> tuple[list[Tensor] | None, list[Tensor] | None]:
-        """The features of image a and of image b of each pair, [N, V] each; None for a side that is not among `sides`."""
-        images_P2 = self._reader.images_P2[pairs]
-        wanted_PS = images_P2[:, list(sides)]
-        images_I = np.unique(wanted_PS)  # each image once, even if several pairs share it
-        made = dict(zip(images_I.tolist(), self._kept(images_I) if self.kept else self._make(images_I), strict=True))
-        features = [[made[image] for image in images_P2[:, side].tolist()] if side in sides else None for side in (0, 1)]
-        return features[0], features[1]
+    def pixels(self, pairs: Ints, sides: Sequence[int] = (0, 1)) -> Images | None:
+        """The pixels that `get` will need for some pairs; None where the features are kept. Runs no model.
+
+        Raises:
+            MvcError: An image does not decode; the message names its pair.
+        """
+        return None if self.kept else self._reader.pixels(self._images(pairs, sides))
+
+    def _images(self, pairs: Ints, sides: Sequence[int]) -> Ints:
+        """Each image of some pairs once, even if several share it."""
+        return np.unique(self._reader.images_P2[pairs][:, list(sides)])
+
+    def get(
+        self, pairs: Ints, sides: Sequence[int] = (0, 1), pixels: Images | None = None
+    ) -> tuple[list[Tensor] | None, list[Tensor] | None]:
+        """The features of image a and of image b of each pair, [N, V] each; None for a side that is not among `sides`.
+
+        Args:
+            pixels: What `pixels` gave for the same pairs and sides, if it was asked before.
+        """
+        images_P2, images_I = self._reader.images_P2[pairs], self._images(pairs, sides)
+        features = self._kept(images_I) if self.kept else self._see(self._reader.pixels(images_I) if pixels is None else pixels)
+        made = dict(zip(images_I.tolist(), features, strict=True))
+        features_a, features_b = ([made[n] for n in images_P2[:, side].tolist()] if side in sides else None for side in (0, 1))
+        return features_a, features_b
 
     def _kept(self, images: Ints) -> list[Tensor]:
         assert self._kept_AV is not None
         places = zip((self._ends_I - self._reader.num_image_tokens_I)[images], self._ends_I[images], strict=True)
         return [self._kept_AV[start:end].to(self._env.device, non_blocking=True) for start, end in places]
 
-    def _make(self, images: Ints, *, keep_pixels: bool = True) -> Images:
-        pixels = self._reader.pixels(images, keep=keep_pixels)
+    def _see(self, pixels: Images) -> Images:
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
             return vision_features(self._vlm.model, pixels)
 
@@ -80,10 +98,14 @@ class VisionFeatures:
         kept_AV = torch.zeros((int(self._ends_I[-1]), like_NV.shape[1]), dtype=like_NV.dtype)
         starts_I = self._ends_I - self._reader.num_image_tokens_I
         chunks = np.split(np.arange(num_images), range(CHUNK_IMAGES, num_images, CHUNK_IMAGES))
-        with self._env.progress(f"images, {self._reader.split}", num_images, "images") as progress:
+        mine = chunks[self._env.rank :: self._env.world_size]
+        with (
+            self._env.progress(f"images, {self._reader.split}", num_images, "images") as progress,
+            ReadAhead(mine, functools.partial(self._reader.pixels, keep=False)) as ahead,
+        ):
             for index, chunk in enumerate(chunks):
                 if index % self._env.world_size == self._env.rank:
-                    made_NV = torch.cat(list(self._make(chunk, keep_pixels=False)))
+                    made_NV = torch.cat(list(self._see(next(ahead))))
                     kept_AV[starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = made_NV.cpu()
                 progress.advance(len(chunk))
         for part_NV in kept_AV.split(REDUCED_ROWS):

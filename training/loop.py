@@ -3,6 +3,7 @@
 Shapes: N pairs in a split.
 """
 
+import itertools
 import shutil
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ import torch
 from pipeline.schema import MvcError
 from pipeline.store import StoreError, sha256_file, write_json
 from training.advise import is_out_of_memory, out_of_memory
+from training.ahead import ReadAhead
 from training.chat import ModelError
 from training.checkpoint import BEST, Checkpoints, TrainState, latest, restore, run_folder
 from training.config import TrainSection
@@ -116,14 +118,23 @@ class _Run:
         updater = Updater(section, self.trained, self.scorer, self.objective, self.env)
         utilisation = Utilisation(section, self.vlm, train, self.env.device, self.env.world_size)
         source = batches(len(train.reader), section.optim.batch_pairs, state.data)
-        with self.env.progress("train", num_steps, "steps") as progress:
+        rest = itertools.islice(source, num_steps - state.step)
+        with (
+            self.env.progress("train", num_steps, "steps") as progress,
+            ReadAhead(rest, lambda batch: (*batch, updater.load(train, batch[0]))) as ahead,
+        ):
             progress.advance(state.step)
             for step in range(state.step + 1, num_steps + 1):
-                batch_B, data = next(source)
+                began_s = time.monotonic()
+                batch_B, data, passes = next(ahead)
+                wait_s = time.monotonic() - began_s
                 rate = learning_rate(section.optim, step - 1, num_steps)
-                metrics = updater.step(train, batch_B, self.optimizer, rate, step)
+                metrics = updater.step(train, batch_B, passes, self.optimizer, rate, step)
+                took_s = time.monotonic() - began_s
+                num_tokens = self.env.world_size * sum(loaded.num_tokens for loaded in passes)
+                metrics |= {"pairs_per_s": round(len(batch_B) / took_s, 2), "tokens_per_s": round(num_tokens / took_s, 1)}
                 more = utilisation.of(metrics["pairs_per_s"]) | _memory(self.env.device)
-                log.write({"step": step, "split": "train", "epoch": data.epoch, **metrics, **more})
+                log.write({"step": step, "split": "train", "epoch": data.epoch, **metrics, "data_wait_s": round(wait_s, 4), **more})
                 progress.advance(1, loss=metrics["loss"], pairs_per_s=metrics["pairs_per_s"])
                 state = replace(state, step=step, data=data)
                 if step == num_steps or (section.eval_every_steps and step % section.eval_every_steps == 0):

@@ -36,9 +36,9 @@ class ReferenceModel:
         held = self._splits.get(split) or self._open(split)
         pairs = np.arange(start, min(start + num_pairs, len(held.reader)))
         logps_P32 = torch.zeros(len(pairs), 3, 2)
-        with torch.no_grad():
-            for some in self._scorer.passes(held, pairs):
-                logps_P32[torch.from_numpy(some - start)] = self._scorer.run(held, some).scores.logps_P32.float().cpu()
+        with torch.no_grad(), self._scorer.ahead(held, self._scorer.passes(held, pairs)) as ahead:
+            for some in ahead:
+                logps_P32[torch.from_numpy(some.pairs - start)] = self._scorer.run(held, some).logps_P32.float().cpu()
         write_part(path, held.reader, pairs, logps_P32, self._facts)
 
     def _open(self, split: str) -> Split:

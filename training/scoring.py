@@ -4,20 +4,21 @@ Shapes: N pairs in a split, P in a pass.
 """
 
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from training.ahead import ReadAhead
 from training.config import TrainSection
 from training.data import PairReader
 from training.env import Env
+from training.families import Images
 from training.features import VisionFeatures
 from training.objectives import IMAGE_A, IMAGE_B, Scores
-from training.packing import Ints
+from training.packing import Ints, Packed
 from training.policy import Trained
 from training.terms import ALL_CELLS, Cell
 
@@ -32,12 +33,18 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Pass:
-    """What one forward pass gave: the six numbers of each pair, and what it cost."""
+class Loaded:
+    """Some pairs as a pass takes them, not yet on the device: one row, and the pixels of images whose features are not kept."""
 
-    scores: Scores
-    num_tokens: int
-    wait_s: float  # for data: packing, features
+    pairs: Ints  # may be none; then the row is that of pair 0
+    asked: Ints
+    packed: Packed
+    pixels: Images | None
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the row; 0 where it is only there so that the other workers get their weights."""
+        return len(self.packed.ids_L) if len(self.pairs) else 0
 
 
 class Scorer:
@@ -69,21 +76,30 @@ class Scorer:
         """The precision that the recipe computes in, while the body runs."""
         return torch.autocast(self._env.device.split(":")[0], torch.bfloat16, enabled=self._autocast)
 
-    def run(self, split: Split, pairs: Ints, cells: frozenset[Cell] = ALL_CELLS) -> Pass:
-        """The policy's scores of some pairs, differentiable; NaN in what is not among `cells`. Of no pairs: those of pair 0."""
-        began_s = time.monotonic()
+    def ahead(self, split: Split, passes: Iterable[Ints], cells: frozenset[Cell] = ALL_CELLS) -> ReadAhead[Ints, Loaded]:
+        """What `run` takes for some passes, loaded while the one before runs."""
+        return ReadAhead(passes, lambda pairs: self.load(split, pairs, cells))
+
+    @staticmethod
+    def load(split: Split, pairs: Ints, cells: frozenset[Cell] = ALL_CELLS) -> Loaded:
+        """All that a pass needs besides the model, which is not run: a thread of its own may do it.
+
+        Raises:
+            MvcError: A pair that cannot be packed, or an image that does not decode, with its pair_id.
+        """
         asked = pairs if len(pairs) else np.zeros(1, np.int64)
-        packed = split.reader.packed(asked, cells).to(self._env.device)
-        sides = [side for side in (IMAGE_A, IMAGE_B) if any(condition == side for condition, _ in cells)]
+        return Loaded(pairs, asked, split.reader.packed(asked, cells), split.features.pixels(asked, _sides(cells)))
+
+    def run(self, split: Split, loaded: Loaded) -> Scores:
+        """The policy's scores of some pairs, differentiable; NaN in what is not among their cells. Of no pairs: those of pair 0."""
+        packed, asked = loaded.packed.to(self._env.device), loaded.asked
         with self.autocast():
-            features_a, features_b = split.features.get(asked, sides)
-            wait_s = time.monotonic() - began_s
+            features_a, features_b = split.features.get(asked, _sides(packed.cells), loaded.pixels)
             logps_P32 = self._trained.policy(packed, features_a, features_b)
         reference_P32 = (
             split.reference_N32[torch.from_numpy(asked)].to(logps_P32.device) if len(split.reference_N32) else logps_P32.detach()
         )
-        scores = Scores(D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=packed.num_tokens_P2)
-        return Pass(scores, len(packed.ids_L), wait_s)
+        return Scores(D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=packed.num_tokens_P2)
 
     @torch.no_grad()
     def table(self, split: Split, title: str = "", cells: frozenset[Cell] = ALL_CELLS) -> Tensor:
@@ -91,15 +107,21 @@ class Scorer:
         table_N32 = torch.zeros(len(split.reader), 3, 2, device=self._env.device)
         order = np.argsort(split.reader.lengths, kind="stable")
         chunks = [order[start : start + self._size] for start in range(0, len(order), self._size)]
-        rounds = math.ceil(len(chunks) / self._env.world_size)
-        with self._env.progress(title, len(order), "pairs") as progress:
-            for index in range(rounds):
-                place = index * self._env.world_size + self._env.rank
-                mine = chunks[place] if place < len(chunks) else order[:0]
-                if len(mine) or self._trained.sharded:
-                    scores = self.run(split, mine, cells).scores
-                    if len(mine):
-                        table_N32[torch.from_numpy(mine)] = scores.logps_P32.float()
-                progress.advance(sum(len(chunk) for chunk in chunks[index * self._env.world_size : (index + 1) * self._env.world_size]))
+        world_size = self._env.world_size
+        mine = chunks[self._env.rank :: world_size]
+        if self._trained.sharded:  # weights are gathered by all workers together, also by one without pairs
+            mine += [order[:0]] * (math.ceil(len(chunks) / world_size) - len(mine))
+        with self._env.progress(title, len(order), "pairs") as progress, self.ahead(split, mine, cells) as ahead:
+            for index, loaded in enumerate(ahead):
+                scores = self.run(split, loaded)
+                if len(loaded.pairs):
+                    table_N32[torch.from_numpy(loaded.pairs)] = scores.logps_P32.float()
+                progress.advance(sum(len(chunk) for chunk in chunks[index * world_size : (index + 1) * world_size]))
         self._env.all_reduce(table_N32)
         return table_N32
+
+
+def _sides(cells: Iterable[Cell]) -> list[int]:
+    """The images that some cells need."""
+    conditions = {condition for condition, _ in cells}
+    return [side for side in (IMAGE_A, IMAGE_B) if side in conditions]

@@ -4,11 +4,9 @@ Shapes: B pairs in a global batch, P in a pass; K values per pair, the loss firs
 """
 
 import math
-import time
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from training.objectives import Objective, Scores
 from training.optimiser import sum_gradients
 from training.packing import Ints
 from training.policy import Trained
-from training.scoring import Scorer, Split
+from training.scoring import Loaded, Scorer, Split
 from training.terms import ALL_CELLS, Cell
 
 Metrics = dict[str, float]
@@ -57,42 +55,40 @@ class Updater:
         self._cells = objective.cells
         self._measure = Measure(objective, self._cells)
 
-    def step(self, split: Split, batch_B: Ints, optimizer: torch.optim.Optimizer, rate: float, number: int) -> Metrics:
+    def load(self, split: Split, batch_B: Ints) -> list[Loaded]:
+        """This worker's passes of a step with the pairs `batch_B`. Runs no model: a thread of its own may do it."""
+        num_passes = self._scorer.num_passes(len(batch_B)) if self._trained.sharded else None
+        mine = batch_B[self._env.rank :: self._env.world_size]
+        return [self._scorer.load(split, pairs, self._cells) for pairs in self._scorer.passes(split, mine, num_passes)]
+
+    def step(
+        self, split: Split, batch_B: Ints, passes: Sequence[Loaded], optimizer: torch.optim.Optimizer, rate: float, number: int
+    ) -> Metrics:
         """One update with the pairs `batch_B`, the same for all workers; returns its metrics over all of them.
+
+        Args:
+            passes: What `load` gave for them.
 
         Raises:
             DivergedError: The loss or the gradient is not finite; the weights are as before.
         """
-        env, began_s = self._env, time.monotonic()
+        env = self._env
         optimizer.zero_grad()
         values_BK = torch.zeros(len(batch_B), 1 + len(self._measure.names), device=env.device)
-        mine_P = np.arange(env.rank, len(batch_B), env.world_size)
-        num_passes = self._scorer.num_passes(len(batch_B)) if self._trained.sharded else None
-        place_of = {int(pair): int(place) for pair, place in zip(batch_B[mine_P], mine_P, strict=True)}
-        num_tokens, wait_s = 0, 0.0
-        for pairs in self._scorer.passes(split, batch_B[mine_P], num_passes):
-            done = self._scorer.run(split, pairs, self._cells)
-            wait_s += done.wait_s
-            if not len(pairs):  # only so that the other workers get their weights
-                (done.scores.logps_P32.nan_to_num().sum() * 0).backward()
+        place_of = {int(pair): place for place, pair in enumerate(batch_B)}
+        for loaded in passes:
+            scores = self._scorer.run(split, loaded)
+            if not len(loaded.pairs):  # only so that the other workers get their weights
+                (scores.logps_P32.nan_to_num().sum() * 0).backward()
                 continue
-            num_tokens += done.num_tokens
-            loss_P, values_PK = self._measure(done.scores)
+            loss_P, values_PK = self._measure(scores)
             # Divided by the pairs of the whole step, so that summing over micro-batches and workers gives the mean.
             (loss_P.sum() / len(batch_B)).backward()
-            values_BK[torch.tensor([place_of[int(pair)] for pair in pairs])] = values_PK
+            values_BK[torch.tensor([place_of[int(pair)] for pair in loaded.pairs])] = values_PK
         env.all_reduce(values_BK)
         stop_if_diverged(values_BK, self._measure.names, [split.reader.pair_ids[pair] for pair in batch_B], f"step {number}")
         norm = self._apply(optimizer, rate, number)
-        took_s = time.monotonic() - began_s
-        return {
-            **self._measure.mean(values_BK),
-            "grad_norm": norm,
-            "lr": rate,
-            "pairs_per_s": round(len(batch_B) / took_s, 2),
-            "tokens_per_s": round(num_tokens * env.world_size / took_s, 1),
-            "data_wait_s": round(wait_s, 4),
-        }
+        return {**self._measure.mean(values_BK), "grad_norm": norm, "lr": rate}
 
     def _apply(self, optimizer: torch.optim.Optimizer, rate: float, number: int) -> float:
         parameters: list[Any] = self._trained.parameters

@@ -84,10 +84,16 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("lora", [None, {"rank": 2, "alpha": 4}])
-def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(lora: Any, recipe: dict[str, Any], tmp_path: Path) -> None:
-    undisturbed = fit(section(recipe, tmp_path / "whole", lora=lora), LocalEnv())
-    broken = section(recipe, tmp_path / "broken", lora=lora)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"lora": {"rank": 2, "alpha": 4}}, {"train": {"cache_vision": False}}],
+    ids=["weights", "adapters", "images read ahead"],
+)
+def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(
+    changes: dict[str, Any], recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    undisturbed = fit(section(recipe, tmp_path / "whole", **changes), LocalEnv())
+    broken = section(recipe, tmp_path / "broken", **changes)
     for stop in (5, 9):  # of 12 steps, 3 per epoch
         with pytest.raises(_Killed):
             fit(broken, _KilledAt(stop))
