@@ -122,7 +122,7 @@ class LogSection(Section):
     """Where the numbers go besides metrics.jsonl."""
 
     tensorboard: bool = True  # event files in <out>/tensorboard
-    wandb_project: str | None = None  # Weights & Biases; the key comes from its own login or WANDB_API_KEY
+    wandb_project: str | None = None  # Weights & Biases, where a run that goes on stays one; the key: its login or WANDB_API_KEY
     num_samples: int = Field(default=2, ge=0)  # validation pairs whose answers are generated at each evaluation
     sample_tokens: int = Field(default=48, ge=1)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -10,8 +11,10 @@ from pipeline.recipe import RecipeError
 from pipeline.store import write_text
 from training.config import TrainSection
 from training.env import Env
+from training.plan import CHECKPOINTS
 
 METRICS_FILE = "metrics.jsonl"
+WANDB_ID = "wandb_id"  # in the folder of an unfinished run
 
 
 class Log:
@@ -87,5 +90,20 @@ def _wandb(section: TrainSection, *, resuming: bool) -> Any:
         raise RecipeError("log.wandb_project: needs wandb; pip install --editable '.[wandb]', or set it to null") from error
     os.environ.setdefault("WANDB_SILENT", "true")
     return wandb.init(
-        project=section.log.wandb_project, dir=section.out, resume="allow" if resuming else None, config=section.model_dump(mode="json")
+        project=section.log.wandb_project,
+        dir=section.out,
+        id=_wandb_id(Path(section.out), resuming=resuming),
+        resume="allow",
+        config=section.model_dump(mode="json"),
     )
+
+
+def _wandb_id(out: Path, *, resuming: bool) -> str:
+    """What W&B knows this run by: kept beside its checkpoints, so that the process that goes on with them goes on with it too."""
+    kept = out / CHECKPOINTS / WANDB_ID
+    if resuming and kept.is_file():
+        return kept.read_text(encoding="utf-8").strip()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    name = uuid.uuid4().hex[:16]
+    write_text(kept, name)
+    return name

@@ -1,8 +1,11 @@
 """A run that is stopped anywhere goes on to the same weights, bit by bit; what stops it leaves the last checkpoint whole."""
 
 import json
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any, Self
 
 import pytest
@@ -105,6 +108,38 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(
     assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
     assert [again[name] for name in ("start", "final", "steps")] == [undisturbed[name] for name in ("start", "final", "steps")]
     assert not run_folder(broken.out).exists()  # a finished run needs none
+
+
+class _Wandb(ModuleType):
+    """Stands for Weights & Biases: records how runs were begun and which of them got how many lines."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.begun: list[dict[str, Any]] = []
+        self.num_lines = Counter[str]()
+
+    def init(self, **options: Any) -> Any:
+        self.begun.append(options)
+        return SimpleNamespace(log=lambda _: self.num_lines.update([options["id"]]), finish=lambda: None)
+
+
+def test_a_run_that_goes_on_is_the_same_run_at_weights_and_biases(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = _Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    broken = section(recipe, tmp_path / "broken", log={"num_samples": 0, "wandb_project": "p"})
+    with pytest.raises(_Killed):
+        fit(broken, _KilledAt(1))  # before the first checkpoint: what follows is another run from the start
+    with pytest.raises(_Killed):
+        fit(broken, _KilledAt(5))
+    fit(broken, LocalEnv())
+    given_up, first, second = [options["id"] for options in wandb.begun]
+    assert first == second != given_up
+    assert {options["resume"] for options in wandb.begun} == {"allow"}
+    assert wandb.num_lines[first] == 5 + 1 + 1 + (12 - 4) + 2  # each step, those after the checkpoint again, and each validation
+    fit(section(recipe, tmp_path / "other", log={"num_samples": 0, "wandb_project": "p"}), LocalEnv())
+    assert wandb.begun[-1]["id"] not in (given_up, first)
 
 
 def test_without_checkpoints_a_stopped_run_starts_anew(recipe: dict[str, Any], tmp_path: Path) -> None:
