@@ -134,6 +134,7 @@ class TrainSection(Section):
     data: str  # an MVC folder
     out: str
     reference: str | None = None  # a folder of `svco reference`; without one the run makes the table itself
+    store_features: bool = False  # `svco reference` keeps what the frozen tower sees of each image too, so that no run needs it
     seed: int = Field(default=0, ge=0)
     objective: ObjectiveSection = ObjectiveSection()
     optim: OptimSection = OptimSection()

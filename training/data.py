@@ -122,9 +122,18 @@ class PairReader:
         return len(self._places)
 
     @functools.cached_property
+    def image_hashes(self) -> list[str]:
+        """The sha256 of each distinct image's bytes."""
+        return [hashlib.sha256(self._bytes(*place)).hexdigest() for place in self._places]
+
+    def image_name(self, number: int) -> str:
+        """A pair and a side that an image (a number from `images_P2`) is of, for messages."""
+        return self._name(*self._places[number])
+
+    @functools.cached_property
     def digests(self) -> list[str]:
         """For each pair a hash of its tokens and images: of all that the model's numbers depend on, but for the model."""
-        images = [hashlib.sha256(self._bytes(*place)).hexdigest() for place in self._places]
+        images = self.image_hashes
         content = [[pair.prompt_image, pair.prompt_text, *pair.responses] for pair in self._pairs]
         sides = [[images[number] for number in numbers] for numbers in self.images_P2.tolist()]
         return [hashlib.sha256(json.dumps(both).encode()).hexdigest()[:32] for both in zip(content, sides, strict=True)]
@@ -167,7 +176,7 @@ class PairReader:
         for number, image in zip(numbers, pixels, strict=True):
             found, expected = self._vlm.kind.num_features(self._vlm.model.config, image), self.num_image_tokens_I[number]
             if found != expected:
-                where = self._name(*self._places[number])
+                where = self.image_name(number)
                 raise MvcError(f"{where} has {found} features, but {expected} placeholders in its prompt; its bytes state another size")
         return pixels
 

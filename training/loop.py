@@ -22,6 +22,7 @@ from training.config import TrainSection
 from training.data import DataState, PairReader, batches
 from training.env import Env
 from training.export import export_model
+from training.feature_store import FeatureStore, stored_features
 from training.features import VisionFeatures
 from training.log import Log
 from training.mfu import Utilisation
@@ -29,7 +30,7 @@ from training.objectives import Coefficients, Objective, Scores
 from training.optimiser import adamw, learning_rate
 from training.plan import RECORD, REFERENCE_DONE, base_of_run, num_rows
 from training.policy import build_policy, check_frozen, num_trained, parameter_table, trained_parts
-from training.reference_table import read_reference, reference_facts, write_reference
+from training.reference_table import feature_facts, read_reference, reference_facts, write_reference
 from training.samples import append_samples, sample_answers
 from training.scoring import Scorer, Split
 from training.terms import ALL_CELLS, Cell
@@ -81,7 +82,11 @@ class _Run:
     def _split(self, reader: PairReader) -> Split:
         use = self.section.train
         room = use.max_cache_gb * 1e9 if use.cache_vision else 0
-        features = VisionFeatures(reader, self.vlm, self.env, frozen=use.freeze_vision, max_cache_bytes=room)
+        stored: FeatureStore | None = None
+        if self.section.reference is not None and use.freeze_vision:
+            facts = feature_facts(self.base_sha256 or self.section.model, self.vlm, use.weights)
+            stored = stored_features(Path(self.section.reference), reader, facts)
+        features = VisionFeatures(reader, self.vlm, self.env, frozen=use.freeze_vision, max_cache_bytes=room, stored=stored)
         return Split(reader, features, torch.empty(0))
 
     def run(self, started_s: float) -> dict[str, Any]:

@@ -20,7 +20,7 @@ CHECKPOINTS = ".checkpoints"  # of an unfinished run, in `out`
 ATTEMPT = "attempt"  # in that folder: names the one process that may write there
 RUN = "run.json"  # in that folder: which run it is
 REFERENCE_DONE = "DONE.json"  # of a reference table: written last
-NOT_THE_RUN = ("out", "workers", "log", "checkpoint")  # what may change while a run goes on: the result is the same
+NOT_THE_RUN = ("out", "workers", "log", "checkpoint", "store_features")  # what may change while a run goes on: the result is the same
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,8 @@ def plan_reference(section: TrainSection) -> Plan:
     section = _with_absolute_paths(section)
     if section.model == "tiny":
         raise RecipeError("model=tiny: is made by training itself; give the folder of a model, for example <out of a run>/base")
+    if section.store_features and not section.train.freeze_vision:
+        raise RecipeError("store_features: features of a tower that is trained change with every step; set train.freeze_vision=true")
     read_manifest(section.data)
     num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
     out = Path(section.out)
@@ -78,6 +80,16 @@ def plan_reference(section: TrainSection) -> Plan:
 def reference_part(parts: Path, split: str, index: int) -> Path:
     """The file of one chunk of a reference table."""
     return parts / f"{split}-{index:05d}.parquet"
+
+
+def feature_part(folder: Path, split: str, index: int) -> Path:
+    """The file of one chunk of a split's vision features."""
+    return folder / f"features-{split}-{index:05d}.parquet"
+
+
+def feature_parts(folder: Path, split: str | None = None) -> list[Path]:
+    """The files of vision features in a folder, of one split or of all."""
+    return sorted(folder.glob(f"features-{split or '*'}-*.parquet"))
 
 
 def num_rows(folder: str | Path, split: str) -> int:

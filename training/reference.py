@@ -1,14 +1,17 @@
 #!/usr/bin/env python3
 """Computes the reference model's log-probabilities of every pair once, for all runs on the same data: `svco reference`.
 
-A sweep over objectives, betas or learning rates trains against the same numbers, so each run saves the pass. The unit of
-resume is a chunk of pairs: a job that is killed goes on with the chunks that are missing.
+A sweep over objectives, betas or learning rates trains against the same numbers, so each run saves the pass. With
+`store_features` what the frozen vision tower sees in each image is kept too, so no run needs the tower. The unit of resume is
+a chunk of pairs, or of images: a job that is killed goes on with the chunks that are missing.
 """
 
+import contextlib
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +22,13 @@ from pipeline.progress import Progress, say, summary_table
 from pipeline.recipe import RecipeError, fingerprint, load_recipe, resolved_yaml
 from pipeline.store import only_one, read_json
 from training.config import TrainSection
-from training.plan import REFERENCE_DONE, Plan, base_sha256, plan_reference, reference_part
+from training.plan import REFERENCE_DONE, Plan, base_sha256, feature_part, plan_reference, reference_part
 
 CHUNK_PAIRS = 256
+FILE_IMAGES = 2 * CHUNK_PAIRS  # so as many files of images as chunks of pairs are enough, however few pairs share an image
+NUMBERS, FEATURES = "numbers", "features"
+
+Chunk = tuple[str, str, int]  # what of it, split, index
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
 
 
@@ -35,13 +42,17 @@ class ReferenceChunks:
 
         if num_threads:
             torch.set_num_threads(num_threads)
-        self._model, self._parts = ReferenceModel(TrainSection.model_validate(recipe)), Path(parts)
+        section, self._parts = TrainSection.model_validate(recipe), Path(parts)
+        self._model = ReferenceModel(section, self._parts if section.store_features else None)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Takes {"split": [name], "index": [n]}; returns it with {"error": [text]}, empty if the chunk's part was written."""
-        split, index = str(batch["split"][0]), int(batch["index"][0])
+        """Takes {"what": [kind], "split": [name], "index": [n]}; returns it with {"error": [text]}, empty if the part was written."""
+        what, split, index = chunk = _chunk(batch)
         try:
-            self._model.write_chunk(split, index * CHUNK_PAIRS, CHUNK_PAIRS, reference_part(self._parts, split, index))
+            if what == FEATURES:
+                self._model.write_images(split, index * FILE_IMAGES, FILE_IMAGES, _part(self._parts, chunk))
+            else:
+                self._model.write_chunk(split, index * CHUNK_PAIRS, CHUNK_PAIRS, _part(self._parts, chunk))
         except ValueError as error:  # of data or model: one line for the user, not Ray's trace
             return {**batch, "error": [str(error)]}
         return {**batch, "error": [""]}
@@ -55,7 +66,8 @@ def make_reference(plan: Plan) -> dict[str, Any]:
     """
     section, out = plan.section, plan.out
     facts = {"model": section.model, "weights": base_sha256(section), "data": plan.data_sha256, "use": section.train.model_dump()}
-    name = fingerprint({**facts, "max_length_tokens": section.max_length_tokens})[:16]
+    more = {"store_features": True} if section.store_features else {}
+    name = fingerprint({**facts, "max_length_tokens": section.max_length_tokens, **more})[:16]
     with only_one(out, "out"):
         done = read_json(out / REFERENCE_DONE) if (out / REFERENCE_DONE).is_file() else {}
         if done.get("made_by") == name:
@@ -65,52 +77,73 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         parts, started_s = out / ".parts" / name, time.monotonic()
         parts.mkdir(parents=True, exist_ok=True)
         chunks = [(split, index) for split, num in plan.num_pairs.items() for index in range(-(-num // CHUNK_PAIRS))]
-        missing = [chunk for chunk in chunks if not reference_part(parts, *chunk).is_file()]
         total = sum(plan.num_pairs.values())
-        with Progress("reference", total, "pairs") as progress:
-            progress.advance((len(chunks) - len(missing)) * CHUNK_PAIRS if missing else total)
-            for split, index in _map(plan, parts, missing) if missing else ():
-                progress.advance(min(CHUNK_PAIRS, plan.num_pairs[split] - index * CHUNK_PAIRS))
+        # Features first: the numbers are then made from them.
+        kinds = (FEATURES, NUMBERS) if section.store_features else (NUMBERS,)
+        rounds = [[(kind, *chunk) for chunk in chunks if not _part(parts, (kind, *chunk)).is_file()] for kind in kinds]
+        with contextlib.closing(_map(plan, parts, rounds)) as results:
+            for kind, left in zip(kinds, rounds, strict=True):
+                with Progress("reference" if kind == NUMBERS else kind, total, "pairs") as progress:
+                    progress.advance(total - sum(_num_pairs(plan, chunk) for chunk in left))
+                    for chunk in itertools.islice(results, len(left)):
+                        progress.advance(_num_pairs(plan, chunk))
         from training.reference_table import join_parts
 
         done = join_parts(out, parts, chunks, made_by=name)
         shutil.rmtree(out / ".parts")
-        say(f"{out}: six numbers of each of {total:,} pairs in {time.monotonic() - started_s:.1f} s; train with reference={out}")
+        more_said = " and the features of their images" if section.store_features else ""
+        took_s = time.monotonic() - started_s
+        say(f"{out}: six numbers of each of {total:,} pairs{more_said} in {took_s:.1f} s; train with reference={out}")
         return done
 
 
-def _map(plan: Plan, parts: Path, chunks: list[tuple[str, int]]) -> Iterator[tuple[str, int]]:
-    """Does the chunks, in this process or in a pool of Ray actors; yields each when its part is written."""
+def _part(parts: Path, chunk: Chunk) -> Path:
+    what, split, index = chunk
+    return (feature_part if what == FEATURES else reference_part)(parts, split, index)
+
+
+def _num_pairs(plan: Plan, chunk: Chunk) -> int:
+    _, split, index = chunk
+    return min(CHUNK_PAIRS, plan.num_pairs[split] - index * CHUNK_PAIRS)
+
+
+def _map(plan: Plan, parts: Path, rounds: list[list[Chunk]]) -> Generator[Chunk, None, None]:
+    """Does the chunks round by round, in this process or in a pool of Ray actors; yields each when its part is written."""
     recipe, workers = plan.section.model_dump(mode="json"), plan.section.workers
     if not workers.num_workers:
         here = ReferenceChunks(recipe, str(parts), None)
-        for split, index in chunks:
-            yield _checked(here({"split": [split], "index": [index]}))
+        for what, split, index in itertools.chain(*rounds):
+            yield _checked(here({"what": [what], "split": [split], "index": [index]}))
         return
     # Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as it holds workers.
     num_threads = max(1, (os.cpu_count() or 1) // workers.num_workers)
     with ray_session():
         import ray.data
 
-        items = [{"split": split, "index": index} for split, index in chunks]
-        results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-            ReferenceChunks,
-            fn_constructor_args=(recipe, str(parts), num_threads),
-            batch_size=1,
-            batch_format="numpy",
-            compute=ray.data.ActorPoolStrategy(size=min(workers.num_workers, len(items))),
-            num_cpus=workers.cpus_per_worker,
-            num_gpus=1 if workers.use_gpu else 0,
-        )
-        for batch in results.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
-            yield _checked(batch)
+        for chunks in filter(None, rounds):
+            items = [{"what": what, "split": split, "index": index} for what, split, index in chunks]
+            results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                ReferenceChunks,
+                fn_constructor_args=(recipe, str(parts), num_threads),
+                batch_size=1,
+                batch_format="numpy",
+                compute=ray.data.ActorPoolStrategy(size=min(workers.num_workers, len(items))),
+                num_cpus=workers.cpus_per_worker,
+                num_gpus=1 if workers.use_gpu else 0,
+            )
+            for batch in results.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
+                yield _checked(batch)
 
 
-def _checked(batch: dict[str, Any]) -> tuple[str, int]:
+def _checked(batch: dict[str, Any]) -> Chunk:
     error = str(batch["error"][0])
     if error:
         raise RecipeError(error)
-    return str(batch["split"][0]), int(batch["index"][0])
+    return _chunk(batch)
+
+
+def _chunk(batch: dict[str, Any]) -> Chunk:
+    return str(batch["what"][0]), str(batch["split"][0]), int(batch["index"][0])
 
 
 def run(

@@ -5,27 +5,59 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training.ahead import ReadAhead
 from training.config import TrainSection
 from training.data import PairReader
 from training.env import LocalEnv
-from training.features import VisionFeatures
+from training.families import Images
+from training.feature_store import FeatureStore, write_features
+from training.features import CHUNK_IMAGES, VisionFeatures
+from training.logps import vision_features
+from training.packing import Ints
 from training.plan import base_sha256
 from training.policy import build_policy
-from training.reference_table import reference_facts, write_part
+from training.reference_table import feature_facts, reference_facts, write_part
 from training.scoring import Scorer, Split
 
 
 class ReferenceModel:
-    """The model of a recipe as training starts from it, and the pairs that it is asked about."""
+    """The model of a recipe as training starts from it, and the pairs that it is asked about.
 
-    def __init__(self, section: TrainSection) -> None:
+    Args:
+        features: Where stored vision features lie, once all of them do; None if none are stored.
+    """
+
+    def __init__(self, section: TrainSection, features: Path | None) -> None:
         self._env = LocalEnv(device="cuda" if section.workers.use_gpu else "cpu")
         # What is trained plays no part here, and adapters begin as nothing.
         self._section = section.model_copy(update={"lora": None})
         self._trained = build_policy(self._section, self._env.device, 1)
         self._scorer = Scorer(self._section, self._trained, self._env)
+        self._features = features
+        self._readers: dict[str, PairReader] = {}
         self._splits: dict[str, Split] = {}
-        self._facts = reference_facts(base_sha256(section) or section.model, self._trained.vlm, section.train.precision)
+        model = base_sha256(section) or section.model
+        self._facts = reference_facts(model, self._trained.vlm, section.train.precision)
+        self._feature_facts = feature_facts(model, self._trained.vlm, section.train.weights)
+
+    @torch.no_grad()
+    def write_images(self, split: str, start: int, num_images: int, path: Path) -> None:
+        """Writes the vision features of some distinct images of a split, as far as there are any.
+
+        Raises:
+            MvcError: An image that does not decode.
+        """
+        reader = self._reader(split)
+        # The batches that training would make, so that the numbers are the same in every bit.
+        starts = range(start, min(start + num_images, reader.num_images), CHUNK_IMAGES)
+        batches = [np.arange(first, min(first + CHUNK_IMAGES, reader.num_images)) for first in starts]
+
+        def load(images: Ints) -> tuple[list[str], Images]:
+            return [reader.image_hashes[number] for number in images], reader.pixels(images, keep=False)
+
+        with ReadAhead(batches, load) as ahead:
+            made = ((hashes, list(vision_features(self._trained.vlm.model, pixels))) for hashes, pixels in ahead)
+            write_features(path, made, self._feature_facts)
 
     def write_chunk(self, split: str, start: int, num_pairs: int, path: Path) -> None:
         """Writes the numbers of some pairs of a split, those `start` .. `start + num_pairs`, as far as there are any.
@@ -42,8 +74,15 @@ class ReferenceModel:
         write_part(path, held.reader, pairs, logps_P32, self._facts)
 
     def _open(self, split: str) -> Split:
-        reader = PairReader(self._section.data, split, self._trained.vlm, max_length_tokens=self._section.max_length_tokens)
+        reader = self._reader(split)
+        stored = None if self._features is None else FeatureStore(self._features, reader, self._feature_facts)
         # Not kept: a chunk needs the features of its own images only.
-        features = VisionFeatures(reader, self._trained.vlm, self._env, frozen=True, max_cache_bytes=0)
+        features = VisionFeatures(reader, self._trained.vlm, self._env, frozen=True, max_cache_bytes=0, stored=stored)
         self._splits[split] = Split(reader, features, torch.empty(0))
         return self._splits[split]
+
+    def _reader(self, split: str) -> PairReader:
+        if split not in self._readers:
+            limit = self._section.max_length_tokens
+            self._readers[split] = PairReader(self._section.data, split, self._trained.vlm, max_length_tokens=limit)
+        return self._readers[split]

@@ -22,7 +22,7 @@ from pipeline.recipe import UserError
 from pipeline.store import read_json, read_table, write_json, write_table
 from training.data import PairReader
 from training.packing import Ints
-from training.plan import REFERENCE_DONE, reference_part
+from training.plan import REFERENCE_DONE, feature_parts, reference_part
 from training.vlm import Vlm
 
 CELLS = tuple(f"logps_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b"))
@@ -43,6 +43,12 @@ def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, st
     }
 
 
+def feature_facts(model_sha256: str, vlm: Vlm, weights: str) -> dict[str, str]:
+    """What stored vision features depend on: as `reference_facts`, with the type that the tower is kept and run in."""
+    facts = reference_facts(model_sha256, vlm, "")
+    return {name: facts[name] for name in ("model_sha256", "image_processing_sha256")} | {"features_dtype": weights}
+
+
 def write_part(path: Path, reader: PairReader, pairs: Ints, logps_P32: Tensor, facts: dict[str, str]) -> None:
     """Writes the numbers of some pairs, and in the file's metadata what they were made from."""
     numbers_P6 = logps_P32.detach().cpu().to(torch.float32).reshape(-1, len(CELLS)).numpy()
@@ -61,6 +67,8 @@ def write_reference(folder: Path, reader: PairReader, logps_N32: Tensor, facts: 
 def join_parts(folder: Path, parts: Path, chunks: Sequence[tuple[str, int]], *, made_by: str) -> dict[str, Any]:
     """Joins the chunks to one file per split and marks the table complete; returns what DONE.json says.
 
+    Files of vision features are moved as they are; those of an earlier table are taken away.
+
     Raises:
         ReferenceTableError: Chunks that were made from different things, such as a model that changed between two runs.
     """
@@ -75,7 +83,10 @@ def join_parts(folder: Path, parts: Path, chunks: Sequence[tuple[str, int]], *, 
         joined = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
         write_table(folder / f"{split}.parquet", joined)
         num_rows[split] = joined.num_rows
-    done = {**facts, "num_rows": num_rows, "made_by": made_by}
+    for path in feature_parts(folder):
+        path.unlink()
+    moved = [path.replace(folder / path.name) for path in feature_parts(parts)]
+    done = {**facts, "num_rows": num_rows, "has_features": bool(moved), "made_by": made_by}
     write_json(folder / REFERENCE_DONE, done)
     return done
 

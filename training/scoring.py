@@ -34,12 +34,12 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Some pairs as a pass takes them, not yet on the device: one row, and the pixels of images whose features are not kept."""
+    """Some pairs as a pass takes them, not yet on the device: one row, and what `VisionFeatures.load` gave for them."""
 
     pairs: Ints  # may be none; then the row is that of pair 0
     asked: Ints
     packed: Packed
-    pixels: Images | None
+    images: Images | None
 
     @property
     def num_tokens(self) -> int:
@@ -88,13 +88,13 @@ class Scorer:
             MvcError: A pair that cannot be packed, or an image that does not decode, with its pair_id.
         """
         asked = pairs if len(pairs) else np.zeros(1, np.int64)
-        return Loaded(pairs, asked, split.reader.packed(asked, cells), split.features.pixels(asked, _sides(cells)))
+        return Loaded(pairs, asked, split.reader.packed(asked, cells), split.features.load(asked, _sides(cells)))
 
     def run(self, split: Split, loaded: Loaded) -> Scores:
         """The policy's scores of some pairs, differentiable; NaN in what is not among their cells. Of no pairs: those of pair 0."""
         packed, asked = loaded.packed.to(self._env.device), loaded.asked
         with self.autocast():
-            features_a, features_b = split.features.get(asked, _sides(packed.cells), loaded.pixels)
+            features_a, features_b = split.features.get(asked, _sides(packed.cells), loaded.images)
             logps_P32 = self._trained.policy(packed, features_a, features_b)
         reference_P32 = (
             split.reference_N32[torch.from_numpy(asked)].to(logps_P32.device) if len(split.reference_N32) else logps_P32.detach()
