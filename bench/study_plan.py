@@ -1,0 +1,127 @@
+"""Which runs the study is made of, and the rules by which it decides. Written before any result; pure functions of rows.
+
+The rule for settings: four per objective, one seed, trained on `all`, measured on `valid`. A setting keeps ability if the true
+captions of `valid` are at most `MAX_NLL_RISE` nats per token less likely than under the base. Of the settings that keep it the
+one with the lowest hallucination wins, of equal ones the one with the highest group score; if none keeps it, of all of them
+(and the table says so). Test runs of `all` and of `transfer` use that setting; nothing is chosen on the transfer's target.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from bench.study_run import BASE, Run, Setting
+
+MAX_NLL_RISE = 0.1
+SEEDS, ABLATION_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2)
+LRS, BETAS = (2e-4, 6e-4), (0.1, 0.5)
+SFT_LRS = (1e-4, 2e-4, 4e-4, 8e-4)
+ABLATION_BETAS = (0.03, 0.1, 0.3)
+OBJECTIVES = ("sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "vco", "svco")
+# Sums that the trainer knows, run after the eight: does S-VCO lack an anchor, or symmetric DPO the branch without an image?
+CANDIDATES: dict[str, tuple[str, dict[str, float]]] = {
+    "svco+sft": ("svco", {"sft": 1.0}),
+    "svco+anchor": ("svco", {"anchor": 1.0}),
+    "dpo_symmetric+svco": ("dpo_symmetric", {"svco": 0.5}),
+}
+TITLES = {
+    "base": "base", "sft": "SFT", "dpo": "DPO", "dpo_symmetric": "symmetric DPO", "mdpo": "mDPO", "mpo": "MPO", "symmpo": "SymMPO",
+    "vco": "VCO", "svco": "S-VCO", "svco+sft": "S-VCO + SFT", "svco+anchor": "S-VCO + anchors",
+    "dpo_symmetric+svco": "symmetric DPO + S-VCO / 2",
+}  # fmt: skip
+Row = Mapping[str, Any]
+
+
+def settings(objective: str) -> list[Setting]:
+    """The four settings that an objective is tried with."""
+    if objective == "sft":
+        return [Setting(name="sft", lr=lr) for lr in SFT_LRS]
+    name, plus = CANDIDATES.get(objective, (objective, {}))
+    return [Setting(name=name, lr=lr, beta=beta, plus=dict(plus)) for lr in LRS for beta in BETAS]
+
+
+def base_runs(world: str) -> list[Run]:
+    """The base on both held-out folders."""
+    return [
+        Run(world=world, stage="base", train="-", measured=measured, objective=f"{BASE} on {measured}") for measured in ("valid", "test")
+    ]
+
+
+def tune_runs(world: str, objectives: Sequence[str]) -> list[Run]:
+    """Every setting of every objective, once."""
+    return [
+        Run(world=world, stage="tune", train="all", measured="valid", objective=objective, setting=setting)
+        for objective in objectives
+        for setting in settings(objective)
+    ]
+
+
+def test_runs(world: str, chosen: Mapping[str, Setting]) -> list[Run]:
+    """The chosen setting of every objective: both training folders, every seed. Seeds come first, so that a stopped sweep is even."""
+    return [
+        Run(world=world, stage="test", train=train, measured="test", objective=objective, setting=setting, seed=seed)
+        for seed in SEEDS
+        for objective, setting in chosen.items()
+        for train in ("all", "transfer")
+    ]
+
+
+def ablation_runs(svco: Setting) -> list[Run]:
+    """S-VCO on scenes: the filter, either term alone, fewer pairs, other betas; everything else as chosen."""
+    attend, reject = ("beta_attend_a", "beta_attend_b"), ("beta_reject_a", "beta_reject_b")
+    kinds = [
+        ("raw", "filter off", svco),
+        ("filtered", "filter on", svco),
+        ("all", "attend only", replace(svco, zero=reject)),
+        ("all", "reject only", replace(svco, zero=attend)),
+        ("quarter", "1/4 of the pairs", svco),
+        ("half", "1/2 of the pairs", svco),
+        *[("all", f"beta {beta:g}", replace(svco, beta=beta)) for beta in ABLATION_BETAS if beta != svco.beta],
+    ]
+    return [
+        Run(world="scenes", stage="ablation", train=train, measured="test", objective=name, setting=setting, seed=seed)
+        for seed in ABLATION_SEEDS
+        for train, name, setting in kinds
+    ]
+
+
+def keeps_ability(row: Row, base: Row) -> bool:
+    """Whether the true captions are nearly as likely as under the base, or likelier."""
+    fall: float = base["measures"]["all"]["own_nats_per_token"] - row["measures"]["all"]["own_nats_per_token"]
+    return fall <= MAX_NLL_RISE
+
+
+def choose(rows: Sequence[Row], base: Row) -> tuple[Row, bool]:
+    """The row whose setting wins by the rule above, and whether it keeps ability.
+
+    Raises:
+        ValueError: No rows.
+    """
+    if not rows:
+        raise ValueError("expected rows of some settings to choose from, got none")
+    keeping = [row for row in rows if keeps_ability(row, base)]
+
+    def rank(row: Row) -> tuple[float, float, str]:
+        found = row["measures"]["all"]
+        return found["hallucination"], -found["group_score"], row["key"]
+
+    return min(keeping or rows, key=rank), bool(keeping)
+
+
+def setting_of(row: Row) -> Setting:
+    """The setting that a row was made with."""
+    values = dict(row["setting"])
+    return Setting(**{**values, "zero": tuple(values["zero"])})
+
+
+def chosen_settings(rows: Sequence[Row], world: str, objectives: Sequence[str]) -> dict[str, tuple[Setting, bool]]:
+    """The chosen setting of every objective all of whose settings have been tried, and whether it keeps ability."""
+    own = [row for row in rows if row["world"] == world]
+    base = [row for row in own if row["stage"] == "base" and row["measured"] == "valid"]
+    found = {}
+    for objective in objectives:
+        tried = [row for row in own if row["stage"] == "tune" and row["objective"] == objective]
+        if base and len(tried) == len(settings(objective)):
+            row, keeps = choose(tried, base[0])
+            found[objective] = setting_of(row), keeps
+    return found

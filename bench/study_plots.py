@@ -1,0 +1,87 @@
+"""The pictures of `docs/results.md`: transparent SVGs in mid-tones that read on light and on dark pages."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.study_plan import TITLES
+from bench.study_report import QUESTIONS, found_of
+from bench.study_stats import Estimate, difference
+
+Row = Mapping[str, Any]
+INK, HERE, THERE = "#808890", "#2f81c7", "#e0853d"  # text and axes; trained on every kind; measured on other kinds
+
+
+def draw(rows: Sequence[Row], facts: Mapping[str, Row], docs: Path) -> list[Path]:
+    """Writes the pictures for which there are rows; returns their paths."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
+    style = {**dict.fromkeys(names, INK), "font.size": 9, "svg.hashsalt": "study", "svg.fonttype": "none", "savefig.transparent": True}
+    made = []
+    with mpl.rc_context(style):
+        for world, of in facts.items():
+            if found_of(rows, of, "all", "all", "hallucination").keys() - {"base"}:
+                made += [_hallucination(rows, of, docs / f"study-{world}.svg"), _ability(rows, of, docs / f"study-{world}-ability.svg")]
+    return made
+
+
+def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
+    """Hallucination of each objective, in training's own kinds and beyond them; the bases as lines."""
+    from matplotlib import pyplot
+
+    found = {train: found_of(rows, facts, train, inside, "hallucination") for train, inside in QUESTIONS.items()}
+    names = [name for name in found["all"] if name != "base"]
+    figure, axes = pyplot.subplots(figsize=(7.2, 0.42 * len(names) + 1.2), layout="constrained")
+    for (train, of), colour, shift in zip(found.items(), (HERE, THERE), (-0.14, 0.14), strict=True):
+        label = "trained on every kind" if train == "all" else "trained on some kinds, measured on others"
+        shown = [(place, of[name]) for place, name in enumerate(names) if name in of]
+        _points(axes, [(value, place + shift) for place, value in shown], colour, label)
+        if "base" in of:
+            axes.axvline(100 * of["base"].value, color=colour, linestyle=":", linewidth=1)
+    axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"hallucinated answers, %, 95 % intervals; dotted: the base ({facts['world']})")
+    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    return _saved(figure, path)
+
+
+def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
+    """What is lost of the likelihood of true captions, against the hallucination that is left."""
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
+    for axes, (train, inside), colour in zip(panels, QUESTIONS.items(), (HERE, THERE), strict=True):
+        said, nll = (found_of(rows, facts, train, inside, measure) for measure in ("hallucination", "nll"))
+        for name, value in said.items():
+            rise = difference(nll[name], nll["base"])
+            axes.plot(rise.value, 100 * value.value, "o", color=INK if name == "base" else colour, markersize=5)
+            axes.annotate(TITLES[name], (rise.value, 100 * value.value), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.set_title("every kind" if train == "all" else "other kinds than trained", fontsize=9)
+        axes.set_xlabel("true captions: NLL minus the base's, nats / token")
+        _bare(axes)
+    panels[0].set_ylabel("hallucinated answers, %")
+    return _saved(figure, path)
+
+
+def _points(axes: Any, shown: Sequence[tuple[Estimate, float]], colour: str, label: str) -> None:
+    values = [100 * value.value for value, _ in shown]
+    low = [100 * (value.value - value.low) for value, _ in shown]
+    high = [100 * (value.high - value.value) for value, _ in shown]
+    axes.errorbar(values, [place for _, place in shown], xerr=[low, high], fmt="o", color=colour, markersize=4, capsize=2, label=label)
+    _bare(axes)
+
+
+def _bare(axes: Any) -> None:
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    from matplotlib import pyplot
+
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+    return path
