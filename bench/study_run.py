@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from training.config import TrainSection
 
 CODE_VERSION = 1  # raise when the same run would give other numbers
-STEPS, BATCH_PAIRS = 100, 16  # 1,600 pair presentations, the same for every objective
+STEPS, BATCH_PAIRS = 60, 16  # 960 pair presentations, the same for every objective
 BASE = "base"
 BETAS = ("beta_attend_a", "beta_reject_a", "beta_attend_b", "beta_reject_b", "beta_dpo", "beta_image", "beta_anchor")
 

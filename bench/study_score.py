@@ -196,6 +196,6 @@ def item_facts(folder: Path, favoured: Mapping[str, Sequence[str]]) -> dict[str,
     letters_P2 = np.where(sides.misled_P2, "m", np.where(sides.neutral_P2, "n", "h"))
     return {
         "groups": " ".join(str(numbers[name]) for name in items["group"].to_pylist()),
-        "categories": items["category"].to_pylist(),
+        "categories": " ".join(items["category"].to_pylist()),
         "prior": "".join(letters_P2.ravel().tolist()),
     }

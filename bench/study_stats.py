@@ -31,7 +31,7 @@ class Pairs:
     @classmethod
     def of(cls, facts: Mapping[str, Any]) -> "Pairs":
         """From the committed facts of a world (`study_score.item_facts`)."""
-        return cls(facts["groups"].split(), list(facts["categories"]), facts["prior"])
+        return cls(facts["groups"].split(), facts["categories"].split(), facts["prior"])
 
 
 @dataclass(frozen=True, slots=True)

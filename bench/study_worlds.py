@@ -39,7 +39,6 @@ TEST_PERCENT, VALID_PERCENT = 20, 10
 FRAC_FAILED_EDITS = 0.3  # of `raw`: the caption was changed, but the second image became another scene altogether
 FILTER = {"pixels_image_cos": {"min": 0.65}, "caption_margin_a": {"min": 0.0}, "caption_margin_b": {"min": 0.0}}
 PAIRS_PER_PERSON = 16  # of a person's 45, in `all`: 1,680 pairs, about as many as are presented
-MIXED_PAIRS_PER_PERSON = 5  # of a person's 25 pairs of a counting and another sign, in `test` and `valid`
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +104,11 @@ def write_raw_pairs(section: ScenesSection, folder: Path) -> None:
     write_text(folder / "raw.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
-def hands_world(photos: Path, num_people: int | None = None) -> World:
+def hands_world(photos: Path) -> World:
     """Photographs of hands: people never seen; from counting signs to the other signs.
 
     Args:
         photos: The folder with pairs.jsonl and images/.
-        num_people: Of the people in the test, so many; all without it.
     """
     rows = read_pairs(photos)
 
@@ -119,7 +117,7 @@ def hands_world(photos: Path, num_people: int | None = None) -> World:
         return lambda folder: {"sources": [{**section, "path": str(folder / f"{part}.jsonl")}]}
 
     def prepare(folder: Path) -> None:
-        for part, chosen in hands_parts(rows, num_people).items():
+        for part, chosen in hands_parts(rows).items():
             write_text(folder / f"{part}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
 
     return World("hands", {part: recipe(part) for part in PARTS}, TinySection(), ("count",), ("attribute",), prepare)
@@ -137,22 +135,27 @@ def read_pairs(photos: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in manifest.read_text(encoding="utf-8").splitlines() if line]
 
 
-def hands_parts(rows: list[dict[str, Any]], num_people: int | None = None) -> dict[str, list[dict[str, Any]]]:
+def hands_parts(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The rows of each folder, by person; a pair's category says which signs it holds apart.
 
-    count: two counting signs (the source). attribute: two other signs (the target). other: one of each.
+    count: two counting signs (the source). attribute: two other signs (the target). other: one of each, which are trained on
+    but not measured.
     """
     rows = [{**row, "category": sign_category(row["caption_a"], row["caption_b"])} for row in rows]
     people = sorted({str(row["group"]) for row in rows}, key=_rank)
     num_test, num_valid = len(people) * TEST_PERCENT // 100, len(people) * VALID_PERCENT // 100
     test, valid, train = people[:num_test], people[num_test : num_test + num_valid], people[num_test + num_valid :]
+
+    def alike(chosen: list[str]) -> list[dict[str, Any]]:
+        return [row for row in rows if row["group"] in set(chosen) and row["category"] != "other"]
+
     trained = [row for row in rows if row["group"] in set(train)]
     return {
         "pretrain": trained,
         "all": [row for person in train for row in _first(rows, person, PAIRS_PER_PERSON)],
         "transfer": [row for row in trained if row["category"] == "count"],
-        "valid": list(_thinned(rows, valid)),
-        "test": list(_thinned(rows, test[:num_people])),
+        "valid": alike(valid),
+        "test": alike(test),
     }
 
 
@@ -160,14 +163,6 @@ def sign_category(caption_a: str, caption_b: str) -> str:
     """The kind of a pair of signs: both count, neither does, or one does."""
     counting = [caption.startswith("A hand holding up") for caption in (caption_a, caption_b)]
     return "count" if all(counting) else "other" if any(counting) else "attribute"
-
-
-def _thinned(rows: list[dict[str, Any]], people: list[str]) -> Iterator[dict[str, Any]]:
-    """Every pair of like signs of these people, and of unlike ones a few of each person's."""
-    for person in people:
-        own = [row for row in rows if row["group"] == person]
-        yield from (row for row in own if row["category"] != "other")
-        yield from _first([row for row in own if row["category"] == "other"], person, MIXED_PAIRS_PER_PERSON)
 
 
 def _first(rows: list[dict[str, Any]], person: str, number: int) -> list[dict[str, Any]]:
