@@ -14,8 +14,8 @@ from bench.study_run import BASE, Run, Setting
 
 MAX_NLL_RISE = 0.1
 SEEDS, ABLATION_SEEDS = (0, 1, 2, 3, 4), (0, 1, 2)
-LRS, BETAS = (2e-4, 6e-4), (0.1, 0.5)
-SFT_LRS = (1e-4, 2e-4, 4e-4, 8e-4)
+LRS, BETAS = (4e-4, 1.2e-3), (0.1, 0.5)
+SFT_LRS = (2e-4, 4e-4, 8e-4, 1.6e-3)
 ABLATION_BETAS = (0.03, 0.1, 0.3)
 OBJECTIVES = ("sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "vco", "svco")
 # Sums that the trainer knows, run after the eight: does S-VCO lack an anchor, or symmetric DPO the branch without an image?

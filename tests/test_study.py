@@ -104,7 +104,7 @@ def test_a_row_is_found_again_and_one_of_other_settings_is_stale(tmp_path: Path)
     row = {
         "key": run.key,
         "fingerprint": run.fingerprint("f" * 16),
-        "setting": {"name": "sft", "lr": 1e-4, "beta": 0.1, "zero": [], "plus": {}},
+        "setting": {"name": "sft", "lr": 2e-4, "beta": 0.1, "zero": [], "plus": {}},
         **said,
     }
     path.write_text('{"key": "cut o')  # what a kill leaves
