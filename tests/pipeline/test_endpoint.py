@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 import json
 import time
@@ -356,3 +357,12 @@ def test_a_servers_words_are_one_line_without_the_key(text: str, shown: str) -> 
 
 def test_tokens_are_four_letters_or_one_character_of_other_scripts() -> None:
     assert [num_tokens(text) for text in ("", "A red star.", "\u4e00\u53ea\u732b")] == [0, 3, 3]
+
+
+def test_how_often_cycles_are_looked_for_is_as_before_when_the_endpoint_is_left(section: dict[str, Any]) -> None:
+    before = gc.get_threshold()
+    with ChatServer() as server:
+        asked(server, section)
+        with pytest.raises(EndpointError):
+            asked(server, {**section, "api_key_env": "SVCO_NO_SUCH_KEY"})
+    assert gc.get_threshold() == before
