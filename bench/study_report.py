@@ -67,14 +67,18 @@ def main_table(rows: Sequence[Row], facts: Row, train: str) -> str:
 
 
 def why_table(rows: Sequence[Row], facts: Row, train: str) -> str:
-    """What may explain the numbers, means over seeds: margins, the likelihood of right and wrong texts, the size of the step."""
+    """What may explain the numbers, means over seeds: dependency on the image, margins, likelihoods of texts, the size of the step."""
     inside = QUESTIONS[train]
+    known = next((row["measures"][inside].keys() for row in rows if row["world"] == facts["world"]), ())
     columns = {
-        "matching_none_nats": "attend margin", "none_contradictory_nats": "reject margin", "image_gain": "gained by the image",
+        "image_gain": "gained by the image", "flip_rate": "flip rate", "accuracy_bias_follows": "right, scene follows the bias",
+        "accuracy_bias_breaks": "right, scene breaks the bias",
+        "matching_none_nats": "attend margin", "none_contradictory_nats": "reject margin",
         "own_nats_per_token": "own text, own image", "own_no_image_nats_per_token": "own text, no image",
         "own_other_image_nats_per_token": "own text, other image", "other_nats_per_token": "other text, own image",
         "silent_answers": "silent answers",
     }  # fmt: skip
+    columns = {key: title for key, title in columns.items() if key in known}  # no photograph follows or breaks a bias
     lines = []
     for name in ("base", *OBJECTIVES, *CANDIDATES):
         wanted = ("-", "base") if name == "base" else (train, "test")
