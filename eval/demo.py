@@ -97,7 +97,9 @@ def run(
         if finished.returncode != 0:
             print(f"error: the command above ended with exit code {finished.returncode}; its last lines say why", file=sys.stderr)
             raise SystemExit(finished.returncode)
-    say(f"\nThe demonstration took {time.monotonic() - started_s:.0f} s. Open {ROOT / out / 'eval' / 'report.html'} in a browser.")
+    say(f"\nThe demonstration took {time.monotonic() - started_s:.0f} s. Open in a browser:")
+    say(f"  {ROOT / out / 'eval' / 'report.html'}   pictures whose answer changed, scores before and after")
+    say(f"  {ROOT / out / 'mvc' / 'report.html'}   what became of every pair, and why")
 
 
 def main() -> None:
