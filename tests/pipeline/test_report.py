@@ -64,6 +64,7 @@ def test_the_page_counts_what_lies_in_the_folder(page: str) -> None:
     assert _rows_of(page, "Bounds") == [["clip_image_cos", "all", "0.7", ""]]
 
 
+@pytest.mark.slow
 def test_every_section_is_linked_at_the_top_and_nothing_is_loaded_from_elsewhere(page: str) -> None:
     links = re.findall('<a href="#(section-[0-9]+)">(.*?)</a>', page)
     assert [re.search(f'<section id="{anchor}"><h2>(.*?)</h2>', page)[1] for anchor, _ in links] == [name for _, name in links]  # type: ignore[index]
@@ -73,6 +74,7 @@ def test_every_section_is_linked_at_the_top_and_nothing_is_loaded_from_elsewhere
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
+@pytest.mark.slow
 def test_as_many_cards_are_shown_as_the_recipe_says(page: str) -> None:
     assert page.count('<div class="card">') == 4 + 2 + 1
     assert page.count('src="data:image/jpeg;base64,') == 2 * (4 + 2 + 1)

@@ -5,7 +5,6 @@ from functools import cache
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
-from sklearn.metrics import roc_auc_score
 
 from pipeline.image_facts import FEATURES, pixel_traces, shortcut_features
 from pipeline.images import ImageError
@@ -130,7 +129,10 @@ def test_what_is_known_of_other_pairs_of_a_group_does_not_help():
     assert audit(features_a, features_b, groups, seed=0).auc < 0.6
 
 
-def test_weighted_aucs_are_those_of_scikit_learn_with_ties():
+@pytest.mark.slow
+def test_weighted_aucs_are_those_of_scikit_learn_with_ties() -> None:
+    from sklearn.metrics import roc_auc_score  # takes seconds to import
+
     rng = np.random.default_rng(3)
     scores, is_b = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
     weights = rng.integers(0, 4, (5, 40))

@@ -108,6 +108,7 @@ def run(model: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *, 
     return load_file(out / "model.safetensors"), [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, False])
 def test_training_is_bit_by_bit_what_it_is_without(
     cached: bool, vicuna_llava: Path, make_mvc: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -27,6 +27,9 @@ from training.reference import make_reference
 from training.reference_table import ReferenceTableError, feature_facts
 from training.vlm import load_vlm, save_vlm
 
+# Most of it trains or makes a reference.
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., Path]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from transformers import AutoModelForImageTextToText
 
 from training.chat import ModelError
@@ -102,6 +101,8 @@ def _saved_bytes(trained: Any, asked: TrainSection) -> int:
 
 @pytest.mark.slow
 def test_adapters_start_as_the_base_and_merge_into_what_was_trained(recipe: dict[str, Any], tmp_path: Path) -> None:
+    from peft import PeftModel  # takes seconds to import
+
     record = fit(section(recipe, lora={"rank": 4, "alpha": 8, "merge": True}), LocalEnv())
     assert record["start"]["loss"] == pytest.approx(2.7725887)  # the base, so 4 log 2
     out = Path(recipe["out"])
