@@ -10,11 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.store import Stage, open_mapped, read_table, write_mapped, write_table
 
 IMAGES_SCHEMA = pa.schema([("sha256", pa.string()), ("bytes", pa.large_binary())])
-_MAX_OPEN = 256  # files; a process may hold about a thousand
+_MAX_OPEN = 4096  # mapped files; a process may have 65,530 mappings
 
 
 def write_images(stage: Stage, index: int, images: dict[str, bytes]) -> None:
@@ -58,53 +59,48 @@ class ImageLibrary:
         self._stage = stage
         places = read_table(stage.part("index", 0))
         self._keys, self._chunks, self._rows = (places[name].to_numpy() for name in ("key", "chunk", "row"))
-        self._open: OrderedDict[int, pa.Table] = OrderedDict()
-
-    def _place(self, sha256: str) -> int | None:
-        key = np.uint64(int(sha256[:16], 16))
-        place = int(np.searchsorted(self._keys, key))
-        return place if place < len(self._keys) and self._keys[place] == key else None
+        self._open: OrderedDict[int, tuple[pa.StringArray, pa.LargeBinaryArray]] = OrderedDict()
 
     def chunk_of(self, sha256: str) -> int | None:
         """The chunk that owns an image, or None where there is no such image."""
-        place = self._place(sha256)
-        return None if place is None else int(self._chunks[place])
+        (place,) = self._places([sha256])
+        return None if place < 0 else int(self._chunks[place])
 
     def __getitem__(self, sha256: str) -> bytes:
-        place = self._place(sha256)
-        if place is None:
+        (data,) = self.read([sha256])
+        if data is None:
             raise KeyError(sha256)
-        images, row = self._opened(int(self._chunks[place])), int(self._rows[place])
-        assert images["sha256"][row].as_py() == sha256, "two images share the first 64 bits of their sha256"
-        data: bytes = images["bytes"][row].as_py()
         return data
 
-    def read(self, keys: Sequence[str | None]) -> pa.LargeBinaryArray:
-        """The bytes of many images in the given order, each file opened once; null for None and where there is no such image."""
+    def read(self, keys: Sequence[str | None]) -> list[bytes | None]:
+        """The bytes of many images in the given order; None for None and where there is no such image."""
+        found: list[bytes | None] = [None] * len(keys)
+        for number, place in enumerate(self._places(keys).tolist()):
+            if place >= 0:
+                hashes, images = self._opened(int(self._chunks[place]))
+                row = int(self._rows[place])
+                assert hashes[row].as_py() == keys[number], "two images share the first 64 bits of their sha256"
+                found[number] = images[row].as_py()
+        return found
+
+    def _places(self, keys: Sequence[str | None]) -> NDArray[np.int64]:
+        """Where each key stands in the index; -1 for none."""
         if not len(self._keys):
-            return pa.nulls(len(keys), pa.large_binary())
+            return np.full(len(keys), -1)
         wanted_N = np.array([int(key[:16], 16) if key else 0 for key in keys], np.uint64)
         place_N = np.searchsorted(self._keys, wanted_N).clip(max=len(self._keys) - 1)
-        there_N = (self._keys[place_N] == wanted_N) & np.array([bool(key) for key in keys], bool)
-        order = np.flatnonzero(there_N)[np.argsort(self._chunks[place_N[there_N]], kind="stable")]
-        chunks = self._chunks[place_N[order]]
-        parts = [IMAGES_SCHEMA.empty_table()]
-        for chunk in np.unique(chunks):
-            parts.append(self._opened(int(chunk)).take(pa.array(self._rows[place_N[order[chunks == chunk]]])))
-        images = pa.concat_tables(parts).combine_chunks()
-        assert images["sha256"].to_pylist() == [keys[n] for n in order], "two images share the first 64 bits of their sha256"
-        back_N = np.zeros(len(keys), np.int64)
-        back_N[order] = np.arange(len(order))
-        return pc.take(images["bytes"].combine_chunks(), pa.array(back_N, mask=~there_N))
+        return np.where((self._keys[place_N] == wanted_N) & np.array([bool(key) for key in keys], bool), place_N, -1)
 
-    def _opened(self, chunk: int) -> pa.Table:
+    def _opened(self, chunk: int) -> tuple[pa.StringArray, pa.LargeBinaryArray]:
+        """Hashes and bytes of a chunk's images."""
         if chunk in self._open:
             self._open.move_to_end(chunk)
         else:
-            self._open[chunk] = _images(self._stage, chunk)
+            images = _images(self._stage, chunk)
+            self._open[chunk] = images["sha256"].chunk(0), images["bytes"].chunk(0)
         if len(self._open) > _MAX_OPEN:
             self._open.popitem(last=False)
         return self._open[chunk]
 
     def __contains__(self, sha256: object) -> bool:
-        return isinstance(sha256, str) and self._place(sha256) is not None
+        return isinstance(sha256, str) and self.chunk_of(sha256) is not None

@@ -25,8 +25,7 @@ VERSION = 2
 GROUP_BYTES = 32_000_000
 MIN_GROUP_ROWS, MAX_GROUP_ROWS = 25, 100
 SHARD_BYTES = 400_000_000
-# Row groups are gathered together: rows and images lie scattered, and each gathering opens every chunk.
-GATHERED_BYTES, MAX_GATHERED_GROUPS = 64_000_000, 32
+GATHERED_GROUPS = 32  # row groups whose texts are gathered together: rows lie scattered, and each gathering goes through every chunk
 
 Ints = NDArray[np.int64]
 
@@ -98,7 +97,7 @@ def write_mvc(rows: DecidedRows, num_bytes: Ints, library: ImageLibrary, out: Pa
     hashes: dict[str, str] = {}
     for stem, chosen, schema in parts:
         for name, piece, size in _pieces(stem, chosen, num_bytes):
-            groups = _row_groups(rows, piece, size, library, schema, float(num_bytes[piece].mean()))
+            groups = _row_groups(rows, piece, size, library, schema)
             write_atomically(out / name, functools.partial(_write_groups, groups=groups, schema=schema, tick=tick))
             hashes[name] = sha256_file(out / name)
     for folder in ("data", "rejects"):
@@ -134,29 +133,20 @@ def _pieces(stem: str, chosen: Ints, num_bytes: Ints) -> Iterator[tuple[str, Int
         yield f"{stem}-{shard:05d}-of-{num_shards:05d}.parquet", chosen[start:stop], group_rows(total / len(chosen))
 
 
-def _row_groups(
-    rows: DecidedRows, chosen: Ints, size: int, library: ImageLibrary, schema: pa.Schema, mean_bytes: float
-) -> Iterator[pa.Table]:
-    """Tables of `size` rows; rows and images lie scattered over all chunks, so those of several groups are gathered together."""
-    num_groups = min(max(int(GATHERED_BYTES / max(mean_bytes * size, 1.0)), 1), MAX_GATHERED_GROUPS)
-    for start in range(0, len(chosen), num_groups * size):
-        part = rows.gather(chosen[start : start + num_groups * size])
-        images = _images(part, library)
-        gathered = pa.table({name: images[name] if name in images else part[name] for name in schema.names}, schema=schema)
-        for place in range(0, gathered.num_rows, size):
-            yield gathered.slice(place, size)
+def _row_groups(rows: DecidedRows, chosen: Ints, size: int, library: ImageLibrary, schema: pa.Schema) -> Iterator[pa.Table]:
+    for start in range(0, len(chosen), size):
+        place = start % (GATHERED_GROUPS * size)
+        if place == 0:
+            texts = rows.gather(chosen[start : start + GATHERED_GROUPS * size])
+        part = texts.slice(place, size)
+        columns = {name: _image_column(part, name, library) if name in ("image_a", "image_b") else part[name] for name in schema.names}
+        yield pa.table(columns, schema=schema)
 
 
-def _images(rows: pa.Table, library: ImageLibrary) -> dict[str, pa.Array]:
+def _image_column(rows: pa.Table, name: str, library: ImageLibrary) -> pa.Array:
     """Bytes as they came in, with a file name by content; null where the image did not decode or was not there."""
-    data = library.read([key for name in ("image_a", "image_b") for key in rows[f"{name}_sha256"].to_pylist()]).cast(pa.binary())
-    columns = {}
-    for name, start in (("image_a", 0), ("image_b", rows.num_rows)):
-        column = data.slice(start, rows.num_rows)
-        fields = list(mvc_schema().field(name).type)
-        paths = pa.nulls(rows.num_rows, fields[1].type)
-        columns[name] = pa.StructArray.from_arrays([column, paths], fields=fields, mask=column.is_null())
-    return columns
+    images = library.read(rows[f"{name}_sha256"].to_pylist())
+    return pa.array([None if data is None else {"bytes": data, "path": None} for data in images], mvc_schema().field(name).type)
 
 
 def _write_groups(file: BinaryIO, *, groups: Iterator[pa.Table], schema: pa.Schema, tick: Callable[[int], None]) -> None:

@@ -96,8 +96,12 @@ def write_mapped(path: Path, table: pa.Table) -> None:
 
 
 def open_mapped(path: Path) -> pa.Table:
-    """An Arrow IPC file as a table whose values stay on disk until they are read."""
-    return pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    """An Arrow IPC file as a table whose values stay on disk until they are read.
+
+    The mapping lives as long as the table; the file is closed, so that any number of chunks fits a process's limit on files.
+    """
+    with pa.memory_map(str(path)) as file:
+        return pa.ipc.open_file(file).read_all()
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
