@@ -7,8 +7,8 @@ READY := $(VENV)/.installed
 # Threads that wait for others give the core away instead of spinning: several processes share few cores here.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# Tests without Ray run in several processes, each file in one of them, where its fixtures are made once. Every process loads
-# torch, so more than four would cost memory and save little. Tests with Ray follow in one process and share one Ray.
+# Tests run in several processes, each file in one of them, where its fixtures are made once. Every process loads torch, so
+# more than four would cost memory and save little. Tests with Ray, which often wait, follow in two processes with a Ray each.
 # Some environments forbid Python to keep what it compiled: every process of every test would compile the project again.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
@@ -27,7 +27,7 @@ demo: install  ## built-in scenes -> MVC -> tiny LLaVA -> S-VCO -> evaluation ->
 	@$(BIN)/svco demo
 
 test: install  ## everything; both parts run, also when the first fails
-	@$(PYTEST) $(PARALLEL) -m "not ray"; without_ray=$$?; $(PYTEST) -m ray && exit $$without_ray
+	@$(PYTEST) $(PARALLEL) -m "not ray"; without_ray=$$?; $(PYTEST) --numprocesses 2 --dist loadfile -m ray && exit $$without_ray
 
 quick: install  ## no Ray, nothing slow; under a minute
 	@$(PYTEST) $(PARALLEL) -m "not ray and not slow"
