@@ -232,10 +232,10 @@ def test_the_asked_number_of_requests_is_in_flight_and_no_more(section: dict[str
 def test_requests_and_tokens_per_minute_are_kept(section: dict[str, Any]) -> None:
     for limit in ({"requests_per_minute": 60 / 0.03}, {"tokens_per_minute": 60 * 500 / 0.03, "max_tokens": 1000}):
         with ChatServer() as server:
+            began_s = time.monotonic()  # not the first arrival, which a busy machine may hold up
             asked(server, {**section, **limit}, range(12))
-            gaps = [later - earlier for earlier, later in zip(server.arrived_s, server.arrived_s[1:], strict=False)]
             # A thousand tokens are reserved for the reply and given back; what was used is about 40 of them.
-            assert server.arrived_s[-1] - server.arrived_s[0] >= (0.03 * 11 * 0.9 if "requests_per_minute" in limit else 0.02), gaps
+            assert server.arrived_s[-1] - began_s >= (0.03 * 11 * 0.9 if "requests_per_minute" in limit else 0.02)
 
 
 PRICES = {"usd_per_million_input_tokens": 1000.0, "usd_per_million_output_tokens": 2000.0, "max_tokens": 20}
