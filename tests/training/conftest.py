@@ -118,3 +118,12 @@ def _plain_logps(model: Any, pairs: Any, image_token_id: int, pixels_a: Any, pix
 def plain_logps() -> Callable[..., Any]:
     """`plain_logps(model, pairs, image_token_id, pixels_a, pixels_b)`: the six log-probabilities, the slow clear way."""
     return _plain_logps
+
+
+@pytest.fixture
+def recipe(vicuna_llava: Path, make_mvc: Callable[..., Path]) -> dict[str, Any]:
+    """A training recipe of few small steps; a file with needs of its own has a fixture of this name."""
+    return {
+        "model": str(vicuna_llava), "data": str(make_mvc(9, 3)), "eval_every_steps": 0, "workers": {"num_workers": 0},
+        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 2}, "log": {"num_samples": 0},
+    }  # fmt: skip

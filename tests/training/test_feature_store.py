@@ -3,7 +3,6 @@
 import io
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,8 @@ from safetensors.torch import load_file
 from pipeline.recipe import RecipeError
 from pipeline.schema import sha256_hex
 from tests.training.conftest import mvc_row, write_mvc
+from tests.training.test_reference import section
 from training import features, reference
-from training.config import TrainSection
 from training.data import PairReader
 from training.env import LocalEnv
 from training.feature_store import FeatureStore
@@ -29,20 +28,6 @@ from training.vlm import load_vlm, save_vlm
 
 # Most of it trains or makes a reference.
 pytestmark = pytest.mark.slow
-
-Make = Callable[..., Path]
-
-
-@pytest.fixture
-def recipe(vicuna_llava: Path, make_mvc: Make) -> dict[str, Any]:
-    return {
-        "model": str(vicuna_llava), "data": str(make_mvc(9, 3)), "eval_every_steps": 0, "workers": {"num_workers": 0},
-        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 2}, "log": {"num_samples": 0},
-    }  # fmt: skip
-
-
-def section(recipe: dict[str, Any], out: Path, **changes: Any) -> TrainSection:
-    return TrainSection.model_validate({**recipe, **changes, "out": str(out)})
 
 
 def made(recipe: dict[str, Any], out: Path, **changes: Any) -> Path:

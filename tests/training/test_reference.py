@@ -23,14 +23,6 @@ from training.reference_table import CELLS, ReferenceTableError
 Make = Callable[..., Path]
 
 
-@pytest.fixture
-def recipe(vicuna_llava: Path, make_mvc: Make) -> dict[str, Any]:
-    return {
-        "model": str(vicuna_llava), "data": str(make_mvc(9, 3)), "eval_every_steps": 0, "workers": {"num_workers": 0},
-        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 2}, "log": {"num_samples": 0},
-    }  # fmt: skip
-
-
 def section(recipe: dict[str, Any], out: Path, **changes: Any) -> TrainSection:
     return TrainSection.model_validate({**recipe, **changes, "out": str(out)})
 
