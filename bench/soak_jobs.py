@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The whole path on a small cluster that loses a node in the middle of each job: build, training, evaluation by `ray job submit`.
 
-    python bench/soak_jobs.py                      # about 10 minutes on 2 cores
+    python bench/soak_jobs.py                      # about 5 minutes on 2 cores
     python bench/soak_jobs.py --out build/soak-jobs
 
 A head without work of its own and two nodes run on this machine. Each job is submitted as a user would; when it is in
@@ -12,9 +12,11 @@ must end well by itself, and its result must be whole: every candidate accounted
 import argparse
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -60,6 +62,11 @@ def _lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.is_file() else 0
 
 
+def add_node(cluster: Any, homes: Path) -> None:
+    """A node with a folder of its own: nodes that share one replace the program of the job that is running there."""
+    cluster.add_node(num_cpus=1, temp_dir=tempfile.mkdtemp(dir=homes))
+
+
 def busy(node: Any) -> int:
     """Number of a node's worker processes that have work."""
     raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
@@ -72,20 +79,19 @@ def busy(node: Any) -> int:
     return sum(name.startswith("ray::") and "IDLE" not in name and "Actor" not in name for name in names)
 
 
-def run_with_a_kill(name: str, command: list[str], done: Callable[[], float], cluster: Any, address: str, runtime: str) -> str:
+def run_with_a_kill(name: str, submit: list[str], done: Callable[[], float], cluster: Any, homes: Path) -> str:
     """Submits a job, kills a node in its middle, and waits for its end; returns a line about it.
 
     Raises:
         SystemExit: The job failed, or ended before it was hit.
     """
-    submit = [str(BIN / "ray"), "job", "submit", "--address", address, "--working-dir", ".", "--runtime-env-json", runtime, "--", *command]
     job = subprocess.Popen(submit, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     while done() < 0.3 and job.poll() is None:
         time.sleep(0.02)
     victim = max(cluster.worker_nodes, key=busy)
     workers, at = busy(victim), done()
     cluster.remove_node(victim, allow_graceful=False)
-    cluster.add_node(num_cpus=1)
+    add_node(cluster, homes)
     said, _ = job.communicate(timeout=900)
     if job.returncode:
         raise SystemExit(f"{name}: a node was killed at {at:.0%}, and the job ended with {job.returncode}\n{said}")
@@ -122,14 +128,18 @@ def main() -> None:
         port = probe.getsockname()[1]
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": True, "dashboard_port": port})
     runtime = json.dumps({"env_vars": {"SVCO_CACHE": str(out / "cache"), "PATH": ENVIRONMENT["PATH"], "OMP_WAIT_POLICY": "PASSIVE"}})
+    submit = [str(BIN / "ray"), "job", "submit", "--address", f"http://127.0.0.1:{port}", "--working-dir", "."]
+    submit += ["--runtime-env-json", runtime, "--"]
+    homes = Path(tempfile.mkdtemp(prefix="svco-"))  # a short path, because sockets lie in it
     try:
         for _ in range(2):
-            cluster.add_node(num_cpus=1)
+            add_node(cluster, homes)
         done = progress_of(out)
         for name, command in (("build", build(out)), ("train", train(out)), ("evaluate", evaluate(out))):
-            print(run_with_a_kill(name, command, done[name], cluster, f"http://127.0.0.1:{port}", runtime), flush=True)
+            print(run_with_a_kill(name, [*submit, *command], done[name], cluster, homes), flush=True)
     finally:
         cluster.shutdown()
+        shutil.rmtree(homes, ignore_errors=True)
     check(out)
     print(f"results are whole: {out}")
 

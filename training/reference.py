@@ -167,7 +167,19 @@ def run(
         ["pairs", f"{sum(plan.num_pairs.values()):,}"],
         ["out", str(plan.out)],
     ]
+    if plan.section.store_features:
+        rows.append(["features on disk", f"{_features_bytes(plan.section) / 1e6:,.3g} MB"])
     summary_table("Plan", ["what", "value"], rows)
+
+
+def _features_bytes(section: TrainSection) -> float:
+    """What the vision features of all images will take."""
+    from training.plan_data import size_of_data
+    from training.plan_report import feature_bytes
+    from training.published import find_shape
+
+    shape, _ = find_shape(section.model, section.tiny)
+    return feature_bytes(shape, size_of_data(section.data, section.model, shape), section)
 
 
 def main() -> None:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,34 @@ def test_training_with_stored_features_is_training_without_bit_by_bit(
         found, losses = trained(recipe, tmp_path / f"with-{cached}", reference=str(table), train={**use, "cache_vision": cached})
         assert losses == losses_without
         assert all(torch.equal(found[name], weights_without[name]) for name in weights_without)
+
+
+@pytest.mark.ray
+def test_a_pool_of_ray_actors_stores_the_same(one_ray: None, recipe: dict[str, Any], tmp_path: Path) -> None:
+    here = made(recipe, tmp_path / "here")
+    pool = made(recipe, tmp_path / "pool", workers={"num_workers": 2, "cpus_per_worker": 0.5})
+    names = [path.name for path in feature_parts(here)]
+    assert [path.name for path in feature_parts(pool)] == names != []
+    for name in names:
+        one, other = pq.read_table(here / name), pq.read_table(pool / name)
+        assert one.select(["image_sha256", "num_features"]).equals(other.select(["image_sha256", "num_features"]))
+        for values, others in zip(one["features"].to_pylist(), other["features"].to_pylist(), strict=True):
+            # Not bit by bit: an actor has another number of threads.
+            torch.testing.assert_close(torch.frombuffer(values, dtype=torch.float32), torch.frombuffer(others, dtype=torch.float32))
+
+
+def test_a_dry_run_says_what_the_features_take_on_disk(
+    recipe: dict[str, Any], command_here: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    parts = feature_parts(made(recipe, tmp_path / "made"))
+    stored = sum(len(values) for path in parts for values in pq.read_table(path)["features"].to_pylist())
+    settings = [f"model={recipe['model']}", f"data={recipe['data']}", f"out={tmp_path / 'out'}", "workers.num_workers=0"]
+    code, said = command_here(reference.main, "--dry-run", *settings, "store_features=true")
+    assert code == 0, said
+    (found_mb,) = re.findall(r"features on disk.*?([0-9.]+) MB", said)
+    assert float(found_mb) * 1e6 == pytest.approx(stored, rel=0.01)
+    assert not (tmp_path / "out").exists()
+    assert "features on disk" not in command_here(reference.main, "--dry-run", *settings)[1]
 
 
 def test_images_of_any_size_are_stored_as_they_are_seen(tiny_qwen3_vl: Path, recipe: dict[str, Any], tmp_path: Path) -> None:
