@@ -1,9 +1,9 @@
 """What an evaluation recipe may say. Knows nothing of models, Ray or files."""
 
 import re
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.endpoint import EndpointSection
 from pipeline.recipe import RecipeError, Section
@@ -45,6 +45,11 @@ class JudgeSection(Section):
     pairwise: bool = False  # also: is the answer of the model or of its base better? Asked in both orders
     ablations: bool = False  # also rate what was said without the image, or with another one
     max_usd: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        self.endpoint.check_budget(self.max_usd)
+        return self
 
 
 class BenchmarkSection(Section):

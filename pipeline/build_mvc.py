@@ -3,7 +3,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,8 +43,8 @@ def build(plan: Plan) -> dict[str, Any]:
             from pipeline.publication import publish
             from pipeline.steps import Build
 
-            num_embedders = _num_embedders(plan.section)
-            job = Build(plan, RayMap(plan.section, num_embedders), max(1, (os.cpu_count() or 1) // num_embedders))
+            num_embedders, num_threads = embedders(plan.section, _resources())
+            job = Build(plan, RayMap(plan.section, num_embedders), num_threads)
             job.run()
         manifest = publish(job)
         if plan.is_remote:
@@ -92,19 +92,28 @@ def _uses_gpu(section: BuildSection) -> bool:
     return any(model is not None and model.device.startswith("cuda") for model in models)
 
 
-def _num_embedders(section: BuildSection) -> int:
-    """Workers that hold the models: one per GPU that Ray sees, or one per two cores.
-
-    Raises:
-        RecipeError: A GPU is asked for where Ray sees none; Ray would wait for one for ever.
-    """
+def _resources() -> Mapping[str, float]:
+    """What the nodes that have joined so far hold."""
     import ray
 
-    num_gpus = int(ray.cluster_resources().get("GPU", 0))
-    if _uses_gpu(section) and not num_gpus:
-        raise RecipeError("encoders: device is cuda, but Ray sees no GPU here; set device=cpu, or start Ray where one is")
-    automatic = num_gpus if _uses_gpu(section) else max(1, (os.cpu_count() or 1) // 2)
-    return section.workers.num_embedders or automatic
+    return dict(ray.cluster_resources())
+
+
+def embedders(section: BuildSection, resources: Mapping[str, float]) -> tuple[int, int]:
+    """How many workers hold the models, and threads for each: a worker per GPU that Ray sees, or per two CPUs, unless the recipe says.
+
+    Raises:
+        RecipeError: A GPU is asked for where Ray sees none, and nothing says that one will come; Ray would wait for ever.
+    """
+    num_gpus, num_cpus = int(resources.get("GPU", 0)), max(int(resources.get("CPU", 0)), os.cpu_count() or 1)
+    wanted = section.workers.num_embedders
+    if _uses_gpu(section) and not num_gpus and not wanted:
+        raise RecipeError(
+            "encoders: device is cuda, but Ray sees no GPU here; set device=cpu, start Ray where one is, or, on a cluster that starts "
+            "its machines when they are needed, give workers.num_embedders=N"
+        )
+    number = wanted or (num_gpus if _uses_gpu(section) else max(1, num_cpus // 2))
+    return number, max(1, num_cpus // number)
 
 
 class RayMap:

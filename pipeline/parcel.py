@@ -163,6 +163,13 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
             f"{path}: not published, base_model_name_or_path={base!r} is a path of this machine, where nobody else finds the base model; "
             "set it to the base model's Hub name, or merge the adapter and publish the whole model"
         )
+    beside = folder.parent / "svco.json"
+    recipe = read_json(beside).get("recipe", {}) if beside.is_file() else {}
+    if (recipe.get("lora") or {}).get("merge") and recipe.get("train", {}).get("train_projector"):
+        raise PublishError(
+            f"{folder}: not published, the projector was trained too, and it is in the merged model alone; publish {folder.parent}, or "
+            "train with train.train_projector=false"
+        )
     return dict(config)
 
 

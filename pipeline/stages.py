@@ -10,7 +10,7 @@ from pipeline.benchmarks import folder_identity
 from pipeline.config import BuildSection
 from pipeline.encoders import encoder_fingerprints
 from pipeline.ingest import Chunk, plan_chunks
-from pipeline.recipe import RecipeError, absolute_path, fingerprint
+from pipeline.recipe import RecipeError, absolute_path, fingerprint, in_ray_job
 from pipeline.remote import local_folder
 from pipeline.rewrite import llm, template
 from pipeline.schema import SCHEMA_VERSION
@@ -69,6 +69,10 @@ def _with_absolute_paths(section: BuildSection) -> BuildSection:
         sources.append(source.model_copy(update=update))
     if "://" in (section.work or ""):
         raise RecipeError(f"work={section.work}: the stages' folder is local or on a disk that all nodes share; only out may be a URI")
+    if "://" in section.out and not section.work and in_ray_job():
+        raise RecipeError(
+            f"out={section.out}: in a Ray job the stages of a build to a URI need a disk that all nodes share; give work=/data/work"
+        )
     work = absolute_path(section.work, "work") if section.work else None
     places = tuple(absolute_path(place, "links.benchmarks") if Path(place).exists() else place for place in section.links.benchmarks)
     links = section.links.model_copy(update={"benchmarks": places})

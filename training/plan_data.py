@@ -35,6 +35,11 @@ class DataSize:
     mean: PairLengths
     longest: PairLengths
     source: str  # how the lengths are known
+    sequences: tuple[float, ...] = ()  # tokens of the longest sequence of each pair, or of some pairs
+
+    def share_over(self, max_tokens: int) -> float:
+        """Which share of the pairs has a sequence longer than that, so that training leaves them out."""
+        return sum(tokens > max_tokens for tokens in self.sequences) / len(self.sequences) if self.sequences else 0.0
 
 
 def default_size(shape: ModelShape, num_pairs: dict[str, int] | None = None) -> DataSize:
@@ -57,6 +62,9 @@ def size_of_data(folder: str | Path, model: str, shape: ModelShape) -> DataSize:
     questions, answers_a, answers_b = counts
     questions, answers_a, answers_b = questions + TEMPLATE_TOKENS, answers_a + 1, answers_b + 1  # and the end of turn
     features_a, features_b = _image_features(folder, shape)
+    shown = np.maximum(features_a, features_b)  # of all pairs, of the first ones, or the same for every pair
+    n = min(len(questions), len(shown)) if len(shown) > 1 else len(questions)
+    sequences = shown[:n] + questions[:n] + np.maximum(answers_a, answers_b)[:n]
     worst = int(np.argmax(2 * questions + 3 * (answers_a + answers_b)))
     num_pairs = {split: num_rows(folder, split) for split in ("train", "validation")}
     hashes = {*table.column("image_a_sha256").to_pylist(), *table.column("image_b_sha256").to_pylist()}
@@ -67,6 +75,7 @@ def size_of_data(folder: str | Path, model: str, shape: ModelShape) -> DataSize:
         mean=_lengths(float(features_a.mean()), float(features_b.mean()), *means),
         longest=_lengths(float(features_a.max()), float(features_b.max()), *(float(n[worst]) for n in (questions, answers_a, answers_b))),
         source=how,
+        sequences=tuple(sequences.tolist()),
     )
 
 

@@ -1,5 +1,6 @@
 """`svco plan`: memory, time and cost of a training run from its recipe, before anything starts. Loads neither torch nor Ray."""
 
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,7 +162,22 @@ def print_report(section: TrainSection, shape: ModelShape, data: DataSize, sourc
 
 
 def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
-    """Advice on a tower that sees the same images again and again, where that is a part of the work worth naming."""
+    """Advice on pairs that are too long, and on a tower that sees the same images again and again."""
+    return [*_too_long(section, shape, data), *_kept_features(section, shape, data)]
+
+
+def _too_long(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
+    share, limit = data.share_over(section.max_length_tokens), section.max_length_tokens
+    if not share:
+        return []
+    longest = math.ceil(max(data.sequences))
+    by_size = shape.vision.num_features is None
+    smaller = ", or build with smaller images (normalize.mode=reencode normalize.scale=1 normalize.max_px=1024)" if by_size else ""
+    return [f"max_length_tokens={limit} leaves out {share:.0%} of the pairs (the longest has {longest:,} tokens); raise it{smaller}"]
+
+
+def _kept_features(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
+    """Where the tower is a part of the work worth naming."""
     if not section.train.freeze_vision or keeps_features(shape, data, section):
         return []
     flops, room_gb = train_flops_per_pair(shape, data.mean, section, cached=False), feature_bytes(shape, data, section) / 1e9

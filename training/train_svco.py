@@ -143,9 +143,9 @@ def print_result(plan: Plan, record: dict[str, Any]) -> None:
         summary_table("Held-out pairs", ["", "before", "after"], rows)
     say(f"{record['steps']} steps in {seconds['training']:.1f} s ({seconds['total']:.1f} s with loading and the reference)")
     say(f"model   {plan.out}\nlog     {plan.out}/metrics.jsonl")
-    say(
-        f"next    python eval/run_eval.py --recipe recipes/eval_contrast.yaml model={plan.out} data={plan.section.data} out={plan.out}-eval"
-    )
+    on_gpu = " workers.use_gpu=true dtype=bfloat16" if plan.section.workers.use_gpu else ""
+    command = "python eval/run_eval.py --recipe recipes/eval_contrast.yaml"
+    say(f"next    {command} model={plan.out} data={plan.section.data} out={plan.out}-eval{on_gpu}")
 
 
 def _label(name: str) -> str:

@@ -26,8 +26,7 @@ class RewriteSection(Section):
     def _fits_together(self) -> Self:
         if self.backend == "openai" and self.endpoint is None:
             raise ValueError("backend openai needs endpoint, for example rewrite.endpoint.model=gpt-4o")
-        if self.max_usd is not None and not (self.endpoint and self.endpoint.has_prices):
-            raise ValueError("max_usd needs prices: give endpoint.usd_per_million_input_tokens and endpoint.usd_per_million_output_tokens")
+        (self.endpoint or EndpointSection(model="none")).check_budget(self.max_usd)
         return self
 
     def content(self) -> dict[str, Any]:

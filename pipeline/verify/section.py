@@ -27,8 +27,7 @@ class JudgeSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.max_usd is not None and not self.endpoint.has_prices:
-            raise ValueError("max_usd needs prices: give endpoint.usd_per_million_input_tokens and endpoint.usd_per_million_output_tokens")
+        self.endpoint.check_budget(self.max_usd)
         return self
 
 

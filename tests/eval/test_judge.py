@@ -69,6 +69,13 @@ def section(server: ChatServer, folder: Path, **more: Any) -> JudgeSection:
     return JudgeSection(endpoint=endpoint, **more)
 
 
+def test_a_budget_without_prices_would_stop_nothing_and_is_refused() -> None:
+    prices = {"usd_per_million_input_tokens": 1.0, "usd_per_million_output_tokens": 2.0}
+    assert JudgeSection.model_validate({"endpoint": {"model": "m", **prices}, "max_usd": 5}).max_usd == 5
+    with pytest.raises(ValueError, match="max_usd needs prices"):
+        JudgeSection.model_validate({"endpoint": {"model": "m"}, "max_usd": 5})
+
+
 def rate(commands: list[str] | Callable[[dict[str, Any]], str], folder: Path, num: int = 3) -> tuple[list[Any], ChatServer]:
     asks = [rating_ask(("rate", str(index)), question(str(index)), f"A red ball {index}.") for index in range(num)]
     with ChatServer(commands) as server:

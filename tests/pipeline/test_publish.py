@@ -529,6 +529,16 @@ def test_an_adapter_that_nobody_else_could_use_is_refused(config: dict[str, Any]
         pack(tmp_path, REPO)
 
 
+def test_an_adapter_without_the_projector_that_was_trained_with_it_is_refused(adapter: Path) -> None:
+    record = {"recipe": {"lora": {"merge": True}, "train": {"train_projector": True}}}
+    (adapter.parent / "svco.json").write_text(json.dumps(record))
+    with pytest.raises(PublishError, match=f"the projector was trained too, .+ publish {adapter.parent}"):
+        pack(adapter, REPO)
+    record["recipe"]["train"]["train_projector"] = False
+    (adapter.parent / "svco.json").write_text(json.dumps(record))
+    assert pack(adapter, REPO).proof == "adapter_config.json"
+
+
 @pytest.mark.parametrize("repo", ["huts", "a/b/c", "../x/y", "a b/c", "a/"])
 def test_a_repository_needs_an_owner_and_a_name(run: Callable[..., Any], tmp_path: Path, repo: str) -> None:
     code, printed = run(tmp_path, repo=repo)

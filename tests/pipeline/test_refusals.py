@@ -6,7 +6,11 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from pipeline.build_mvc import main
+from pipeline.build_mvc import embedders, main
+from pipeline.config import BuildSection, WorkersSection
+from pipeline.encoders import ClipSection, EncodersSection
+from pipeline.recipe import JOB_ENVIRONMENT_VARIABLE, RecipeError
+from pipeline.sources.scenes import ScenesSection
 
 RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes/mvc_pairs.yaml"
 
@@ -54,3 +58,21 @@ def test_a_folder_that_holds_something_else_is_left_alone(refused: Callable[...,
     (tmp_path / "mine/data/mine.parquet").write_bytes(b"dear")
     assert "holds 'data', which no build made" in refused(f"out={tmp_path / 'mine'}")
     assert (tmp_path / "mine/data/mine.parquet").read_bytes() == b"dear"
+
+
+def test_in_a_job_the_stages_of_a_build_to_a_uri_need_a_shared_disk(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(JOB_ENVIRONMENT_VARIABLE, "{}")
+    assert "give work=/data/work" in refused("out=s3://bucket/mvc")
+
+
+def test_one_embedder_for_each_gpu_or_each_two_cpus_and_no_waiting_for_a_gpu_that_nobody_promised() -> None:
+    section = BuildSection(sources=(ScenesSection(kind="scenes"),), out="x")
+    on_gpu = section.model_copy(update={"encoders": EncodersSection(clip=ClipSection(model="builtin:scenes-clip", device="cuda"))})
+    promised = on_gpu.model_copy(update={"workers": WorkersSection(num_embedders=4)})
+    assert embedders(section, {"CPU": 4096.0}) == (2048, 2)
+    assert embedders(on_gpu, {"CPU": 4096.0, "GPU": 8.0}) == (8, 512)
+    assert embedders(promised, {"CPU": 4096.0}) == (4, 1024)  # machines that start when they are needed
+    with pytest.raises(RecipeError, match="Ray sees no GPU here; .+ workers.num_embedders=N"):
+        embedders(on_gpu, {"CPU": 4096.0})

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from training.estimate import PairLengths
 from training.loop import fit
 from training.memory import GB, memory_of
 from training.plan_data import default_size, size_of_data
-from training.plan_report import hours_of, keeps_features, work_of
+from training.plan_report import hours_of, keeps_features, more_advice, work_of
 from training.policy import Policy
 from training.published import PUBLISHED, find_shape
 from training.shapes import shape_of_config
@@ -113,6 +114,19 @@ def test_images_of_the_qwen_families_have_features_by_their_size(make_mvc: Make)
     assert default_size(shape).mean.features == (20 * 15, 20 * 15)  # 640 x 480 in squares of 32
     # 32 x 32 pixels are enlarged to 65,536 at least: 8 x 8 squares.
     assert size_of_data(make_mvc(3, 1), "m", shape).mean.features == (64, 64)
+
+
+def test_pairs_that_training_would_leave_out_are_told(make_mvc: Make) -> None:
+    shape = shape_of_config(PUBLISHED["Qwen/Qwen3-VL-8B-Instruct"])
+    data = size_of_data(make_mvc(4, 1), "m", shape)
+    assert len(data.sequences) == 4
+    assert all(64 < tokens < 2048 for tokens in data.sequences)  # 64 of the image, the rest text
+    assert more_advice(recipe(), shape, data) == []
+    told = more_advice(recipe(max_length_tokens=64), shape, data)[0]
+    assert told.startswith("max_length_tokens=64 leaves out 100% of the pairs (the longest has ")
+    assert "normalize.max_px=1024" in told
+    halves = replace(data, sequences=(10.0, 30.0, 20.0, 40.0))
+    assert halves.share_over(20) == 0.5
 
 
 def test_advice_is_the_least_that_fits() -> None:
