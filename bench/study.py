@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise
 
-from bench.study_plan import CANDIDATES, OBJECTIVES, ablation_runs, base_runs, chosen_settings, test_runs, tune_runs  # noqa: E402
+from bench.study_plan import CANDIDATES, CHOSEN_ON, OBJECTIVES, ablation_runs, as_chosen, base_runs, chosen_settings, test_runs, tune_runs  # noqa: E402
 from bench.study_rows import append_row, missing, read_rows, split_stale  # noqa: E402
 from bench.study_run import Run, execute  # noqa: E402
 from bench.study_worlds import World, hands_world, make_world, scenes_world  # noqa: E402
@@ -100,9 +100,12 @@ class Study:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from (future.result() for future in done)
 
-    def chosen(self, world: str, objectives: Sequence[str]) -> dict[str, Any]:
-        """The settings that won on validation, by objective."""
-        return {name: setting for name, (setting, _) in chosen_settings(self.rows(), world, objectives).items()}
+    def chosen(self, world: str, objectives: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """The settings that won on validation, by training folder and objective."""
+        return {
+            train: {name: setting for name, (setting, _) in chosen_settings(self.rows(), world, objectives, train).items()}
+            for train in CHOSEN_ON
+        }
 
 
 def stages_of(study: Study, only: Sequence[str]) -> None:
@@ -118,7 +121,7 @@ def stages_of(study: Study, only: Sequence[str]) -> None:
             # Seed by seed over both worlds: a sweep that is stopped early has whole comparisons.
             study.run(sorted(runs, key=lambda run: run.seed), wanted)
     if "ablations" in only and "scenes" in worlds:
-        svco = study.chosen("scenes", ("svco",)).get("svco")
+        svco = study.chosen("scenes", ("svco",))["all"].get("svco")
         if svco is not None:
             study.run(ablation_runs(svco), "ablations")
 
@@ -173,7 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.results == str(RESULTS):
         from bench.study_report import write_report
 
-        write_report(study.rows(), study.facts, ROOT / "docs")
+        write_report(as_chosen(study.rows()), study.facts, ROOT / "docs")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""Which runs the study is made of, and the rules by which it decides. Written before any result; pure functions of rows.
+"""Which runs the study is made of, and the rules by which it decides; pure functions of rows.
 
 The rule for settings: four per objective, one seed, trained on `all`, measured on `valid`. A setting keeps ability if the true
 captions of `valid` are at most `MAX_NLL_RISE` nats per token less likely than under the base. Of the settings that keep it the
-one with the lowest hallucination wins, of equal ones the one with the highest group score; if none keeps it, of all of them
-(and the table says so). Test runs of `all` and of `transfer` use that setting; nothing is chosen on the transfer's target.
+one with the fewest answers that are not right wins, of equal ones the one with the highest group score; if none keeps it, of all
+of them (and the table says so). Test runs of `all` take the setting that wins over all pairs of `valid`, those of `transfer` the
+one that wins over the pairs of the source's kinds: nothing is chosen on the transfer's target.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,6 +30,7 @@ TITLES = {
     "vco": "VCO", "svco": "S-VCO", "svco+sft": "S-VCO + SFT", "svco+anchor": "S-VCO + anchors",
     "dpo_symmetric+svco": "symmetric DPO + S-VCO / 2",
 }  # fmt: skip
+CHOSEN_ON = {"all": "all", "transfer": "source"}  # on which of the validation's pairs a training folder's setting is chosen
 Row = Mapping[str, Any]
 
 
@@ -56,18 +58,18 @@ def tune_runs(world: str, objectives: Sequence[str]) -> list[Run]:
     ]
 
 
-def test_runs(world: str, chosen: Mapping[str, Setting]) -> list[Run]:
-    """The chosen setting of every objective: both training folders, every seed. Seeds come first, so that a stopped sweep is even."""
+def test_runs(world: str, chosen: Mapping[str, Mapping[str, Setting]]) -> list[Run]:
+    """The chosen setting of every objective by training folder, every seed. Seeds come first, so that a stopped sweep is even."""
     return [
         Run(world=world, stage="test", train=train, measured="test", objective=objective, setting=setting, seed=seed)
         for seed in SEEDS
-        for objective, setting in chosen.items()
-        for train in ("all", "transfer")
+        for train, settings_of in chosen.items()
+        for objective, setting in settings_of.items()
     ]
 
 
 def ablation_runs(svco: Setting) -> list[Run]:
-    """S-VCO on scenes: the filter, either term alone, fewer pairs, other betas; everything else as chosen."""
+    """S-VCO on scenes: the filter, either term alone, fewer pairs, other betas, the other rate; everything else as chosen."""
     attend, reject = ("beta_attend_a", "beta_attend_b"), ("beta_reject_a", "beta_reject_b")
     kinds = [
         ("raw", "filter off", svco),
@@ -77,6 +79,7 @@ def ablation_runs(svco: Setting) -> list[Run]:
         ("quarter", "1/4 of the pairs", svco),
         ("half", "1/2 of the pairs", svco),
         *[("all", f"beta {beta:g}", replace(svco, beta=beta)) for beta in ABLATION_BETAS if beta != svco.beta],
+        *[("all", f"learning rate {lr:g}", replace(svco, lr=lr)) for lr in LRS if lr != svco.lr],
     ]
     return [
         Run(world="scenes", stage="ablation", train=train, measured="test", objective=name, setting=setting, seed=seed)
@@ -85,24 +88,24 @@ def ablation_runs(svco: Setting) -> list[Run]:
     ]
 
 
-def keeps_ability(row: Row, base: Row) -> bool:
+def keeps_ability(row: Row, base: Row, inside: str = "all") -> bool:
     """Whether the true captions are nearly as likely as under the base, or likelier."""
-    fall: float = base["measures"]["all"]["own_nats_per_token"] - row["measures"]["all"]["own_nats_per_token"]
+    fall: float = base["measures"][inside]["own_nats_per_token"] - row["measures"][inside]["own_nats_per_token"]
     return fall <= MAX_NLL_RISE
 
 
-def choose(rows: Sequence[Row], base: Row) -> tuple[Row, bool]:
-    """The row whose setting wins by the rule above, and whether it keeps ability.
+def choose(rows: Sequence[Row], base: Row, inside: str = "all") -> tuple[Row, bool]:
+    """The row whose setting wins by the rule above over a slice of the pairs, and whether it keeps ability there.
 
     Raises:
         ValueError: No rows.
     """
     if not rows:
         raise ValueError("expected rows of some settings to choose from, got none")
-    keeping = [row for row in rows if keeps_ability(row, base)]
+    keeping = [row for row in rows if keeps_ability(row, base, inside)]
 
     def rank(row: Row) -> tuple[float, float, str]:
-        found = row["measures"]["all"]
+        found = row["measures"][inside]
         return found["hallucination"], -found["group_score"], row["key"]
 
     return min(keeping or rows, key=rank), bool(keeping)
@@ -114,14 +117,26 @@ def setting_of(row: Row) -> Setting:
     return Setting(**{**values, "zero": tuple(values["zero"])})
 
 
-def chosen_settings(rows: Sequence[Row], world: str, objectives: Sequence[str]) -> dict[str, tuple[Setting, bool]]:
-    """The chosen setting of every objective all of whose settings have been tried, and whether it keeps ability."""
+def chosen_settings(rows: Sequence[Row], world: str, objectives: Sequence[str], train: str = "all") -> dict[str, tuple[Setting, bool]]:
+    """The setting for a training folder of every objective all of whose settings have been tried, and whether it keeps ability."""
     own = [row for row in rows if row["world"] == world]
     base = [row for row in own if row["stage"] == "base" and row["measured"] == "valid"]
     found = {}
     for objective in objectives:
         tried = [row for row in own if row["stage"] == "tune" and row["objective"] == objective]
         if base and len(tried) == len(settings(objective)):
-            row, keeps = choose(tried, base[0])
+            row, keeps = choose(tried, base[0], CHOSEN_ON[train])
             found[objective] = setting_of(row), keeps
     return found
+
+
+def as_chosen(rows: Sequence[Row]) -> list[Row]:
+    """The rows without test runs of a setting that the rule does not choose."""
+    keys = [(row["world"], row["train"]) for row in rows if row["stage"] == "test"]
+    chosen = {key: chosen_settings(rows, key[0], (*OBJECTIVES, *CANDIDATES), key[1]) for key in dict.fromkeys(keys)}
+
+    def is_chosen(row: Row) -> bool:
+        setting, _ = chosen[row["world"], row["train"]].get(row["objective"], (None, False))
+        return setting_of(row) == setting
+
+    return [row for row in rows if row["stage"] != "test" or is_chosen(row)]

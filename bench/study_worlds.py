@@ -5,7 +5,8 @@ A world is some MVC folders, made by the product's own stages in this process, a
 - `pretrain`: what the base has seen, with a prior taught on top that misleads;
 - `all` and `transfer`: what an objective trains on, pairs of every kind, or of the source kinds alone;
 - of scenes also `raw`, pairs of which some edits failed, and `filtered`, what the product's filter leaves of them; `half`, `quarter`;
-- `valid`: where settings are chosen; `test`: where results come from. Nothing that is held out is in any of the others.
+- `valid`: where settings are chosen; `test`: where results come from. No person, combination or wording of `test` is in what an
+  objective trains on; the base has seen all combinations and wordings of the scenes, and no person of the test.
 
 Everything here is decided before an objective has been run. A world's fingerprint is of its recipes and its rows, not of
 the base's weights, which differ in their last bits from one machine to another.
@@ -152,11 +153,23 @@ def hands_parts(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     trained = [row for row in rows if row["group"] in set(train)]
     return {
         "pretrain": trained,
-        "all": [row for person in train for row in _first(rows, person, PAIRS_PER_PERSON)],
-        "transfer": [row for row in trained if row["category"] == "count"],
+        "all": [either_way(row) for person in train for row in _first(rows, person, PAIRS_PER_PERSON)],
+        "transfer": [either_way(row) for row in trained if row["category"] == "count"],
         "valid": alike(valid),
         "test": alike(test),
     }
+
+
+def either_way(row: dict[str, Any]) -> dict[str, Any]:
+    """The row, or the row with its sides exchanged, by a hash of its id.
+
+    The manifest names a pair's signs in a fixed order, so that an objective that prefers the answer of side a alone (DPO, mDPO, MPO,
+    VCO) could learn the order of the signs instead of looking.
+    """
+    if _rank(f"side:{row['id']}")[0] % 2:
+        return row
+    other = {"_a": "_b", "_b": "_a"}
+    return {(name[:-2] + other[name[-2:]] if name[-2:] in other else name): value for name, value in row.items()}
 
 
 def sign_category(caption_a: str, caption_b: str) -> str:

@@ -63,8 +63,9 @@ def test_every_objective_has_the_same_budget_of_four_settings() -> None:
 
 
 def test_keys_of_all_runs_differ() -> None:
-    chosen = {name: settings(name)[0] for name in OBJECTIVES}
-    runs = [*tune_runs("scenes", OBJECTIVES), *runs_of_test("scenes", chosen), *ablation_runs(chosen["svco"])]
+    of_all = {name: settings(name)[0] for name in OBJECTIVES}
+    chosen = {"all": of_all, "transfer": of_all}
+    runs = [*tune_runs("scenes", OBJECTIVES), *runs_of_test("scenes", chosen), *ablation_runs(of_all["svco"])]
     assert len({run.key for run in runs}) == len(runs)
     assert len(runs_of_test("scenes", chosen)) == 8 * 2 * len(SEEDS)
 
