@@ -25,7 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.endpoint import Endpoint, EndpointSection  # noqa: E402
+from pipeline.endpoint import Endpoint  # noqa: E402
+from pipeline.endpoint_section import EndpointSection  # noqa: E402
 from pipeline.in_flight import ChunkWork  # noqa: E402
 from pipeline.rewrite.pair import Pair, Rewrite  # noqa: E402
 from pipeline.rewrite.section import RewriteSection  # noqa: E402

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.endpoint import EndpointSection
 from pipeline.endpoint_protocol import message_tokens, num_tokens
+from pipeline.endpoint_section import EndpointSection
 from pipeline.progress import say, summary_table
 from pipeline.recipe import RecipeError
 from pipeline.rewrite.llm import answers_messages, question_messages

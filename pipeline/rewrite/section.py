@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.endpoint import EndpointSection
+from pipeline.endpoint_section import EndpointSection
 from pipeline.recipe import Section
 from pipeline.rewrite.checks import ChecksSection
 

@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.decide import pairs_to_write, rewrite_chunk
-from pipeline.endpoint import Endpoint, EndpointSection
+from pipeline.endpoint import Endpoint
+from pipeline.endpoint_section import EndpointSection
 from pipeline.in_flight import ChunkWork, ask_all, spent
 from pipeline.response_cache import Reply
 from pipeline.rewrite.checks import Failure

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.endpoint import EndpointSection
+from pipeline.endpoint_section import EndpointSection
 from pipeline.recipe import RecipeError, Section
 
 Choice = Literal["keep", "drop"]

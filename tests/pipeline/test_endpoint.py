@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.endpoint import BudgetError, Endpoint, EndpointSection
+from pipeline.endpoint import BudgetError, Endpoint
 from pipeline.endpoint_protocol import EndpointError, fatal_reason, num_tokens, plain_message, retry_after_s
 from pipeline.endpoint_request import RequestWriter
+from pipeline.endpoint_section import EndpointSection
 from pipeline.pace import MAX_WAIT_S, wait_s
 from pipeline.response_cache import Reply, ResponseCache
 from pipeline.store import StoreError

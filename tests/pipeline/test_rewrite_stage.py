@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.build_mvc import build
 from pipeline.config import BuildSection
-from pipeline.endpoint import BudgetError, Endpoint, EndpointSection
+from pipeline.endpoint import BudgetError, Endpoint
 from pipeline.endpoint_protocol import EndpointError
+from pipeline.endpoint_section import EndpointSection
 from pipeline.recipe import RecipeError, load_recipe
 from pipeline.rewrite.checks import ChecksSection, answers_failure, question_failure
 from pipeline.rewrite.llm import by_model, prompt

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from pipeline.config import BuildSection
-from pipeline.endpoint import Endpoint, EndpointSection
+from pipeline.endpoint import Endpoint
 from pipeline.endpoint_protocol import ASSUMED_IMAGE_TOKENS, message_tokens
+from pipeline.endpoint_section import EndpointSection
 from pipeline.recipe import RecipeError, load_recipe
 from pipeline.stages import plan_build
 from pipeline.verify.accept import accept_reasons
