@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.study_plan import TITLES
+from bench.study_plan import MAX_NLL_RISE, TITLES
 from bench.study_report import QUESTIONS, found_of
 from bench.study_stats import Estimate, difference
 
@@ -22,7 +22,7 @@ def draw(rows: Sequence[Row], facts: Mapping[str, Row], docs: Path) -> list[Path
     made = []
     with mpl.rc_context(style):
         for world, of in facts.items():
-            if found_of(rows, of, "all", "all", "hallucination").keys() - {"base"}:
+            if found_of(rows, of, "all", "all", "not_right").keys() - {"base"}:
                 made += [_hallucination(rows, of, docs / f"study-{world}.svg"), _ability(rows, of, docs / f"study-{world}-ability.svg")]
     return made
 
@@ -31,8 +31,8 @@ def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     """Hallucination of each objective, in training's own kinds and beyond them; the bases as lines."""
     from matplotlib import pyplot
 
-    found = {train: found_of(rows, facts, train, inside, "hallucination") for train, inside in QUESTIONS.items()}
-    names = [name for name in found["all"] if name != "base"]
+    found = {train: found_of(rows, facts, train, inside, "not_right") for train, inside in QUESTIONS.items()}
+    names = [name for name in TITLES if name != "base" and any(name in of for of in found.values())]
     figure, axes = pyplot.subplots(figsize=(7.2, 0.42 * len(names) + 1.2), layout="constrained")
     for (train, of), colour, shift in zip(found.items(), (HERE, THERE), (-0.14, 0.14), strict=True):
         label = "trained on every kind" if train == "all" else "trained on some kinds, measured on others"
@@ -43,7 +43,7 @@ def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"hallucinated answers, %, 95 % intervals; dotted: the base ({facts['world']})")
+    axes.set_xlabel(f"answers that are not right, %, 95 % intervals; dotted: the base ({facts['world']})")
     axes.legend(frameon=False, loc="lower right", fontsize=8)
     return _saved(figure, path)
 
@@ -54,15 +54,19 @@ def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
 
     figure, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
     for axes, (train, inside), colour in zip(panels, QUESTIONS.items(), (HERE, THERE), strict=True):
-        said, nll = (found_of(rows, facts, train, inside, measure) for measure in ("hallucination", "nll"))
+        said, nll = (found_of(rows, facts, train, inside, measure) for measure in ("not_right", "nll"))
         for name, value in said.items():
             rise = difference(nll[name], nll["base"])
-            axes.plot(rise.value, 100 * value.value, "o", color=INK if name == "base" else colour, markersize=5)
+            spread = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
+            across = [[rise.value - rise.low], [rise.high - rise.value]]
+            tint = INK if name == "base" else colour
+            axes.errorbar(rise.value, 100 * value.value, yerr=spread, xerr=across, fmt="o", color=tint, markersize=4, elinewidth=0.7)
             axes.annotate(TITLES[name], (rise.value, 100 * value.value), xytext=(4, 3), textcoords="offset points", fontsize=7)
+        axes.axvline(MAX_NLL_RISE, color=INK, linestyle=":", linewidth=1)  # the rule for "kept"
         axes.set_title("every kind" if train == "all" else "other kinds than trained", fontsize=9)
         axes.set_xlabel("true captions: NLL minus the base's, nats / token")
         _bare(axes)
-    panels[0].set_ylabel("hallucinated answers, %")
+    panels[0].set_ylabel("answers that are not right, %")
     return _saved(figure, path)
 
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.study_plan import CANDIDATES, MAX_NLL_RISE, OBJECTIVES, TITLES, chosen_settings
-from bench.study_stats import Estimate, Pairs, adjusted_p, difference, estimate, relative_fall
+from bench.study_plan import CANDIDATES, MAX_NLL_RISE, OBJECTIVES, TITLES, chosen_settings, setting_of
+from bench.study_stats import Estimate, Pairs, adjusted_p, difference, estimate, relative_fall, shared_seeds
 
 Row = Mapping[str, Any]
 SLICES = {"all": "every kind", "source": "the kinds of the source", "target": "the kinds of the target"}
@@ -18,15 +18,20 @@ QUESTIONS = {"all": "all", "transfer": "target"}
 BAR = 0.22  # the paper's headline: so much fewer hallucinations than the base
 
 
+def groups_of(rows: Sequence[Row], facts: Row, train: str) -> dict[str, list[Row]]:
+    """The test rows of the base and of every objective that was trained on `train`; of objectives, the seeds that all of them have."""
+    own = [row for row in rows if row["world"] == facts["world"] and row["measured"] == "test"]
+    tested = [row for row in own if row["stage"] == "test" and row["train"] == train]
+    of = {name: [row for row in tested if row["objective"] == name] for name in (*OBJECTIVES, *CANDIDATES)}
+    base = [row for row in own if row["stage"] == "base"]
+    return ({"base": base} if base else {}) | shared_seeds({name: found for name, found in of.items() if found})
+
+
 def found_of(rows: Sequence[Row], facts: Row, train: str, inside: str, measure: str) -> dict[str, Estimate]:
     """A measure of the base and of every objective that was trained on `train`, over a slice of the test's pairs."""
     pairs = Pairs.of(facts["test_pairs"])
     categories = None if inside == "all" else facts["slices"][inside]
-    own = [row for row in rows if row["world"] == facts["world"] and row["measured"] == "test"]
-    groups = {"base": [row for row in own if row["stage"] == "base"]}
-    for name in (*OBJECTIVES, *CANDIDATES):
-        groups[name] = [row for row in own if row["stage"] == "test" and row["objective"] == name and row["train"] == train]
-    return {name: estimate(of, pairs, measure, categories) for name, of in groups.items() if of}
+    return {name: estimate(of, pairs, measure, categories) for name, of in groups_of(rows, facts, train).items() if of}
 
 
 def percent(found: Estimate) -> str:
@@ -40,30 +45,68 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def main_table(rows: Sequence[Row], facts: Row, train: str) -> str:
-    """Hallucination with its relative fall, paired scores, ability kept; against the base and against S-VCO."""
+    """What the models say: answers that are not right, against the base and against S-VCO; false claims; silence."""
     inside = QUESTIONS[train]
-    names = ("hallucination", "text_score", "image_score", "group_score", "misled", "helped", "nll")
-    found = {name: found_of(rows, facts, train, inside, name) for name in names}
-    said, nll = found["hallucination"], found["nll"]
-    if "base" not in said:
+    wrong, false, silent = (found_of(rows, facts, train, inside, name) for name in ("not_right", "false", "silent"))
+    if "base" not in wrong:
         return "No rows yet."
-    against = {name: difference(value, said["svco"]) for name, value in said.items() if "svco" in said and name not in ("base", "svco")}
+    against, sooner = _against_svco(wrong), _seeds_below_svco(rows, facts, train, inside)
     p = adjusted_p({name: value for name, value in against.items() if name in OBJECTIVES})
     lines = []
-    for name, value in said.items():
-        fall, rise = relative_fall(value, said["base"]), difference(nll[name], nll["base"])
-        kept = "" if name == "base" else "yes" if rise.value <= MAX_NLL_RISE else "no"
-        reached = fall.value >= BAR and fall.low > 0 and kept == "yes"
+    for name, value in wrong.items():
+        fall = None if name == "base" else relative_fall(false[name], false["base"])
+        beside = [percent(against[name]), sooner[name], f"{p[name]:.3f}" if name in p else ""] if name in against else ["", "", ""]
         lines.append([
-            TITLES[name],
-            percent(value),
-            "" if name == "base" else percent(fall) + (" *" if reached else ""),
-            (percent(against[name]) + (f", p {p[name]:.3f}" if name in p else "")) if name in against else "",
-            *[f"{100 * found[one][name].value:.1f}" for one in ("text_score", "image_score", "group_score", "misled", "helped")],
-            "" if name == "base" else f"{rise:+.2f} {kept}",
+            TITLES[name], percent(value), *beside, percent(false[name]),
+            "" if fall is None else percent(fall) + (" *" if fall.low >= BAR else ""), f"{100 * silent[name].value:.1f}",
         ])  # fmt: skip
-    header = ["", "hallucination, %", "fewer than the base, %", "minus S-VCO, points", "text", "image", "group", "misled", "helped"]
-    return table([*header, "NLL minus base's, nats / token; ability kept"], lines)
+    header = [
+        "",
+        "not right, %",
+        "minus S-VCO, points",
+        "seeds below S-VCO",
+        "p",
+        "false claims, %",
+        "fewer than the base, %",
+        "no claim, %",
+    ]
+    return table(header, lines)
+
+
+def _against_svco(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+    return {name: difference(value, found["svco"]) for name, value in found.items() if "svco" in found and name not in ("base", "svco")}
+
+
+def _seeds_below_svco(rows: Sequence[Row], facts: Row, train: str, inside: str) -> dict[str, str]:
+    """Of how many seeds fewer answers are not right than S-VCO's of the same seed."""
+    of = {
+        name: {row["seed"]: row["measures"][inside]["hallucination"] for row in found}
+        for name, found in groups_of(rows, facts, train).items()
+    }
+    svco = of.get("svco", {})
+    return {
+        name: f"{sum(value < svco[seed] for seed, value in found.items())}/{len(svco)}"
+        for name, found in of.items()
+        if name != "base" and svco
+    }
+
+
+def scores_table(rows: Sequence[Row], facts: Row, train: str) -> str:
+    """What the models find likelier, and what they have kept: paired scores, accuracy by the prior, the fit of true captions."""
+    inside = QUESTIONS[train]
+    names = ("text_score", "image_score", "group_score", "misled", "helped", "neutral", "nll")
+    found = {name: found_of(rows, facts, train, inside, name) for name in names}
+    if "base" not in found["nll"]:
+        return "No rows yet."
+    lines = []
+    for name in found["nll"]:
+        rise = difference(found["nll"][name], found["nll"]["base"])
+        kept = "yes" if rise.high <= MAX_NLL_RISE else "no" if rise.low > MAX_NLL_RISE else "unclear"
+        scores = [f"{100 * found[one][name].value:.1f}" for one in names[:-2]]
+        cells = [*scores, percent(found["neutral"][name]), "" if name == "base" else f"{rise:+.2f} {kept}"]
+        lines.append([TITLES[name], *cells])
+    right = [f"right, prior {status}, %" for status in ("misleads", "helps", "neutral")]
+    return table(["", "text", "image", "group", *right, "true captions: NLL minus the base's, nats / token; kept"], lines)
 
 
 def why_table(rows: Sequence[Row], facts: Row, train: str) -> str:
@@ -71,54 +114,59 @@ def why_table(rows: Sequence[Row], facts: Row, train: str) -> str:
     inside = QUESTIONS[train]
     known = next((row["measures"][inside].keys() for row in rows if row["world"] == facts["world"]), ())
     columns = {
-        "image_gain": "gained by the image", "flip_rate": "flip rate", "accuracy_bias_follows": "right, scene follows the bias",
+        "flip_rate": "flip rate", "accuracy_bias_follows": "right, scene follows the bias",
         "accuracy_bias_breaks": "right, scene breaks the bias",
-        "matching_none_nats": "attend margin", "none_contradictory_nats": "reject margin",
-        "own_nats_per_token": "own text, own image", "own_no_image_nats_per_token": "own text, no image",
-        "own_other_image_nats_per_token": "own text, other image", "other_nats_per_token": "other text, own image",
-        "silent_answers": "silent answers",
+        "matching_none_nats": "attend margin, nats / text", "none_contradictory_nats": "reject margin, nats / text",
+        "own_nats_per_token": "own text, own image, nats / token", "own_no_image_nats_per_token": "own text, no image",
+        "own_other_image_nats_per_token": "own text, other image",
     }  # fmt: skip
     columns = {key: title for key, title in columns.items() if key in known}  # no photograph follows or breaks a bias
     lines = []
-    for name in ("base", *OBJECTIVES, *CANDIDATES):
-        wanted = ("-", "base") if name == "base" else (train, "test")
-        own = [r for r in rows if r["world"] == facts["world"] and r["measured"] == "test" and (r["train"], r["stage"]) == wanted]
-        own = [row for row in own if name == "base" or row["objective"] == name]
-        if own:
-            means = [sum(row["measures"][inside][key] for row in own) / len(own) for key in columns]
-            step = sum(row.get("step_size", 0.0) for row in own) / len(own)
-            lines.append([TITLES[name], *[f"{mean:.2f}" for mean in means], f"{step:.3f}"])
+    for name, own in groups_of(rows, facts, train).items():
+        means = [sum(row["measures"][inside][key] for row in own) / len(own) for key in columns]
+        step = sum(row.get("step_size", 0.0) for row in own) / len(own)
+        lines.append([TITLES[name], *[f"{mean:.2f}" for mean in means], f"{step:.3f}"])
     return table(["", *columns.values(), "step size"], lines) if lines else "No rows yet."
 
 
 def settings_table(rows: Sequence[Row], facts: Row) -> str:
-    """The setting that every objective was given, and whether it keeps ability on validation."""
-    chosen = chosen_settings(rows, facts["world"], (*OBJECTIVES, *CANDIDATES))
-    lines = [
-        [TITLES[name], f"{setting.lr:g}", "" if name == "sft" else f"{setting.beta:g}", "yes" if keeps else "no"]
-        for name, (setting, keeps) in chosen.items()
-    ]
-    return table(["", "learning rate", "beta", "ability kept"], lines) if lines else "No rows yet."
+    """Every setting that was tried: what is not right on validation, over all pairs and over the source's; what was chosen for which."""
+    own = [row for row in rows if row["world"] == facts["world"]]
+    base = next((row for row in own if row["stage"] == "base" and row["measured"] == "valid"), None)
+    chosen = {train: chosen_settings(rows, facts["world"], (*OBJECTIVES, *CANDIDATES), train) for train in QUESTIONS}
+    lines = []
+    for row in sorted((row for row in own if row["stage"] == "tune"), key=lambda row: [*TITLES].index(row["objective"])):
+        setting, found = setting_of(row), row["measures"]
+        taken = [train for train in QUESTIONS if row["objective"] in chosen[train] and chosen[train][row["objective"]][0] == setting]
+        rise = base["measures"]["all"]["own_nats_per_token"] - found["all"]["own_nats_per_token"] if base else float("nan")
+        wrong = [f"{100 * found[inside]['hallucination']:.1f}" for inside in ("all", "source")]
+        beta = "" if row["objective"] == "sft" else f"{setting.beta:g}"
+        said = {"all": "every kind", "transfer": "transfer"}
+        lines.append([TITLES[row["objective"]], f"{setting.lr:g}", beta, *wrong, f"{rise:+.2f}", ", ".join(said[train] for train in taken)])
+    header = ["", "learning rate", "beta", "not right, %", "of the source's kinds, %", "NLL minus the base's", "chosen for"]
+    return table(header, lines) if lines else "No rows yet."
 
 
 def ablation_table(rows: Sequence[Row], facts: Row) -> str:
     """S-VCO with one thing changed, on every kind; S-VCO itself with the ablations' seeds first."""
     pairs, own = Pairs.of(facts["test_pairs"]), [row for row in rows if row["world"] == facts["world"]]
-    ablated = [row for row in own if row["stage"] == "ablation"]
-    seeds = {row["seed"] for row in ablated}
-    whole = [r for r in own if (r["stage"], r["objective"], r["train"]) == ("test", "svco", "all") and r["seed"] in seeds]
-    if not ablated or not whole:
-        return "No rows yet."
-    groups = {"S-VCO": whole}
-    for row in ablated:
+    groups: dict[str, list[Row]] = {}
+    for row in own:
+        if (row["stage"], row["objective"], row["train"]) == ("test", "svco", "all"):
+            groups.setdefault("S-VCO", []).append(row)
+    for row in (row for row in own if row["stage"] == "ablation"):
         groups.setdefault(row["objective"], []).append(row)
+    if len(groups) < 2 or "S-VCO" not in groups:
+        return "No rows yet."
+    groups = shared_seeds(groups)
+    wrong = {name: estimate(of, pairs, "not_right") for name, of in groups.items()}
     lines = []
-    reference = estimate(whole, pairs, "hallucination")
     for name, of in groups.items():
-        value = estimate(of, pairs, "hallucination")
-        scores = [f"{100 * estimate(of, pairs, one).value:.1f}" for one in ("text_score", "image_score", "group_score")]
-        lines.append([name, percent(value), "" if of is whole else percent(difference(value, reference)), *scores])
-    return table(["", "hallucination, %", "minus S-VCO, points", "text", "image", "group"], lines)
+        compared = {"S-VCO": None, "filter on": "filter off"}.get(name, "S-VCO")
+        beside = "" if compared is None or compared not in wrong else f"{percent(difference(wrong[name], wrong[compared]))} to {compared}"
+        scores = [f"{100 * estimate(of, pairs, one).value:.1f}" for one in ("false", "text_score", "image_score", "group_score")]
+        lines.append([name, percent(wrong[name]), beside, *scores])
+    return table(["", "not right, %", "difference, points", "false claims, %", "text", "image", "group"], lines)
 
 
 def base_table(facts: Mapping[str, Row]) -> str:
@@ -128,7 +176,7 @@ def base_table(facts: Mapping[str, Row]) -> str:
         for world, of in facts.items()
         for inside, found in of["base"].get("test", {}).items()
     ]
-    return table(["world", "measured on", "right, prior neutral, %", "right, prior misleads, %", "hallucination, %"], lines)
+    return table(["world", "measured on", "right, prior neutral, %", "right, prior misleads, %", "not right, %"], lines)
 
 
 def sections(rows: Sequence[Row], facts: Mapping[str, Row]) -> dict[str, str]:
@@ -138,6 +186,7 @@ def sections(rows: Sequence[Row], facts: Mapping[str, Row]) -> dict[str, str]:
         found[f"{world} settings"] = settings_table(rows, of)
         for train in QUESTIONS:
             found[f"{world} {train}"] = main_table(rows, of, train)
+            found[f"{world} {train} scores"] = scores_table(rows, of, train)
             found[f"{world} {train} why"] = why_table(rows, of, train)
         if any(row["stage"] == "ablation" and row["world"] == world for row in rows):
             found[f"{world} ablations"] = ablation_table(rows, of)

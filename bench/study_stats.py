@@ -7,15 +7,16 @@ Shapes: P pairs; G groups; S seeds; D draws.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from bench.study_score import TRUE
+from bench.study_score import FALSE, SILENT, TRUE
 from eval.intervals import FloatArray, cluster_counts, group_index, interval, sums_by_group
 from eval.significance import bootstrap_p, holm
 
-NUM_DRAWS, CONFIDENCE, SEED = 2000, 0.95, 0
+NUM_DRAWS, CONFIDENCE, SEED = 10_000, 0.95, 0
 Row = Mapping[str, Any]
 Terms = tuple[FloatArray, FloatArray]  # numerator and denominator, [P] each
 
@@ -67,7 +68,9 @@ def _nll(text: str) -> Terms:
 
 
 MEASURES: dict[str, Callable[[Mapping[str, str], Pairs], Terms]] = {
-    "hallucination": lambda found, _pairs: _share_of_sides(1 - _sides(found["said"], TRUE)),
+    "not_right": lambda found, _pairs: _share_of_sides(1 - _sides(found["said"], TRUE)),
+    "false": lambda found, _pairs: _share_of_sides(_sides(found["said"], FALSE)),
+    "silent": lambda found, _pairs: _share_of_sides(_sides(found["said"], SILENT)),
     "accuracy": lambda found, _pairs: _share_of_sides(_sides(found["right"], "1")),
     "text_score": lambda found, _pairs: _share_of_pairs(_sides(found["right"], "1").min(axis=1)),
     "image_score": lambda found, _pairs: _share_of_pairs(_sides(found["image"], "1").min(axis=1)),
@@ -102,12 +105,23 @@ def estimate(rows: Sequence[Row], pairs: Pairs, measure: str, categories: Sequen
         tops.append(sums_G2[:, 0])
         bottoms.append(sums_G2[:, 1])
     top_SG, bottom_SG = np.stack(tops), np.stack(bottoms)
-    groups_DG = cluster_counts(num_groups, NUM_DRAWS, SEED).astype(float)
-    seeds_DS = cluster_counts(len(rows), NUM_DRAWS, SEED + 1).astype(float)
+    groups_DG, seeds_DS = _draws(num_groups, SEED), _draws(len(rows), SEED + 1)
     top_D, bottom_D = (((groups_DG @ sums_SG.T) * seeds_DS).sum(axis=1) for sums_SG in (top_SG, bottom_SG))
     draws_D = np.divide(top_D, bottom_D, out=np.full(NUM_DRAWS, np.nan), where=bottom_D > 0)
     total = bottom_SG.sum()
     return _with_interval(float(top_SG.sum() / total) if total else float("nan"), draws_D)
+
+
+@lru_cache(maxsize=16)
+def _draws(number: int, seed: int) -> FloatArray:
+    """[D, number]: how often each draw holds each group, or each seed."""
+    return cluster_counts(number, NUM_DRAWS, seed).astype(float)
+
+
+def shared_seeds(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """The rows of each objective whose seed every objective has, so that all are compared over the same draws of seeds."""
+    shared = set.intersection(*({int(row["seed"]) for row in of} for of in rows.values())) if rows else set()
+    return {name: [row for row in of if int(row["seed"]) in shared] for name, of in rows.items()}
 
 
 def difference(one: Estimate, other: Estimate) -> Estimate:

@@ -14,7 +14,7 @@ SOURCES = sorted([ROOT / "svco.py", *(path for package in PACKAGES for path in (
 MAX_FILE_LINES, MAX_FUNCTION_LINES = 300, 60
 
 # `model_card`: a text made from a record, for the trainer that writes it and the verb that publishes it.
-GROUND = {"schema", "recipe", "images", "store", "progress", "page", "job", "endpoint", "model_card"}
+GROUND = {"schema", "recipe", "images", "store", "progress", "page", "job", "endpoint", "endpoint_section", "model_card"}
 EVAL_MAY_USE = {"vlm", "chat", "generation", "packing", "logps", "attention"}
 # `ray` only where a job starts, in the session that all jobs share, and in the trainer's environment (Ray Train's side of the seam).
 RAY_MAY_BE_IMPORTED_BY = {

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bench.study_plan import OBJECTIVES, SEEDS, ablation_runs, choose, chosen_settings, settings, tune_runs
+from bench.study_plan import OBJECTIVES, SEEDS, ablation_runs, as_chosen, choose, chosen_settings, settings, tune_runs
 from bench.study_plan import test_runs as runs_of_test
 from bench.study_report import fill, main_table
 from bench.study_rows import append_row, missing, read_rows, split_stale
 from bench.study_run import Run, Setting
-from bench.study_stats import Pairs, difference, estimate, relative_fall
-from bench.study_worlds import hands_parts, scenes_world, sign_category
+from bench.study_stats import Pairs, difference, estimate, relative_fall, shared_seeds
+from bench.study_worlds import either_way, hands_parts, scenes_world, sign_category
 from training.config import ObjectiveSection
 
 WORLDS = {"scenes": {"fingerprint": "f" * 16}}
@@ -39,6 +39,19 @@ def test_no_person_is_in_two_of_train_valid_and_test() -> None:
     assert not (people["pretrain"] & people["test"] or people["pretrain"] & people["valid"] or people["valid"] & people["test"])
     assert {row["category"] for row in parts["transfer"]} == {"count"}
     assert len(parts["test"]) == 4 * (3 + 3)
+
+
+def test_each_sign_is_trained_on_as_either_side_and_nothing_else_changes() -> None:
+    rows = {row["id"]: row for row in hands_rows(40)}
+    trained = hands_parts([*rows.values()])["transfer"]
+    sides = {side: [row[f"caption_{side}"] for row in trained].count(COUNTING[0]) for side in "ab"}
+    assert 0.3 < sides["a"] / (sides["a"] + sides["b"]) < 0.7  # the manifest has it on side a alone
+    for row in trained:
+        whole = rows[row["id"]]
+        assert {row["caption_a"], row["caption_b"]} == {whole["caption_a"], whole["caption_b"]}
+        assert row["group"] == whole["group"]
+    turned = either_way({"id": "x", "image_a": "1", "image_b": "2", "caption_a": "one", "caption_b": "two"})
+    assert (turned["image_a"], turned["caption_a"]) in (("1", "one"), ("2", "two"))  # image and text go together
 
 
 @pytest.mark.parametrize(("pair", "expected"), [((0, 1), "count"), ((3, 4), "attribute"), ((0, 3), "other")])
@@ -92,6 +105,21 @@ def test_nothing_is_chosen_before_all_four_settings_have_been_tried() -> None:
     assert chosen_settings([base, *tried, a_row("svco", lr=4e-4, said=0.1)], "scenes", ["svco"])["svco"][0].lr == 4e-4
 
 
+def test_transfer_takes_the_setting_that_wins_on_the_kinds_of_the_source() -> None:
+    def tried(lr: float, everywhere: float, at_source: float) -> dict[str, Any]:
+        row = a_row("svco", lr=lr, said=everywhere)
+        return {**row, "measures": {**row["measures"], "source": {**row["measures"]["all"], "hallucination": at_source}}}
+
+    base = {**a_row("base"), "stage": "base", "measured": "valid"}
+    base["measures"]["source"] = base["measures"]["all"]
+    rows = [base, tried(1e-4, 0.1, 0.5), tried(2e-4, 0.2, 0.3), tried(3e-4, 0.3, 0.4), tried(4e-4, 0.4, 0.6)]
+    lrs = {train: chosen_settings(rows, "scenes", ["svco"], train)["svco"][0].lr for train in ("all", "transfer")}
+    assert lrs == {"all": 1e-4, "transfer": 2e-4}
+    tested = [{**a_row("svco", lr=lr), "stage": "test", "train": train} for lr in (1e-4, 2e-4) for train in ("all", "transfer")]
+    kept = [row for row in as_chosen([*rows, *tested]) if row["stage"] == "test"]
+    assert [(row["train"], row["setting"]["lr"]) for row in kept] == [("all", 1e-4), ("transfer", 2e-4)]
+
+
 def test_a_row_is_found_again_and_one_of_other_settings_is_stale(tmp_path: Path) -> None:
     path, run = (
         tmp_path / "rows.jsonl",
@@ -130,8 +158,9 @@ def with_outcomes(seed: int, said: str) -> dict[str, Any]:
 
 def test_measures_by_hand() -> None:
     row = with_outcomes(0, "01-000")  # one false answer and one that says nothing, of six
-    assert estimate([row], PAIRS, "hallucination").value == pytest.approx(2 / 6)
-    assert estimate([row], PAIRS, "hallucination", ["count"]).value == pytest.approx(2 / 4)
+    assert estimate([row], PAIRS, "not_right").value == pytest.approx(2 / 6)
+    assert estimate([row], PAIRS, "not_right", ["count"]).value == pytest.approx(2 / 4)
+    assert (estimate([row], PAIRS, "false").value, estimate([row], PAIRS, "silent").value) == pytest.approx((1 / 6, 1 / 6))
     assert estimate([row], PAIRS, "text_score").value == pytest.approx(2 / 3)
     assert estimate([row], PAIRS, "misled").value == 1.0
     assert estimate([row], PAIRS, "neutral").value == pytest.approx(1 / 2)
@@ -139,24 +168,30 @@ def test_measures_by_hand() -> None:
 
 
 def test_what_is_shared_by_base_and_model_cancels_in_their_difference() -> None:
-    one, other = (estimate([with_outcomes(0, "010001"), with_outcomes(1, "010001")], PAIRS, "hallucination") for _ in range(2))
+    one, other = (estimate([with_outcomes(0, "010001"), with_outcomes(1, "010001")], PAIRS, "not_right") for _ in range(2))
     assert one.low < one.value < one.high
     assert (difference(one, other).low, difference(one, other).high) == (0.0, 0.0)
     assert relative_fall(one, other).value == 0.0
+
+
+def test_only_seeds_that_all_have_are_compared() -> None:
+    rows = {"sft": [with_outcomes(seed, "00" * 3) for seed in (0, 1, 2)], "svco": [with_outcomes(seed, "00" * 3) for seed in (1, 2)]}
+    assert {name: [row["seed"] for row in of] for name, of in shared_seeds(rows).items()} == {"sft": [1, 2], "svco": [1, 2]}
+    assert shared_seeds({}) == {}
 
 
 def test_seeds_that_disagree_widen_the_interval() -> None:
     pairs = Pairs([str(n) for n in range(50)], ["count"] * 50, "nn" * 50)
     alike = [{**with_outcomes(seed, "01" * 50)} for seed in range(5)]
     apart = [{**with_outcomes(seed, ("11" if seed == 0 else "00") * 50)} for seed in range(5)]
-    narrow, wide = (estimate(rows, pairs, "hallucination") for rows in (alike, apart))
+    narrow, wide = (estimate(rows, pairs, "not_right") for rows in (alike, apart))
     assert narrow.high - narrow.low == 0.0
     assert wide.high - wide.low > 0.3
 
 
 def test_rows_of_other_pairs_are_refused() -> None:
     with pytest.raises(ValueError, match="expected outcomes of 3 pairs, got 2"):
-        estimate([with_outcomes(0, "0000")], PAIRS, "hallucination")
+        estimate([with_outcomes(0, "0000")], PAIRS, "not_right")
 
 
 def test_the_page_keeps_what_is_written_by_hand() -> None:
@@ -191,6 +226,6 @@ def test_a_run_of_two_steps_from_nothing_to_a_row(tmp_path: Path) -> None:
     assert row["step_size"] > 0
     assert len(row["outcomes"]["said"]) == 24
     pairs = Pairs.of(item_facts(tmp_path / "scenes" / "test", read_json(tmp_path / "scenes" / "base" / "prior.json")["favoured"]))
-    for measure in ("hallucination", "group_score"):
-        assert estimate([row], pairs, measure).value == pytest.approx(row["measures"]["all"][measure], abs=1e-5)
+    for measure, name in (("not_right", "hallucination"), ("silent", "silent_answers"), ("group_score", "group_score")):
+        assert estimate([row], pairs, measure).value == pytest.approx(row["measures"]["all"][name], abs=1e-5)
     assert not list(tmp_path.glob("run-*"))
