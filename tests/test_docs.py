@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import yaml
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,6 +39,15 @@ def test_the_recipe_reference_is_what_the_models_say() -> None:
     anchors = re.findall(r'<a id="([^"]+)">', page)
     assert len(anchors) == len(set(anchors))
     assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= set(anchors)
+
+
+def test_the_table_of_benchmarks_is_what_they_say() -> None:
+    reference = _script("benchmark_reference")
+    assert (ROOT / "docs" / "evaluation.md").read_text() == reference.page(), "run: python docs/benchmark_reference.py"
+    rows = {line.split("`")[1]: line for line in reference.table().splitlines() if line.startswith("| `") and "`source`" not in line}
+    for recipe in (ROOT / "recipes").glob("eval_*.yaml"):
+        for entry in yaml.safe_load(recipe.read_text()).get("benchmarks", []):
+            assert entry["source"] in rows[entry["name"]], f"{recipe.name} fetches {entry['name']} from {entry['source']}"
 
 
 def test_a_key_is_shown_with_type_bounds_default_and_the_comment_beside_it() -> None:

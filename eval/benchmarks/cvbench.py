@@ -1,7 +1,10 @@
 """CV-Bench (Tong et al., NeurIPS 2024): counting, spatial relations, depth order and distance, from three labelled image sets.
 
-Native files: cvbench_test.jsonl or test*.jsonl beside the images, or the Parquet files of the Hub data set
-(idx, type, task, image, question, choices, answer "(C)", prompt, source).
+Native files: cvbench_test.jsonl or test*.jsonl (idx, type, task, image, question, choices, answer "(C)", prompt, source) and the
+images beside it, in img/ or in images/; or the Parquet files of the Hub's nyu-visionx/CV-Bench.
+
+Chance: one over the number of choices, weighed as the score.
+
 Its authors' score weighs sources, not questions: 2D = (ADE20K + COCO) / 2, 3D = Omni3D, combined = (2D + 3D) / 2.
 """
 

@@ -1,7 +1,11 @@
 """HallusionBench (Guan et al., CVPR 2024): illusions, charts, maps and edited figures; yes/no questions in sets.
 
 Native files: HallusionBench.json (category VD | VS, subcategory, visual_input, set_id, figure_id, question_id, question, gt_answer,
-gt_answer_details, filename) and the folder hallusion_bench/ of images; or the Hub copy, whose split "image" holds the 951 with one.
+gt_answer_details, filename) and the folder hallusion_bench/ of images; or the Hub's lmms-lab/HallusionBench, of which the split with
+images is read: give `questions: image`.
+
+Chance: 1/2.
+
 Of the 1,129 questions 178 (VS, figure 0) come without a figure. Metrics: aAcc per question; fAcc: every question of a figure right
 (what has no figure is left out); qAcc: a question right on every figure of its set. As its authors score it, a question without a
 figure is also right when the answer commits to neither yes nor no. Their judge is GPT-4; here yes and no are read from the answer.

@@ -1,9 +1,13 @@
 """MMHal-Bench (Sun et al., 2023): 96 open questions in eight types; a judge without sight rates each answer from 0 to 6.
 
 Native files: response_template.json (question_type, question_topic, image_id, image_src, image_content, question, gt_answer) and the
-images, named by the last part of `image_src`. Metrics: mean rating and hallucination rate, the share of ratings below 3 (a rating of
-2.5, the mean of several, counts). The types follow each other in a strict cycle, which the loader checks. What nobody rated is missing:
-it is left out and counted, and never a rating of 0, which would be a hallucination.
+images, named by the last part of `image_src`, beside it or in images/; or the Hub's Shengcao1006/MMHal-Bench, which holds the same.
+
+Chance: none.
+
+Metrics: mean rating and hallucination rate, the share of ratings below 3 (a rating of 2.5, the mean of several, counts). The types follow
+each other in a strict cycle, which the loader checks. What nobody rated is missing: it is left out and counted, and never a rating of 0,
+which would be a hallucination.
 """
 
 import re

@@ -1,6 +1,10 @@
 """MMVP (Tong et al., CVPR 2024): 150 pairs of images that CLIP takes for alike, one question, opposite answers.
 
-Native files: Questions.csv (Index, Question, Options "(a) Open (b) Closed", Correct Answer "(a)") and "MMVP Images/1.jpg" .. "300.jpg".
+Native files: Questions.csv (Index, Question, Options "(a) Open (b) Closed", Correct Answer "(a)") and "MMVP Images/1.jpg" .. "300.jpg";
+or the Hub's MMVP/MMVP, which holds the same.
+
+Chance: 1/4 (both questions of a pair).
+
 Two metrics: accuracy over questions and over pairs. They are easily taken for each other: 56 % and 25 % may be the same answers.
 Four labels (rows 99 and 100, 279 and 280) are said to be swapped; both readings are always reported.
 """

@@ -1,9 +1,12 @@
 """NaturalBench (Li et al., NeurIPS 2024): 1,900 samples of two images and two questions whose answers change with the image.
 
-Files: the Hub data set's Parquet files (Index, Image_0, Image_1, Question_0, Question_1, Image_0_Question_0 .. Image_1_Question_1,
-Question_Type), or a JSON list of the same with image paths. In every sample the truth is positive (Yes, or A) for question 0 on image 0
-and question 1 on image 1, or the reverse. Metrics: Acc over 4; Q_Acc: a question right on both images; I_Acc: an image right on both
-questions; G_Acc: all four.
+Native files: the Parquet files of the Hub's BaiqiL/NaturalBench (Index, Image_0, Image_1, Question_0, Question_1, Image_0_Question_0 ..
+Image_1_Question_1, Question_Type), that id itself, or naturalbench*.json, a list of the same with image paths.
+
+Chance: 1/16 (four answers of a sample).
+
+In every sample the truth is positive (Yes, or A) for question 0 on image 0 and question 1 on image 1, or the reverse. Metrics: Acc over
+4; Q_Acc: a question right on both images; I_Acc: an image right on both questions; G_Acc: all four.
 """
 
 import re

@@ -1,8 +1,12 @@
 """POPE (Li et al., EMNLP 2023): is an object in the image? Three splits of 3,000 questions over 500 COCO images.
 
 Native files: coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json (JSON lines of question_id, image, text, label)
-and the COCO val2014 images; or the Hub data set. "Yes" is positive. An answer that cannot be read is wrong: it says neither yes nor no,
-so it is a miss where the object is there and no false alarm where it is not. The yes-ratio is that of the predictions.
+and the COCO val2014 images beside them, in val2014/ or in images/; or the Hub's lmms-lab/POPE.
+
+Chance: 1/2, where half of the objects are there.
+
+"Yes" is positive. An answer that cannot be read is wrong: it says neither yes nor no, so it is a miss where the object is there and no
+false alarm where it is not. The yes-ratio is that of the predictions.
 """
 
 from collections.abc import Mapping, Sequence

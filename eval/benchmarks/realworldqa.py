@@ -1,8 +1,11 @@
 """RealWorldQA (xAI, 2024): photographs, mostly from cars; letters, yes/no, numbers and single words.
 
-Native files: annotations.json (a list of image, question, answer) beside the images, or the Hub data set's Parquet files. The last line
-of each question holds its own instruction, so the question is the prompt. Metric: accuracy. The authors state no matching rule; ours
-is equality after `short_answer`, which reads "two" as "2" and ignores case, punctuation and articles.
+Native files: annotations.json (a list of image, question, answer) and the images beside it or in images/; or the Hub's xai-org/RealworldQA.
+
+Chance: the mean of one over the number of choices, 1/2 for yes/no, 0 for open answers.
+
+The last line of each question holds its own instruction, so the question is the prompt. Metric: accuracy. The authors state no matching
+rule; ours is equality after `short_answer`, which reads "two" as "2" and ignores case, punctuation and articles.
 """
 
 import re

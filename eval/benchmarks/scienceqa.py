@@ -1,8 +1,12 @@
 """ScienceQA (Lu et al., NeurIPS 2022), the 2,017 test questions with an image ("IMG").
 
 Native files: problems.json ({pid: {question, choices, answer, hint, image, split, subject, grade}}), pid_splits.json, and
-test/PID/image.png; or the Hub data set, of which the rows without an image are left out (the published IMG score is over the others).
-Metric: accuracy, also per subject and per range of grades as its authors report it.
+test/PID/image.png; or the Hub's derek-thomas/ScienceQA.
+
+Chance: the mean of one over the number of choices.
+
+Rows without an image are left out (the published IMG score is over the others). Metric: accuracy, also per subject and per range of
+grades as its authors report it.
 """
 
 import re

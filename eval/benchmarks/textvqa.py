@@ -1,9 +1,12 @@
 """TextVQA (Singh et al., CVPR 2019), validation split: questions whose answer is written in the image; ten human answers each.
 
-Native files: TextVQA_0.5.1_val.json ({"data": [{question_id, image_id, question, answers}]}) and train_images/IMAGE_ID.jpg, or the
-Hub data set. OCR tokens come from the record (`ocr_tokens`), from LLaVA's prompt file llava_textvqa_val_v051_ocr.jsonl, or from
-TextVQA_Rosetta_OCR_v0.2_val.json. Scores with and without them are not comparable: 58.2 and 45.5 for the same LLaVA-1.5-7B.
-Metric: the VQA soft accuracy after EvalAI normalisation.
+Native files: TextVQA_0.5.1_val.json ({"data": [{question_id, image_id, question, answers}]}) and train_images/IMAGE_ID.jpg, for
+`ocr: with` also llava_textvqa_val_v051_ocr.jsonl (LLaVA's prompts) or TextVQA_Rosetta_OCR_v0.2_val.json; or the Hub's lmms-lab/textvqa.
+
+Chance: 0 (open answers).
+
+OCR tokens come from the record (`ocr_tokens`), from LLaVA's prompt file, or from Rosetta's. Scores with and without them are not
+comparable: 58.2 and 45.5 for the same LLaVA-1.5-7B. Metric: the VQA soft accuracy after EvalAI normalisation.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,8 +1,11 @@
 """Every benchmark on files in its authors' format: what is asked, the metrics worked by hand, and files that cannot be used."""
 
+import importlib
 import json
+import re
 import shutil
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 
@@ -89,6 +92,15 @@ def test_every_benchmark_has_ids_clusters_images_and_a_right_answer(name: str, a
     metrics = found.metrics(questions, [Verdict(None, "failed")] * len(questions))
     assert found.headline in metrics
     assert found.metrics(questions, [Verdict(None, "missing")] * len(questions))[found.headline].value is None
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_chance_level_that_a_benchmark_states_is_the_one_it_computes(name: str, ask: Callable[..., list[Question]]) -> None:
+    found, questions = benchmark(name), ask(name)
+    computed = found.metrics(questions, [Verdict("4" if name == "mmhal" else None, "failed")] * len(questions))[found.headline].chance
+    stated = re.search(r"^Chance: (none|[\d/]+)", importlib.import_module(MODULES[name]).__doc__ or "", re.MULTILINE)
+    if stated is not None:
+        assert computed == (None if stated[1] == "none" else float(Fraction(stated[1])))
 
 
 @pytest.mark.parametrize("name", MODULES)

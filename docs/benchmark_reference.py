@@ -1,0 +1,86 @@
+"""Writes the table of benchmarks in docs/evaluation.md from the benchmarks' own modules: docstrings, options, headline, parsers.
+
+python docs/benchmark_reference.py            # after a change of a benchmark
+python docs/benchmark_reference.py --check    # says whether the table is up to date
+"""
+
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+
+from eval.benchmarks.registry import MODULES, benchmark
+from eval.compat_parsers import COMPAT_PARSERS
+
+PAGE = Path(__file__).resolve().parent / "evaluation.md"
+START, END = "<!-- benchmarks: made by python docs/benchmark_reference.py -->\n", "<!-- /benchmarks -->\n"
+HEAD = ["| `name` | what | `source` | `options` | headline | chance | `parser` |", "|---|---|---|---|---|---|---|"]
+
+
+def stated(name: str, label: str) -> str:
+    """What the paragraph "LABEL: ..." of a benchmark's module says, on one line.
+
+    Raises:
+        ValueError: The module has no such paragraph.
+    """
+    paragraphs = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "").split("\n\n")
+    found = [part for part in paragraphs if part.startswith(f"{label}: ")]
+    if len(found) != 1:
+        raise ValueError(f"{MODULES[name]}: expected one paragraph {label!r} in its docstring, found {len(found)}")
+    return _line(found[0].removeprefix(f"{label}: "))
+
+
+def table() -> str:
+    """The table, a row per benchmark."""
+    return "".join(f"{line}\n" for line in [*HEAD, *(_row(name) for name in MODULES)])
+
+
+def _row(name: str) -> str:
+    found = benchmark(name)
+    title = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "").split("\n\n")[0]
+    parsers = ["default", *dict.fromkeys(harness for harness, known in COMPAT_PARSERS if known == name)]
+    files, chance = (stated(name, label).rstrip(".") for label in ("Native files", "Chance"))
+    cells = [f"`{name}`", _line(title).rstrip("."), files, _options(name), f"`{found.headline}`", chance, _words(parsers)]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _options(name: str) -> str:
+    """Each option with its values, the default first, and what its benchmark's class says of it."""
+    found = benchmark(name)
+    if not found.options:
+        return ""
+    values = [f"`{option}: {' | '.join(allowed)}`" for option, allowed in found.options.items()]
+    return "; ".join(values) + ". " + _line(type(found).__doc__ or "")
+
+
+def _words(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def page() -> str:
+    """The whole page, with the table made anew."""
+    text, count = re.subn(
+        re.escape(START) + ".*?" + re.escape(END), lambda _: f"{START}\n{table()}\n{END}", PAGE.read_text(), flags=re.DOTALL
+    )
+    if count != 1:
+        raise ValueError(f"expected the table's two marks once in {PAGE.name}, found {count}")
+    return text
+
+
+def main() -> None:
+    """Writes the table, or checks it."""
+    if sys.argv[1:] == ["--check"]:
+        if PAGE.read_text() != page():
+            print("docs/evaluation.md is not what the benchmarks say; run: python docs/benchmark_reference.py", file=sys.stderr)
+            raise SystemExit(1)
+        return
+    PAGE.write_text(page())
+
+
+if __name__ == "__main__":
+    main()
