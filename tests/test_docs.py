@@ -20,7 +20,14 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 SOURCES = [ROOT / "svco.py", *(path for package in ("pipeline", "training", "eval") for path in (ROOT / package).rglob("*.py"))]
-ENTRY_FILES = {"pipeline/build_mvc.py": "build", "training/train_svco.py": "train", "eval/run_eval.py": "eval"}
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+ENTRY_FILES = {
+    "pipeline/build_mvc.py": "build",
+    "pipeline/rewrite_audit.py": "rewrite-audit",
+    "training/train_svco.py": "train",
+    "training/reference.py": "reference",
+    "eval/run_eval.py": "eval",
+}
 
 
 def _script(name: str) -> ModuleType:
@@ -128,8 +135,11 @@ def test_the_method_page_gives_the_loss_that_training_starts_from(name: tuple[st
 
 
 def _blocks(page: Path) -> list[str]:
-    """The command lines of a page's bash blocks, continued lines joined, comments gone."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+    """The command lines of a page's bash blocks, or of a recipe's comments, continued lines joined, their own comments gone."""
+    if page.suffix == ".yaml":
+        blocks = re.findall(r"^#\s+((?:[A-Z_]+=\S+ )?(?:svco|python) .*)$", page.read_text(), re.MULTILINE)
+    else:
+        blocks = re.findall(r"^```bash\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [words for line in lines if (words := shlex.join(shlex.split(line, comments=True)))]
 
@@ -138,6 +148,8 @@ def _ours(words: list[str]) -> list[str] | None:
     """A command's verb and arguments if it is one of ours, however it is started."""
     if ("--" in words and words[:3] == ["ray", "job", "submit"]) or "submit" in words:
         words = words[words.index("--") + 1 :]
+    while words and re.match(r"[A-Z_]+=", words[0]):
+        words = words[1:]
     if words[:1] == ["svco"]:
         return words[1:]
     if words[:1] == ["python"]:
@@ -146,7 +158,7 @@ def _ours(words: list[str]) -> list[str] | None:
 
 
 def _documented() -> list[tuple[str, list[str]]]:
-    found = [(page.name, _ours(shlex.split(line))) for page in PAGES for line in _blocks(page)]
+    found = [(page.name, _ours(shlex.split(line))) for page in [*PAGES, *RECIPES] for line in _blocks(page)]
     return [(page, command) for page, command in found if command]
 
 
@@ -168,6 +180,12 @@ def _options_of(main: Callable[[], None]) -> set[str]:
     finally:
         sys.argv = arguments
     return set(re.findall(r"--[a-z][a-z0-9-]*", shown.getvalue()))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_every_recipe_says_how_it_is_used(recipe: Path) -> None:
+    commands = [command for page, command in _documented() if page == recipe.name]
+    assert any(f"recipes/{recipe.name}" in command for command in commands), f"{recipe.name} holds no command that uses it"
 
 
 def test_every_documented_command_is_a_verb_with_options_that_it_has(options: dict[str, set[str]]) -> None:
@@ -193,4 +211,7 @@ def test_every_documented_override_fits_its_recipe(page: str, command: list[str]
     given = {word.partition("=")[0] for word in overrides}
     required = {"build": ("out",), "train": ("data", "out"), "eval": ("out",)}[verb]
     overrides += [f"{key}=x" for key in required if key not in given]
-    load_recipe(ROOT / recipe, overrides, getattr(importlib.import_module(module), shape))
+    section = load_recipe(ROOT / recipe, overrides, getattr(importlib.import_module(module), shape))
+    # A number says nothing of what it stands for, so the folder's placeholder must name the benchmark.
+    for number, name in re.findall(r"benchmarks\.(\d+)\.source=(\w+)_DIR", " ".join(overrides)):
+        assert section.benchmarks[int(number)].name == name.lower(), f"{page}: benchmarks.{number} is not {name}"
