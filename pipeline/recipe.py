@@ -86,17 +86,19 @@ def _apply(config: DictConfig, override: str) -> None:
 def _explain(item: Any, shape: type[Section]) -> str:
     """One validation error as a sentence: key, what came, what is allowed, nearest known key."""
     location: tuple[int | str, ...] = item["loc"]
+    said = str(item["msg"]).removeprefix("Value error, ")
+    if not location:
+        return said  # a check of the whole recipe, which names the keys that it is about; all the others would hide them
     parents, named = _walk(location[:-1], shape)
     known = sorted({name for parent in parents for name in parent.model_fields})
-    key = ".".join([*named, str(location[-1])]) if location else "(top)"
+    key = ".".join([*named, str(location[-1])])
     if item["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
         hint = f", did you mean {nearest[0]!r}?" if nearest else ""
         return f"{key}: unknown key{hint} (known here: {', '.join(known)})"
     if item["type"] == "missing":
         return f"{key}: required, but not given"
-    given = item["input"]
-    return f"{key}: {item['msg']}, got {given!r}"
+    return f"{key}: {said}, got {item['input']!r}"
 
 
 def _walk(location: Iterable[int | str], shape: type[Section]) -> tuple[list[type[Section]], list[str]]:

@@ -1,8 +1,8 @@
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.recipe import JOB_ENVIRONMENT_VARIABLE, RecipeError, Section, absolute_path, fingerprint, load_recipe, resolved_yaml
 
@@ -22,6 +22,12 @@ class Basket(Section):
     fruits: list[Annotated[Pear | Plum, Field(discriminator="kind")]]
     rate: float = 1e-3
     out: str
+
+    @model_validator(mode="after")
+    def _is_not_empty(self) -> Self:
+        if not self.fruits:
+            raise ValueError("fruits: a basket needs one, or leave it at home")
+        return self
 
 
 @pytest.fixture
@@ -53,6 +59,12 @@ def test_overrides_reach_into_lists_and_numbers_are_numbers(recipe: Path) -> Non
 def test_errors_name_the_key_what_came_and_what_is_allowed(recipe: Path, overrides: list[str], expected: str) -> None:
     with pytest.raises(RecipeError, match=expected):
         load_recipe(recipe, overrides, Basket)
+
+
+def test_a_recipe_that_does_not_go_together_is_not_shown_whole(recipe: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe, ["out=x", "fruits=[]"], Basket)
+    assert str(caught.value) == f"recipe {str(recipe)!r}: fruits: a basket needs one, or leave it at home"
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:
