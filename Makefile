@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.installed
 
+# pip says this too, at length, and leaves an environment behind that stays wrong. One that is there already is asked itself.
+CHECK = import sys; v = sys.version_info[:2]; v in ((3, 11), (3, 12)) or sys.exit("error: this is Python %d.%d, expected 3.11 or 3.12: $(AGAIN)" % v)
+AGAIN = $(if $(wildcard $(VENV)),rm -rf $(VENV); )make demo PYTHON=python3.12
+
 # Threads that wait for others give the core away instead of spinning: several processes share few cores here.
 export OMP_WAIT_POLICY ?= PASSIVE
 
@@ -18,6 +22,7 @@ GROUPS := --dist loadgroup --no-loadscope-reorder
 install: $(READY)
 
 $(READY): pyproject.toml constraints.txt
+	@$(or $(wildcard $(BIN)/python),$(PYTHON)) -c '$(CHECK)'
 	@test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'

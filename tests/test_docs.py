@@ -8,6 +8,8 @@ import io
 import math
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,6 +89,23 @@ def test_the_picture_is_small_and_the_script_still_draws_one() -> None:
     assert (ROOT / "docs" / "pair.png").stat().st_size <= 150_000
     drawn, kept = Image.open(io.BytesIO(_script("make_picture").picture())), Image.open(ROOT / "docs" / "pair.png")
     assert drawn.size == kept.size
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+@pytest.mark.parametrize(("version", "is_refused"), [((3, 10), True), ((3, 11), False), ((3, 12), False), ((3, 13), True)])
+def test_make_asks_for_a_python_that_fits_before_it_makes_an_environment(
+    version: tuple[int, int], is_refused: bool, tmp_path: Path
+) -> None:
+    python = tmp_path / "python"
+    pretend = f"import sys; sys.version_info = {(*version, 0)}; exec(sys.argv[1])"
+    # What comes after the check would install for minutes, so the stand-in does nothing else.
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} -c "{pretend}" "$2"\nexit 7\n')
+    python.chmod(0o755)
+    command = ["make", "install", f"PYTHON={python}", f"VENV={tmp_path / 'venv'}"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert made.returncode and not (tmp_path / "venv").exists()
+    assert ("expected 3.11 or 3.12: make demo PYTHON=python3.12" in made.stderr) == is_refused
+    assert ("Error 7" in made.stderr) != is_refused
 
 
 def _texts() -> set[str]:
