@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -89,6 +90,16 @@ def test_the_picture_is_small_and_the_script_still_draws_one() -> None:
     assert (ROOT / "docs" / "pair.png").stat().st_size <= 150_000
     drawn, kept = Image.open(io.BytesIO(_script("make_picture").picture())), Image.open(ROOT / "docs" / "pair.png")
     assert drawn.size == kept.size
+
+
+def test_the_design_names_every_dependency() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    listed = [*project["dependencies"], *(line for lines in extras.values() for line in lines)]
+    names = [*(re.split(r"[<>=\[]", line)[0] for line in listed), *(f"[{extra}]" for extra in extras)]
+    section = (ROOT / "docs" / "design.md").read_text().split("## Dependencies")[1].split("##")[0]
+    missing = [name for name in names if not re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", section)]
+    assert not missing, f"docs/design.md, Dependencies, lacks {missing}"
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
