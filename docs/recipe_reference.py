@@ -77,7 +77,7 @@ class Reference:
     def _row(self, path: str, name: str, field: FieldInfo, comment: str) -> str:
         full = f"{path}.{name}" if path else name
         shown = self._type(full, field.annotation) + _bounds(field)
-        return f"| `{name}` | {_cell(shown)} | {_cell(_default(field))} | {_cell(comment)} |"
+        return f"| `{name}` | {_cell(shown)} | {_cell(_default(field))} | {_cell(_as_in_yaml(comment))} |"
 
     def _type(self, path: str, annotation: Any) -> str:
         """A type as a recipe's author thinks of it."""
@@ -135,7 +135,7 @@ def _kind(section: type[Section]) -> str:
 
 def _paragraphs(section: type[Section]) -> list[str]:
     text = inspect.cleandoc(section.__doc__ or "")
-    return [line for part in text.split("\n\n") for line in (" ".join(part.split()), "")]
+    return [line for part in text.split("\n\n") for line in (_as_in_yaml(" ".join(part.split())), "")]
 
 
 def _bounds(field: FieldInfo) -> str:
@@ -152,6 +152,11 @@ def _default(field: FieldInfo) -> str:
         return ""
     plain = [item.model_dump(mode="json") if isinstance(item, Section) else item for item in value] if isinstance(value, tuple) else value
     return f"`{json.dumps(plain, ensure_ascii=False, default=str)}`"
+
+
+def _as_in_yaml(text: str) -> str:
+    """A comment of the code, for a reader of recipes: what is None there is null here."""
+    return re.sub(r"\bNone\b", "null", text)
 
 
 def _cell(text: str) -> str:

@@ -169,7 +169,8 @@ def check_ray(environment: Mapping[str, str], reach: Callable[[str, int], str] |
     found = [Finding("OK", "Ray", f"RAY_ADDRESS={address} answers")]
     keyed = any(environment.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")) or RAY_TOKEN_FILE.is_file()
     if not keyed and environment.get("RAY_AUTH_MODE") != "disabled":
-        remedy = "Ray 2.60 starts clusters with token authentication: set RAY_AUTH_TOKEN, or RAY_AUTH_MODE=disabled on your own"
+        # In Ray 2.60 a local ray.init uses a token, and `ray start` asks for one only if one exists: from here that cannot be told.
+        remedy = "if the cluster was started with one: RAY_AUTH_MODE=token and RAY_AUTH_TOKEN here too (docs/cluster.md, Tokens)"
         found.append(Finding("warning", "Ray token", "none", remedy))
     return found
 

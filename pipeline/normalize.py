@@ -35,7 +35,7 @@ class NormalizeSection(Section):
     """`keep` leaves every byte as it came; `reencode` writes every image anew: upright RGB, shrunk, without metadata.
 
     `scale` multiplies both sides of a picture and `max_px` caps the longer one; nothing is ever enlarged. `quality` is
-    that of JPEG and WebP. The defaults are what hid every kind of saving in the table above.
+    that of JPEG and WebP. The defaults hid every kind of saving from the shortcut audit: numbers in `pipeline/normalize.py`.
     """
 
     mode: Literal["keep", "reencode"] = "keep"
