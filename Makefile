@@ -11,11 +11,11 @@ AGAIN = $(if $(wildcard $(VENV)),rm -rf $(VENV); )make demo PYTHON=python3.12
 # Threads that wait for others give the core away instead of spinning: several processes share few cores here.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-# Tests run in several processes, by the groups of tests/conftest.py. Every process loads torch, so more than four would cost
-# memory and save little; three fill two cores, because tests with Ray often wait.
+# Tests run in several processes, each file in one of them, where its fixtures are made once. Every process loads torch, so
+# more than four would cost memory and save little. Tests with Ray, which often wait, follow in two processes with a Ray each.
 # Some environments forbid Python to keep what it compiled: every process of every test would compile the project again.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-GROUPS := --dist loadgroup --no-loadscope-reorder
+PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: demo test quick check install clean
 
@@ -31,11 +31,11 @@ $(READY): pyproject.toml constraints.txt
 demo: install  ## built-in scenes -> MVC -> tiny LLaVA -> S-VCO -> evaluation -> a table and a page
 	@$(BIN)/svco demo
 
-test: install  ## everything
-	@$(PYTEST) $(GROUPS) --numprocesses 3
+test: install  ## everything; both parts run, also when the first fails
+	@$(PYTEST) $(PARALLEL) -m "not ray"; without_ray=$$?; $(PYTEST) --numprocesses 2 --dist loadfile -m ray && exit $$without_ray
 
 quick: install  ## no Ray, nothing slow; under a minute
-	@$(PYTEST) $(GROUPS) --numprocesses logical --maxprocesses 4 -m "not ray and not slow"
+	@$(PYTEST) $(PARALLEL) -m "not ray and not slow"
 
 check: install  ## format, lint, types
 	@$(BIN)/ruff format --check .

@@ -12,19 +12,6 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-@pytest.hookimpl(tryfirst=True)  # before the plugin that reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes share the tests by group: a file, whose fixtures are made once, or one of two with a Ray, which come first.
-
-    Tests with Ray mostly wait, so two processes of them and one of others fill two cores. The factory's make one half of them.
-    """
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
-    for item in items:
-        folder, file = item.path.parent.name, str(item.path)
-        group = file if item.get_closest_marker("ray") is None else f"ray-{'pipeline' if folder == 'pipeline' else 'rest'}"
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture
 def test_data() -> Path:
     """The folder of real photographs, which are not part of this repository."""

@@ -66,7 +66,7 @@ def _fit_here(plan: Plan) -> dict[str, Any]:
 def _fit_with_ray(plan: Plan) -> dict[str, Any]:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
-    from ray.train.v2.api.exceptions import WorkerGroupError
+    from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
     from training.env import train_worker
 
@@ -83,6 +83,7 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
             name="svco",
             storage_path=str(scratch),
             logging_config=LoggingConfig("ERROR"),
+            callbacks=[_no_second_try()],
             # The loop goes on from its own last checkpoint in `out`.
             failure_config=FailureConfig(max_failures=workers.max_failures),
         ),
@@ -96,10 +97,25 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
         return result
     except WorkerGroupError as error:
         raise _cause(error.worker_failures) from error
+    except ControllerError as error:
+        raise error.controller_failure from error
     finally:
         done.set()
         listener.join()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _no_second_try() -> Any:
+    """A callback that ends the run at an error that the user has to mend: workers that start again would meet it again."""
+    from ray.train import UserCallback
+
+    class NoSecondTry(UserCallback):
+        def after_exception(self, *, worker_exceptions: dict[int, Exception], **_context: Any) -> None:  # called by keywords
+            error = _cause(worker_exceptions)
+            if isinstance(error, UserError):
+                raise error  # which Ray Train does not count as a failure of workers, so max_failures does not apply
+
+    return NoSecondTry()
 
 
 def _resources(section: TrainSection) -> dict[str, float]:

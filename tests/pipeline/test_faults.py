@@ -20,7 +20,7 @@ from pipeline.schema import read_manifest
 from pipeline.stages import plan_build
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-NUM_CHUNKS = 40
+NUM_PAIRS, NUM_CHUNKS = 600, 40
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -30,7 +30,7 @@ def command(*arguments: str, recipe: str = "mvc_demo") -> list[str]:
 
 
 def scenes(out: Path) -> list[str]:
-    return command("sources.0.num_pairs=1200", f"workers.chunk_pairs={1200 // NUM_CHUNKS}", "encoders.clip=null", f"out={out}")
+    return command(f"sources.0.num_pairs={NUM_PAIRS}", f"workers.chunk_pairs={NUM_PAIRS // NUM_CHUNKS}", "encoders.clip=null", f"out={out}")
 
 
 def run(arguments: list[str], expect: int = 0, **environment: str) -> str:
@@ -83,7 +83,7 @@ def whole(one_ray: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     """The shards of a build that nothing disturbs."""
     out = tmp_path_factory.mktemp("whole") / "out"
     build(plan_build(load_recipe(DEFAULT_RECIPE, scenes(out)[4:], BuildSection)))
-    assert read_manifest(out)["rows"]["kept"] == 1200
+    assert read_manifest(out)["rows"]["kept"] == NUM_PAIRS
     return shard_bytes(out)
 
 
@@ -100,13 +100,16 @@ def test_a_driver_that_is_killed_goes_on_when_run_again(whole: dict[str, bytes],
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
-def test_a_worker_that_is_killed_costs_no_row_and_no_byte(whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_costs_no_row_and_no_byte_and_a_second_build_into_the_folder_refuses(
+    whole: dict[str, bytes], run_here: Callable[..., str], tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for_chunks(out, "embed/*/images-*.parquet", 8, job)
     _a_worker_of(job).kill()
     done = {path: path.stat().st_mtime_ns for path in (out / ".work").glob("embed/*/images-*.parquet")}
     assert 8 <= len(done) < NUM_CHUNKS, "the kill was meant to hit the middle of embedding"
+    assert f"error: out={out}: another job is writing there" in run_here(scenes(out), expect=2)
     if job.wait():
         run(scenes(out))
     assert shard_bytes(out) == whole
@@ -131,17 +134,6 @@ def test_a_node_that_is_killed_costs_no_row_and_no_byte(whole: dict[str, bytes],
     finally:
         cluster.shutdown()
     assert shard_bytes(out) == whole
-
-
-def test_a_second_build_into_the_same_folder_refuses(run_here: Callable[..., str], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    job = subprocess.Popen(scenes(out), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_for_chunks(out, "ingest/*/rows-*.parquet", 1, job)
-        assert f"error: out={out}: another job is writing there" in run_here(scenes(out), expect=2)
-    finally:
-        os.killpg(job.pid, signal.SIGKILL)
-        job.wait()
 
 
 def test_a_full_disk_is_one_line_and_the_build_goes_on_elsewhere(

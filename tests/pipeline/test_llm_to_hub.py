@@ -11,18 +11,24 @@ from typing import Any
 
 import pytest
 
+from pipeline.config import BuildSection
+from pipeline.publication import publish
+from pipeline.recipe import load_recipe
 from pipeline.rewrite.checks import ChecksSection, answers_failure, question_failure
 from pipeline.schema import SPLITS, read_manifest, read_mvc
+from pipeline.stages import plan_build
+from pipeline.steps import Build
 from pipeline.verify.judge import data_uri
 from tests.pipeline.chat_server import ChatServer
 from tests.pipeline.hub_server import Hub, serve
+from tests.pipeline.model_builds import one_by_one
 from tests.pipeline.test_verify_build import judging
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 NUM_PAIRS = 60
 REPO = "stars/huts"
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
@@ -44,11 +50,12 @@ def svco(*arguments: str, **environment: str) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
 
 
-def build(out: Path, server: ChatServer, *options: str) -> None:
+def asked(out: Path, server: ChatServer) -> list[str]:
+    """Overrides: a writer and a judge on our server, without an audit."""
     endpoint = {"model": "m", "base_url": server.base_url, "api_key_env": "null", "cache": out.parent / "replies"}
     judge = [f"verify.judge.endpoint.{name}={value}" for name, value in endpoint.items()]
     writer = [f"rewrite.endpoint.{name}={value}" for name, value in endpoint.items()]
-    svco("build", f"out={out}", "rewrite.backend=openai", "rewrite.max_usd=null", "audit.enabled=false", *writer, *judge, *options)
+    return [f"out={out}", "rewrite.backend=openai", "rewrite.max_usd=null", "audit.enabled=false", *writer, *judge]
 
 
 def check_every_row(out: Path, num_rows: int) -> None:
@@ -94,10 +101,12 @@ def publish_and_load(out: Path, hub: Hub, tmp_path: Path) -> None:
     assert json.loads(finished.stdout.splitlines()[-1]) == expected
 
 
+@pytest.mark.ray
 def test_scenes_become_a_data_set_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     out = tmp_path / "out"
     with ChatServer(delay_s=0.01) as server:
-        build(out, server, "--recipe", "recipes/mvc_demo.yaml", f"sources.0.num_pairs={NUM_PAIRS}", "workers.chunk_pairs=20")
+        options = [f"sources.0.num_pairs={NUM_PAIRS}", "workers.chunk_pairs=20"]
+        svco("build", "--recipe", "recipes/mvc_demo.yaml", *asked(out, server), *options)
         assert set(server.answered.values()) == {1}
     verified = read_manifest(out)["verify"]
     assert verified["margins"]["num_pairs"] == NUM_PAIRS and verified["margins"]["frac_positive"]["both"] > 0.7
@@ -106,7 +115,7 @@ def test_scenes_become_a_data_set_on_the_hub(hub: Hub, tmp_path: Path) -> None:
     publish_and_load(out, hub, tmp_path)
 
 
-def test_hands_become_a_data_set_on_the_hub(hub: Hub, test_data: Path, tmp_path: Path) -> None:
+def test_hands_are_rewritten_and_judged_row_by_row(test_data: Path, tmp_path: Path) -> None:
     lines = (test_data / "hands/pairs.jsonl").read_text().splitlines()[:: 6750 // NUM_PAIRS][:NUM_PAIRS]
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
     captions: dict[str, str] = {}  # of each picture
@@ -122,12 +131,14 @@ def test_hands_become_a_data_set_on_the_hub(hub: Hub, test_data: Path, tmp_path:
     with ChatServer(judging(verdict), delay_s=0.01) as server:
         source = [f"sources.0.path={tmp_path / 'pairs.jsonl'}", f"sources.0.root={test_data / 'hands'}", "sources.0.license=Apache-2.0"]
         strict = ["verify.on_contradiction=drop", "verify.on_affirmation=drop", "verify.on_missing_judgement=drop"]
-        build(out, server, "--recipe", "recipes/mvc_llm.yaml", *source, *strict, "workers.chunk_pairs=20", "validation.fraction=0.2")
-        assert set(server.answered.values()) == {1}
+        more = [*source, *strict, *asked(out, server), "workers.chunk_pairs=20", "validation.fraction=0.2"]
+        job = Build(plan_build(load_recipe(ROOT / "recipes/mvc_llm.yaml", more, BuildSection)), one_by_one, 1)
+        job.run()
+    publish(job)
+    assert set(server.answered.values()) == {1}
     manifest: dict[str, Any] = read_manifest(out)
     num_kept = manifest["rows"]["kept"]
     assert num_kept + manifest["rows"]["dropped"] == NUM_PAIRS and num_kept > NUM_PAIRS * 0.9
     assert manifest["verify"]["judge"]["verdicts"]["judged_a_of_b"]["false"] == manifest["verify"]["num_verified"]
     assert not manifest["verify"]["dropped_by_reason"]
     check_every_row(out, num_kept)
-    publish_and_load(out, hub, tmp_path)

@@ -74,9 +74,9 @@ def test_training_with_stored_features_is_training_without_bit_by_bit(
 
 
 @pytest.mark.ray
-def test_a_pool_of_ray_actors_stores_the_same(one_ray: None, recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_a_ray_actor_stores_the_same(one_ray: None, recipe: dict[str, Any], tmp_path: Path) -> None:
     here = made(recipe, tmp_path / "here")
-    pool = made(recipe, tmp_path / "pool", workers={"num_workers": 2, "cpus_per_worker": 0.5})
+    pool = made(recipe, tmp_path / "pool", workers={"num_workers": 1, "cpus_per_worker": 0.5})
     names = [path.name for path in feature_parts(here)]
     assert [path.name for path in feature_parts(pool)] == names != []
     for name in names:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 
 from pipeline.images import decode_rgb
 from pipeline.schema import mvc_schema, read_mvc
+from tests.training.gloo import two_workers
 from training.config import TrainSection
 from training.env import LocalEnv
 from training.loop import DivergedError, fit
@@ -181,13 +181,8 @@ def _four_steps_by_hand(vlm: Any, data: Path, plain_logps: Callable[..., Any]) -
     return vlm.model.state_dict()
 
 
-def _gloo_worker(rank: int, world_size: int, port: int, recipe: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
-    try:
-        fit(TrainSection.model_validate(recipe), LocalEnv(rank, world_size))
-    finally:
-        torch.distributed.destroy_process_group()
+def _work(rank: int, world_size: int, recipe: dict[str, Any]) -> None:
+    fit(TrainSection.model_validate(recipe), LocalEnv(rank, world_size))
 
 
 @pytest.mark.slow
@@ -196,10 +191,7 @@ def test_two_workers_follow_the_trajectory_of_one(vicuna_llava: Path, make_mvc: 
     data = make_mvc(11, 3)
     fit(section(vicuna_llava, data, tmp_path / "one"), LocalEnv())
     recipe = section(vicuna_llava, data, tmp_path / "two", optim={"micro_batch_pairs": 2}).model_dump(mode="json")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_gloo_worker, args=(2, port, recipe), nprocs=2)
+    two_workers(_work, recipe)
     close(trajectory(tmp_path / "two"), trajectory(tmp_path / "one"))
     one, two = (json.loads((tmp_path / name / "svco.json").read_text()) for name in ("one", "two"))
     assert two["final"] == pytest.approx(one["final"], rel=1e-4, abs=1e-5)

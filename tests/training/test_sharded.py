@@ -1,6 +1,5 @@
 """Weights spread over workers (FSDP2) follow the trajectory of one worker, and a checkpoint fits any number of workers."""
 
-import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.training.gloo import two_workers
 from tests.training.test_loop import close, trajectory
 from training.checkpoint import latest
 from training.config import TrainSection
@@ -29,21 +29,10 @@ class _StopsAt(LocalEnv):
             raise SystemExit(0)
 
 
-def _worker(rank: int, world_size: int, port: int, recipe: dict[str, Any], stop_step: int | None) -> None:
-    torch.set_num_threads(1)
-    address = f"tcp://127.0.0.1:{port}"
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=world_size)
+def _work(rank: int, world_size: int, recipe: dict[str, Any], stop_step: int | None = None) -> None:
     env = _StopsAt(rank, world_size)
     env.stop_step = stop_step
     fit(TrainSection.model_validate(recipe), env)
-    torch.distributed.destroy_process_group()
-
-
-def _two_workers(recipe: dict[str, Any], stop_step: int | None = None) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_worker, (2, port, recipe, stop_step), nprocs=2)
 
 
 @pytest.fixture
@@ -61,12 +50,12 @@ def test_two_sharded_workers_follow_the_trajectory_of_one(recipe: dict[str, Any]
         out.mkdir()
     fit(TrainSection.model_validate({**recipe, "out": str(outs["one"])}), LocalEnv())
     sharded = {"num_workers": 2, "shard": True}
-    _two_workers({**recipe, "out": str(outs["two"]), "workers": sharded})
+    two_workers(_work, {**recipe, "out": str(outs["two"]), "workers": sharded})
     close(trajectory(outs["one"]), trajectory(outs["two"]))
     _same_model(outs["one"], outs["two"])
 
     # Stopped at step 4, whose checkpoint is not written yet, two workers leave step 2; one worker goes on from there.
-    _two_workers({**recipe, "out": str(outs["broken"]), "workers": sharded, "eval_every_steps": 3}, stop_step=3)
+    two_workers(_work, {**recipe, "out": str(outs["broken"]), "workers": sharded, "eval_every_steps": 3}, 3)
     found = latest(outs["broken"])
     assert found is not None
     assert found.name == "step-00000002"
