@@ -22,7 +22,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise
 
-from bench.study_plan import CANDIDATES, CHOSEN_ON, OBJECTIVES, ablation_runs, as_chosen, base_runs, chosen_settings, test_runs, tune_runs  # noqa: E402
+from bench.study_plan import CANDIDATES, OBJECTIVES, QUESTIONS, ablation_runs, base_runs, chosen_settings, test_runs, tune_runs  # noqa: E402
 from bench.study_rows import append_row, missing, read_rows, split_stale  # noqa: E402
 from bench.study_run import Run, execute  # noqa: E402
 from bench.study_worlds import World, hands_world, make_world, scenes_world  # noqa: E402
@@ -101,10 +101,11 @@ class Study:
                 yield from (future.result() for future in done)
 
     def chosen(self, world: str, objectives: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """The settings that won on validation, by training folder and objective."""
+        """The settings that won on validation, by question and objective."""
+        rows = self.rows()
         return {
-            train: {name: setting for name, (setting, _) in chosen_settings(self.rows(), world, objectives, train).items()}
-            for train in CHOSEN_ON
+            name: {objective: setting for objective, (setting, _) in chosen_settings(rows, world, objectives, of.chosen_on).items()}
+            for name, of in QUESTIONS.items()
         }
 
 
@@ -176,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.results == str(RESULTS):
         from bench.study_report import write_report
 
-        write_report(as_chosen(study.rows()), study.facts, ROOT / "docs")
+        write_report(study.rows(), study.facts, ROOT / "docs")
 
 
 if __name__ == "__main__":

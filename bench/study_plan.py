@@ -3,12 +3,11 @@
 The rule for settings: four per objective, one seed, trained on `all`, measured on `valid`. A setting keeps ability if the true
 captions of `valid` are at most `MAX_NLL_RISE` nats per token less likely than under the base. Of the settings that keep it the
 one with the fewest answers that are not right wins, of equal ones the one with the highest group score; if none keeps it, of all
-of them (and the table says so). Test runs of `all` take the setting that wins over all pairs of `valid`, those of `transfer` the
-one that wins over the pairs of the source's kinds: nothing is chosen on the transfer's target.
+of them (and the table says so). `QUESTIONS` says which test runs take the setting that wins over which pairs of `valid`.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bench.study_run import BASE, Run, Setting
@@ -19,18 +18,31 @@ LRS, BETAS = (4e-4, 1.2e-3), (0.1, 0.5)
 SFT_LRS = (2e-4, 4e-4, 8e-4, 1.6e-3)
 ABLATION_BETAS = (0.03, 0.1, 0.3)
 OBJECTIVES = ("sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "vco", "svco")
-# Sums that the trainer knows, run after the eight: does S-VCO lack an anchor, or symmetric DPO the branch without an image?
+# Sums that the trainer knows, run after the eight: does S-VCO lack an anchor?
 CANDIDATES: dict[str, tuple[str, dict[str, float]]] = {
     "svco+sft": ("svco", {"sft": 1.0}),
     "svco+anchor": ("svco", {"anchor": 1.0}),
-    "dpo_symmetric+svco": ("dpo_symmetric", {"svco": 0.5}),
 }
 TITLES = {
     "base": "base", "sft": "SFT", "dpo": "DPO", "dpo_symmetric": "symmetric DPO", "mdpo": "mDPO", "mpo": "MPO", "symmpo": "SymMPO",
     "vco": "VCO", "svco": "S-VCO", "svco+sft": "S-VCO + SFT", "svco+anchor": "S-VCO + anchors",
-    "dpo_symmetric+svco": "symmetric DPO + S-VCO / 2",
 }  # fmt: skip
-CHOSEN_ON = {"all": "all", "transfer": "source"}  # on which of the validation's pairs a training folder's setting is chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Trained on which folder, measured on which slice of the test, with the setting that wins on which slice of the validation."""
+
+    train: str
+    inside: str
+    chosen_on: str
+
+
+QUESTIONS = {
+    "all": Question("all", "all", "all"),
+    "transfer": Question("transfer", "target", "source"),  # nothing is chosen on the target
+    "transfer at the settings of all": Question("transfer", "target", "all"),
+}
 Row = Mapping[str, Any]
 
 
@@ -59,13 +71,18 @@ def tune_runs(world: str, objectives: Sequence[str]) -> list[Run]:
 
 
 def test_runs(world: str, chosen: Mapping[str, Mapping[str, Setting]]) -> list[Run]:
-    """The chosen setting of every objective by training folder, every seed. Seeds come first, so that a stopped sweep is even."""
-    return [
-        Run(world=world, stage="test", train=train, measured="test", objective=objective, setting=setting, seed=seed)
+    """The runs that answer every question, once each, seed by seed, so that a stopped sweep is even.
+
+    Args:
+        chosen: Settings by question and objective.
+    """
+    runs = [
+        Run(world=world, stage="test", train=QUESTIONS[name].train, measured="test", objective=objective, setting=setting, seed=seed)
         for seed in SEEDS
-        for train, settings_of in chosen.items()
+        for name, settings_of in chosen.items()
         for objective, setting in settings_of.items()
     ]
+    return list({run.key: run for run in runs}.values())
 
 
 def ablation_runs(svco: Setting) -> list[Run]:
@@ -117,26 +134,24 @@ def setting_of(row: Row) -> Setting:
     return Setting(**{**values, "zero": tuple(values["zero"])})
 
 
-def chosen_settings(rows: Sequence[Row], world: str, objectives: Sequence[str], train: str = "all") -> dict[str, tuple[Setting, bool]]:
-    """The setting for a training folder of every objective all of whose settings have been tried, and whether it keeps ability."""
+def chosen_settings(rows: Sequence[Row], world: str, objectives: Sequence[str], inside: str = "all") -> dict[str, tuple[Setting, bool]]:
+    """The setting that wins over a slice, of every objective all of whose settings have been tried, and whether it keeps ability."""
     own = [row for row in rows if row["world"] == world]
     base = [row for row in own if row["stage"] == "base" and row["measured"] == "valid"]
     found = {}
     for objective in objectives:
         tried = [row for row in own if row["stage"] == "tune" and row["objective"] == objective]
         if base and len(tried) == len(settings(objective)):
-            row, keeps = choose(tried, base[0], CHOSEN_ON[train])
+            row, keeps = choose(tried, base[0], inside)
             found[objective] = setting_of(row), keeps
     return found
 
 
-def as_chosen(rows: Sequence[Row]) -> list[Row]:
-    """The rows without test runs of a setting that the rule does not choose."""
-    keys = [(row["world"], row["train"]) for row in rows if row["stage"] == "test"]
-    chosen = {key: chosen_settings(rows, key[0], (*OBJECTIVES, *CANDIDATES), key[1]) for key in dict.fromkeys(keys)}
-
-    def is_chosen(row: Row) -> bool:
-        setting, _ = chosen[row["world"], row["train"]].get(row["objective"], (None, False))
-        return setting_of(row) == setting
-
-    return [row for row in rows if row["stage"] != "test" or is_chosen(row)]
+def rows_of(rows: Sequence[Row], world: str, question: Question) -> dict[str, list[Row]]:
+    """The test rows that answer a question, by objective: of the folder, and of the setting that the rule chooses."""
+    chosen = chosen_settings(rows, world, (*OBJECTIVES, *CANDIDATES), question.chosen_on)
+    tested = [row for row in rows if (row["world"], row["stage"], row["train"]) == (world, "test", question.train)]
+    found = {
+        name: [row for row in tested if row["objective"] == name and setting_of(row) == setting] for name, (setting, _) in chosen.items()
+    }
+    return {name: of for name, of in found.items() if of}

@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from bench.study_plan import MAX_NLL_RISE, TITLES
-from bench.study_report import QUESTIONS, found_of
+from bench.study_report import found_of
 from bench.study_stats import Estimate, difference
 
 Row = Mapping[str, Any]
-INK, HERE, THERE = "#808890", "#2f81c7", "#e0853d"  # text and axes; trained on every kind; measured on other kinds
+INK, HERE, THERE, LEAKED = "#808890", "#2f81c7", "#e0853d", "#9b6fc4"  # text and axes; then one colour a question
+LOOKS = {  # by question: colour, place beside the line, label
+    "all": (HERE, -0.22, "trained on every kind"),
+    "transfer": (THERE, 0.0, "trained on some kinds, measured on others"),
+    "transfer at the settings of all": (LEAKED, 0.22, "the same, settings chosen on every kind"),
+}
 
 
 def draw(rows: Sequence[Row], facts: Mapping[str, Row], docs: Path) -> list[Path]:
@@ -22,7 +27,7 @@ def draw(rows: Sequence[Row], facts: Mapping[str, Row], docs: Path) -> list[Path
     made = []
     with mpl.rc_context(style):
         for world, of in facts.items():
-            if found_of(rows, of, "all", "all", "not_right").keys() - {"base"}:
+            if found_of(rows, of, "all", "not_right").keys() - {"base"}:
                 made += [_hallucination(rows, of, docs / f"study-{world}.svg"), _ability(rows, of, docs / f"study-{world}-ability.svg")]
     return made
 
@@ -31,11 +36,11 @@ def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     """Hallucination of each objective, in training's own kinds and beyond them; the bases as lines."""
     from matplotlib import pyplot
 
-    found = {train: found_of(rows, facts, train, inside, "not_right") for train, inside in QUESTIONS.items()}
+    found = {question: found_of(rows, facts, question, "not_right") for question in LOOKS}
     names = [name for name in TITLES if name != "base" and any(name in of for of in found.values())]
-    figure, axes = pyplot.subplots(figsize=(7.2, 0.42 * len(names) + 1.2), layout="constrained")
-    for (train, of), colour, shift in zip(found.items(), (HERE, THERE), (-0.14, 0.14), strict=True):
-        label = "trained on every kind" if train == "all" else "trained on some kinds, measured on others"
+    figure, axes = pyplot.subplots(figsize=(7.2, 0.5 * len(names) + 1.4), layout="constrained")
+    for question, of in found.items():
+        colour, shift, label = LOOKS[question]
         shown = [(place, of[name]) for place, name in enumerate(names) if name in of]
         _points(axes, [(value, place + shift) for place, value in shown], colour, label)
         if "base" in of:
@@ -53,8 +58,9 @@ def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
-    for axes, (train, inside), colour in zip(panels, QUESTIONS.items(), (HERE, THERE), strict=True):
-        said, nll = (found_of(rows, facts, train, inside, measure) for measure in ("not_right", "nll"))
+    for axes, question in zip(panels, ("all", "transfer"), strict=True):
+        colour = LOOKS[question][0]
+        said, nll = (found_of(rows, facts, question, measure) for measure in ("not_right", "nll"))
         for name, value in said.items():
             rise = difference(nll[name], nll["base"])
             spread = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
@@ -63,7 +69,7 @@ def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
             axes.errorbar(rise.value, 100 * value.value, yerr=spread, xerr=across, fmt="o", color=tint, markersize=4, elinewidth=0.7)
             axes.annotate(TITLES[name], (rise.value, 100 * value.value), xytext=(4, 3), textcoords="offset points", fontsize=7)
         axes.axvline(MAX_NLL_RISE, color=INK, linestyle=":", linewidth=1)  # the rule for "kept"
-        axes.set_title("every kind" if train == "all" else "other kinds than trained", fontsize=9)
+        axes.set_title("every kind" if question == "all" else "other kinds than trained", fontsize=9)
         axes.set_xlabel("true captions: NLL minus the base's, nats / token")
         _bare(axes)
     panels[0].set_ylabel("answers that are not right, %")

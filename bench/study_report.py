@@ -8,30 +8,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.study_plan import CANDIDATES, MAX_NLL_RISE, OBJECTIVES, TITLES, chosen_settings, setting_of
+from bench.study_plan import CANDIDATES, MAX_NLL_RISE, OBJECTIVES, QUESTIONS, TITLES, chosen_settings, rows_of, setting_of
 from bench.study_stats import Estimate, Pairs, adjusted_p, difference, estimate, relative_fall, shared_seeds
 
 Row = Mapping[str, Any]
 SLICES = {"all": "every kind", "source": "the kinds of the source", "target": "the kinds of the target"}
-# Which numbers answer which question: trained on every kind, measured on every kind; trained on some, measured on others.
-QUESTIONS = {"all": "all", "transfer": "target"}
 BAR = 0.22  # the paper's headline: so much fewer hallucinations than the base
 
 
-def groups_of(rows: Sequence[Row], facts: Row, train: str) -> dict[str, list[Row]]:
-    """The test rows of the base and of every objective that was trained on `train`; of objectives, the seeds that all of them have."""
-    own = [row for row in rows if row["world"] == facts["world"] and row["measured"] == "test"]
-    tested = [row for row in own if row["stage"] == "test" and row["train"] == train]
-    of = {name: [row for row in tested if row["objective"] == name] for name in (*OBJECTIVES, *CANDIDATES)}
-    base = [row for row in own if row["stage"] == "base"]
-    return ({"base": base} if base else {}) | shared_seeds({name: found for name, found in of.items() if found})
+def groups_of(rows: Sequence[Row], facts: Row, question: str) -> dict[str, list[Row]]:
+    """The rows that answer a question: of the base, and of each objective the seeds that all of them have."""
+    base = [row for row in rows if (row["world"], row["stage"], row["measured"]) == (facts["world"], "base", "test")]
+    return ({"base": base} if base else {}) | shared_seeds(rows_of(rows, facts["world"], QUESTIONS[question]))
 
 
-def found_of(rows: Sequence[Row], facts: Row, train: str, inside: str, measure: str) -> dict[str, Estimate]:
-    """A measure of the base and of every objective that was trained on `train`, over a slice of the test's pairs."""
-    pairs = Pairs.of(facts["test_pairs"])
+def found_of(rows: Sequence[Row], facts: Row, question: str, measure: str) -> dict[str, Estimate]:
+    """A measure of the base and of every objective, over the pairs that the question asks about."""
+    pairs, inside = Pairs.of(facts["test_pairs"]), QUESTIONS[question].inside
     categories = None if inside == "all" else facts["slices"][inside]
-    return {name: estimate(of, pairs, measure, categories) for name, of in groups_of(rows, facts, train).items() if of}
+    return {name: estimate(of, pairs, measure, categories) for name, of in groups_of(rows, facts, question).items() if of}
 
 
 def percent(found: Estimate) -> str:
@@ -44,13 +39,12 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (header, ["---"] * len(header), *lines))
 
 
-def main_table(rows: Sequence[Row], facts: Row, train: str) -> str:
+def main_table(rows: Sequence[Row], facts: Row, question: str) -> str:
     """What the models say: answers that are not right, against the base and against S-VCO; false claims; silence."""
-    inside = QUESTIONS[train]
-    wrong, false, silent = (found_of(rows, facts, train, inside, name) for name in ("not_right", "false", "silent"))
+    wrong, false, silent = (found_of(rows, facts, question, name) for name in ("not_right", "false", "silent"))
     if "base" not in wrong:
         return "No rows yet."
-    against, sooner = _against_svco(wrong), _seeds_below_svco(rows, facts, train, inside)
+    against, sooner = _against_svco(wrong), _seeds_below_svco(rows, facts, question)
     p = adjusted_p({name: value for name, value in against.items() if name in OBJECTIVES})
     lines = []
     for name, value in wrong.items():
@@ -77,25 +71,19 @@ def _against_svco(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
     return {name: difference(value, found["svco"]) for name, value in found.items() if "svco" in found and name not in ("base", "svco")}
 
 
-def _seeds_below_svco(rows: Sequence[Row], facts: Row, train: str, inside: str) -> dict[str, str]:
+def _seeds_below_svco(rows: Sequence[Row], facts: Row, question: str) -> dict[str, str]:
     """Of how many seeds fewer answers are not right than S-VCO's of the same seed."""
-    of = {
-        name: {row["seed"]: row["measures"][inside]["hallucination"] for row in found}
-        for name, found in groups_of(rows, facts, train).items()
-    }
+    groups, inside = groups_of(rows, facts, question), QUESTIONS[question].inside
+    of = {name: {row["seed"]: row["measures"][inside]["hallucination"] for row in found} for name, found in groups.items()}
     svco = of.get("svco", {})
-    return {
-        name: f"{sum(value < svco[seed] for seed, value in found.items())}/{len(svco)}"
-        for name, found in of.items()
-        if name != "base" and svco
-    }
+    below = {name: sum(value < svco[seed] for seed, value in found.items()) for name, found in of.items() if name != "base" and svco}
+    return {name: f"{number}/{len(svco)}" for name, number in below.items()}
 
 
-def scores_table(rows: Sequence[Row], facts: Row, train: str) -> str:
+def scores_table(rows: Sequence[Row], facts: Row, question: str) -> str:
     """What the models find likelier, and what they have kept: paired scores, accuracy by the prior, the fit of true captions."""
-    inside = QUESTIONS[train]
     names = ("text_score", "image_score", "group_score", "misled", "helped", "neutral", "nll")
-    found = {name: found_of(rows, facts, train, inside, name) for name in names}
+    found = {name: found_of(rows, facts, question, name) for name in names}
     if "base" not in found["nll"]:
         return "No rows yet."
     lines = []
@@ -109,9 +97,9 @@ def scores_table(rows: Sequence[Row], facts: Row, train: str) -> str:
     return table(["", "text", "image", "group", *right, "true captions: NLL minus the base's, nats / token; kept"], lines)
 
 
-def why_table(rows: Sequence[Row], facts: Row, train: str) -> str:
+def why_table(rows: Sequence[Row], facts: Row, question: str) -> str:
     """What may explain the numbers, means over seeds: dependency on the image, margins, likelihoods of texts, the size of the step."""
-    inside = QUESTIONS[train]
+    inside = QUESTIONS[question].inside
     known = next((row["measures"][inside].keys() for row in rows if row["world"] == facts["world"]), ())
     columns = {
         "flip_rate": "flip rate", "accuracy_bias_follows": "right, scene follows the bias",
@@ -122,7 +110,7 @@ def why_table(rows: Sequence[Row], facts: Row, train: str) -> str:
     }  # fmt: skip
     columns = {key: title for key, title in columns.items() if key in known}  # no photograph follows or breaks a bias
     lines = []
-    for name, own in groups_of(rows, facts, train).items():
+    for name, own in groups_of(rows, facts, question).items():
         means = [sum(row["measures"][inside][key] for row in own) / len(own) for key in columns]
         step = sum(row.get("step_size", 0.0) for row in own) / len(own)
         lines.append([TITLES[name], *[f"{mean:.2f}" for mean in means], f"{step:.3f}"])
@@ -133,30 +121,28 @@ def settings_table(rows: Sequence[Row], facts: Row) -> str:
     """Every setting that was tried: what is not right on validation, over all pairs and over the source's; what was chosen for which."""
     own = [row for row in rows if row["world"] == facts["world"]]
     base = next((row for row in own if row["stage"] == "base" and row["measured"] == "valid"), None)
-    chosen = {train: chosen_settings(rows, facts["world"], (*OBJECTIVES, *CANDIDATES), train) for train in QUESTIONS}
+    chosen = {inside: chosen_settings(rows, facts["world"], (*OBJECTIVES, *CANDIDATES), inside) for inside in ("all", "source")}
     lines = []
     for row in sorted((row for row in own if row["stage"] == "tune"), key=lambda row: [*TITLES].index(row["objective"])):
         setting, found = setting_of(row), row["measures"]
-        taken = [train for train in QUESTIONS if row["objective"] in chosen[train] and chosen[train][row["objective"]][0] == setting]
+        taken = [inside for inside, of in chosen.items() if row["objective"] in of and of[row["objective"]][0] == setting]
         rise = base["measures"]["all"]["own_nats_per_token"] - found["all"]["own_nats_per_token"] if base else float("nan")
         wrong = [f"{100 * found[inside]['hallucination']:.1f}" for inside in ("all", "source")]
         beta = "" if row["objective"] == "sft" else f"{setting.beta:g}"
-        said = {"all": "every kind", "transfer": "transfer"}
-        lines.append([TITLES[row["objective"]], f"{setting.lr:g}", beta, *wrong, f"{rise:+.2f}", ", ".join(said[train] for train in taken)])
-    header = ["", "learning rate", "beta", "not right, %", "of the source's kinds, %", "NLL minus the base's", "chosen for"]
+        lines.append(
+            [TITLES[row["objective"]], f"{setting.lr:g}", beta, *wrong, f"{rise:+.2f}", ", ".join(SLICES[inside] for inside in taken)]
+        )
+    header = ["", "learning rate", "beta", "not right, %", "of the source's kinds, %", "NLL minus the base's", "wins over"]
     return table(header, lines) if lines else "No rows yet."
 
 
 def ablation_table(rows: Sequence[Row], facts: Row) -> str:
     """S-VCO with one thing changed, on every kind; S-VCO itself with the ablations' seeds first."""
     pairs, own = Pairs.of(facts["test_pairs"]), [row for row in rows if row["world"] == facts["world"]]
-    groups: dict[str, list[Row]] = {}
-    for row in own:
-        if (row["stage"], row["objective"], row["train"]) == ("test", "svco", "all"):
-            groups.setdefault("S-VCO", []).append(row)
+    groups = {"S-VCO": rows_of(rows, facts["world"], QUESTIONS["all"]).get("svco", [])}
     for row in (row for row in own if row["stage"] == "ablation"):
         groups.setdefault(row["objective"], []).append(row)
-    if len(groups) < 2 or "S-VCO" not in groups:
+    if len(groups) < 2 or not groups["S-VCO"]:
         return "No rows yet."
     groups = shared_seeds(groups)
     wrong = {name: estimate(of, pairs, "not_right") for name, of in groups.items()}
@@ -184,10 +170,10 @@ def sections(rows: Sequence[Row], facts: Mapping[str, Row]) -> dict[str, str]:
     found = {"bases": base_table(facts)}
     for world, of in facts.items():
         found[f"{world} settings"] = settings_table(rows, of)
-        for train in QUESTIONS:
-            found[f"{world} {train}"] = main_table(rows, of, train)
-            found[f"{world} {train} scores"] = scores_table(rows, of, train)
-            found[f"{world} {train} why"] = why_table(rows, of, train)
+        for question in QUESTIONS:
+            found[f"{world} {question}"] = main_table(rows, of, question)
+            found[f"{world} {question} scores"] = scores_table(rows, of, question)
+            found[f"{world} {question} why"] = why_table(rows, of, question)
         if any(row["stage"] == "ablation" and row["world"] == world for row in rows):
             found[f"{world} ablations"] = ablation_table(rows, of)
     return found

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.study_plan import OBJECTIVES, SEEDS, ablation_runs, as_chosen, choose, chosen_settings, settings, tune_runs
+from bench.study_plan import OBJECTIVES, QUESTIONS, SEEDS, ablation_runs, choose, chosen_settings, rows_of, settings, tune_runs
 from bench.study_plan import test_runs as runs_of_test
 from bench.study_report import fill, main_table
 from bench.study_rows import append_row, missing, read_rows, split_stale
@@ -77,7 +77,7 @@ def test_every_objective_has_the_same_budget_of_four_settings() -> None:
 
 def test_keys_of_all_runs_differ() -> None:
     of_all = {name: settings(name)[0] for name in OBJECTIVES}
-    chosen = {"all": of_all, "transfer": of_all}
+    chosen = {"all": of_all, "transfer": of_all, "transfer at the settings of all": of_all}  # of which the last are the same runs
     runs = [*tune_runs("scenes", OBJECTIVES), *runs_of_test("scenes", chosen), *ablation_runs(of_all["svco"])]
     assert len({run.key for run in runs}) == len(runs)
     assert len(runs_of_test("scenes", chosen)) == 8 * 2 * len(SEEDS)
@@ -86,7 +86,16 @@ def test_keys_of_all_runs_differ() -> None:
 def a_row(name: str, *, lr: float = 1e-4, said: float = 0.5, group: float = 0.5, own: float = -1.0, **more: Any) -> dict[str, Any]:
     measures = {"all": {"hallucination": said, "group_score": group, "own_nats_per_token": own}}
     setting = None if name == "base" else {"name": name, "lr": lr, "beta": 0.1, "zero": [], "plus": {}}
-    return {"key": f"{name}{lr}", "world": "scenes", "stage": "tune", "objective": name, "setting": setting, "measures": measures, **more}
+    return {
+        "key": f"{name}{lr}",
+        "world": "scenes",
+        "stage": "tune",
+        "train": "all",
+        "objective": name,
+        "setting": setting,
+        "measures": measures,
+        **more,
+    }
 
 
 def test_the_setting_with_fewest_hallucinations_wins_among_those_that_keep_ability() -> None:
@@ -113,11 +122,12 @@ def test_transfer_takes_the_setting_that_wins_on_the_kinds_of_the_source() -> No
     base = {**a_row("base"), "stage": "base", "measured": "valid"}
     base["measures"]["source"] = base["measures"]["all"]
     rows = [base, tried(1e-4, 0.1, 0.5), tried(2e-4, 0.2, 0.3), tried(3e-4, 0.3, 0.4), tried(4e-4, 0.4, 0.6)]
-    lrs = {train: chosen_settings(rows, "scenes", ["svco"], train)["svco"][0].lr for train in ("all", "transfer")}
-    assert lrs == {"all": 1e-4, "transfer": 2e-4}
+    lrs = {name: chosen_settings(rows, "scenes", ["svco"], of.chosen_on)["svco"][0].lr for name, of in QUESTIONS.items()}
+    assert lrs == {"all": 1e-4, "transfer": 2e-4, "transfer at the settings of all": 1e-4}
     tested = [{**a_row("svco", lr=lr), "stage": "test", "train": train} for lr in (1e-4, 2e-4) for train in ("all", "transfer")]
-    kept = [row for row in as_chosen([*rows, *tested]) if row["stage"] == "test"]
-    assert [(row["train"], row["setting"]["lr"]) for row in kept] == [("all", 1e-4), ("transfer", 2e-4)]
+    for name, question in QUESTIONS.items():
+        found = rows_of([*rows, *tested], "scenes", question)["svco"]
+        assert [(row["train"], row["setting"]["lr"]) for row in found] == [(question.train, lrs[name])]
 
 
 def test_a_row_is_found_again_and_one_of_other_settings_is_stale(tmp_path: Path) -> None:
