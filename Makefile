@@ -13,9 +13,11 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 # Tests run in several processes, each file in one of them, where its fixtures are made once. Every process loads torch, so
 # more than four would cost memory and save little. Tests with Ray, which often wait, follow in two processes with a Ray each.
+# The order of files is that of tests/conftest.py.
 # Some environments forbid Python to keep what it compiled: every process of every test would compile the project again.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-PARALLEL := --numprocesses logical --maxprocesses 4 --dist loadfile
+BY_FILE := --dist loadfile --no-loadscope-reorder
+PARALLEL := --numprocesses logical --maxprocesses 4 $(BY_FILE)
 
 .PHONY: demo test quick check install clean
 
@@ -32,7 +34,7 @@ demo: install  ## built-in scenes -> MVC -> tiny LLaVA -> S-VCO -> evaluation ->
 	@$(BIN)/svco demo
 
 test: install  ## everything; both parts run, also when the first fails
-	@$(PYTEST) $(PARALLEL) -m "not ray"; without_ray=$$?; $(PYTEST) --numprocesses 2 --dist loadfile -m ray && exit $$without_ray
+	@$(PYTEST) $(PARALLEL) -m "not ray"; without_ray=$$?; $(PYTEST) --numprocesses 2 $(BY_FILE) -m ray && exit $$without_ray
 
 quick: install  ## no Ray, nothing slow; under a minute
 	@$(PYTEST) $(PARALLEL) -m "not ray and not slow"

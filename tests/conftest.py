@@ -12,6 +12,15 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
+# Files with the longest tests come first: where processes share the files, none is left alone with one of these at the end.
+LONGEST = ("test_train_faults.py", "test_jobs.py", "test_faults.py", "test_tiny.py", "test_study.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Sorts the files, and leaves the order inside each as it is."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
 @pytest.fixture
 def test_data() -> Path:
     """The folder of real photographs, which are not part of this repository."""
