@@ -17,9 +17,13 @@ BAR = 0.22  # the paper's headline: so much fewer hallucinations than the base
 
 
 def groups_of(rows: Sequence[Row], facts: Row, question: str) -> dict[str, list[Row]]:
-    """The rows that answer a question: of the base, and of each objective the seeds that all of them have."""
+    """The rows that answer a question: of the base, and of each objective the seeds that all of them have; of candidates that are whole."""
     base = [row for row in rows if (row["world"], row["stage"], row["measured"]) == (facts["world"], "base", "test")]
-    return ({"base": base} if base else {}) | shared_seeds(rows_of(rows, facts["world"], QUESTIONS[question]))
+    found = rows_of(rows, facts["world"], QUESTIONS[question])
+    same = shared_seeds({name: of for name, of in found.items() if name in OBJECTIVES})
+    seeds = {row["seed"] for of in same.values() for row in of}
+    whole = {name: [row for row in found.get(name, []) if row["seed"] in seeds] for name in CANDIDATES}
+    return ({"base": base} if base else {}) | same | {name: of for name, of in whole.items() if of and len(of) == len(seeds)}
 
 
 def found_of(rows: Sequence[Row], facts: Row, question: str, measure: str) -> dict[str, Estimate]:
