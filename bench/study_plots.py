@@ -49,7 +49,7 @@ def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel(f"answers that are not right, %, 95 % intervals; dotted: the base ({facts['world']})")
-    axes.legend(frameon=False, loc="lower right", fontsize=8)
+    figure.legend(frameon=False, loc="outside upper left", fontsize=8)
     return _saved(figure, path)
 
 
@@ -57,23 +57,36 @@ def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     """What is lost of the likelihood of true captions, against the hallucination that is left."""
     from matplotlib import pyplot
 
-    figure, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.2), layout="constrained")
+    figure, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.8), layout="constrained")
     for axes, question in zip(panels, ("all", "transfer"), strict=True):
         colour = LOOKS[question][0]
         said, nll = (found_of(rows, facts, question, measure) for measure in ("not_right", "nll"))
+        places: list[tuple[float, float, str]] = []
         for name, value in said.items():
             rise = difference(nll[name], nll["base"])
             spread = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
             across = [[rise.value - rise.low], [rise.high - rise.value]]
             tint = INK if name == "base" else colour
             axes.errorbar(rise.value, 100 * value.value, yerr=spread, xerr=across, fmt="o", color=tint, markersize=4, elinewidth=0.7)
-            axes.annotate(TITLES[name], (rise.value, 100 * value.value), xytext=(4, 3), textcoords="offset points", fontsize=7)
+            places.append((100 * value.value, rise.value, TITLES[name]))
+        _label(axes, places)
         axes.axvline(MAX_NLL_RISE, color=INK, linestyle=":", linewidth=1)  # the rule for "kept"
         axes.set_title("every kind" if question == "all" else "other kinds than trained", fontsize=9)
         axes.set_xlabel("true captions: NLL minus the base's, nats / token")
         _bare(axes)
     panels[0].set_ylabel("answers that are not right, %")
     return _saved(figure, path)
+
+
+def _label(axes: Any, places: list[tuple[float, float, str]]) -> None:
+    """Names beside their points (height, place, name), moved up where the one below would be covered."""
+    low, high = axes.get_ylim()
+    gap, free = (high - low) / 22, low
+    for height, place, name in sorted(places):
+        free = max(height + gap / 4, free + gap)
+        axes.annotate(
+            name, (place, height), xytext=(place, free), fontsize=7, arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4}
+        )
 
 
 def _points(axes: Any, shown: Sequence[tuple[Estimate, float]], colour: str, label: str) -> None:
