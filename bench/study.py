@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The paper's comparison where the truth is known: nine models from one base, two worlds, in training's own kinds and beyond them.
+"""The paper's comparison where the truth is known: one base, eight objectives, two worlds, in training's own kinds and beyond them.
 
     python bench/study.py                                    # drawn scenes; about an hour on 2 cores from nothing
     python bench/study.py --photos FOLDER                    # and photographs of hands: FOLDER/pairs.jsonl with images/

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.endpoint_section import EndpointSection
+from pipeline.endpoint_section import EndpointSection, check_budget
 from pipeline.recipe import RecipeError, Section
 
 Ablation = Literal["none", "blank", "shuffled", "counterpart"]
@@ -48,7 +48,7 @@ class JudgeSection(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        self.endpoint.check_budget(self.max_usd)
+        check_budget(self.max_usd, self.endpoint)
         return self
 
 

@@ -51,15 +51,6 @@ class EndpointSection(Section):
         """Whether money can be counted."""
         return self.usd_per_million_input_tokens is not None and self.usd_per_million_output_tokens is not None
 
-    def check_budget(self, max_usd: float | None) -> None:
-        """Refuses a budget where money cannot be counted: it would never stop anything.
-
-        Raises:
-            ValueError: `max_usd` is given and a price is not.
-        """
-        if max_usd is not None and not self.has_prices:
-            raise ValueError("max_usd needs prices: give endpoint.usd_per_million_input_tokens and endpoint.usd_per_million_output_tokens")
-
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
         """What so many tokens cost, in US dollars; 0 without prices."""
         prices = (self.usd_per_million_input_tokens or 0.0, self.usd_per_million_output_tokens or 0.0)
@@ -74,3 +65,13 @@ class EndpointSection(Section):
             "max_tokens": self.max_tokens,
             "extra": self.extra,
         }
+
+
+def check_budget(max_usd: float | None, endpoint: EndpointSection | None) -> None:
+    """Refuses a budget where money cannot be counted: it would never stop anything.
+
+    Raises:
+        ValueError: `max_usd` is given, and a price is not.
+    """
+    if max_usd is not None and not (endpoint and endpoint.has_prices):
+        raise ValueError("max_usd needs prices: give endpoint.usd_per_million_input_tokens and endpoint.usd_per_million_output_tokens")

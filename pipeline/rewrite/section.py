@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.endpoint_section import EndpointSection
+from pipeline.endpoint_section import EndpointSection, check_budget
 from pipeline.recipe import Section
 from pipeline.rewrite.checks import ChecksSection
 
@@ -26,7 +26,7 @@ class RewriteSection(Section):
     def _fits_together(self) -> Self:
         if self.backend == "openai" and self.endpoint is None:
             raise ValueError("backend openai needs endpoint, for example rewrite.endpoint.model=gpt-4o")
-        (self.endpoint or EndpointSection(model="none")).check_budget(self.max_usd)
+        check_budget(self.max_usd, self.endpoint)
         return self
 
     def content(self) -> dict[str, Any]:
