@@ -26,14 +26,14 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pipeline.build_mvc import build  # noqa: E402
 from pipeline.config import BuildSection  # noqa: E402
-from pipeline.encoders import Encoder, Encoders, TextEncoder  # noqa: E402
-from pipeline.images import decode_rgb  # noqa: E402
-from pipeline.job import ray_session  # noqa: E402
-from pipeline.normalize import normalise_bytes  # noqa: E402
-from pipeline.schema import sha256_hex  # noqa: E402
-from pipeline.sources.catalog import open_source  # noqa: E402
-from pipeline.stages import plan_build  # noqa: E402
-from pipeline.store import Stage, read_table  # noqa: E402
+from pipeline.core.cli import ray_session  # noqa: E402
+from pipeline.core.images import decode_rgb  # noqa: E402
+from pipeline.core.schema import sha256_hex  # noqa: E402
+from pipeline.core.storage import Stage, read_table  # noqa: E402
+from pipeline.embedding.encoders import Encoder, Encoders, TextEncoder  # noqa: E402
+from pipeline.sources.registry import open_source  # noqa: E402
+from pipeline.stages.normalize import normalise_bytes  # noqa: E402
+from pipeline.stages.plan import plan_build  # noqa: E402
 
 DINOV2 = {"small": (384, 12, 6), "base": (768, 12, 12)}
 MAX_DIFFERENCE = 1e-4  # of vectors of length 1: a batch may be split over another number of threads

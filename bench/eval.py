@@ -33,10 +33,10 @@ sys.path.insert(0, str(ROOT))
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from eval.answer_store import Answer, AnswerStore  # noqa: E402
-from eval.asked import requests_of  # noqa: E402
 from eval.config import EvalSection  # noqa: E402
+from eval.generation.cache import Answer, AnswerStore  # noqa: E402
 from eval.plan import plan_evaluation, subjects_of  # noqa: E402
+from eval.suite.requests import requests_of  # noqa: E402
 
 ANSWERS = (
     "A red star stands to the left of a blue circle on a dark ground.",
@@ -52,8 +52,8 @@ def model_of(*, large: bool) -> Any:
     """
     import torch
 
-    from training.tiny import TinySection
-    from training.tiny_model import make_untrained
+    from training.tiny.make import TinySection
+    from training.tiny.model import make_untrained
 
     torch.manual_seed(0)
     if not large:
@@ -89,9 +89,9 @@ class Pairs:
     """The same pairs for three ways to score them; each gives [pairs, 6]: image a, image b, no image, by answer a and b."""
 
     def __init__(self, num_pairs: int) -> None:
-        from training.attention import SPLIT, set_attention
-        from training.packing import PairTokens
-        from training.vlm import encode_prompt, encode_response, pixel_values
+        from training.models.attention import SPLIT, set_attention
+        from training.models.packing import PairTokens
+        from training.models.vlm import encode_prompt, encode_response, pixel_values
 
         self.vlm = model_of(large=True)
         set_attention(self.vlm.model, SPLIT)  # as `load_vlm` does; for the other two ways it is plain sdpa
@@ -111,8 +111,8 @@ class Pairs:
         """The product's way: some pairs in one row."""
         import torch
 
-        from training.logps import pair_logps
-        from training.packing import pack
+        from training.models.logps import pair_logps
+        from training.models.packing import pack
 
         parts = []
         for start in range(0, self.num_pairs, BATCH_PAIRS):
@@ -179,7 +179,7 @@ def log_likelihood(num_pairs: int, rounds: int) -> dict[str, Any]:
 
 def generation(num_questions: int, rounds: int, batch: int = 16) -> dict[str, Any]:
     """Greedy answers in batches against one by one."""
-    from training.generation import generate
+    from training.models.generation import generate
 
     vlm = model_of(large=False)
     images = pictures(num_questions, 64)
@@ -230,7 +230,7 @@ RERUN = (
 
 def cached_rerun(num_items: int, folder: Path) -> dict[str, Any]:
     """A whole evaluation of which every answer is kept, in a process of its own."""
-    from training.vlm import save_vlm
+    from training.models.vlm import save_vlm
 
     save_vlm(model_of(large=False), folder / "model")
     write_pope(folder / "pope", num_items)

@@ -38,9 +38,9 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[str, str]:
     import torch
 
     from tests.training.conftest import mvc_row, write_mvc
-    from training.tiny import TinySection
-    from training.tiny_model import make_untrained
-    from training.vlm import save_vlm
+    from training.models.vlm import save_vlm
+    from training.tiny.make import TinySection
+    from training.tiny.model import make_untrained
 
     rows = [photographed(mvc_row(index), index) for index in range(options.train_pairs)]
     texts = [row[name] for row in rows for name in ("question", "answer_a", "answer_b")]
@@ -55,11 +55,11 @@ def measure(name: str, recipe: dict[str, Any], out: Path) -> dict[str, Any]:
     """One run: its seconds, losses and weights."""
     from safetensors.torch import load_file
 
-    import training.data
+    import training.data.pairs
     from training.config import TrainSection
-    from training.env import LocalEnv
-    from training.loop import fit
-    from training.updates import Updater
+    from training.runtime.environment import LocalEnv
+    from training.trainer.loop import fit
+    from training.trainer.step import Updater
 
     out.mkdir()
     began_s: list[float] = []
@@ -69,12 +69,12 @@ def measure(name: str, recipe: dict[str, Any], out: Path) -> dict[str, Any]:
         began_s.append(time.perf_counter())
         return step(*args)
 
-    room, started_s = training.data.MAX_PIXEL_CACHE_BYTES, time.perf_counter()
+    room, started_s = training.data.pairs.MAX_PIXEL_CACHE_BYTES, time.perf_counter()
     try:
-        training.data.MAX_PIXEL_CACHE_BYTES, Updater.step = 0, noted  # type: ignore[method-assign]
+        training.data.pairs.MAX_PIXEL_CACHE_BYTES, Updater.step = 0, noted  # type: ignore[method-assign]
         fit(TrainSection.model_validate({**recipe, "out": str(out), "train": RUNS[name][0]}), LocalEnv())
     finally:
-        training.data.MAX_PIXEL_CACHE_BYTES, Updater.step = room, step  # type: ignore[method-assign]
+        training.data.pairs.MAX_PIXEL_CACHE_BYTES, Updater.step = room, step  # type: ignore[method-assign]
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return {
         "start_s": began_s[0] - started_s,
@@ -97,8 +97,8 @@ def main() -> None:
     import torch
 
     from training.config import TrainSection
-    from training.plan import REFERENCE_DONE, feature_parts, plan_reference
-    from training.reference import make_reference
+    from training.make_reference import make_reference
+    from training.run_plan import REFERENCE_DONE, feature_parts, plan_reference
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

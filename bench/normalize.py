@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from pipeline.image_facts import shortcut_features
-from pipeline.normalize import NormalizeSection, normalise_bytes
-from pipeline.shortcuts import audit
+from pipeline.audit.image_traces import shortcut_features
+from pipeline.audit.shortcuts import audit
+from pipeline.stages.normalize import NormalizeSection, normalise_bytes
 
 SETTINGS = {
     "keep": NormalizeSection(),

@@ -42,9 +42,9 @@ sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise
 import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from pipeline.schema import pair_id, sha256_hex  # noqa: E402
+from pipeline.core.schema import pair_id, sha256_hex  # noqa: E402
 from training.config import CheckpointSection, OptimSection, TrainSection  # noqa: E402
-from training.plan import plan_training  # noqa: E402
+from training.run_plan import plan_training  # noqa: E402
 
 Seconds = dict[str, list[float]]
 EVERY = 2  # steps between checkpoints, and between reports, of the measured run
@@ -78,9 +78,9 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[Path, Path]:
     import torch
 
     from tests.training.conftest import mvc_row, write_mvc
-    from training.tiny import TinySection
-    from training.tiny_model import make_untrained
-    from training.vlm import save_vlm
+    from training.models.vlm import save_vlm
+    from training.tiny.make import TinySection
+    from training.tiny.model import make_untrained
 
     rows = [photographed(mvc_row(index), index) for index in range(options.train_pairs + 2)]
     texts = [row[name] for row in rows for name in ("question", "answer_a", "answer_b")]
@@ -93,12 +93,12 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[Path, Path]:
 @contextlib.contextmanager
 def timers() -> Iterator[Seconds]:
     """The seconds of each call of the loop's parts, while the body runs."""
-    from pipeline.progress import Progress
-    from training.checkpoint import Checkpoints
-    from training.env import LocalEnv, RayEnv
-    from training.log import Log
-    from training.relay import RelayedProgress
-    from training.updates import Updater
+    from pipeline.core.progress import Progress
+    from training.runtime.driver_messages import RelayedProgress
+    from training.runtime.environment import LocalEnv, RayEnv
+    from training.trainer.checkpoint import Checkpoints
+    from training.trainer.metrics_log import Log
+    from training.trainer.step import Updater
 
     seconds = Seconds()
     parts: dict[str, list[tuple[Any, str]]] = {
@@ -134,7 +134,7 @@ def _timed(function: Callable[..., Any], name: str, seconds: Seconds) -> Callabl
 
 def timed_worker(config: dict[str, Any]) -> dict[str, Any]:
     """The loop's own function for a Ray Train worker, with timers; they are left in `out`."""
-    from training.env import train_worker
+    from training.runtime.environment import train_worker
 
     with timers() as seconds:
         result = train_worker(config)
@@ -144,8 +144,8 @@ def timed_worker(config: dict[str, Any]) -> dict[str, Any]:
 
 def measure(name: str, model: Path, data: Path, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     """One run of the job, and what its parts took."""
-    import training.data
-    import training.env
+    import training.data.pairs
+    import training.runtime.environment
     from training.train_svco import train
 
     out, kept = folder / name.replace(", ", "-").replace(" ", "-"), "nothing kept" not in name
@@ -156,14 +156,14 @@ def measure(name: str, model: Path, data: Path, folder: Path, options: argparse.
         "log": {"num_samples": 0},  # they belong to the validation
     }  # fmt: skip
     plan = plan_training(TrainSection.model_validate(recipe))
-    room, worker = training.data.MAX_PIXEL_CACHE_BYTES, training.env.train_worker
+    room, worker = training.data.pairs.MAX_PIXEL_CACHE_BYTES, training.runtime.environment.train_worker
     try:
-        training.data.MAX_PIXEL_CACHE_BYTES = room if kept else 0
-        training.env.train_worker = timed_worker  # the job takes it from there
+        training.data.pairs.MAX_PIXEL_CACHE_BYTES = room if kept else 0
+        training.runtime.environment.train_worker = timed_worker  # the job takes it from there
         with timers() as seconds:
             train(plan)
     finally:
-        training.data.MAX_PIXEL_CACHE_BYTES, training.env.train_worker = room, worker
+        training.data.pairs.MAX_PIXEL_CACHE_BYTES, training.runtime.environment.train_worker = room, worker
     if name == "ray":
         seconds = json.loads((out / "seconds.json").read_text())
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]

@@ -39,7 +39,7 @@ def commands(out: Path, model: str) -> list[tuple[str, list[str]]]:
         ("what will not work here", ["svco.py", "doctor"]),
         (f"{NUM_PAIRS} drawn pairs, scored by SigLIP and DINOv2-large", build),
         ("memory and time, before anything starts", ["svco.py", "plan", *recipe, *short]),
-        ("log-probabilities of the reference, once", ["training/reference.py", *recipe, f"out={reference}"]),
+        ("log-probabilities of the reference, once", ["training/make_reference.py", *recipe, f"out={reference}"]),
         (
             f"{NUM_STEPS} steps of S-VCO with LoRA",
             ["training/train_svco.py", *recipe, *short, f"reference={reference}", f"out={tuned}"],

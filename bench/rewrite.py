@@ -25,13 +25,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.endpoint import Endpoint  # noqa: E402
-from pipeline.endpoint_section import EndpointSection  # noqa: E402
-from pipeline.in_flight import ChunkWork  # noqa: E402
-from pipeline.rewrite.pair import Pair, Rewrite  # noqa: E402
-from pipeline.rewrite.section import RewriteSection  # noqa: E402
+from pipeline.llm.batch import ChunkWork  # noqa: E402
+from pipeline.llm.client import Endpoint  # noqa: E402
+from pipeline.llm.config import EndpointSection  # noqa: E402
+from pipeline.rewrite.config import RewriteSection  # noqa: E402
 from pipeline.rewrite.stage import rewrite_chunks  # noqa: E402
 from pipeline.rewrite.template import Written  # noqa: E402
+from pipeline.rewrite.types import Pair, Rewrite  # noqa: E402
 
 LATENCY_S, CHUNK_PAIRS = 0.2, 256
 COLOURS = "red blue green black white pink brown grey".split()

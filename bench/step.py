@@ -33,10 +33,10 @@ import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
 from bench.step_model import IMAGE, SHAPES, TEXT_TOKENS, Batch, Shape, make_batch, make_model, model_flops  # noqa: E402
-from training.attention import DENSE, set_attention  # noqa: E402
-from training.logps import logps_of_features, vision_features  # noqa: E402
-from training.objectives import Objective, Scores  # noqa: E402
-from training.packing import pack  # noqa: E402
+from training.models.attention import DENSE, set_attention  # noqa: E402
+from training.models.logps import logps_of_features, vision_features  # noqa: E402
+from training.models.packing import pack  # noqa: E402
+from training.objectives.losses import Objective, Scores  # noqa: E402
 
 SVCO = Objective("svco")
 

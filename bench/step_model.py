@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.attention import SPLIT, set_attention
-from training.packing import PairTokens
+from training.models.attention import SPLIT, set_attention
+from training.models.packing import PairTokens
 
 TEXT_TOKENS = 128  # to which the official collator pads each text
 PROMPT_TOKENS, RESPONSE_TOKENS = 40, 40

@@ -23,11 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 from bench.step_model import IMAGE, PROMPT_TOKENS, RESPONSE_TOKENS, Shape, make_model
-from training.attention import DENSE, set_attention
-from training.logps import logps_of_features, vision_features
-from training.objectives import IMAGE_A, Objective, Scores
-from training.packing import PairTokens, pack
-from training.vlm import Vlm, encode_prompt, encode_response, pixel_values
+from training.models.attention import DENSE, set_attention
+from training.models.logps import logps_of_features, vision_features
+from training.models.packing import PairTokens, pack
+from training.models.vlm import Vlm, encode_prompt, encode_response, pixel_values
+from training.objectives.losses import IMAGE_A, Objective, Scores
 
 DPO = Objective("dpo")
 TOLERANCE = 1e-4  # between the two sides' numbers in fp32

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from eval.benchmarks.registry import MODULES, benchmark
-from eval.compat_parsers import COMPAT_PARSERS
+from eval.parsing.harness_parsers import COMPAT_PARSERS
 
 PAGE = Path(__file__).resolve().parent / "evaluation.md"
 START, END = "<!-- benchmarks: made by python docs/benchmark_reference.py -->\n", "<!-- /benchmarks -->\n"

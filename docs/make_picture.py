@@ -12,9 +12,9 @@ from pathlib import Path
 from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont
 
+from pipeline.core.schema import Candidate
 from pipeline.rewrite.template import Written, write
-from pipeline.schema import Candidate
-from pipeline.sources.scenes import ScenesSection, draw_pair
+from pipeline.sources.scenes.source import ScenesSection, draw_pair
 
 PAGE = Path(__file__).resolve().parent / "pair.png"
 WIDTH, HEIGHT = 1080, 540

@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 
 from eval.config import EvalSection
 from pipeline.config import BuildSection
-from pipeline.recipe import Section
+from pipeline.core.recipe import Section
 from training.config import TrainSection
 
 PAGE = Path(__file__).resolve().parent / "recipes.md"

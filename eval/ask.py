@@ -10,11 +10,11 @@ import numpy.typing as npt
 import typer
 
 from eval.config import EvalSection
-from eval.items import find_models
-from pipeline.images import ImageError, decode_rgb
-from pipeline.job import run_command
-from pipeline.progress import say, summary_table
-from pipeline.recipe import UserError
+from eval.inputs import find_models
+from pipeline.core.cli import run_command
+from pipeline.core.images import ImageError, decode_rgb
+from pipeline.core.progress import say, summary_table
+from pipeline.core.recipe import UserError
 
 CONDITIONS = ("image a", "image b", "no image")
 Logps = npt.NDArray[np.float64]
@@ -46,10 +46,10 @@ def ask(model: Path, images: tuple[Any, Any], question: str, texts: tuple[str, s
     """
     import torch
 
-    from training.generation import generate
-    from training.logps import pair_logps
-    from training.packing import pack
-    from training.vlm import load_vlm, pair_tokens, pixel_values
+    from training.models.generation import generate
+    from training.models.logps import pair_logps
+    from training.models.packing import pack
+    from training.models.vlm import load_vlm, pair_tokens, pixel_values
 
     vlm = load_vlm(model, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, device=device)
     try:

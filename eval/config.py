@@ -5,8 +5,8 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline.endpoint_section import EndpointSection, check_budget
-from pipeline.recipe import RecipeError, Section
+from pipeline.core.recipe import RecipeError, Section
+from pipeline.llm.config import EndpointSection, check_budget
 
 Ablation = Literal["none", "blank", "shuffled", "counterpart"]
 ABLATIONS: tuple[Ablation, ...] = ("none", "blank", "shuffled", "counterpart")

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import typer
 
-from pipeline.job import run_command
-from pipeline.progress import say
-from pipeline.recipe import UserError
-from pipeline.store import write_text
+from pipeline.core.cli import run_command
+from pipeline.core.progress import say
+from pipeline.core.recipe import UserError
+from pipeline.core.storage import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from eval.asked import Asked, Subject, load_benchmarks
 from eval.benchmarks.registry import benchmark
 from eval.config import EvalSection
-from eval.items import Models, Role, find_models, read_items, weights_sha256, with_absolute_paths
-from pipeline.progress import summary_table
-from pipeline.recipe import fingerprint
+from eval.inputs import Models, Role, find_models, read_items, weights_sha256, with_absolute_paths
+from eval.suite.requests import Asked, Subject, load_benchmarks
+from pipeline.core.progress import summary_table
+from pipeline.core.recipe import fingerprint
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,11 @@ from typing import Annotated, Any
 import pyarrow as pa
 import typer
 
-from eval.answer_store import Answer
-from eval.answering import Answerer, AnsweringPlan, Request, answers_in, batches_of, request_table
-from eval.asked import Subject
-from eval.conditions import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
 from eval.config import EvalSection
-from eval.endpoint_answers import ask_server
-from eval.items import (
+from eval.generation.cache import Answer
+from eval.generation.endpoint import ask_server
+from eval.generation.generator import Answerer, AnsweringPlan, Request, answers_in, batches_of, request_table
+from eval.inputs import (
     Models,
     Role,
     begin,
@@ -27,14 +25,16 @@ from eval.items import (
     is_finished,
     scoring_fingerprint,
 )
-from eval.pair_results import PairResults, write_pairs
+from eval.pairs.results import PairResults, write_pairs
+from eval.pairs.scorer import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
 from eval.plan import Plan, plan_evaluation, print_plan, subjects_of
-from eval.run_benchmarks import AnswerAll, BenchmarkResults, Keep, run_benchmarks, summary_of
-from pipeline.job import DryRun, PrintRecipe, ray_session, run_command
-from pipeline.progress import Progress, say
-from pipeline.recipe import load_recipe, resolved_yaml
-from pipeline.schema import MvcError
-from pipeline.store import Stage, only_one, open_stage, read_json, read_table, write_json, write_table
+from eval.suite.requests import Subject
+from eval.suite.run import AnswerAll, BenchmarkResults, Keep, run_benchmarks, summary_of
+from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.progress import Progress, say
+from pipeline.core.recipe import load_recipe, resolved_yaml
+from pipeline.core.schema import MvcError
+from pipeline.core.storage import Stage, only_one, open_stage, read_json, read_table, write_json, write_table
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "eval_contrast.yaml"
 
@@ -181,7 +181,7 @@ def write_results(
     plan: Plan, subjects: dict[Role, Subject], pairs: PairResults | None, benchmarks: BenchmarkResults | None, started_s: float
 ) -> dict[str, Any]:
     """Writes report.html and result.json; prints the summary."""
-    from eval.result_page import headline_scores, print_summary, write_page
+    from eval.report.page import headline_scores, print_summary, write_page
 
     section, out = plan.section, plan.out
     write_page(section, subjects, pairs, benchmarks, out / "report.html")

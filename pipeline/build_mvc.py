@@ -10,12 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.config import BuildSection
-from pipeline.job import DryRun, PrintRecipe, ray_session, run_command
-from pipeline.progress import say, summary_table
-from pipeline.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
-from pipeline.remote import push, remote_manifest
-from pipeline.stages import Plan, plan_build
-from pipeline.store import StoreError, cache_dir, only_one, read_json, write_json
+from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.progress import say, summary_table
+from pipeline.core.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
+from pipeline.core.storage import StoreError, cache_dir, only_one, read_json, write_json
+from pipeline.stages.plan import Plan, plan_build
+from pipeline.stages.remote import push, remote_manifest
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "mvc_demo.yaml"
 
@@ -30,7 +30,7 @@ def build(plan: Plan) -> dict[str, Any]:
     if done is not None:
         say(f"{plan.section.out}: already built from this recipe and these sources; nothing to do")
         return done
-    from pipeline.encoder_check import check_encoders
+    from pipeline.embedding.preflight import check_encoders
     from pipeline.rewrite.stage import check_writer
     from pipeline.verify.judge import check_judge
 
@@ -40,8 +40,8 @@ def build(plan: Plan) -> dict[str, Any]:
     check_encoders(plan.section.encoders)
     with only_one(plan.out, "out"), _failure_noted(plan.out):
         with ray_session():
-            from pipeline.publication import publish
-            from pipeline.steps import Build
+            from pipeline.stages.finalize import publish
+            from pipeline.stages.runner import Build
 
             num_embedders, num_threads = embedders(plan.section, _resources())
             job = Build(plan, RayMap(plan.section, num_embedders), num_threads)
@@ -117,7 +117,7 @@ def embedders(section: BuildSection, resources: Mapping[str, float]) -> tuple[in
 
 
 class RayMap:
-    """`pipeline.steps.MapChunks` on Ray Data: only chunk numbers travel; what they stand for is read and written by the workers."""
+    """`pipeline.stages.runner.MapChunks` on Ray Data: only chunk numbers travel; what they stand for is read and written by the workers."""
 
     def __init__(self, section: BuildSection, num_embedders: int) -> None:
         self._num_cpus, self._num_embedders, self._uses_gpu = section.workers.cpus_per_task, num_embedders, _uses_gpu(section)
@@ -195,7 +195,7 @@ def run(
         print_plan(plan)
         return
     if estimate:
-        from pipeline.rewrite.estimate import print_estimate
+        from pipeline.stages.estimate import print_estimate
 
         print_estimate(plan)
         return

@@ -2,15 +2,15 @@
 
 from pydantic import Field
 
-from pipeline.encoders import EncodersSection
-from pipeline.link import LinkSection
-from pipeline.normalize import NormalizeSection
-from pipeline.recipe import Section
-from pipeline.rewrite.section import RewriteSection
-from pipeline.selection import SelectionSection
-from pipeline.shortcuts import AuditSection
-from pipeline.sources.catalog import SourceSection
-from pipeline.verify.section import VerifySection
+from pipeline.audit.shortcuts import AuditSection
+from pipeline.core.recipe import Section
+from pipeline.dedup.groups import LinkSection
+from pipeline.embedding.encoders import EncodersSection
+from pipeline.rewrite.config import RewriteSection
+from pipeline.selection.rules import SelectionSection
+from pipeline.sources.registry import SourceSection
+from pipeline.stages.normalize import NormalizeSection
+from pipeline.verify.config import VerifySection
 
 
 class ValidationSection(Section):

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from pipeline.job import run_command
-from pipeline.store import cache_dir
+from pipeline.core.cli import run_command
+from pipeline.core.storage import cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 DISTRIBUTION = "svco-toolkit"

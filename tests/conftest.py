@@ -33,7 +33,7 @@ def test_data() -> Path:
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
     """Ray in this process, started once for all tests that need no cluster of their own; the jobs join what they find here."""
-    from pipeline.job import ray_session
+    from pipeline.core.cli import ray_session
 
     with ray_session():
         yield

@@ -26,9 +26,9 @@ SOURCES = [ROOT / "svco.py", *(path for package in ("pipeline", "training", "eva
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
 ENTRY_FILES = {
     "pipeline/build_mvc.py": "build",
-    "pipeline/rewrite_audit.py": "rewrite-audit",
+    "pipeline/rewrite/review_page.py": "rewrite-audit",
     "training/train_svco.py": "train",
-    "training/reference.py": "reference",
+    "training/make_reference.py": "reference",
     "eval/run_eval.py": "eval",
 }
 
@@ -145,7 +145,7 @@ def test_messages_in_the_troubleshooting_page_are_those_of_the_program() -> None
 
 def test_the_method_page_has_every_objective_and_every_coefficient() -> None:
     from training.config import ObjectiveSection
-    from training.terms import COEFFICIENTS_OF
+    from training.objectives.terms import COEFFICIENTS_OF
 
     text = (ROOT / "docs" / "method.md").read_text()
     for name in COEFFICIENTS_OF:
@@ -156,7 +156,7 @@ def test_the_method_page_has_every_objective_and_every_coefficient() -> None:
 
 @pytest.mark.parametrize("name", sorted({"svco": 4, "vco": 2, "dpo": 1, "dpo_symmetric": 2, "mdpo": 3, "symmpo": 3, "anchor": 2}.items()))
 def test_the_method_page_gives_the_loss_that_training_starts_from(name: tuple[str, int]) -> None:
-    from training.objectives import Objective
+    from training.objectives.losses import Objective
 
     objective, terms = name
     row = next(line for line in (ROOT / "docs" / "method.md").read_text().splitlines() if line.startswith(f"| `{objective}` |"))
@@ -232,7 +232,7 @@ SHAPES = {"build": "pipeline.config:BuildSection", "train": "training.config:Tra
 
 @pytest.mark.parametrize(("page", "command"), [entry for entry in _documented() if "--recipe" in entry[1]])
 def test_every_documented_override_fits_its_recipe(page: str, command: list[str]) -> None:
-    from pipeline.recipe import load_recipe
+    from pipeline.core.recipe import load_recipe
 
     verb = {"reference": "train", "plan": "train"}.get(command[0], command[0])
     module, _, shape = SHAPES[verb].partition(":")

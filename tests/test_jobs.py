@@ -17,7 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from pipeline.schema import read_manifest
+from pipeline.core.schema import read_manifest
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent

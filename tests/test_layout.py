@@ -18,11 +18,11 @@ GROUND = {"schema", "recipe", "images", "store", "progress", "page", "job", "end
 EVAL_MAY_USE = {"vlm", "chat", "generation", "packing", "logps", "attention"}
 # `ray` only where a job starts, in the session that all jobs share, and in the trainer's environment (Ray Train's side of the seam).
 RAY_MAY_BE_IMPORTED_BY = {
-    "pipeline/job.py",
+    "pipeline/core/cli.py",
     "pipeline/build_mvc.py",
     "training/train_svco.py",
-    "training/reference.py",
-    "training/env.py",
+    "training/make_reference.py",
+    "training/runtime/environment.py",
     "eval/run_eval.py",
 }
 # A home, a work folder or a temporary one is a path of the machine that a text was written on. Ray's containers have /home/ray, and Ray
@@ -33,7 +33,7 @@ DEPENDENCIES = (
     "ray torch torchvision transformers open_clip datasets huggingface_hub pyarrow fsspec s3fs PIL numpy sklearn cv2 pydantic omegaconf"
     " typer rich openai jinja2 matplotlib peft safetensors tensorboard pytest hypothesis trl tokenizers yaml"
 ).split()
-ENTRY_FILES = ("pipeline/build_mvc.py", "training/train_svco.py", "training/reference.py", "eval/run_eval.py")
+ENTRY_FILES = ("pipeline/build_mvc.py", "training/train_svco.py", "training/make_reference.py", "eval/run_eval.py")
 
 
 def _name(path: Path) -> str:

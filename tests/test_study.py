@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from bench.study_plan import OBJECTIVES, QUESTIONS, SEEDS, ablation_runs, choose, chosen_settings, rows_of, settings, tune_runs
-from bench.study_plan import test_runs as runs_of_test
-from bench.study_report import fill, main_table
-from bench.study_rows import append_row, missing, read_rows, split_stale
-from bench.study_run import Run, Setting
-from bench.study_stats import Pairs, difference, estimate, relative_fall, shared_seeds
-from bench.study_worlds import either_way, hands_parts, scenes_world, sign_category
+from studies.objectives.plan import OBJECTIVES, QUESTIONS, SEEDS, ablation_runs, choose, chosen_settings, rows_of, settings, tune_runs
+from studies.objectives.plan import test_runs as runs_of_test
+from studies.objectives.report import fill, main_table
+from studies.objectives.rows import append_row, missing, read_rows, split_stale
+from studies.objectives.run import Run, Setting
+from studies.objectives.stats import Pairs, difference, estimate, relative_fall, shared_seeds
+from studies.objectives.worlds import either_way, hands_parts, scenes_world, sign_category
 from training.config import ObjectiveSection
 
 WORLDS = {"scenes": {"fingerprint": "f" * 16}}
@@ -217,11 +217,11 @@ def test_a_table_without_rows_says_so() -> None:
 
 @pytest.mark.slow
 def test_a_run_of_two_steps_from_nothing_to_a_row(tmp_path: Path) -> None:
-    from bench.study_run import execute
-    from bench.study_score import item_facts
-    from bench.study_worlds import World, make_world
-    from pipeline.store import read_json
-    from training.tiny import TinySection
+    from pipeline.core.storage import read_json
+    from studies.objectives.run import execute
+    from studies.objectives.score import item_facts
+    from studies.objectives.worlds import World, make_world
+    from training.tiny.make import TinySection
 
     def recipe(seed: int) -> Any:
         return lambda _folder: {"sources": [{"kind": "scenes", "num_pairs": 12, "seed": seed}]}

@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.recipe import Section
-from training.terms import COEFFICIENTS_OF, TERMS_OF, Term
-from training.tiny import TinySection
+from pipeline.core.recipe import Section
+from training.objectives.terms import COEFFICIENTS_OF, TERMS_OF, Term
+from training.tiny.make import TinySection
 
 ObjectiveName = Literal["svco", "vco", "sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "anchor"]
 

@@ -5,19 +5,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training.ahead import ReadAhead
 from training.config import TrainSection
-from training.data import PairReader
-from training.env import LocalEnv
-from training.families import Images
-from training.feature_store import FeatureStore, write_features
-from training.features import CHUNK_IMAGES, VisionFeatures
-from training.logps import vision_features
-from training.packing import Ints
-from training.plan import base_sha256
-from training.policy import build_policy
-from training.reference_table import feature_facts, reference_facts, write_part
-from training.scoring import Scorer, Split
+from training.data.feature_store import FeatureStore, write_features
+from training.data.pairs import PairReader
+from training.data.prefetch import ReadAhead
+from training.data.reference_table import feature_facts, reference_facts, write_part
+from training.data.vision_features import CHUNK_IMAGES, VisionFeatures
+from training.models.families import Images
+from training.models.logps import vision_features
+from training.models.packing import Ints
+from training.run_plan import base_sha256
+from training.runtime.environment import LocalEnv
+from training.trainer.policy import build_policy
+from training.trainer.scoring import Scorer, Split
 
 
 class ReferenceModel:

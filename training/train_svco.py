@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.job import DryRun, PrintRecipe, ray_session, run_command
-from pipeline.progress import say, summary_table
-from pipeline.recipe import UserError, load_recipe, resolved_yaml
-from pipeline.store import only_one, write_json, write_text
+from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.progress import say, summary_table
+from pipeline.core.recipe import UserError, load_recipe, resolved_yaml
+from pipeline.core.storage import only_one, write_json, write_text
 from training.config import TrainSection
-from training.plan import ATTEMPT, CHECKPOINTS, MARKER, RECORD, RUN, Plan, plan_training, run_facts
-from training.relay import follow
+from training.run_plan import ATTEMPT, CHECKPOINTS, MARKER, RECORD, RUN, Plan, plan_training, run_facts
+from training.runtime.driver_messages import follow
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
 
@@ -36,7 +36,7 @@ def train(plan: Plan) -> dict[str, Any]:
         begin_attempt(plan)
         say(f"training {plan.section.model} with {plan.section.objective.name} on {plan.section.data} -> {plan.out}")
         if plan.section.model == "tiny":
-            from training.tiny import make_tiny
+            from training.tiny.make import make_tiny
 
             base = make_tiny(Path(plan.section.data), plan.section.tiny)
             shutil.copytree(base, plan.section.base_model, dirs_exist_ok=True)
@@ -57,8 +57,8 @@ def begin_attempt(plan: Plan) -> None:
 
 
 def _fit_here(plan: Plan) -> dict[str, Any]:
-    from training.env import LocalEnv
-    from training.loop import fit
+    from training.runtime.environment import LocalEnv
+    from training.trainer.loop import fit
 
     return fit(plan.section, LocalEnv(device="cuda" if plan.section.workers.use_gpu else "cpu"))
 
@@ -68,7 +68,7 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    from training.env import train_worker
+    from training.runtime.environment import train_worker
 
     workers, scratch = plan.section.workers, plan.out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed: Ray Train would take it up, but the loop does

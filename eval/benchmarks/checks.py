@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from eval.benchmarks.question import BenchmarkError, Question
+from eval.question import BenchmarkError, Question
 
 Record = dict[str, Any]
 T = TypeVar("T")

@@ -14,9 +14,9 @@ from types import MappingProxyType
 from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.mmvp import ASK
-from eval.benchmarks.question import LETTERS, BenchmarkError, Metric, Question, Verdict
 from eval.benchmarks.ratios import by_slice, equals_truth, mean_score, weighted
-from pipeline.schema import sha256_hex
+from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
+from pipeline.core.schema import sha256_hex
 
 NAME = "cvbench"
 SOURCES = {"ADE20K": 0.25, "COCO": 0.25, "Omni3D": 0.5}

@@ -16,8 +16,8 @@ from types import MappingProxyType
 
 from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
-from eval.benchmarks.question import BenchmarkError, Metric, Question, Verdict
 from eval.benchmarks.ratios import all_right, by_slice, equals_truth, mean_score
+from eval.question import BenchmarkError, Metric, Question, Verdict
 
 NAME = "hallusionbench"
 SIZES = {"all": 1129, "image": 951}

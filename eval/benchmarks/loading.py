@@ -15,9 +15,9 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from eval.benchmarks.checks import Record
-from eval.benchmarks.question import BenchmarkError
-from pipeline.images import ImageError, decode_rgb
-from pipeline.schema import sha256_hex
+from eval.question import BenchmarkError
+from pipeline.core.images import ImageError, decode_rgb
+from pipeline.core.schema import sha256_hex
 
 MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold anything
 

@@ -17,8 +17,8 @@ from types import MappingProxyType
 
 from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source, read_json_file
-from eval.benchmarks.question import BenchmarkError, Metric, Question, Verdict
 from eval.benchmarks.ratios import by_slice, mean_score
+from eval.question import BenchmarkError, Metric, Question, Verdict
 
 NAME = "mmhal"
 TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")

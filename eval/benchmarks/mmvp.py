@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
-from eval.benchmarks.question import LETTERS, BenchmarkError, Metric, Question, Verdict
 from eval.benchmarks.ratios import all_right, equals_truth, mean_score
+from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
 
 NAME = "mmvp"
 DISPUTED = {99: ("A", "B"), 100: ("B", "A"), 279: ("A", "B"), 280: ("B", "A")}  # index -> (original, corrected)

@@ -15,8 +15,8 @@ from types import MappingProxyType
 
 from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
-from eval.benchmarks.question import BenchmarkError, Kind, Metric, Question, Verdict
 from eval.benchmarks.ratios import all_right, by_slice, equals_truth, mean_score
+from eval.question import BenchmarkError, Kind, Metric, Question, Verdict
 
 NAME = "naturalbench"
 ASK = {"yes_no": "Please answer Yes or No.", "multiple_choice": "Please output the letter corresponding to the correct option."}

@@ -15,9 +15,9 @@ from types import MappingProxyType
 
 from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
 from eval.benchmarks.loading import Source, open_source, read_file
-from eval.benchmarks.question import BenchmarkError, Metric, Question, Unit, Verdict
 from eval.benchmarks.ratios import equals_truth, mean_score, weighted
 from eval.benchmarks.textvqa import ASK
+from eval.question import BenchmarkError, Metric, Question, Unit, Verdict
 
 NAME = "pope"
 SPLITS = ("random", "popular", "adversarial")

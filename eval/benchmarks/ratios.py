@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import Literal
 
-from eval.benchmarks.question import Metric, Question, Unit, Verdict
+from eval.question import Metric, Question, Unit, Verdict
 
 
 def chance_of(question: Question) -> float:

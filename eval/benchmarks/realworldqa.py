@@ -14,10 +14,10 @@ from types import MappingProxyType
 
 from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
 from eval.benchmarks.loading import Source, open_source
-from eval.benchmarks.question import LETTERS, BenchmarkError, Kind, Metric, Question, Verdict
 from eval.benchmarks.ratios import by_slice, equals_truth, mean_score
 from eval.benchmarks.short import accepts
-from pipeline.schema import sha256_hex
+from eval.question import LETTERS, BenchmarkError, Kind, Metric, Question, Verdict
+from pipeline.core.schema import sha256_hex
 
 NAME = "realworldqa"
 _OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[.):]\s*(\S.*?)\s*$", re.MULTILINE)

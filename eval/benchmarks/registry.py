@@ -2,8 +2,8 @@
 
 import importlib
 
-from eval.benchmarks.question import Benchmark
-from pipeline.recipe import RecipeError
+from eval.question import Benchmark
+from pipeline.core.recipe import RecipeError
 
 # Name -> module with BENCHMARK. A new benchmark is one file and one line here.
 MODULES = {

@@ -17,8 +17,8 @@ from types import MappingProxyType
 from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
 from eval.benchmarks.loading import Source, open_source, read_json_file
 from eval.benchmarks.mmvp import ASK
-from eval.benchmarks.question import LETTERS, BenchmarkError, Metric, Question, Verdict
 from eval.benchmarks.ratios import by_slice, equals_truth, mean_score
+from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
 
 NAME = "scienceqa"
 

@@ -6,8 +6,8 @@ so that only 32 full stops are removed) are not repeated.
 
 import re
 
-from eval.answers import short_answer
-from eval.benchmarks.question import Question, Verdict
+from eval.parsing.parse import short_answer
+from eval.question import Question, Verdict
 
 # Written with their apostrophes; each is also accepted with any one of them left out.
 _CONTRACTIONS = """

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from eval.benchmarks.question import Benchmark, Question, Verdict
+from eval.question import Benchmark, Question, Verdict
 
 CONDITIONS = ("image", "none", "blank", "shuffled", "counterpart")
 ANSWER_SCHEMA = pa.schema(

@@ -16,9 +16,9 @@ from typing import Any
 
 from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
 from eval.benchmarks.loading import Source, open_source, read_file, read_json_file
-from eval.benchmarks.question import BenchmarkError, Metric, Question, Verdict
 from eval.benchmarks.ratios import mean_score
 from eval.benchmarks.short import soft_accuracy
+from eval.question import BenchmarkError, Metric, Question, Verdict
 
 NAME = "textvqa"
 NUM_ANSWERS = 10

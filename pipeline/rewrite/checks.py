@@ -11,11 +11,11 @@ from functools import lru_cache
 
 from pydantic import Field
 
-from pipeline.caption_checks import num_changed_words
-from pipeline.recipe import Section
-from pipeline.rewrite.atoms import FREE, GRAMMAR, NUMBERS_AND_NEGATIONS, ONE, atoms, stem
-from pipeline.rewrite.contrast import FUNCTION_WORDS, contrast, leaked_words, words
-from pipeline.rewrite.language import other_language, small_words
+from pipeline.core.recipe import Section
+from pipeline.text.captions import num_changed_words
+from pipeline.text.contrast import FUNCTION_WORDS, contrast, leaked_words, words
+from pipeline.text.language import other_language, small_words
+from pipeline.text.stemming import FREE, GRAMMAR, NUMBERS_AND_NEGATIONS, ONE, atoms, stem
 
 VERSION = 1
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.decide import pairs_to_write, rewrite_chunk
-from pipeline.endpoint import Endpoint
-from pipeline.endpoint_section import EndpointSection
-from pipeline.in_flight import ChunkWork, ask_all, spent
-from pipeline.response_cache import Reply
+from pipeline.core.storage import Stage, read_table, write_mapped, write_table
+from pipeline.llm.batch import ChunkWork, ask_all, spent
+from pipeline.llm.cache import Reply
+from pipeline.llm.client import Endpoint
+from pipeline.llm.config import EndpointSection
 from pipeline.rewrite.checks import Failure
-from pipeline.rewrite.llm import by_model
-from pipeline.rewrite.pair import Pair, Rewrite
-from pipeline.rewrite.section import RewriteSection
-from pipeline.store import Stage, read_table, write_mapped, write_table
+from pipeline.rewrite.config import RewriteSection
+from pipeline.rewrite.model_writer import by_model
+from pipeline.rewrite.types import Pair, Rewrite
+from pipeline.stages.tables import pairs_to_write, rewrite_chunk
 
 Tables = tuple[pa.Table, pa.Table, pa.Table]
 ReadChunk = Callable[[int], Tables]

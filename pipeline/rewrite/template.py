@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipeline.rewrite.contrast import contrast, leaked_words, words
+from pipeline.text.contrast import contrast, leaked_words, words
 
 VERSION = 2
 

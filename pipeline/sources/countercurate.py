@@ -11,11 +11,11 @@ from typing import Any, ClassVar, Literal
 from PIL import ExifTags, Image, ImageOps
 from pydantic import Field
 
-from pipeline.images import FORMATS, ImageError, decode_rgb
-from pipeline.recipe import RecipeError, Section
-from pipeline.schema import Candidate, Malformed
-from pipeline.sources.files import Root
-from pipeline.sources.json_records import Places, chosen, looks, read_first, read_json, require_key, storable, text_fault
+from pipeline.core.images import FORMATS, ImageError, decode_rgb
+from pipeline.core.recipe import RecipeError, Section
+from pipeline.core.schema import Candidate, Malformed
+from pipeline.sources.io import Root
+from pipeline.sources.io_json import Places, chosen, looks, read_first, read_json, require_key, storable, text_fault
 
 VERSION = 1
 

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.recipe import RecipeError, fingerprint
-from pipeline.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.files import Root
-from pipeline.sources.hub_section import HubColumns, HubSection
+from pipeline.core.recipe import RecipeError, fingerprint
+from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
+from pipeline.sources.hub_config import HubColumns, HubSection
+from pipeline.sources.io import Root
 
 SIDES = ("image_a", "image_b", "caption_a", "caption_b")
 SHORT_TEXTS = ("id", "category", "group", "question", "operation", "license", "original")

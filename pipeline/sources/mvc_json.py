@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.recipe import RecipeError, Section, fingerprint
-from pipeline.schema import CATEGORIES, Candidate, Category, Malformed
-from pipeline.sources.files import MAX_IMAGE_BYTES, Root
-from pipeline.sources.json_records import read_json, text_fault
+from pipeline.core.recipe import RecipeError, Section, fingerprint
+from pipeline.core.schema import CATEGORIES, Candidate, Category, Malformed
+from pipeline.sources.io import MAX_IMAGE_BYTES, Root
+from pipeline.sources.io_json import read_json, text_fault
 
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
 RESPONSES = {"a": "chosen_response", "b": "rejected_response"}

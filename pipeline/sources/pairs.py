@@ -10,9 +10,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.recipe import RecipeError, Section, fingerprint
-from pipeline.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.files import MAX_IMAGE_BYTES, Root, read_whole
+from pipeline.core.recipe import RecipeError, Section, fingerprint
+from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
+from pipeline.sources.io import MAX_IMAGE_BYTES, Root, read_whole
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
 

@@ -9,11 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.shards import DecidedRows
-from pipeline.store import Stage, read_table
+from pipeline.core.storage import Stage, read_table
+from pipeline.stages.shard_writer import DecidedRows
+from pipeline.verify.config import VerifySection
 from pipeline.verify.judge import VERDICTS
 from pipeline.verify.margins import MARGINS
-from pipeline.verify.section import VerifySection
 
 VERSION = 1
 

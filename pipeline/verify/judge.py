@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.endpoint import Endpoint
-from pipeline.images import FORMATS, decode_rgb, encode_png
-from pipeline.in_flight import ChunkWork, ask_all, spent
-from pipeline.library import ImageLibrary
-from pipeline.response_cache import Reply
+from pipeline.core.images import FORMATS, decode_rgb, encode_png
+from pipeline.core.storage import Stage, open_mapped, read_table, write_table
+from pipeline.llm.batch import ChunkWork, ask_all, spent
+from pipeline.llm.cache import Reply
+from pipeline.llm.client import Endpoint
+from pipeline.llm.structured_chat import Talk
 from pipeline.rewrite.checks import Failure
 from pipeline.rewrite.stage import SPENDING_SCHEMA, spending, tries_facts
-from pipeline.rewrite.talk import Talk
-from pipeline.store import Stage, open_mapped, read_table, write_table
-from pipeline.verify.section import JudgeSection, VerifySection
+from pipeline.storage.image_store import ImageLibrary
+from pipeline.verify.config import JudgeSection, VerifySection
 
 VERSION = 1
 

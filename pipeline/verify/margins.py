@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.embed import EmbedChunks, embed_texts, write_part
-from pipeline.encoders import Encoders
-from pipeline.known_vectors import Floats
-from pipeline.library import ImageLibrary
-from pipeline.schema import sha256_hex
-from pipeline.similarity import caption_margin
-from pipeline.store import Stage, open_mapped, write_table
-from pipeline.vectors import Vectors
+from pipeline.core.schema import sha256_hex
+from pipeline.core.storage import Stage, open_mapped, write_table
+from pipeline.embedding.cache import Floats
+from pipeline.embedding.encoders import Encoders
+from pipeline.embedding.reader import Vectors
+from pipeline.embedding.similarity import caption_margin
+from pipeline.embedding.stage import EmbedChunks, embed_texts, write_part
+from pipeline.storage.image_store import ImageLibrary
 
 VERSION = 1
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.schema import SCHEMA_VERSION, mvc_schema, pair_id, sha256_hex
-from pipeline.sources.scenes import ScenesSection, ScenesSource
+from pipeline.core.schema import SCHEMA_VERSION, mvc_schema, pair_id, sha256_hex
+from pipeline.sources.scenes.source import ScenesSection, ScenesSource
 
 TEMPLATE = (
     "{% for message in messages %}USER: {% for item in message['content'] %}{% if item['type'] == 'image' %}<image>\n"

@@ -12,8 +12,8 @@ from PIL import Image
 
 from eval import ask as ask_module
 from eval.ask import AskError, Opinion, ask, read_images, rows_of, run, share_of_first, verdict
-from training.generation import generate
-from training.vlm import encode_prompt, encode_response, load_vlm, pixel_values
+from training.models.generation import generate
+from training.models.vlm import encode_prompt, encode_response, load_vlm, pixel_values
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_mistakes_are_one_line(change: dict[str, Any], message: str, finetuned: 
 
 
 def test_a_model_that_says_nothing_is_told(finetuned: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.generation.generate", lambda *_, **__: ["", "A star."])
+    monkeypatch.setattr("training.models.generation.generate", lambda *_, **__: ["", "A star."])
     with pytest.raises(AskError, match="says nothing about image a; give the two answers to judge with --answer, twice"):
         ask(finetuned, read_images(images), "What?", None, device="cpu", max_new_tokens=2)

@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from eval.config import EvalSection
-from eval.items import Role
+from eval.inputs import Role
 from eval.run_eval import evaluate, main, missing_parts, plan_evaluation
-from pipeline.recipe import RecipeError, load_recipe
-from pipeline.store import Stage, open_stage
+from pipeline.core.recipe import RecipeError, load_recipe
+from pipeline.core.storage import Stage, open_stage
 
 # Everything here needs a model and its scores.
 pytestmark = pytest.mark.slow
@@ -50,7 +50,7 @@ def done(mvc: Path, finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the page of `done`, which is made before this, has its plots: drawing is most of what a page costs."""
-    monkeypatch.setattr("eval.report.figure_svg", lambda _: "<svg></svg>")
+    monkeypatch.setattr("eval.report.pairs.figure_svg", lambda _: "<svg></svg>")
 
 
 def read(path: Path) -> Any:
@@ -102,8 +102,8 @@ def test_only_rows_with_exact_truth_are_checked_for_hallucination(done: Path) ->
 def test_log_probabilities_are_those_of_a_plain_forward_pass(done: Path, finetuned: Path, rows: list[dict[str, Any]]) -> None:
     import torch
 
-    from pipeline.images import decode_rgb
-    from training.vlm import encode_prompt, encode_response, load_vlm, pixel_values
+    from pipeline.core.images import decode_rgb
+    from training.models.vlm import encode_prompt, encode_response, load_vlm, pixel_values
 
     vlm, row = load_vlm(finetuned), rows[0]
     found = pq.read_table(done / "items.parquet").to_pylist()[0]

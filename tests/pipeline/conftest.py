@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.schema import SCHEMA_VERSION, SPLITS, mvc_schema, pair_id, sha256_hex
-from pipeline.store import sha256_file
+from pipeline.core.schema import SCHEMA_VERSION, SPLITS, mvc_schema, pair_id, sha256_hex
+from pipeline.core.storage import sha256_file
 from tests.pipeline.tiny_encoders import CLIP_TYPE, make_clip
 
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pipeline.schema import Candidate
-from pipeline.sources.edits import EditsSection, EditsSource
+from pipeline.core.schema import Candidate
+from pipeline.sources.edits.source import EditsSection, EditsSource
 
 OPERATIONS = ("swap", "count", "replace", "recolour", "flip", "inpaint")
 # Each label's photographs have a shade of their own, by which a tile tells what it shows.

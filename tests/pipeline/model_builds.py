@@ -11,11 +11,11 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import BuildSection
-from pipeline.publication import publish
-from pipeline.rewrite.section import RewriteSection
+from pipeline.rewrite.config import RewriteSection
 from pipeline.sources.pairs import PairsSection
-from pipeline.stages import plan_build
-from pipeline.steps import Build
+from pipeline.stages.finalize import publish
+from pipeline.stages.plan import plan_build
+from pipeline.stages.runner import Build
 from tests.pipeline.chat_server import ChatServer
 
 COLOURS = "red blue green black white pink brown grey".split()
@@ -52,7 +52,7 @@ def built(source: PairsSection, rewrite: RewriteSection, out: Path, **more: Any)
     job = Build(plan_build(section), one_by_one, 1)
     job.run()
     # Drawing is most of what the page of so few rows costs, and no subject of these builds.
-    with patch("pipeline.report_scores.figure_svg", return_value="<svg></svg>"):
+    with patch("pipeline.report.scores.figure_svg", return_value="<svg></svg>"):
         return publish(job)
 
 

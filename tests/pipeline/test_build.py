@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.schema import COLUMNS, read_manifest, read_mvc
+from pipeline.core.schema import COLUMNS, read_manifest, read_mvc
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -24,7 +24,7 @@ from pipeline.doctor import (
     versions_tested,
 )
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("version", "level"), [((3, 11), "OK"), ((3, 12), "OK"), ((3, 10), "problem"), ((3, 13), "problem")])

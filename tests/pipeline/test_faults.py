@@ -15,11 +15,11 @@ import pytest
 
 from pipeline.build_mvc import DEFAULT_RECIPE, build
 from pipeline.config import BuildSection
-from pipeline.recipe import load_recipe
-from pipeline.schema import read_manifest
-from pipeline.stages import plan_build
+from pipeline.core.recipe import load_recipe
+from pipeline.core.schema import read_manifest
+from pipeline.stages.plan import plan_build
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NUM_PAIRS, NUM_CHUNKS = 600, 40
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

@@ -12,19 +12,19 @@ from typing import Any
 import pytest
 
 from pipeline.config import BuildSection
-from pipeline.publication import publish
-from pipeline.recipe import load_recipe
+from pipeline.core.recipe import load_recipe
+from pipeline.core.schema import SPLITS, read_manifest, read_mvc
 from pipeline.rewrite.checks import ChecksSection, answers_failure, question_failure
-from pipeline.schema import SPLITS, read_manifest, read_mvc
-from pipeline.stages import plan_build
-from pipeline.steps import Build
+from pipeline.stages.finalize import publish
+from pipeline.stages.plan import plan_build
+from pipeline.stages.runner import Build
 from pipeline.verify.judge import data_uri
 from tests.pipeline.chat_server import ChatServer
 from tests.pipeline.hub_server import Hub, serve
 from tests.pipeline.model_builds import one_by_one
-from tests.pipeline.test_verify_build import judging
+from tests.pipeline.verify.test_build import judging
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 NUM_PAIRS = 60
 REPO = "stars/huts"
 

@@ -1,22 +1,20 @@
 """The paper's recipe, whole, on small folders laid out as its two sources are, with small encoders on disk."""
 
-import runpy
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from pipeline.config import BuildSection
-from pipeline.publication import publish
-from pipeline.recipe import load_recipe
-from pipeline.schema import read_manifest, read_mvc
-from pipeline.stages import plan_build
-from pipeline.steps import Build
+from pipeline.core.recipe import load_recipe
+from pipeline.core.schema import read_manifest, read_mvc
+from pipeline.stages.finalize import publish
+from pipeline.stages.plan import plan_build
+from pipeline.stages.runner import Build
+from tests.pipeline import native
+from tests.pipeline.stages import test_runner as steps
 
-ROOT = Path(__file__).resolve().parent.parent.parent
-native = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("native.py"))))
-steps = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("test_steps.py"))))
+ROOT = Path(__file__).resolve().parents[2]
 
 pytestmark = pytest.mark.slow
 

@@ -8,11 +8,11 @@ import pytest
 
 from pipeline.build_mvc import embedders, main
 from pipeline.config import BuildSection, WorkersSection
-from pipeline.encoders import ClipSection, EncodersSection
-from pipeline.recipe import JOB_ENVIRONMENT_VARIABLE, RecipeError
-from pipeline.sources.scenes import ScenesSection
+from pipeline.core.recipe import JOB_ENVIRONMENT_VARIABLE, RecipeError
+from pipeline.embedding.encoders import ClipSection, EncodersSection
+from pipeline.sources.scenes.source import ScenesSection
 
-RECIPE = Path(__file__).resolve().parent.parent.parent / "recipes/mvc_pairs.yaml"
+RECIPE = Path(__file__).resolve().parents[2] / "recipes/mvc_pairs.yaml"
 
 
 @pytest.fixture

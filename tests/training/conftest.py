@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.schema import SCHEMA_VERSION, mvc_schema, pair_id, sha256_hex
+from pipeline.core.schema import SCHEMA_VERSION, mvc_schema, pair_id, sha256_hex
 from tests.training.tiny_families import COLOURS, MAKERS, QUESTIONS, SHAPES, write_tiny_llava
 
 

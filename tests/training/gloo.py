@@ -14,7 +14,9 @@ def two_workers(work: Callable[..., None], *arguments: Any) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     # The server imports what takes ten seconds once; every worker of every test is a fork of it.
-    multiprocessing.set_forkserver_preload(["training.loop", "training.vlm", "peft", "transformers.models.llava.modeling_llava"])
+    multiprocessing.set_forkserver_preload(
+        ["training.trainer.loop", "training.models.vlm", "peft", "transformers.models.llava.modeling_llava"]
+    )
     torch.multiprocessing.start_processes(_worker, (2, port, work, arguments), nprocs=2, start_method="forkserver")
 
 

@@ -9,14 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.recipe import RecipeError, UserError
-from pipeline.schema import MvcError
-from pipeline.store import StoreError
-from training.checkpoint import latest, run_folder
+from pipeline.core.recipe import RecipeError, UserError
+from pipeline.core.schema import MvcError
+from pipeline.core.storage import StoreError
 from training.config import TrainSection
-from training.env import LocalEnv
-from training.loop import DivergedError, fit
-from training.plan import RUN, plan_training, run_facts
+from training.run_plan import RUN, plan_training, run_facts
+from training.runtime.environment import LocalEnv
+from training.trainer.checkpoint import latest, run_folder
+from training.trainer.loop import DivergedError, fit
 
 Make = Callable[..., Path]
 Rows = list[dict[str, Any]]
@@ -94,7 +94,7 @@ def test_an_unfinished_run_of_another_recipe_is_not_gone_on_with(recipe: dict[st
 def test_a_loss_that_is_no_number_names_step_pairs_and_terms_and_keeps_the_checkpoint(
     recipe: dict[str, Any], make_mvc: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from training import updates
+    from training.trainer import step as updates
 
     asked = section(recipe, make_mvc(8, 0))
     real, calls = updates.Measure.__call__, []

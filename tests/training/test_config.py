@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.recipe import RecipeError, load_recipe
+from pipeline.core.recipe import RecipeError, load_recipe
 from training.config import ObjectiveSection, TrainSection
-from training.objectives import OBJECTIVES, Coefficients, Objective
-from training.terms import COEFFICIENTS_OF, TERMS_OF
+from training.objectives.losses import OBJECTIVES, Coefficients, Objective
+from training.objectives.terms import COEFFICIENTS_OF, TERMS_OF
 
 
 @pytest.mark.parametrize("name", [name for name, heeded in COEFFICIENTS_OF.items() if heeded])
@@ -45,7 +45,7 @@ def test_the_recipe_and_the_objectives_agree_on_which_coefficients_count() -> No
 def _differ(one: Objective, other: Objective) -> bool:
     import torch
 
-    from training.objectives import Scores
+    from training.objectives.losses import Scores
 
     D_P32 = torch.tensor([[[3.0, 1.0], [2.0, 5.0], [7.0, 4.0]]])
     scores = Scores(D_P32=D_P32, logps_P32=D_P32 - 9, num_tokens_P2=torch.tensor([[2, 3]]))

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.attention import DENSE, SPLIT
 from training.config import OptimSection
-from training.logps import logps_of_features, pair_logps, vision_features
-from training.objectives import Coefficients, Scores, Values, svco
-from training.optimiser import adamw
-from training.packing import Packed, PairTokens, pack
-from training.vlm import load_model
+from training.models.attention import DENSE, SPLIT
+from training.models.logps import logps_of_features, pair_logps, vision_features
+from training.models.packing import Packed, PairTokens, pack
+from training.models.vlm import load_model
+from training.objectives.losses import Coefficients, Scores, Values, svco
+from training.trainer.optimizer import adamw
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 SEQUENCES = (

@@ -117,7 +117,7 @@ def test_an_out_that_is_not_ours_is_left_alone(settings: list[str], job_here: He
 
 
 def test_relative_paths_are_refused_inside_a_ray_job(settings: list[str], job_here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
-    from pipeline.recipe import JOB_ENVIRONMENT_VARIABLE
+    from pipeline.core.recipe import JOB_ENVIRONMENT_VARIABLE
 
     monkeypatch.setenv(JOB_ENVIRONMENT_VARIABLE, "raysubmit_1")
     _refused(job_here("--dry-run", *settings, "out=results/mine"), "out=results/mine", "absolute")
@@ -167,7 +167,7 @@ def test_a_worker_error_is_one_line_too(one_ray: None, settings: list[str], job_
 
 
 def test_what_a_user_has_to_mend_is_not_tried_again_and_a_lost_worker_is() -> None:
-    from pipeline.schema import MvcError
+    from pipeline.core.schema import MvcError
     from training.train_svco import _no_second_try
 
     callback = _no_second_try()
@@ -179,7 +179,7 @@ def test_what_a_user_has_to_mend_is_not_tried_again_and_a_lost_worker_is() -> No
 
 
 def test_of_several_workers_errors_the_one_that_a_user_can_mend_is_told() -> None:
-    from pipeline.schema import MvcError
+    from pipeline.core.schema import MvcError
     from training.train_svco import _cause
 
     lost, mendable, later = RuntimeError("connection closed by peer"), MvcError("pair 7: no question"), MvcError("pair 9")
@@ -193,10 +193,10 @@ def test_of_several_workers_errors_the_one_that_a_user_can_mend_is_told() -> Non
 
 def test_training_again_over_lost_weights_first_takes_the_record_away(settings: list[str], vicuna_llava: Path, tmp_path: Path) -> None:
     """A run killed half-way over an old record must not look finished."""
-    from pipeline.recipe import load_recipe
-    from pipeline.schema import MvcError
+    from pipeline.core.recipe import load_recipe
+    from pipeline.core.schema import MvcError
     from training.config import TrainSection
-    from training.plan import plan_training
+    from training.run_plan import plan_training
     from training.train_svco import DEFAULT_RECIPE, train
 
     plan = plan_training(load_recipe(DEFAULT_RECIPE, [*settings, "max_length_tokens=1"], TrainSection))

@@ -1,0 +1,133 @@
+"""Finished evaluations side by side: the paper's table, and which differences are more than luck. The verb `svco compare`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.core.cli import run_command
+from pipeline.core.progress import say, summary_table
+from pipeline.core.recipe import RecipeError
+
+
+def labels_of(folders: Sequence[Path]) -> list[str]:
+    """A name for each folder: the last parts of its path that tell it from the others.
+
+    runs/base, runs/svco -> base, svco;  base/eval, svco/eval -> base/eval, svco/eval
+    """
+    parts = [folder.resolve().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise RecipeError("the same folder is given twice; expected different evaluations")
+    for depth in range(1, max(map(len, parts)) + 1):
+        names = ["/".join(one[-depth:]) for one in parts]
+        if len(set(names)) == len(names):
+            return names
+    raise AssertionError("different paths differ in some part")
+
+
+def comparison_of(folders: Sequence[Path], *, num_draws: int, confidence: float, seed: int) -> dict[str, Any]:
+    """The comparison of the models in these folders; the first is the one that the others are compared with.
+
+    That is the model from which the first folder's was finetuned, where that folder holds both, otherwise the first folder's own.
+
+    Raises:
+        UserError: Folders that cannot be compared.
+    """
+    from eval.compare.comparison import compare_runs
+    from eval.compare.runs import read_runs
+
+    found = [read_runs(folder, label) for folder, label in zip(folders, labels_of(folders), strict=True)]
+    runs = [*found[0][1:], *(runs[0] for runs in found)]
+    comparison = compare_runs(runs, num_draws=num_draws, confidence=confidence, seed=seed)
+    bases = {runs[1].model for runs in found if len(runs) > 1}
+    if len(bases) > 1:
+        comparison["notes"].append(
+            f"the models were finetuned from different ones ({', '.join(sorted(bases))}); all are compared with {runs[0].label}"
+        )
+    return comparison
+
+
+def show(number: Any, unit: str, *, with_interval: bool = False, is_difference: bool = False) -> str:
+    """A score or a difference: share 0.253 -> "25.3%", points 2.75 -> "2.75", a difference of shares +0.04 -> "+4.0 [+1.2, +6.9]"."""
+    if number is None:
+        return "-"
+    scale, digits = (100.0, 1) if unit == "share" else (1.0, 2)
+    sign = "+" if is_difference else ""
+    text = f"{number['value'] * scale:{sign}.{digits}f}" + ("%" if unit == "share" and not is_difference else "")
+    if not with_interval or number["low"] is None:
+        return text
+    return f"{text} [{number['low'] * scale:{sign}.{digits}f}, {number['high'] * scale:{sign}.{digits}f}]"
+
+
+def score_rows(comparison: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table of scores: one row per score with its chance level and one column per model (the paper's turned)."""
+    labels = [model["label"] for model in comparison["models"]]
+    rows = []
+    for column in comparison["columns"]:
+        scores = [show(comparison["scores"][label][column["key"]], column["unit"], with_interval=True) for label in labels]
+        lower = ", lower is better" if column["higher_is_better"] is False else ""
+        rows.append([column["heading"] + lower, "-" if column["chance"] is None else f"{column['chance']:.1%}", *scores])
+    averages = [comparison["average"][label] for label in labels]
+    rows.append(["average relative improvement", "", *("-" if average is None else f"{average:+.2%}" for average in averages)])
+    return ["score", "chance", *labels], rows
+
+
+def difference_rows(comparison: dict[str, Any], label: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of one model's differences from the first: value, units that got better and worse, test, p, verdict."""
+    rows = []
+    for column in comparison["columns"]:
+        one = comparison["differences"][label][column["key"]]
+        if one is None:
+            continue
+        adjusted = one["p_holm"]
+        verdict = "not tested" if adjusted is None else ("yes" if one["significant"] else "no")
+        discordant = "-" if one["num_better"] is None else f"{one['num_better']:,} / {one['num_worse']:,}"
+        shown = show(one, column["unit"], with_interval=True, is_difference=True)
+        rows.append([column["heading"], shown, discordant, one["test"], "-" if adjusted is None else f"{adjusted:.3g}", verdict])
+    return ["score", "difference", "better / worse", "test", "p", "significant"], rows
+
+
+def print_comparison(comparison: dict[str, Any], confidence: float) -> None:
+    """Both tables and the notes."""
+    labels = [model["label"] for model in comparison["models"]]
+    summary_table("Scores", *score_rows(comparison))
+    for label in labels[1:]:
+        title = f"{label} minus {labels[0]}: points with {confidence:.0%} intervals, p by Holm over these scores"
+        summary_table(title, *difference_rows(comparison, label))
+    for label, shares in comparison["unreadable"].items():
+        unread = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
+        if unread:
+            say(f"{label}: answers that could not be read count as wrong: {unread}")
+    for note in comparison["notes"]:
+        say(f"note: {note}")
+
+
+def run(
+    folders: Annotated[list[Path], typer.Argument(metavar="DIR [DIR ...]", help="Folders of finished evaluations; the first is the base.")],
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 4_000,
+    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals, and 1 - the level of the tests.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    json: Annotated[Path | None, typer.Option(help="Also write everything to this file.")] = None,
+    page: Annotated[Path | None, typer.Option(help="Also write a page (HTML) to this file.")] = None,
+) -> None:
+    """Print the scores of several evaluations side by side, and which differences are more than luck."""
+    from pipeline.core.storage import write_json
+
+    comparison = comparison_of(folders, num_draws=draws, confidence=confidence, seed=seed)
+    print_comparison(comparison, confidence)
+    if json is not None:
+        write_json(json, comparison)
+    if page is not None:
+        from eval.compare.page import write_comparison_page
+
+        write_comparison_page(comparison, confidence, page)
+
+
+def main() -> None:
+    """The entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Answers of a model: what it is shown, generated in batches, kept."""

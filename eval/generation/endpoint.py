@@ -1,0 +1,68 @@
+"""Answers of a model behind an OpenAI-compatible server: requests in, answers out, as many at once as the recipe allows."""
+
+import asyncio
+import base64
+import io
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from PIL import Image
+
+from eval.config import AnswerEndpoint
+from eval.generation.cache import Answer
+from eval.generation.generator import Request
+from pipeline.core.images import FORMATS
+from pipeline.llm.client import Endpoint
+
+Keep = Callable[[Sequence[tuple[str, Answer]]], None]
+PURPOSE = "answers"
+
+
+def ask_server(endpoint: AnswerEndpoint, requests: Sequence[Request], keep: Keep) -> None:
+    """Gives every answer to `keep` as it comes; a request that the server never answered is left out.
+
+    Raises:
+        EndpointError: No request can succeed: key, model, address.
+    """
+    by_length = sorted(requests, key=lambda one: one.max_new_tokens)
+    for max_new_tokens, group in groupby(by_length, key=lambda one: one.max_new_tokens):
+        asyncio.run(_ask_all(list(group), endpoint.model_copy(update={"max_tokens": max_new_tokens}), keep))
+
+
+async def _ask_all(requests: Sequence[Request], section: AnswerEndpoint, keep: Keep) -> None:
+    left = iter(requests)  # shared: whoever is free takes the next, so that nobody waits for the slowest of a batch
+    async with Endpoint(section, PURPOSE) as endpoint:
+        workers = [asyncio.create_task(_work(left, endpoint, keep)) for _ in range(min(section.max_in_flight, len(requests)))]
+        try:
+            await asyncio.gather(*workers)
+        finally:
+            for worker in workers:
+                worker.cancel()
+
+
+async def _work(left: Iterator[Request], endpoint: Endpoint, keep: Keep) -> None:
+    for request in left:
+        reply = await endpoint.ask(messages_of(request))
+        if reply.model:  # otherwise the server gave none: not an answer of the model, and asked again next time
+            fault = "" if reply.fault == "reply_cut_off" else reply.fault
+            keep([(request.key, Answer(reply.text.strip(), reply.completion_tokens, reply.fault != "reply_cut_off", fault))])
+
+
+def messages_of(request: Request) -> list[dict[str, Any]]:
+    """A request as a chat: the image first, as our own prompts have it, then the question."""
+    encoded = request.shown.encoded()
+    if encoded is None:
+        return [{"role": "user", "content": request.prompt}]
+    url = f"data:{_media_type(encoded)};base64,{base64.b64encode(encoded).decode()}"
+    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": request.prompt}]
+    return [{"role": "user", "content": content}]
+
+
+def _media_type(encoded: bytes) -> str:
+    """What the bytes are, from their header; a server that cannot read them says so itself."""
+    try:
+        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
+            return Image.MIME.get(image.format or "", "image/jpeg")
+    except Exception:  # on broken headers Pillow's readers raise anything
+        return "image/jpeg"

@@ -1,0 +1,123 @@
+"""What a model is shown with a benchmark's question under each image condition: questions in, images out. Knows no model.
+
+image        as the benchmark asks it            none      the question alone, as a text-only prompt
+blank        mid-grey, of the image's own size    shuffled  the image of another item
+counterpart  the other image of the pair, for which the question has another answer
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from eval.config import ABLATIONS, Ablation
+from eval.question import BenchmarkError, Question
+from pipeline.core.images import FORMATS, ImageError, encode_png
+from pipeline.core.schema import sha256_hex
+
+GREY = (128, 128, 128)
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # the EXIF tag, and the value from which width and height are exchanged
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A picture as encoded bytes with their sha256, a grey one of `blank_px` (width, height), or nothing."""
+
+    image: bytes | None = None
+    sha256: str = ""
+    blank_px: tuple[int, int] | None = None
+
+    @property
+    def name(self) -> str | None:
+        """What the picture is known by: the sha256 of its bytes, "blank:640x480", or None for no picture."""
+        return f"blank:{self.blank_px[0]}x{self.blank_px[1]}" if self.blank_px else self.sha256 or None
+
+    def encoded(self) -> bytes | None:
+        """The bytes of the picture; a grey one is drawn only when somebody wants to see it."""
+        return encode_png(Image.new("RGB", self.blank_px, GREY)) if self.blank_px else self.image
+
+
+NOTHING = Shown()
+
+
+def shown_as_asked(questions: Sequence[Question]) -> list[Shown]:
+    """Every question with its own image, or with none where the benchmark asks without one."""
+    images = {question.image for question in questions if question.image is not None}  # several questions share an image
+    shown = {image: Shown(image, sha256_hex(image)) for image in images}
+    return [NOTHING if question.image is None else shown[question.image] for question in questions]
+
+
+def shown_under(ablation: Ablation, questions: Sequence[Question], asked: Sequence[Shown], seed: int) -> list[Shown | None]:
+    """What is shown instead of the images, one entry per question; None where the condition does not exist for a question.
+
+    A question that the benchmark asks without an image stays as it is under all but "counterpart".
+
+    Args:
+        asked: `shown_as_asked` of the questions.
+        seed: Decides who gets whose image under "shuffled": no image keeps its place, and equal images move together.
+
+    Raises:
+        BenchmarkError: A blank image is wanted and an image has no readable size.
+    """
+    if ablation == "counterpart":
+        place = {question.item_id: index for index, question in enumerate(questions)}
+        return [None if question.counterpart is None else asked[place[question.counterpart]] for question in questions]
+    if ablation == "none":
+        return [NOTHING] * len(questions)
+    if ablation == "blank":
+        first = {shown.sha256: question for question, shown in zip(reversed(questions), reversed(asked), strict=True)}
+        blanks = {shown.sha256: _blank(first[shown.sha256], shown) for shown in set(asked)}
+        return [blanks[shown.sha256] for shown in asked]
+    others = derangement([shown.sha256 for shown in asked if shown.image is not None], seed)
+    by_sha256 = {shown.sha256: shown for shown in asked}
+    return [shown if shown.image is None else by_sha256[others[shown.sha256]] if others else None for shown in asked]
+
+
+def possible_ablations(wanted: Sequence[Ablation], asked: Sequence[Shown], questions: Sequence[Question]) -> list[Ablation]:
+    """Those that exist for these questions: with any image at all, two different ones, any counterpart."""
+    num_images = len({shown.sha256 for shown in asked if shown.image is not None})
+    exists = {
+        "none": num_images > 0,
+        "blank": num_images > 0,
+        "shuffled": num_images > 1,
+        "counterpart": any(question.counterpart is not None for question in questions),
+    }
+    return [ablation for ablation in ABLATIONS if ablation in wanted and exists[ablation]]
+
+
+def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
+    """To each different name another one, each used once: one random cycle through all; empty for a single name.
+
+    The same names and seed give the same cycle, in whatever order they come.
+    """
+    unique = sorted(set(names))
+    if len(unique) < 2:
+        return {}
+    cycle = [unique[index] for index in np.random.default_rng(seed).permutation(len(unique))]
+    return dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
+
+
+def _blank(question: Question, shown: Shown) -> Shown:
+    if shown.image is None:
+        return shown
+    try:
+        return Shown(blank_px=upright_size(shown.image))
+    except ImageError as error:
+        raise BenchmarkError(f"item {question.item_id}: its image cannot be used ({error}); fetch the benchmark's files again") from error
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an encoded image as a person sees it, in pixels, read from its header alone.
+
+    Raises:
+        ImageError: The header cannot be read.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            on_its_side = image.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE
+    except Exception as error:  # on broken headers Pillow's readers raise anything
+        raise ImageError("not_an_image", f"{len(data)} bytes that no decoder knows") from error
+    return (height, width) if on_its_side else (width, height)

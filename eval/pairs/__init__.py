@@ -1,0 +1,1 @@
+"""Contrast scores on MVC pairs."""

@@ -1,0 +1,1 @@
+"""Answers as verdicts, by our rules and by those of other harnesses."""

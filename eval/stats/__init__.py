@@ -1,0 +1,1 @@
+"""Intervals, significance, dependence on the image."""

@@ -1,0 +1,1 @@
+"""Benchmark runs: requests, responses, judges, scores."""

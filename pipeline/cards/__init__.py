@@ -1,0 +1,1 @@
+"""Cards for the Hugging Face Hub: data set, model, licenses."""

@@ -1,0 +1,1 @@
+"""What every job stands on: recipes, the data contract, files, images, progress, the command line."""

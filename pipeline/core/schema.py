@@ -1,0 +1,182 @@
+"""THE contract: what a candidate is, what a published MVC row is, and how an MVC folder is read."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.core.recipe import UserError
+
+SCHEMA_VERSION = 1
+CATEGORIES = ("object", "attribute", "count", "position", "relation", "other")
+SPLITS = ("train", "validation")
+
+Category = Literal["object", "attribute", "count", "position", "relation", "other"]
+
+
+class MvcError(UserError):
+    """A folder is not an MVC that this version can read; the message says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A pair as a source yields it, before anything is decided. Images are encoded bytes, untouched.
+
+    `group` names what must never be split across train and validation (the original image, person or scene).
+    `meta` is JSON text. Where one side was made from the other, a is the original.
+    """
+
+    source: str
+    source_id: str
+    category: str
+    operation: str
+    group: str
+    image_a: bytes
+    image_b: bytes
+    caption_a: str
+    caption_b: str
+    license: str
+    question: str | None = None
+    meta: str = "{}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Malformed:
+    """A source row that could not become a candidate, with the reason and whatever is known of it."""
+
+    source: str
+    source_id: str
+    reason: str
+    category: str = "other"
+    operation: str = ""
+    group: str = ""
+    caption_a: str = ""
+    caption_b: str = ""
+    license: str = ""
+
+
+def sha256_hex(data: bytes) -> str:
+    """The content address of an image: sha256 of its encoded bytes, 64 hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def pair_id(image_a_sha256: str, caption_a: str, image_b_sha256: str, caption_b: str) -> str:
+    """32 hex digits that name a pair by content; (a, b) and (b, a) are one pair."""
+    sides = sorted([[image_a_sha256, caption_a], [image_b_sha256, caption_b]])
+    return hashlib.sha256(json.dumps(sides, ensure_ascii=True).encode()).hexdigest()[:32]
+
+
+def malformed_id(source: str, row: int) -> str:
+    """The pair_id of a row whose content cannot be addressed: named by where in its source it stands instead."""
+    return hashlib.sha256(json.dumps(["malformed", source, row]).encode()).hexdigest()[:32]
+
+
+IMAGE = pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])
+
+_COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
+    ("pair_id", pa.string()),
+    ("source", pa.string()),
+    ("source_id", pa.string()),
+    ("category", pa.string()),
+    ("operation", pa.string()),
+    ("group", pa.string()),
+    ("image_a", IMAGE),
+    ("image_b", IMAGE),
+    ("question", pa.string()),
+    ("answer_a", pa.string()),
+    ("answer_b", pa.string()),
+    ("caption_a", pa.string()),
+    ("caption_b", pa.string()),
+    ("clip_image_cos", pa.float64()),
+    ("dinov2_image_cos", pa.float64()),
+    ("pixels_image_cos", pa.float64()),
+    ("caption_margin_a", pa.float64()),
+    ("caption_margin_b", pa.float64()),
+    ("rewrite_status", pa.string()),
+    ("rewrite_model", pa.string()),
+    ("license", pa.string()),
+    ("image_a_sha256", pa.string()),
+    ("image_b_sha256", pa.string()),
+    ("meta", pa.string()),
+)
+COLUMNS = tuple(name for name, _ in _COLUMNS)
+SCORE_COLUMNS = ("clip_image_cos", "dinov2_image_cos", "pixels_image_cos", "caption_margin_a", "caption_margin_b")
+
+
+def mvc_schema(*, rejects: bool = False) -> pa.Schema:
+    """The Arrow schema of a shard, with the metadata by which `load_dataset` and the Hub see images.
+
+    Args:
+        rejects: The schema of `rejects/`, which has `drop_reason` as its last column.
+    """
+    columns = [*_COLUMNS, ("drop_reason", pa.string())] if rejects else list(_COLUMNS)
+    features = {name: _feature(kind) for name, kind in columns}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    return pa.schema([pa.field(name, kind) for name, kind in columns], metadata=metadata)
+
+
+def _feature(kind: pa.DataType) -> dict[str, Any]:
+    if kind == IMAGE:
+        return {"_type": "Image"}
+    return {"dtype": "float64" if kind == pa.float64() else "string", "_type": "Value"}
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of an MVC folder.
+
+    Raises:
+        MvcError: No manifest (not an MVC, or a build that did not finish), or another schema version.
+    """
+    path = Path(folder) / "manifest.json"
+    if not path.is_file():
+        raise MvcError(
+            f"{folder}: expected an MVC folder with manifest.json, found none; make one with pipeline/build_mvc.py "
+            "(a build that did not finish has none: run it again)"
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise MvcError(f"{path}: expected JSON, got something else ({error}); build the folder again") from error
+    version = manifest.get("schema_version") if isinstance(manifest, dict) else None
+    if version != SCHEMA_VERSION:
+        raise MvcError(f"{path}: expected schema version {SCHEMA_VERSION}, got {version!r}; build the folder again")
+    return manifest
+
+
+def shard_paths(folder: str | Path, split: str) -> list[Path]:
+    """The Parquet files of one split ("train", "validation"), in order."""
+    return sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
+
+
+def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """One split of an MVC folder as a table with the columns of the contract (or only `columns`), in shard order.
+
+    Raises:
+        MvcError: Not an MVC folder, a missing column, an unreadable shard, or an empty split.
+    """
+    read_manifest(folder)
+    wanted = list(columns or COLUMNS)
+    tables = []
+    for path in shard_paths(folder, split):
+        try:
+            present = pq.read_schema(path).names
+            missing = [name for name in wanted if name not in present]
+            if missing:
+                raise MvcError(f"{path}: column {missing[0]!r} is missing; the columns are {', '.join(COLUMNS)}")
+            tables.append(pq.read_table(path, columns=wanted, partitioning=None))
+        except (pa.ArrowInvalid, OSError) as error:
+            raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+    table = pa.concat_tables(tables) if tables else None
+    if table is None or table.num_rows == 0:
+        raise MvcError(f"{folder}: split {split!r} has no rows; lower the thresholds or raise validation.fraction")
+    return table
+
+
+def image_bytes(table: pa.Table, column: str) -> list[bytes]:
+    """The encoded bytes of an image column ("image_a" or "image_b"), one entry per row."""
+    return [data for chunk in table.column(column).chunks for data in chunk.field("bytes").to_pylist()]

@@ -1,0 +1,1 @@
+"""A finished MVC folder as others use it: validated, exported."""

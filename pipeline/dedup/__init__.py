@@ -1,0 +1,1 @@
+"""Deduplication, linked groups, decontamination against benchmarks."""

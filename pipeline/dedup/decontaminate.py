@@ -1,0 +1,99 @@
+"""Images that must not be in the data: those of benchmarks, read from folders, Parquet files or Hub data sets."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.hashing import NULL_KEY, hash_key, signed
+from pipeline.core.images import ImageError, decode_rgb, pixels_sha256
+from pipeline.core.recipe import RecipeError
+from pipeline.dedup.phash import NUM_BITS, perceptual_hash
+
+Ints = NDArray[np.int64]
+
+_IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+def benchmark_keys(place: str) -> tuple[Ints, Ints]:
+    """Keys of decoded pixels and perceptual hashes of every image in a folder or data set, each sorted and unique.
+
+    Raises:
+        RecipeError: Nothing there, or no image in it.
+    """
+    pixels, hashes = [], []
+    for data in _encoded_images(place):
+        try:
+            image = decode_rgb(data)
+        except ImageError:
+            continue  # what does not decode cannot be equal to an image that does
+        pixels.append(hash_key(pixels_sha256(image)))
+        seen = perceptual_hash(image)
+        if seen is not None:
+            hashes.append(signed(seen))
+    if not pixels:
+        raise RecipeError(f"links.benchmarks: {place!r} holds no image that can be read; expected a folder with images or Parquet files")
+    return np.unique(np.array(pixels, np.int64)), np.unique(np.array(hashes, np.int64))
+
+
+def folder_identity(place: str) -> list[object]:
+    """What changes when a benchmark's folder changes: name, size and time of each file; the name alone of a Hub data set."""
+    found = sorted(path for path in Path(place).rglob("*") if path.is_file())
+    return [[str(path.relative_to(place)), path.stat().st_size, path.stat().st_mtime_ns] for path in found] or [place]
+
+
+def _encoded_images(place: str) -> Iterator[bytes]:
+    folder = Path(place)
+    if not folder.is_dir():
+        yield from _hub_images(place)
+        return
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in _IMAGE_ENDINGS and path.is_file():
+            yield path.read_bytes()
+        elif path.suffix == ".parquet" and path.is_file():
+            yield from _parquet_images(path)
+
+
+def _parquet_images(path: Path) -> Iterator[bytes]:
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path) as file:
+        names = [field.name for field in file.schema_arrow if str(field.type).startswith("struct<bytes: binary")]
+        for batch in file.iter_batches(batch_size=64, columns=names):
+            for name in names:
+                yield from (row["bytes"] for row in batch.column(name).to_pylist() if row and row["bytes"])
+
+
+def _hub_images(name: str) -> Iterator[bytes]:
+    import datasets
+
+    try:
+        found = datasets.load_dataset(name, streaming=True)
+    except Exception as error:  # the library raises many kinds for one fact: this data set cannot be had here
+        raise RecipeError(f"links.benchmarks: {name!r} is neither a folder nor a data set that can be loaded ({error})") from error
+    for split in found.values():
+        columns = [column for column, feature in (split.features or {}).items() if isinstance(feature, datasets.Image)]
+        for column in columns:
+            split = split.cast_column(column, datasets.Image(decode=False))
+        for row in split.select_columns(columns):
+            yield from (value["bytes"] for value in row.values() if value and value["bytes"])
+
+
+def in_benchmark(pixels: Ints, hashes: Ints, known: tuple[Ints, Ints], max_bits: int | None) -> NDArray[np.bool_]:
+    """Which images are a benchmark's: equal pixels, or a perceptual hash at most `max_bits` bits from one of them, [N].
+
+    Args:
+        pixels, hashes: Keys of the images, [N]; NULL_KEY where there is none.
+        known: What `benchmark_keys` found.
+    """
+    found: NDArray[np.bool_] = np.isin(pixels, known[0]) & (pixels != NULL_KEY)
+    if max_bits is None or not known[1].size:
+        return found
+    has_hash = hashes != NULL_KEY
+    bits: NDArray[Any] = hashes.view(np.uint64)
+    nearest = np.full(len(hashes), NUM_BITS + 1, np.uint8)
+    for one in known[1].view(np.uint64):
+        np.minimum(nearest, np.bitwise_count(bits ^ one), out=nearest)
+    return found | (has_hash & (nearest <= max_bits))

@@ -1,0 +1,1 @@
+"""CLIP and DINOv2 embeddings of images and texts, and their cache."""

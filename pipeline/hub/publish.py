@@ -1,0 +1,191 @@
+"""`svco publish`: an MVC folder, or a finetuned model, becomes a repository on the Hub, in one commit or not at all."""
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipeline.core.cli import run_command
+from pipeline.core.progress import say, summary_table
+from pipeline.core.recipe import absolute_path
+from pipeline.core.storage import StoreError, only_one, write_text
+from pipeline.hub.repository import Head, HubError, HubRepository, RemoteFile, content_size
+from pipeline.hub.upload_plan import Parcel, PublishError, pack
+
+# Marks a folder as a dry run of ours, so that it may be replaced.
+MARKER = ".svco-publish"
+# Nobody edits these in place, so a dry run need not copy them.
+_LARGE = (".parquet", ".safetensors")
+_VERSION = re.compile(r"v(\d+)")
+
+
+def publish(parcel: Parcel, repo: str, *, is_public: bool = False, tag: str | None = None) -> tuple[str, str]:
+    """Makes the repository hold what the parcel holds, in one commit with a tag; returns the commit and the tag.
+
+    A new repository is private unless `is_public`; one that is there stays what it is. Where it holds everything already,
+    no commit is made: so the same command, run again after any failure, ends what it began.
+
+    Raises:
+        HubError: Refused, unreachable, changed by somebody else meanwhile, or not holding afterwards what was pushed.
+    """
+    repository = HubRepository(repo, parcel.kind)
+    head = repository.head()
+    if head is None:
+        head = repository.create(is_private=not is_public)
+        say(f"{repository.url}: new, {'public' if is_public else 'private'}")
+    elif is_public and head.is_private:
+        say(f"{repository.url}: is private and stays so; its settings page makes it public")
+    operations = plan(parcel, head.files)
+    changed = [path for path, what in operations.items() if what in ("add", "replace")]
+    stale = [path for path, what in operations.items() if what == "remove"]
+    version = choose_tag(head, tag, is_new=bool(changed or stale))
+    commit = head.commit
+    if changed or stale:
+        print_operations(parcel, operations)
+        message = f"Publish {version} with the S-VCO toolkit"
+        commit = repository.push({path: parcel.files[path] for path in changed}, stale, onto=head.commit, message=message)
+    else:
+        say(f"{repository.url}: holds all of it already")
+    verify(repository, parcel, commit)
+    if version not in head.tags:
+        repository.tag(version, commit)
+    return commit, version
+
+
+def plan(parcel: Parcel, there: Mapping[str, RemoteFile]) -> dict[str, str]:
+    """What is done with each path: add, replace, keep (the same is there already), or remove (of an earlier version)."""
+    operations = {}
+    for path, content in parcel.files.items():
+        remote = there.get(path)
+        operations[path] = "add" if remote is None else "keep" if remote.holds(content) else "replace"
+    return operations | dict.fromkeys(parcel.stale(list(there)), "remove")
+
+
+def choose_tag(head: Head, given: str | None, *, is_new: bool) -> str:
+    """The version's tag: the one given, else the one that names this content already, else the next of v1, v2, ..
+
+    Raises:
+        HubError: The given tag names another commit.
+    """
+    here = sorted(name for name, commit in head.tags.items() if commit == head.commit) if not is_new else []
+    if given:
+        if given in head.tags and given not in here:
+            raise HubError(f"tag {given!r} names an earlier version there; give another --tag, or none")
+        return given
+    numbers = [int(found[1]) for name in head.tags if (found := _VERSION.fullmatch(name))]
+    return here[0] if here else f"v{max(numbers, default=0) + 1}"
+
+
+def verify(repository: HubRepository, parcel: Parcel, commit: str) -> None:
+    """Reads back what the commit holds: sizes and checksums of all files, and one file whole.
+
+    Raises:
+        HubError: Something is missing, different, or there though it should be gone.
+    """
+    wrong = [path for path, what in plan(parcel, repository.files(commit)).items() if what != "keep"]
+    content = parcel.files[parcel.proof]
+    if not wrong and repository.read(parcel.proof, commit) != (content if isinstance(content, bytes) else content.read_bytes()):
+        wrong = [parcel.proof]
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise HubError(
+            f"{repository.url}: commit {commit[:8]} does not hold what was pushed: {', '.join(wrong[:5])}{more}; "
+            "do not use it, and run the command again"
+        )
+
+
+def write_dry_run(parcel: Parcel, out: Path) -> None:
+    """Writes into `out` exactly the files that would be pushed; an earlier dry run there is replaced.
+
+    Raises:
+        StoreError: `out` holds something else, or cannot be written.
+    """
+    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(entry.name != ".lock" for entry in out.iterdir())):
+        raise StoreError(f"out={out}: holds something that no dry run wrote; choose an empty or a new folder")
+    with only_one(out, "out"):
+        write_text(out / MARKER, "A dry run of svco publish.\n")
+        for entry in out.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+            elif entry.name not in (MARKER, ".lock"):
+                entry.unlink()
+        for path, content in parcel.files.items():
+            target = out / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                target.write_bytes(content)
+            elif target.suffix in _LARGE:
+                _link(content, target)
+            else:
+                shutil.copyfile(content, target)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file twice, without its bytes twice where the disk can do that."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def print_operations(parcel: Parcel, operations: Mapping[str, str]) -> None:
+    """The table of what happens to each file."""
+    rows = [
+        [path, what, f"{content_size(parcel.files[path]):,}" if path in parcel.files else ""]
+        for path, what in sorted(operations.items(), key=lambda item: (item[1], item[0]))
+    ]
+    summary_table(f"One commit to a {parcel.kind} repository", ["file", "what", "bytes"], rows)
+
+
+def run(
+    folder: Annotated[str, typer.Argument(metavar="DIR", help="An MVC folder, or the folder of a finetuned model.")],
+    repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="The repository; made if it is not there.")],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Write what would be pushed into a folder; needs no token, no network.")
+    ] = False,
+    out: Annotated[str | None, typer.Option(help="Where a dry run writes; by default DIR-publish beside DIR.")] = None,
+    allow_license: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A licence that you have permission for, though it is not known to allow this; may be repeated."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new repository public instead of private.")] = False,
+    tag: Annotated[str | None, typer.Option(help="The version's tag; by default the next of v1, v2, ..")] = None,
+) -> None:
+    """Publish an MVC folder, or a finetuned model, on the Hugging Face Hub: one commit, a tag, and a look at what is there then.
+
+    The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub. The card of a data set is made
+    anew from its manifest each time.
+    """
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo, re.ASCII):
+        raise PublishError(f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'")
+    if tag is not None and not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
+        raise PublishError(f"--tag {tag}: expected letters, digits, '-', '_' and '.', for example v2")
+    source = absolute_path(folder, "DIR")
+    if "://" in source:
+        raise StoreError(f"{source}: only local folders can be published; copy it here first")
+    say(f"checking {source}")
+    parcel = pack(Path(source), repo, allow_license or [])
+    if dry_run:
+        target = Path(absolute_path(out, "out") if out else f"{source}-publish")
+        write_dry_run(parcel, target)
+        print_operations(parcel, plan(parcel, {}))
+        say(f"nothing was sent; {', '.join(parcel.replaced)} of an earlier version would be removed\n{target}")
+        return
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()  # ours counts files
+    commit, version = publish(parcel, repo, is_public=public, tag=tag)
+    say(f"published {version}, commit {commit}")
+
+
+def main() -> None:
+    """The entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

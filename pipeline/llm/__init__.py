@@ -1,0 +1,1 @@
+"""OpenAI-compatible endpoints: client, rate limit, cache of replies, structured chat, spending."""

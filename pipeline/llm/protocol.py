@@ -1,0 +1,122 @@
+"""What an endpoint's answers mean: a reply, try again, the end of the job, or one row's fault. Pure functions on status and text."""
+
+import email.utils
+import json
+import math
+import re
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from pipeline.core.recipe import UserError
+from pipeline.llm.cache import Reply
+
+MAX_CHARS_SHOWN = 200
+ASSUMED_IMAGE_TOKENS = 1500  # of a picture of about a megapixel; servers count 600 to 3,000
+_NO_SUCH_MODEL = re.compile(
+    r"model.{0,120}(not found|not exist|unknown|not available)|(unknown|no such|invalid) model|model_not_found", re.I
+)
+
+
+class EndpointError(UserError):
+    """No request to this endpoint can succeed before somebody mends something; the message says what."""
+
+
+class NotNowError(Exception):
+    """A try that failed although the request may be good: busy, broken off, half an answer."""
+
+    def __init__(self, what: str, retry_after_s: float | None = None, *, is_rate_limit: bool = False) -> None:
+        super().__init__(what)
+        self.retry_after_s, self.is_rate_limit = retry_after_s, is_rate_limit
+
+
+def fatal_reason(status: int, text: str, model: str, api_key_env: str | None) -> str | None:
+    """Why no other request would fare better, or None.
+
+    401 -> "the server does not accept the key in OPENAI_API_KEY (status 401)"
+    """
+    key = f"the key in {api_key_env}" if api_key_env else "a request without a key; name the variable that holds it in api_key_env"
+    if status == 401:
+        return f"the server does not accept {key} (status 401)"
+    if status == 403:
+        return f"the server forbids this to {key} (status 403)"
+    if status == 402 or (status == 429 and "insufficient_quota" in text):
+        return f"the account behind {key} has no money left (status {status})"
+    if status in (400, 404, 422) and _NO_SUCH_MODEL.search(text):
+        return f"the server knows no model {model!r} (status {status})"
+    if status == 404:
+        return "there is no /chat/completions; base_url usually ends with /v1 (status 404)"
+    return None
+
+
+def plain_message(text: str, key: str) -> str:
+    """What a server says about an error, on one line, shortened, without the key."""
+    try:
+        body = json.loads(text)
+        error = body.get("error", body.get("detail", body)) if isinstance(body, dict) else body
+        message = error.get("message", error) if isinstance(error, dict) else error
+    except ValueError:
+        message = text
+    line = " ".join(str(message).split())
+    line = line.replace(key, "***") if key else line
+    return line if len(line) <= MAX_CHARS_SHOWN else f"{line[:MAX_CHARS_SHOWN]} ..."
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait for (Retry-After-Ms, or Retry-After as seconds or as a date), or None."""
+    in_ms, asked = headers.get("Retry-After-Ms", ""), headers.get("Retry-After", "")
+    for value, unit_s in ((in_ms, 0.001), (asked, 1.0)):
+        if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
+            return float(value) * unit_s
+    date = email.utils.parsedate_tz(asked)
+    return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else None
+
+
+@lru_cache(maxsize=1024)  # instructions are the same in every request
+def num_tokens(text: str) -> int:
+    """About how many tokens a text has, without its model's tokenizer: four ASCII letters each, any other character one.
+
+    "A red star." -> 3      "\u4e00\u53ea\u732b" -> 3
+    """
+    num_ascii = len(text.encode("ascii", "ignore"))
+    return math.ceil(num_ascii / 4) + len(text) - num_ascii
+
+
+def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
+    """About how many tokens the messages of a chat have; a picture counts as ASSUMED_IMAGE_TOKENS, whatever its bytes."""
+    total = 0
+    for content in (message["content"] for message in messages):
+        for part in [content] if isinstance(content, str) else content:
+            text = part if isinstance(part, str) else part.get("text")
+            total += ASSUMED_IMAGE_TOKENS if text is None else num_tokens(text)
+        total += 4
+    return total
+
+
+def reply_of(text: str, messages: Sequence[Mapping[str, Any]], model: str, latency_s: float) -> Reply:
+    """A completion as a reply; what the server does not state is taken from the request.
+
+    Raises:
+        NotNowError: Half an answer: not JSON, or not of the protocol.
+    """
+    try:
+        answer = json.loads(text)
+        choices, usage = answer["choices"], answer.get("usage") or {}
+        choice = choices[0] if choices else {}
+        message = choice.get("message") or {}
+        content, refusal, finish = message.get("content") or "", message.get("refusal"), choice.get("finish_reason")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise NotNowError("status 200 with half an answer") from error
+    fault = ""
+    if refusal or finish == "content_filter":
+        fault = "reply_refused"
+    elif not content.strip():
+        fault = "reply_empty"
+    elif finish == "length":
+        fault = "reply_cut_off"
+    prompt_tokens = usage.get("prompt_tokens") or message_tokens(messages)
+    completion_tokens = usage.get("completion_tokens") or num_tokens(content)
+    return Reply(
+        refusal or content, fault, str(answer.get("model") or model), int(prompt_tokens), int(completion_tokens), round(latency_s, 4)
+    )

@@ -1,0 +1,1 @@
+"""The HTML pages that people open: template, tables, numbers."""

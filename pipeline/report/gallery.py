@@ -1,0 +1,53 @@
+"""The report's contact sheets: kept pairs, and dropped ones by reason, each with its pictures, texts and scores."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from markupsafe import Markup
+
+from pipeline.core.schema import SCORE_COLUMNS
+from pipeline.pages.page import cards, marked_differences, pair_card, paragraph, text
+from pipeline.report.rows import Mask, Rows
+
+MAX_CHARS_SHOWN = 240
+_SHORT = dict(zip(SCORE_COLUMNS, ("clip", "dinov2", "pixels", "margin a", "margin b"), strict=True))
+_NOTE = "The categories in turn, each in the order of pair_id, which is a hash: nobody chose them. Words that differ are marked."
+
+
+def kept_sheet(rows: Rows, num_shown: int) -> str:
+    """A contact sheet of the data itself."""
+    return paragraph(_NOTE) + _sheet(rows, rows.kept, num_shown, "")
+
+
+def dropped_sheets(rows: Rows, num_shown: int) -> str:
+    """A contact sheet per drop reason, the most frequent first; the score that a reason names stands out."""
+    counted = sorted(((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason), reverse=True)
+    sheets = [f"<h3>{text(reason)}</h3>{_sheet(rows, rows.where('drop_reason', reason), num_shown, reason)}" for _, reason in counted]
+    return paragraph(_NOTE) + "".join(sheets)
+
+
+def _sheet(rows: Rows, mask: Mask, num_shown: int, reason: str) -> str:
+    found = int(mask.sum())
+    chosen = rows.read(rows.sample(mask, num_shown))
+    counted = f"all {found:,}" if len(chosen) == found else f"{len(chosen)} of {found:,}"
+    return paragraph(counted) + cards([_card(row, reason) for row in chosen])
+
+
+def _card(row: Mapping[str, Any], reason: str) -> str:
+    answers = marked_differences(*(_clipped(row[f"answer_{side}"] or row[f"caption_{side}"]) for side in "ab"))
+    image_a, image_b = ((row[f"image_{side}"] or {}).get("bytes") for side in "ab")
+    scores = [_score(name, row[name], reason) for name in SCORE_COLUMNS if row[name] is not None]
+    origin = " \u00b7 ".join(part for part in (row["category"], row["operation"], row["source"], _clipped(row["source_id"])) if part)
+    below = [Markup(" \u00b7 ").join(scores), Markup('<span class="soft">{}</span>').format(origin)]
+    return pair_card(image_a, image_b, [answers[0]], [answers[1]], [line for line in below if line], _clipped(row["question"]))
+
+
+def _score(name: str, value: float, reason: str) -> Markup:
+    shown = Markup('<span class="whole">{} {:.4f}</span>').format(_SHORT[name], value)
+    return Markup('<b class="bad">{}</b>').format(shown) if reason.startswith(f"{name}_") else shown
+
+
+def _clipped(words: str | None) -> str:
+    """At most MAX_CHARS_SHOWN characters: a row may have been dropped for its ten thousand."""
+    line = words or ""
+    return line if len(line) <= MAX_CHARS_SHOWN else f"{line[:MAX_CHARS_SHOWN]} ... ({len(line):,} characters)"

@@ -1,0 +1,116 @@
+"""What the report reads of a published folder: narrow columns of every row, and whole rows only of the pairs that it shows."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.core.schema import SCORE_COLUMNS, SPLITS, MvcError, shard_paths
+
+Mask = NDArray[np.bool_]
+
+NARROW = ("pair_id", "source", "category", "operation", "license", *SCORE_COLUMNS)
+SHOWN = (
+    "pair_id", "source", "source_id", "category", "operation", "image_a", "image_b", "question", "answer_a", "answer_b",
+    "caption_a", "caption_b", *SCORE_COLUMNS,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Every candidate of a folder, without texts and pictures.
+
+    `table` has NARROW, `drop_reason` ("" if kept), `split` ("" if dropped), and where the row lies: `file` (a number in
+    `files`) and `row` within it.
+    """
+
+    files: tuple[Path, ...]
+    table: pa.Table
+
+    @property
+    def kept(self) -> Mask:
+        """Which rows are in the data, [N]."""
+        return self.where("drop_reason", "")
+
+    def where(self, column: str, value: str) -> Mask:
+        """Which rows have `value` in a text column, [N]; a null has none."""
+        mask: Mask = pc.fill_null(pc.equal(self.table[column], value), False).to_numpy()
+        return mask
+
+    def scores(self) -> dict[str, NDArray[np.float64]]:
+        """The scores that some encoder computed, [N] each, NaN where a row was dropped before it was scored."""
+        made = [name for name in SCORE_COLUMNS if self.table[name].null_count < len(self.table)]
+        return {name: np.asarray(self.table[name].to_numpy(zero_copy_only=False), np.float64) for name in made}
+
+    def counts(self, *columns: str) -> dict[tuple[str, ...], int]:
+        """How many rows there are of each combination of values, sorted by it; a null counts as ""."""
+        found = self.table.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
+        return dict(sorted((tuple(row[name] or "" for name in columns), row["count_all"]) for row in found))
+
+    def sample(self, mask: Mask, num_rows: int) -> NDArray[np.int64]:
+        """Up to `num_rows` rows of a mask, the categories in turn, each in the order of pair_id (a hash): nobody's choice."""
+        at = np.flatnonzero(mask)
+        part = self.table.select(["category", "pair_id"]).take(at)
+        order = pc.sort_indices(part, sort_keys=[("category", "ascending"), ("pair_id", "ascending")]).to_numpy()
+        category = pc.fill_null(part["category"], "").take(order).to_numpy(zero_copy_only=False)
+        turn = np.arange(len(category)) - np.searchsorted(category, category) if len(category) else order
+        chosen: NDArray[np.int64] = at[order[np.argsort(turn, kind="stable")]][:num_rows]
+        return chosen
+
+    def read(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
+        """The given rows with SHOWN columns, in the given order. Reads the row groups that hold them, one at a time."""
+        wanted = self.table.select(["file", "row"]).take(pa.array(rows, pa.int64())).to_pylist()
+        found: dict[tuple[int, int], dict[str, Any]] = {}
+        for file in sorted({place["file"] for place in wanted}):
+            mine = sorted({place["row"] for place in wanted if place["file"] == file})
+            found |= {(file, row): values for row, values in _rows_of(self.files[file], mine)}
+        return [found[place["file"], place["row"]] for place in wanted]
+
+
+def read_rows(folder: Path) -> Rows:
+    """Every candidate of a published folder.
+
+    Raises:
+        MvcError: A shard that is no Parquet, or lacks a column.
+    """
+    places = [(path, split) for split in SPLITS for path in shard_paths(folder, split)]
+    places += [(path, "") for path in sorted((folder / "rejects").glob("*.parquet"))]
+    tables = [_narrow(path, number, split) for number, (path, split) in enumerate(places)]
+    if not tables:
+        raise MvcError(f"{folder}: expected Parquet files in data/ or rejects/, found none; build the folder again")
+    return Rows(tuple(path for path, _ in places), pa.concat_tables(tables))
+
+
+def _narrow(path: Path, number: int, split: str) -> pa.Table:
+    columns = [*NARROW, *([] if split else ["drop_reason"])]
+    try:
+        table = pq.read_table(path, columns=columns, partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise MvcError(f"{path}: column {missing[0]!r} is missing; svco validate says what else is wrong")
+    if split:
+        table = table.append_column("drop_reason", pa.array([""] * len(table), pa.string()))
+    table = table.append_column("split", pa.array([split] * len(table), pa.string()))
+    table = table.append_column("file", pa.array(np.full(len(table), number), pa.int64()))
+    return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
+
+
+def _rows_of(path: Path, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The given rows of one file (sorted)."""
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            mine = [row for row in rows if start <= row < stop]
+            if mine:
+                table = file.read_row_group(group, columns=list(SHOWN))
+                yield from zip(mine, table.take([row - start for row in mine]).to_pylist(), strict=True)
+            start = stop

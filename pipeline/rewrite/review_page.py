@@ -1,0 +1,146 @@
+"""`svco rewrite-audit DIR`: a page of rewrites beside their captions, for a person who judges them: random, worst and failed ones."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import pyarrow.parquet as pq
+import typer
+from markupsafe import Markup
+
+from pipeline.core.cli import run_command
+from pipeline.core.progress import say
+from pipeline.core.schema import SPLITS, MvcError, read_manifest, shard_paths
+from pipeline.core.storage import Stage, read_table
+from pipeline.pages.page import PageSection, cards, marked_differences, pair_card, paragraph, render_page
+from pipeline.text.stemming import FREE, atoms
+
+Row = dict[str, Any]
+
+_TEXTS = ("pair_id", "question", "answer_a", "answer_b", "caption_a", "caption_b", "rewrite_status", "rewrite_model")
+_IMAGES = ("image_a", "image_b")
+
+
+def num_words_off(row: Mapping[str, Any]) -> int:
+    """How many content words both answers add to their captions or leave out, question words aside.
+
+    "A red star." -> "There is a lovely red star."   ->  1
+    """
+    asked = set(atoms(row["question"] or ""))
+    total = 0
+    for side in "ab":
+        said, stated = set(atoms(row[f"answer_{side}"] or "")), set(atoms(row[f"caption_{side}"] or ""))
+        total += len((said - stated - asked - FREE) | (stated - said - FREE))
+    return total
+
+
+def write_audit(folder: Path, page: Path, num_shown: int) -> dict[str, int]:
+    """Writes the page; returns how many rewrites each of its sections is drawn from.
+
+    Raises:
+        MvcError: `folder` is no MVC folder, or holds no row.
+    """
+    manifest, rows = read_manifest(folder), _rows(folder)
+    if not rows:
+        raise MvcError(f"{folder}: expected rows in data/, found none; there is nothing to judge")
+    tries = _tries(folder, manifest)
+    by_model = [row for row in rows if row["rewrite_status"] in ("llm", "llm_retried")]
+    rejected = _rejected(folder, tries)
+    groups = {
+        # pair_id is a hash: its order is nobody's choice.
+        "Random": sorted(by_model or rows, key=lambda row: row["pair_id"]),
+        "Worst: most words added or left out": sorted((row for row in by_model if num_words_off(row)), key=lambda row: -num_words_off(row)),
+        "Passed at the second try": [row for row in rows if row["rewrite_status"] == "llm_retried"],
+        "Failed: written by the template instead": [row for row in rows if row["rewrite_status"] == "fallback"],
+        "Failed: rejected": rejected,
+    }
+    sections = [
+        PageSection(heading, _sheet(found, tries, num_shown))
+        for heading, found in groups.items()
+        if found or heading.startswith(("Random", "Failed: written"))
+    ]
+    lead = "Captions above, what was written beneath; words in which the sides differ are marked. No check replaces reading."
+    render_page(f"Rewrites of {manifest.get('name') or folder.name}", sections, page, lead)
+    return {heading: len(found) for heading, found in groups.items()}
+
+
+def _rows(folder: Path) -> list[Row]:
+    """Texts of all kept rows, with where each lies."""
+    found = []
+    for path in [path for split in SPLITS for path in shard_paths(folder, split)]:
+        for number, row in enumerate(pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()):
+            found.append({**row, "place": (path, number)})
+    return found
+
+
+def _rejected(folder: Path, tries: Mapping[str, Row]) -> list[Row]:
+    """Rows that left because their rewrite failed."""
+    found = []
+    for path in sorted((folder / "rejects").glob("*.parquet")):
+        for number, row in enumerate(pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()):
+            if tries.get(row["pair_id"], {}).get("status") == "rejected":
+                found.append({**row, "place": (path, number)})
+    return found
+
+
+def _tries(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Row]:
+    """What was tried for each pair, from the build's stage folder; empty where that is not beside the data."""
+    fingerprint = (manifest.get("fingerprints") or {}).get("rewrite", "")
+    stage = Stage("rewrite", folder / ".work" / "rewrite" / fingerprint)
+    paths = sorted(stage.folder.glob("tries-*.parquet")) if fingerprint else []
+    return {row["pair_id"]: row for path in paths for row in read_table(path).to_pylist()}
+
+
+def _sheet(rows: Sequence[Row], tries: Mapping[str, Row], num_shown: int) -> str:
+    chosen = rows[:num_shown]
+    shown = cards([_card(row, tries.get(row["pair_id"])) for row in _with_images(chosen)])
+    return paragraph(f"{len(chosen):,} of {len(rows):,}") + shown
+
+
+def _with_images(rows: Sequence[Row]) -> list[Row]:
+    """The rows with their pictures; of each shard only the row groups that hold them are read."""
+    found: dict[tuple[Path, int], Row] = {}
+    for path in sorted({row["place"][0] for row in rows}):
+        numbers = [row["place"][1] for row in rows if row["place"][0] == path]
+        with pq.ParquetFile(path) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                stop = start + file.metadata.row_group(group).num_rows
+                mine = [number for number in numbers if start <= number < stop]
+                if mine:
+                    pictures = file.read_row_group(group, columns=list(_IMAGES)).take([number - start for number in mine]).to_pylist()
+                    found |= {(path, number): picture for number, picture in zip(mine, pictures, strict=True)}
+                start = stop
+    return [row | found[row["place"]] for row in rows]
+
+
+def _card(row: Row, tried: Row | None) -> str:
+    captions = marked_differences(row["caption_a"] or "", row["caption_b"] or "")
+    answers = marked_differences(row["answer_a"] or "-", row["answer_b"] or "-")
+    bytes_a, bytes_b = ((row[name] or {}).get("bytes") for name in _IMAGES)
+    sides = [[Markup('<span class="soft">{}</span>').format(caption), answer] for caption, answer in zip(captions, answers, strict=True)]
+    below = [" \u00b7 ".join(part for part in (row["rewrite_status"], row["rewrite_model"], row["pair_id"]) if part)]
+    for reason, refused in zip(tried["reasons"], tried["refused"], strict=True) if tried else ():
+        below.append(Markup('<b class="bad">{}</b> <span class="soft">{}</span>').format(reason, refused[:400]))
+    return pair_card(bytes_a, bytes_b, sides[0], sides[1], below, row["question"] or "")
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An MVC folder, as a build makes it.")],
+    out: Annotated[Path | None, typer.Option(help="The page; by default DIR/rewrite_audit.html.")] = None,
+    num_shown: Annotated[int, typer.Option(min=1, help="How many rewrites each section shows.")] = 40,
+) -> None:
+    """Make a page of rewrites for a person to judge."""
+    page = out or folder / "rewrite_audit.html"
+    for heading, number in write_audit(folder, page, num_shown).items():
+        say(f"{number:>8,}  {heading}")
+    say(f"page  {page}")
+
+
+def main() -> None:
+    """The entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

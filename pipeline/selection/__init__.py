@@ -1,0 +1,1 @@
+"""Which candidates are kept: thresholds, sampling, other thresholds tried out."""

@@ -1,0 +1,1 @@
+"""Pairs made of photographs by edits that are true by construction."""

@@ -1,0 +1,205 @@
+"""The photographs that edits are made from: what a manifest says of them, and the folds that keep them apart."""
+
+import hashlib
+import json
+import posixpath
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.core.images import ImageError, decode_rgb
+from pipeline.core.recipe import RecipeError, Section
+from pipeline.sources.edits.views import Thing, View
+from pipeline.sources.io import Root
+
+# Enough to hold 5 % out as whole folds; more would leave fewer photographs to combine within each.
+MAX_FOLDS = 20
+MIN_SUBJECTS_PER_FOLD = 3
+
+
+class PhotoColumns(Section):
+    """Which key of the manifest holds what; `null` where the manifest has no such key."""
+
+    image: str = "image"
+    label: str = "label"
+    subject: str | None = "subject"
+    boxes: str | None = "boxes"
+    license: str | None = "license"
+
+
+class NotMade(Exception):  # noqa: N818 - an outcome that costs one pair, not an error
+    """A pair cannot be made from these photographs; `reason` is the fact in snake case."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """One photograph: its label, the one thing or person that others may show too, and the boxes of what is in it."""
+
+    image: str
+    label: str
+    subject: str
+    things: tuple[Thing, ...]
+    license: str
+
+
+def read_photos(
+    rows: Iterable[Mapping[str, Any] | str], columns: PhotoColumns, default_license: str
+) -> tuple[list[Photo], list[tuple[int, str]]]:
+    """The usable photographs of a manifest's rows, and (row, reason) of each row that is none."""
+    photos: dict[str, Photo] = {}
+    faults: list[tuple[int, str]] = []
+    for number, row in enumerate(rows):
+        photo = row if isinstance(row, str) else _photo(row, columns, default_license)
+        if isinstance(photo, Photo) and photo.image in photos:
+            photo = "photo_named_twice"
+        if isinstance(photo, str):
+            faults.append((number, photo))
+        else:
+            photos[photo.image] = photo
+    return list(photos.values()), faults
+
+
+def _photo(row: Mapping[str, Any], columns: PhotoColumns, default_license: str) -> Photo | str:
+    image, label = row.get(columns.image), row.get(columns.label)
+    if not isinstance(image, str) or not image.strip():
+        return "photo_image_missing_in_manifest"
+    if not isinstance(label, str) or not _clean(label):
+        return "photo_label_missing_in_manifest"
+    things = _things(row.get(columns.boxes or "") or [])
+    if things is None:
+        return "photo_boxes_malformed"
+    name = posixpath.normpath(image)
+    subject = row.get(columns.subject or "")
+    return Photo(
+        name, _clean(label), name if subject is None else str(subject), things, str(row.get(columns.license or "") or default_license)
+    )
+
+
+def _clean(label: str) -> str:
+    return " ".join(label.replace("_", " ").split())
+
+
+def _things(boxes: object) -> tuple[Thing, ...] | None:
+    if not isinstance(boxes, list):
+        return None
+    things = []
+    for entry in boxes:
+        label, box = (entry.get("label"), entry.get("box")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(label, str) or not _clean(label) or not isinstance(box, list) or len(box) != 4:
+            return None
+        if not all(isinstance(edge, int | float) and abs(edge) < 1e6 for edge in box):
+            return None
+        # Outwards, so that a box of fractions still holds its thing.
+        x0, y0, x1, y1 = int(box[0] // 1), int(box[1] // 1), int(-(-box[2] // 1)), int(-(-box[3] // 1))
+        if not (0 <= x0 < x1 and 0 <= y0 < y1):
+            return None
+        things.append(Thing(_clean(label), (x0, y0, x1, y1)))
+    return tuple(things)
+
+
+def folds_of(photos: Sequence[Photo], num_folds: int | None) -> dict[str, int]:
+    """The fold of each subject: a deal in hashed order, label by label, so that each fold gets many labels.
+
+    Depends on labels and subjects alone, never on a seed: two sources that edit the same photographs agree on who is kept
+    from whom. `num_folds` None stands for one fold per three subjects, at most 20.
+    """
+    label_of: dict[str, str] = {}
+    for photo in photos:
+        label_of.setdefault(photo.subject, photo.label)
+    count = num_folds or max(1, min(MAX_FOLDS, len(label_of) // MIN_SUBJECTS_PER_FOLD))
+    order = sorted(label_of, key=lambda subject: (_digest(label_of[subject]), _digest(subject), subject))
+    return {subject: place % count for place, subject in enumerate(order)}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Album:
+    """Photographs in folds, read one by one.
+
+    Args:
+        alike: Groups of labels of which one may be said of another's things ("toy" of a stuffed animal).
+    """
+
+    def __init__(
+        self, photos: Sequence[Photo], root: Root, *, num_folds: int | None, alike: Iterable[Iterable[str]], max_image_bytes: int
+    ) -> None:
+        self._root, self._max_image_bytes = root, max_image_bytes
+        self._kin: defaultdict[str, set[str]] = defaultdict(set)
+        for group in alike:
+            labels = {_clean(label) for label in group}
+            for label in labels:
+                self._kin[label] |= labels
+        self._fold_of = folds_of(photos, num_folds)
+        self.photos = tuple(photos)
+        self.num_folds = max(self._fold_of.values(), default=0) + 1
+        self.folds = tuple(tuple(p for p in photos if self._fold_of[p.subject] == fold) for fold in range(self.num_folds))
+        # What was tried and led nowhere, (reason, image, number of the thing): spares a second look, changes no outcome.
+        self.dead_ends: set[tuple[str, str, int]] = set()
+        # Part of every group's name, so that folds of other photographs are other groups.
+        self._name = _digest(json.dumps([sorted(self._fold_of), self.num_folds]))[:8]
+
+    def group_of(self, photo: Photo) -> str:
+        """What must not be split: the fold that the photograph's subject is in."""
+        return f"photos-{self._name}-fold-{self._fold_of[photo.subject]}-of-{self.num_folds}"
+
+    def may_be(self, label: str, called: str) -> bool:
+        """Whether a thing of one label may also be called by the other."""
+        return label == called or label in self._kin[called]
+
+    def number_of(self, photo: Photo, label: str) -> int:
+        """How many things a photograph shows that may be called so; a photograph of it without such boxes shows one."""
+        boxed = sum(self.may_be(thing.label, label) for thing in photo.things)
+        return boxed or int(self.may_be(photo.label, label))
+
+    def shows(self, photo: Photo, label: str) -> bool:
+        """Whether a photograph shows anything that may be called so."""
+        return self.number_of(photo, label) > 0
+
+    def differ(self, one: Photo, other: Photo) -> bool:
+        """Whether neither photograph shows what the other is of."""
+        return not self.shows(one, other.label) and not self.shows(other, one.label)
+
+    def look(self, photo: Photo) -> View:
+        """The photograph, upright, with its boxes; a box around all of it where the manifest has none.
+
+        Raises:
+            NotMade: It cannot be read ("photo_file_missing", "photo_truncated" ..), or a box is not in it.
+        """
+        data = self._root.read(photo.image, self._max_image_bytes)
+        if isinstance(data, str):
+            raise NotMade(f"photo_{data}")
+        try:
+            pixels = np.asarray(decode_rgb(data))
+        except ImageError as error:
+            raise NotMade(f"photo_{error.reason}") from error
+        height, width = pixels.shape[:2]
+        if any(thing.box[2] > width or thing.box[3] > height for thing in photo.things):
+            raise NotMade("photo_box_outside_image")
+        return View(pixels, photo.things or (Thing(photo.label, (0, 0, width, height)),))
+
+
+def check_columns(path: str, rows: Sequence[Mapping[str, Any] | str], columns: PhotoColumns) -> None:
+    """Refuses a manifest in which no row has an image or a label.
+
+    Raises:
+        RecipeError: A wrong column map, or no rows.
+    """
+    found = sorted({key for row in rows if not isinstance(row, str) for key in row})
+    if not found:
+        raise RecipeError(f"sources (edits): {path!r} has no rows; expected one JSON object per line, with image and label")
+    for name in ("image", "label"):
+        column = getattr(columns, name)
+        if column not in found:
+            raise RecipeError(
+                f"sources (edits): no row of {path!r} has {column!r} (for {name}); it has {', '.join(found)}; "
+                f"map it with columns.{name}=NAME"
+            )

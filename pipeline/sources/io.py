@@ -1,0 +1,147 @@
+"""Reading what a source names, safely: a root that is a local folder or a URI, and files that must stay inside it."""
+
+import contextlib
+import posixpath
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.recipe import RecipeError
+
+# One picture; larger files are no photographs.
+MAX_IMAGE_BYTES = 64 * 1024 * 1024
+
+# A remote folder of which so many files were looked at one by one is listed as a whole: a listing tells of a thousand files
+# per request, and of a huge folder of which a recipe names a handful it would tell far too much.
+NUM_LOOKS_BEFORE_LISTING = 8
+
+
+def read_whole(path: str, what: str) -> bytes:
+    """All bytes of a file named by a path or a URI (s3://, hf:// ...).
+
+    Raises:
+        RecipeError: It is not there or cannot be read; `what` names the recipe's key.
+    """
+    try:
+        if "://" in path:
+            import fsspec
+
+            with fsspec.open(path, "rb") as remote:
+                data: bytes = remote.read()
+                return data
+        return Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise RecipeError(f"{what}: expected a file at {path!r}, found none") from error
+    except (OSError, ValueError, ImportError) as error:  # ValueError: a protocol that fsspec does not know
+        raise RecipeError(f"{what}: {path!r} cannot be read ({type(error).__name__}: {error})") from error
+
+
+class Root:
+    """A folder, local or remote, whose files are read by relative names and which no name may leave."""
+
+    def __init__(self, folder: str) -> None:
+        self._is_remote = "://" in folder
+        self._local = Path() if self._is_remote else Path(folder).resolve()
+        self._filesystem: Any = None
+        self._prefix = folder
+        self._num_looks: Counter[str] = Counter()
+        self._listings: dict[str, dict[str, dict[str, Any]] | None] = {}
+        if self._is_remote:
+            import fsspec
+
+            self._filesystem, self._prefix = fsspec.core.url_to_fs(folder)
+
+    def read(self, name: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes | str:
+        """The bytes of the file `name`, or the reason why there are none.
+
+        "outside_root": an absolute name, one with "..", or a link that leads out; "file_missing", "file_too_large",
+        "file_unreadable".
+        """
+        return self._read_remote(name, max_bytes) if self._is_remote else self._read_local(name, max_bytes)
+
+    def _read_local(self, name: str, max_bytes: int) -> bytes | str:
+        try:
+            # Links are followed before the root is checked.
+            path = (self._local / name).resolve()
+            if not path.is_relative_to(self._local):
+                return "outside_root"
+            if not path.is_file():
+                return "file_missing"
+            if path.stat().st_size > max_bytes:
+                return "file_too_large"
+            return path.read_bytes()
+        except (OSError, ValueError, RuntimeError):  # unreadable, a name with a zero byte, or a loop of links
+            return "file_unreadable"
+
+    def _read_remote(self, name: str, max_bytes: int) -> bytes | str:
+        normal = posixpath.normpath(name)
+        if normal.startswith(("/", "..")) or "://" in name:
+            return "outside_root"
+        path = f"{self._prefix}/{normal}"
+        try:
+            if self._filesystem.size(path) > max_bytes:
+                return "file_too_large"
+            data: bytes = self._filesystem.cat_file(path)
+            return data
+        except FileNotFoundError:
+            return "file_missing"
+        except (OSError, ValueError):
+            return "file_unreadable"
+
+    def exists(self, name: str) -> bool:
+        """Whether a file of that name lies inside the root."""
+        if self._is_remote:
+            return bool(self._filesystem.exists(f"{self._prefix}/{posixpath.normpath(name)}"))
+        with contextlib.suppress(OSError, ValueError, RuntimeError):
+            path = (self._local / name).resolve()
+            return path.is_relative_to(self._local) and path.is_file()
+        return False
+
+    def names(self, ending: str) -> list[str]:
+        """The files directly inside the root whose names end so, sorted."""
+        if self._is_remote:
+            found = [posixpath.basename(str(path)) for path in self._filesystem.ls(self._prefix, detail=False)]
+        else:
+            found = [path.name for path in self._local.iterdir()] if self._local.is_dir() else []
+        return sorted(name for name in found if name.endswith(ending))
+
+    def look(self, name: str) -> list[object]:
+        """What changes when the file changes, without reading it: size and time, or just the name where it is not there."""
+        try:
+            if self._is_remote:
+                found = self._info(f"{self._prefix}/{posixpath.normpath(name)}")
+                return [name, found.get("size"), str(found.get("ETag") or found.get("mtime") or found.get("LastModified"))]
+            local = (self._local / name).stat()
+        except (OSError, ValueError):
+            return [name]
+        return [name, local.st_size, local.st_mtime_ns]
+
+    def _info(self, path: str) -> dict[str, Any]:
+        """What the storage knows of a remote file.
+
+        Raises:
+            OSError, ValueError: There is none, or it cannot be asked.
+        """
+        folder, file = posixpath.split(path)
+        self._num_looks[folder] += 1
+        if self._num_looks[folder] > NUM_LOOKS_BEFORE_LISTING:
+            if folder not in self._listings:
+                self._listings[folder] = self._list(folder)
+            listing = self._listings[folder]
+            if listing is not None:
+                if file not in listing:
+                    raise FileNotFoundError(path)
+                return listing[file]
+        found: dict[str, Any] = self._filesystem.info(path)
+        return found
+
+    def _list(self, folder: str) -> dict[str, dict[str, Any]] | None:
+        """What lies in a remote folder, by name; None where a listing does not tell all that a file's own entry does (http)."""
+        try:
+            self._filesystem.invalidate_cache(folder)  # what fsspec remembers may be older than this job
+            found = {posixpath.basename(str(entry["name"]).rstrip("/")): entry for entry in self._filesystem.ls(folder, detail=True)}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, NotImplementedError):
+            return None
+        return found if all(entry.get("size") is not None for entry in found.values()) else None

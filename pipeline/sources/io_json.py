@@ -1,0 +1,94 @@
+"""What adapters of native JSON files share: a fault of a whole file ends the job, a fault of one record costs its row."""
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.core.recipe import RecipeError, fingerprint
+from pipeline.core.schema import sha256_hex
+from pipeline.sources.io import Root, read_whole
+
+# Where a picture may lie; the first that is there counts.
+Places = Sequence[tuple[Root, str]]
+
+
+def read_json(path: str, what: str) -> tuple[Any, str]:
+    """The content of a JSON file, and the sha256 of its bytes. NaN and infinities, which are no JSON, become null.
+
+    Raises:
+        RecipeError: No such file, or no JSON in it; `what` names the recipe's key.
+    """
+    data = read_whole(path, what)
+    try:
+        return json.loads(data, parse_constant=lambda _: None), sha256_hex(data)
+    except (ValueError, RecursionError) as error:
+        raise RecipeError(f"{what}: expected JSON in {path!r}, got something else ({error}); fetch the file again") from error
+
+
+def text_fault(record: object, *keys: str) -> str:
+    """Why a record's texts under `keys` cannot be used, or "".
+
+    "record_not_an_object", "record_without_pos", "record_pos_not_text", "record_pos_not_unicode"
+    """
+    if not isinstance(record, dict):
+        return "record_not_an_object"
+    for key in keys:
+        text = record.get(key)
+        if text is None:
+            return f"record_without_{key}"
+        if not isinstance(text, str):
+            return f"record_{key}_not_text"
+        if text != storable(text):
+            return f"record_{key}_not_unicode"
+    return ""
+
+
+def require_key(path: str, records: Iterable[tuple[str, object]], key: str) -> None:
+    """Checks that at least one of a file's records, given as (name, record), has `key`: one may be bad, not all.
+
+    Raises:
+        RecipeError: There are no records, or none of them has the key; the message names file, record and key.
+    """
+    first = None
+    for name, record in records:
+        if isinstance(record, dict) and record.get(key) is not None:
+            return
+        first = first or (name, record)
+    if first is None:
+        raise RecipeError(f"{path!r}: expected records with {key!r}, found none")
+    name, record = first
+    has = f"has the keys {', '.join(map(str, record))}" if isinstance(record, dict) else f"is a {type(record).__name__}"
+    raise RecipeError(f"{path!r}: expected records with {key!r}, no record has it; the first, {storable(name)}, {has}")
+
+
+def storable(text: str) -> str:
+    """The text with halves of surrogate pairs, which JSON can spell and no file can hold, replaced by "?"."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def chosen(record: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """The entries of a native record that are worth keeping, as far as it has them."""
+    return {key: record[key] for key in keys if record.get(key) is not None}
+
+
+def read_first(places: Places) -> bytes | str:
+    """The bytes of the first picture that is there, or the reason why there are none."""
+    for root, name in places:
+        data = root.read(name)
+        if data != "file_missing":
+            return data
+    return "file_missing"
+
+
+def looks(sides: Iterable[Places]) -> str:
+    """Changes when one of the pictures changes, or another file becomes the first that is there. Reads none of them."""
+    return fingerprint([_look_first(side) for side in dict.fromkeys(map(tuple, sides))])
+
+
+def _look_first(places: Places) -> list[list[object]]:
+    seen = []
+    for root, name in places:
+        seen.append(root.look(name))
+        if len(seen[-1]) > 1:
+            break
+    return seen

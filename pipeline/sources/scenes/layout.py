@@ -1,0 +1,227 @@
+"""Decides what is in a scene pair and where: subject, contrast, other things, backdrop. Draws and writes nothing.
+
+Every choice comes from one seeded `random.Random`, so a pair depends on its seed and index alone.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from itertools import product
+from random import Random
+
+from pipeline.sources.scenes.drawing import (
+    BACKGROUNDS,
+    BOX,
+    BOX_COLOUR,
+    COLOURS,
+    KINDS,
+    NUM_CLUTTER_TONES,
+    NUM_TONES,
+    Backdrop,
+    Speck,
+    Thing,
+)
+from pipeline.sources.scenes.phrasing import COUNTS, OPPOSITES, VALUES
+
+# Things stand in the cells of a 3 x 3 grid (column, row), so they never overlap and positions are exact.
+_CELLS = tuple(product(range(3), range(3)))
+_POSITION_CELLS = {
+    "upper left": (0, 0),
+    "upper right": (2, 0),
+    "lower left": (0, 2),
+    "lower right": (2, 2),
+    "centre": (1, 1),
+}
+# Of the picture's side, with its outline: 14 to 19 px of 64, which always fits into a cell of 21.
+_MIN_THING, _MAX_RELATED, _MAX_THING = 0.22, 0.25, 0.30
+_MAX_TRIES = 60
+
+Combination = tuple[str, str]  # (kind, colour)
+
+
+@dataclass(frozen=True, slots=True)
+class PairLayout:
+    """A pair before it is drawn: one backdrop, the things of each side, and the one fact that differs."""
+
+    category: str
+    subject: str  # a colour for object, else a kind
+    value_a: str
+    value_b: str
+    backdrop: Backdrop
+    things_a: tuple[Thing, ...]
+    things_b: tuple[Thing, ...]
+
+
+def _fixed_order(names: tuple[str, ...]) -> dict[str, int]:
+    ranked = sorted(names, key=lambda name: hashlib.sha256(f"scenes:{name}".encode()).digest())
+    return {name: rank for rank, name in enumerate(ranked)}
+
+
+def held_out_combinations() -> frozenset[Combination]:
+    """The third of all (kind, colour) combinations that "seen" scenes never show; the same in every version.
+
+    Kinds and colours are ranked by a fixed hash; a combination is held out where the ranks add up to a multiple of 3.
+    So each kind keeps four colours and loses two, and each colour keeps four kinds and loses two.
+    """
+    kinds, colours = _fixed_order(KINDS), _fixed_order(tuple(COLOURS))
+    return frozenset((k, c) for k, c in product(KINDS, COLOURS) if (kinds[k] + colours[c]) % 3 == 0)
+
+
+def usual_kind(background: str) -> str:
+    """The kind that follows a background where `co_occurrence` is above 0."""
+    return KINDS[BACKGROUNDS.index(background)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """What the pair is about, before anything has a place."""
+
+    subject: str
+    value_a: str
+    value_b: str
+    sides: tuple[Combination, Combination]
+
+
+def lay_out(rng: Random, category: str, *, combinations: str, co_occurrence: float, size_px: int) -> PairLayout:
+    """A pair of the given category.
+
+    Args:
+        combinations: "all"; "seen": the scene has nothing held out; "held_out": the subject of both sides is held out.
+        co_occurrence: Probability that the subject's kind (of one side, where the kind is the contrast) is its
+            background's usual one; otherwise the kind is drawn from all.
+    """
+    held_out = held_out_combinations()
+    everything = frozenset(product(KINDS, COLOURS))
+    for_subject = {"all": everything, "seen": everything - held_out, "held_out": held_out}[combinations]
+    for_others = everything - held_out if combinations == "seen" else everything
+    backdrop = _backdrop(rng, size_px)
+    follows = rng.random() < co_occurrence
+    kind = usual_kind(backdrop.background) if follows else rng.choice(KINDS)
+    choice = _choose(rng, category, kind, for_subject)
+    places = {"count": _place_counted, "position": _place_positioned, "relation": _place_related}
+    things_a, things_b = places.get(category, _place_alike)(rng, choice, for_others, size_px)
+    return PairLayout(category, choice.subject, choice.value_a, choice.value_b, backdrop, things_a, things_b)
+
+
+def _choose(rng: Random, category: str, kind: str, allowed: frozenset[Combination]) -> _Choice:
+    colour = rng.choice([c for c in COLOURS if (kind, c) in allowed])
+    if category == "object":
+        other = rng.choice([k for k in KINDS if (k, colour) in allowed and k != kind])
+        a, b = rng.sample((kind, other), 2)
+        return _Choice(colour, a, b, ((a, colour), (b, colour)))
+    if category == "attribute":
+        a, b = rng.sample([c for c in COLOURS if (kind, c) in allowed], 2)
+        return _Choice(kind, a, b, ((kind, a), (kind, b)))
+    pool = rng.choice(OPPOSITES) if category == "relation" else VALUES[category]
+    a, b = rng.sample(pool, 2)
+    return _Choice(kind, a, b, ((kind, colour), (kind, colour)))
+
+
+def _others(rng: Random, choice: _Choice, allowed: frozenset[Combination], number: int) -> list[Combination]:
+    """Combinations for the other things; no kind and no colour stands twice in a scene, so every question is clear."""
+    chosen: list[Combination] = []
+    kinds, colours = {k for k, _ in choice.sides}, {c for _, c in choice.sides}
+    for _ in range(number):
+        free = [(k, c) for k, c in product(KINDS, COLOURS) if (k, c) in allowed and k not in kinds and c not in colours]
+        if not free:
+            break
+        chosen.append(rng.choice(free))
+        kinds.add(chosen[-1][0])
+        colours.add(chosen[-1][1])
+    return chosen
+
+
+def _in_cell(rng: Random, combination: Combination, cell: tuple[int, int], size_px: int) -> Thing:
+    side = size_px // 3
+    size = _thing_size(rng, size_px)
+    x0, y0 = (step * side + rng.randint(0, side - size) for step in cell)
+    return Thing(*combination, x0, y0, size)
+
+
+def _thing_size(rng: Random, size_px: int) -> int:
+    return rng.randint(round(_MIN_THING * size_px), round(_MAX_THING * size_px))
+
+
+Sides = tuple[tuple[Thing, ...], tuple[Thing, ...]]
+
+
+def _place_alike(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
+    """Object and attribute: the subject keeps its place and size, and changes its kind or colour."""
+    others = _others(rng, choice, allowed, rng.randint(1, 3))
+    first, *cells = rng.sample(_CELLS, len(others) + 1)
+    spot = _in_cell(rng, choice.sides[0], first, size_px)
+    a, b = (Thing(*side, spot.x0, spot.y0, spot.size_px) for side in choice.sides)
+    rest = tuple(_in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True))
+    return (a, *rest), (b, *rest)
+
+
+def _place_counted(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
+    """Count: the side with fewer shows a part of the other side's things."""
+    numbers = COUNTS[choice.value_a], COUNTS[choice.value_b]
+    others = _others(rng, choice, allowed, 1)
+    cells = rng.sample(_CELLS, max(numbers) + len(others))
+    rest = tuple(_in_cell(rng, other, cells.pop(), size_px) for other in others)
+    counted = tuple(_in_cell(rng, choice.sides[0], cell, size_px) for cell in cells)
+    return counted[: numbers[0]] + rest, counted[: numbers[1]] + rest
+
+
+def _place_positioned(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
+    """Position: the subject moves to another part of the picture, as large as before."""
+    others = _others(rng, choice, allowed, rng.randint(1, 3))
+    own = [_POSITION_CELLS[value] for value in (choice.value_a, choice.value_b)]
+    a = _in_cell(rng, choice.sides[0], own[0], size_px)
+    side = size_px // 3
+    x0, y0 = (step * side + rng.randint(0, side - a.size_px) for step in own[1])
+    b = Thing(a.kind, a.colour, x0, y0, a.size_px)
+    cells = rng.sample([cell for cell in _CELLS if cell not in own], len(others))
+    rest = tuple(_in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True))
+    return (a, *rest), (b, *rest)
+
+
+def _place_related(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
+    """Relation: the subject and the box change places, so that no place in the picture gives the relation away."""
+    # Small and close together, so that both orders fit nearly everywhere.
+    size = rng.randint(round(_MIN_THING * size_px), round(_MAX_RELATED * size_px))
+    wobble = size_px // 16
+    gap = rng.randint(2, size_px // 12)
+    along = rng.randint(0, size_px - 2 * size - gap)
+    across = rng.randint(0, size_px - size - wobble)
+    spots = [(along + step, across + rng.randint(0, wobble)) for step in (0, size + gap)]
+    if choice.value_a in OPPOSITES[1]:
+        spots = [(across_, along_) for along_, across_ in spots]
+    if choice.value_a in (OPPOSITES[0][1], OPPOSITES[1][1]):  # side a has the subject in the second spot
+        spots.reverse()
+    (kind, colour), first, second = choice.sides[0], *spots
+    a = (Thing(kind, colour, *first, size), Thing(BOX, BOX_COLOUR, *second, size))
+    b = (Thing(kind, colour, *second, size), Thing(BOX, BOX_COLOUR, *first, size))
+    rest = tuple(_free(rng, other, a, size_px) for other in _others(rng, choice, allowed, 1))
+    found = tuple(thing for thing in rest if thing is not None)
+    return a + found, b + found
+
+
+def _free(rng: Random, combination: Combination, taken: tuple[Thing, ...], size_px: int) -> Thing | None:
+    """The thing at a random place with a free pixel around it; None where no place was found."""
+    size = round(_MIN_THING * size_px)
+    for _ in range(_MAX_TRIES):
+        x0, y0 = rng.randint(0, size_px - size), rng.randint(0, size_px - size)
+        if all(x0 + size < t.x0 or t.box[2] < x0 or y0 + size < t.y0 or t.box[3] < y0 for t in taken):
+            return Thing(*combination, x0, y0, size)
+    return None
+
+
+def _backdrop(rng: Random, size_px: int) -> Backdrop:
+    specks = []
+    for _ in range(rng.randint(6, 12)):
+        width, height = rng.randint(2, size_px // 10), rng.randint(1, 3)
+        if rng.random() < 0.5:
+            width, height = height, width
+        spot = rng.randint(0, size_px - width), rng.randint(0, size_px - height)
+        specks.append(Speck(*spot, width, height, rng.randrange(NUM_CLUTTER_TONES)))
+    period_px = 2 * rng.randint(size_px // 16, size_px // 9)
+    return Backdrop(
+        background=rng.choice(BACKGROUNDS),
+        tone=rng.randrange(NUM_TONES),
+        period_px=period_px,
+        phase_px=rng.randrange(period_px),
+        specks=tuple(specks),
+        noise_seed=rng.getrandbits(32),
+    )

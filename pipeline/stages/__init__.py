@@ -1,0 +1,1 @@
+"""The stages of a build, their plan, fingerprints, and what runs them."""

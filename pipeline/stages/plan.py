@@ -1,0 +1,170 @@
+"""The plan of a build: which stage folders it needs, named by fingerprints that follow from the recipe alone."""
+
+import posixpath
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.audit import shortcuts
+from pipeline.config import BuildSection
+from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, in_ray_job
+from pipeline.core.schema import SCHEMA_VERSION
+from pipeline.dedup import groups as link
+from pipeline.dedup.decontaminate import folder_identity
+from pipeline.embedding import stage as embed
+from pipeline.embedding.encoders import encoder_fingerprints
+from pipeline.embedding.model_files import model_files
+from pipeline.rewrite import model_writer as llm
+from pipeline.rewrite import template
+from pipeline.selection.rules import check_bounds
+from pipeline.sources.registry import open_source
+from pipeline.stages.ingest import Chunk, plan_chunks
+from pipeline.stages import ingest, normalize
+from pipeline.stages import shard_writer as shards
+from pipeline.stages import tables as decide
+from pipeline.stages.remote import local_folder
+from pipeline.verify import accept, judge, margins
+from pipeline.verify.config import VerifySection, check_verify
+
+STAGES = ("ingest", "link", "embed", "score", "select", "rewrite", "verify", "accept", "audit", "finalise")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A build that has been thought through but not started."""
+
+    section: BuildSection
+    out: Path
+    work: Path
+    chunks: tuple[Chunk, ...]
+    fingerprints: dict[str, str]
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether `section.out` is a URI; `out` is then a local folder whose content is put there at the end."""
+        return "://" in self.section.out
+
+    @property
+    def num_candidates(self) -> int:
+        """Rows that all sources yield together."""
+        return sum(chunk.stop - chunk.start for chunk in self.chunks)
+
+
+def plan_build(section: BuildSection) -> Plan:
+    """Resolves paths, opens the sources, and names every stage folder. Reads no image and loads no model.
+
+    Raises:
+        RecipeError: A path that cannot be used, two sources of one name, a source with nothing in it, a bound on a
+            score that no encoder makes.
+    """
+    section = _with_absolute_paths(section)
+    _check_bounds(section)
+    _check_names(section)
+    out = local_folder(section.out)
+    sources = [open_source(source) for source in section.sources]
+    chunks = tuple(plan_chunks([source.count() for source in sources], section.workers.chunk_pairs))
+    fingerprints = _fingerprints(section, [source.identity() for source in sources])
+    return Plan(section, out, Path(section.work) if section.work else out / ".work", chunks, fingerprints)
+
+
+def _with_absolute_paths(section: BuildSection) -> BuildSection:
+    sources = []
+    for index, source in enumerate(section.sources):
+        given = {name: getattr(source, name) for name in source.PATHS}
+        update = {name: absolute_path(path, f"sources.{index}.{name}") for name, path in given.items() if path}
+        sources.append(source.model_copy(update=update))
+    if "://" in (section.work or ""):
+        raise RecipeError(f"work={section.work}: the stages' folder is local or on a disk that all nodes share; only out may be a URI")
+    if "://" in section.out and not section.work and in_ray_job():
+        raise RecipeError(
+            f"out={section.out}: in a Ray job the stages of a build to a URI need a disk that all nodes share; give work=/data/work"
+        )
+    work = absolute_path(section.work, "work") if section.work else None
+    places = tuple(absolute_path(place, "links.benchmarks") if Path(place).exists() else place for place in section.links.benchmarks)
+    links = section.links.model_copy(update={"benchmarks": places})
+    out = absolute_path(section.out, "out")
+    return section.model_copy(update={"sources": tuple(sources), "links": links, "out": out, "work": work})
+
+
+def _check_bounds(section: BuildSection) -> None:
+    encoders = section.encoders
+    made = {
+        "pixels_image_cos": encoders.pixels.enabled,
+        "clip_image_cos": encoders.clip is not None,
+        "caption_margin_a": encoders.clip is not None,
+        "caption_margin_b": encoders.clip is not None,
+        "dinov2_image_cos": encoders.dinov2 is not None,
+    }
+    if not any(made.values()):
+        raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
+    if section.verify is not None:
+        check_verify(section.verify, has_clip=encoders.clip is not None)
+    check_bounds(section.selection, {name for name, is_made in made.items() if is_made}, {source.name for source in section.sources})
+
+
+def _check_names(section: BuildSection) -> None:
+    names = [source.name for source in section.sources]
+    # Scenes of several seeds are one source: their rows are told apart by seed.
+    repeated = sorted({source.name for source in section.sources if names.count(source.name) > 1 and source.kind != "scenes"})
+    if repeated:
+        raise RecipeError(f"sources: two are called {repeated[0]!r}; give each its own, for example sources.1.name=mine")
+
+
+def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> dict[str, str]:
+    """One per stage that the recipe needs; each also hashes the one before, so a change re-runs its own stage and those after it only."""
+    parts: dict[str, list[Any]] = {
+        "ingest": [
+            ingest.VERSION,
+            sources,
+            section.workers.chunk_pairs,
+            [normalize.VERSION, section.normalize.model_dump(mode="json")] if section.normalize.mode != "keep" else [],
+        ],
+        "link": [link.VERSION, section.links.model_dump(mode="json"), [folder_identity(place) for place in section.links.benchmarks]],
+        "embed": [embed.VERSION, encoder_fingerprints(section.encoders)],
+        "score": [decide.SCORE_VERSION],
+        "select": [decide.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
+        "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.content(), *_writer_version(section)],
+        **_verify_parts(section.verify),
+        "audit": [shortcuts.VERSION, section.audit.model_dump(mode="json")],
+        "finalise": [shards.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
+    }
+    named: dict[str, str] = {}
+    upstream = ""
+    for stage in (stage for stage in STAGES if stage in parts):
+        upstream = named[stage] = fingerprint(stage, parts[stage], upstream)
+    return named
+
+
+def _verify_parts(section: VerifySection | None) -> dict[str, list[Any]]:
+    """What is measured is one stage and what is decided another, so a changed threshold measures nothing again."""
+    if section is None:
+        return {}
+    asked = judge.version(section.judge) if section.judge is not None else []
+    return {"verify": [margins.VERSION, asked], "accept": [accept.VERSION, section.thresholds()]}
+
+
+def _writer_version(section: BuildSection) -> list[Any]:
+    return llm.version() if section.rewrite.backend == "openai" else []
+
+
+def published_recipe(section: BuildSection) -> dict[str, Any]:
+    """The recipe as the manifest shows it: everything that decides the content, and no path of the machine that built it."""
+    shown = section.model_dump(mode="json", exclude={"out", "work"})
+    for source, fields in zip(section.sources, shown["sources"], strict=True):
+        for name in source.PATHS:
+            fields[name] = posixpath.basename(str(fields[name])) if fields[name] else None
+    shown["links"]["benchmarks"] = [posixpath.basename(place) if Path(place).exists() else place for place in section.links.benchmarks]
+    if section.verify is None:
+        del shown["verify"]  # recipes that know nothing of it keep their bytes
+    judge_shown = (shown.get("verify") or {}).get("judge") or {}
+    for endpoint in (shown["rewrite"]["endpoint"], judge_shown.get("endpoint")):
+        if endpoint is not None:  # where a server stands and where its replies are kept is nobody else's business
+            endpoint |= {"base_url": None, "cache": None}
+            endpoint["model"] = Path(endpoint["model"]).name if Path(endpoint["model"]).exists() else endpoint["model"]
+    for name in ("clip", "dinov2"):
+        if shown["encoders"][name] is not None:
+            described = shown["encoders"][name]
+            described["files"] = model_files(described["model"])
+            if described["files"]:
+                described["model"] = Path(described["model"]).name
+    return shown

@@ -1,0 +1,283 @@
+"""The stages of a build in order, each skipped where its DONE.json says so. Knows nothing of Ray: it is given a way to map."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.audit.shortcuts import audit_features, audit_sources, features_of, sample_for_audit
+from pipeline.core.progress import Progress
+from pipeline.core.recipe import UserError
+from pipeline.core.schema import SCORE_COLUMNS
+from pipeline.core.storage import Stage, open_stage, read_table, write_mapped, write_table
+from pipeline.dedup.groups import COLUMNS, find_links, links_table
+from pipeline.embedding.reader import Vectors
+from pipeline.embedding.stage import EmbedChunks
+from pipeline.rewrite.stage import ask_model, rewrite_facts
+from pipeline.rewrite.types import by_template
+from pipeline.stages.ingest import ingest_chunk, read_facts
+from pipeline.stages.plan import Plan
+from pipeline.stages.shard_writer import DecidedRows
+from pipeline.stages.tables import FACTS, pairs_to_write, rewrite_chunk, score_chunk, select
+from pipeline.storage.image_store import ImageLibrary, write_index
+from pipeline.verify.accept import accept, accept_facts, read_measured
+from pipeline.verify.config import VerifySection
+from pipeline.verify.judge import ask_judge, judge_facts
+from pipeline.verify.margins import MARGINS, EmbedAnswers, margin_facts, write_margins
+
+Batch = dict[str, Any]
+
+AUDIT_PIECE = 128  # images in one piece of the audit's work
+
+
+class MapChunks(Protocol):
+    """Runs work over chunk numbers, somewhere, and yields each number when its work is done.
+
+    `work` takes and returns {"index": [n]} and adds {"error": [text]}; a text that is not empty ends the map as a
+    UserError. With `loads_models` it is a class whose instances are kept and called with one chunk after the other.
+    """
+
+    def __call__(self, work: Any, indices: list[int], *, arguments: tuple[Any, ...] = (), loads_models: bool = False) -> Iterator[int]: ...
+
+
+class Build:
+    """One run over a plan. `timings` and `facts` are what the report says of it."""
+
+    def __init__(self, plan: Plan, map_chunks: MapChunks, num_threads: int) -> None:
+        self.plan, self._map, self._num_threads = plan, map_chunks, num_threads
+        self.stages = {name: open_stage(plan.work, name, fingerprint) for name, fingerprint in plan.fingerprints.items()}
+        self.timings: list[dict[str, Any]] = []
+        self.facts: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """Every stage up to `audit`; what is published is written by `publish`."""
+        self._stage("ingest", self._ingest)
+        self._stage("link", self._link)
+        self._stage("embed", self._embed)
+        self._stage("score", self._score)
+        self._stage("select", self._select)
+        self._stage("rewrite", self._rewrite)
+        if self.plan.section.verify is not None:
+            self._stage("verify", self._verify)
+            self._stage("accept", self._accept)
+        self._stage("audit", self._audit)
+
+    def decided_rows(self) -> DecidedRows:
+        """Every candidate's row as it is published."""
+        decisions = read_table(self.stages["accept"].part("decisions", 0)) if "accept" in self.stages else None
+        return DecidedRows(self.stages["rewrite"], len(self.plan.chunks), decisions)
+
+    def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
+        stage, started_s = self.stages[name], time.monotonic()
+        done = stage.done()
+        if done is None:
+            facts = work(stage)
+            done = stage.finish({"fingerprint": self.plan.fingerprints[name], **facts})
+            self.timings.append(self._timing(name, time.monotonic() - started_s, reused=False))
+        else:
+            self.timings.append(self._timing(name, 0.0, reused=True))
+        self.facts[name] = {key: value for key, value in done.items() if key != "files"}
+
+    def _timing(self, name: str, seconds: float, *, reused: bool) -> dict[str, Any]:
+        return {"name": name, "reused": reused, "seconds": round(seconds, 2), "fingerprint": self.plan.fingerprints[name]}
+
+    def _missing(self, stage: Stage, kind: str, suffix: str = "parquet") -> list[int]:
+        return [chunk.index for chunk in self.plan.chunks if not stage.part(kind, chunk.index, suffix).is_file()]
+
+    def _ingest(self, stage: Stage) -> dict[str, Any]:
+        sources, normalize, chunks = self.plan.section.sources, self.plan.section.normalize, self.plan.chunks
+        missing = self._missing(stage, "rows")
+        sizes = {chunk.index: chunk.stop - chunk.start for chunk in chunks}
+
+        def work(index: int) -> None:
+            ingest_chunk(stage, sources[chunks[index].source], normalize, chunks[index])
+
+        with Progress("ingest", self.plan.num_candidates, "pairs") as progress:
+            progress.advance(self.plan.num_candidates - sum(sizes[index] for index in missing))
+            for index in self._map(reporting(work, stage, "rows"), missing):
+                progress.advance(sizes[index])
+        num_images = write_index(stage, len(chunks))
+        return {"num_chunks": len(chunks), "num_rows": self.plan.num_candidates, "num_images": num_images}
+
+    def _link(self, stage: Stage) -> dict[str, Any]:
+        num_chunks = len(self.plan.chunks)
+        columns = read_facts(self.stages["ingest"], num_chunks, COLUMNS)
+
+        def order_of(rows: np.ndarray) -> list[tuple[str, str]]:
+            if not len(rows):
+                return []
+            names = read_facts(self.stages["ingest"], num_chunks, ("source", "source_id"))
+            return list(zip(names["source"][rows].tolist(), names["source_id"][rows].tolist(), strict=True))
+
+        links = find_links(columns, order_of, self.plan.section.links)
+        write_table(stage.part("links", 0), links_table(links))
+        return links.facts
+
+    def _embed(self, stage: Stage) -> dict[str, Any]:
+        encoders, num_chunks = self.plan.section.encoders, len(self.plan.chunks)
+        missing = self._missing(stage, "images")
+        num_images = (self.stages["ingest"].done() or {})["num_images"]
+        arguments = (self.stages["ingest"], stage, encoders, self._num_threads)
+        loads_models = encoders.clip is not None or encoders.dinov2 is not None
+
+        def work(batch: Batch) -> Batch:  # nothing to load: tasks start faster than actors
+            return EmbedChunks(*arguments)(batch)
+
+        started_s = time.monotonic()
+        with Progress("embed", num_chunks, f"chunks ({num_images:,} images)") as progress:
+            progress.advance(num_chunks - len(missing))
+            run = self._map(EmbedChunks, missing, arguments=arguments, loads_models=True) if loads_models else self._map(work, missing)
+            for _ in run:
+                progress.advance()
+        seconds = max(time.monotonic() - started_s, 1e-6)
+        return {"num_images": num_images, "images_per_s": round(num_images * len(missing) / max(num_chunks, 1) / seconds, 1)}
+
+    def _score(self, stage: Stage) -> dict[str, Any]:
+        ingest, needed = self.stages["ingest"], ["image_a_sha256", "image_b_sha256", "caption_a", "caption_b", "drop_reason"]
+        vectors = Vectors(self.stages["embed"], ImageLibrary(ingest))
+        with Progress("score", len(self.plan.chunks), "chunks") as progress:
+            for chunk in self.plan.chunks:
+                rows = read_table(ingest.part("rows", chunk.index), needed)
+                write_table(stage.part("scores", chunk.index), score_chunk(rows, vectors, chunk.index))
+                progress.advance()
+        return {"num_chunks": len(self.plan.chunks)}
+
+    def _select(self, stage: Stage) -> dict[str, Any]:
+        links = read_table(self.stages["link"].part("links", 0))
+        columns: dict[str, Any] = read_facts(self.stages["ingest"], len(self.plan.chunks), FACTS)
+        columns["group"] = links["group"].to_numpy()
+        columns |= self._scores()
+        reasons = links["drop_reason"].to_numpy(zero_copy_only=False)
+        decided = select(columns, reasons, self.plan.section.selection, self.plan.section.validation)
+        write_table(stage.part("decisions", 0), decided)
+        return {"num_rows": decided.num_rows, "num_kept": decided["drop_reason"].to_pylist().count("")}
+
+    def _scores(self) -> dict[str, Any]:
+        """The score columns that some encoder made, of all rows; NaN where null."""
+        parts = [read_table(self.stages["score"].part("scores", chunk.index)) for chunk in self.plan.chunks]
+        table = pa.concat_tables(parts)
+        return {name: table[name].to_numpy() for name in SCORE_COLUMNS if table[name].null_count < table.num_rows}
+
+    def _rewrite(self, stage: Stage) -> dict[str, Any]:
+        ingest, score, select_, chunks = self.stages["ingest"], self.stages["score"], self.stages["select"], self.plan.chunks
+        starts = np.cumsum([0, *(chunk.stop - chunk.start for chunk in chunks)])
+
+        def read(index: int) -> tuple[pa.Table, pa.Table, pa.Table]:
+            decisions = read_table(select_.part("decisions", 0)).slice(starts[index], starts[index + 1] - starts[index])
+            return read_table(ingest.part("rows", index)), read_table(score.part("scores", index)), decisions
+
+        def work(index: int) -> None:
+            rows, scores, decisions = read(index)
+            rewrites = [by_template(pair) if pair else None for pair in pairs_to_write(rows, decisions)]
+            write_mapped(stage.part("rows", index, "arrow"), rewrite_chunk(rows, scores, decisions, rewrites))
+
+        missing = self._missing(stage, "rows", "arrow")
+        with Progress("rewrite", len(chunks), "chunks") as progress:
+            progress.advance(len(chunks) - len(missing))
+            if self.plan.section.rewrite.backend == "openai":
+                asked = ask_model(stage, missing, read, self.plan.section.rewrite, str(self.plan.out), progress.advance)
+                return {"num_rows": int(starts[-1]), "rewrite": asked | rewrite_facts(stage, len(chunks), self.plan.section.rewrite)}
+            for _ in self._map(reporting(work, stage, "rows", "arrow"), missing):
+                progress.advance()
+        return {"num_rows": int(starts[-1])}
+
+    def _verify(self, stage: Stage) -> dict[str, Any]:
+        section, chunks, ingest, rewrite = self.plan.section, self.plan.chunks, self.stages["ingest"], self.stages["rewrite"]
+        assert section.verify is not None
+        if section.encoders.clip is not None:
+            missing = self._missing(stage, "texts")
+            with Progress("verify", len(chunks), "chunks of answers") as progress:
+                progress.advance(len(chunks) - len(missing))
+                for _ in self._map(
+                    EmbedAnswers, missing, arguments=(rewrite, stage, section.encoders, self._num_threads), loads_models=True
+                ):
+                    progress.advance()
+            write_margins(ingest, self.stages["embed"], rewrite, stage, len(chunks))
+        spent: dict[str, float] = {}
+        if section.verify.judge is not None:
+            missing = self._missing(stage, "judged")
+            with Progress("judge", len(chunks), "chunks") as progress:
+                progress.advance(len(chunks) - len(missing))
+                spent = ask_judge(ingest, rewrite, stage, missing, section.verify.judge, f"{self.plan.out} judge", progress.advance)
+        return self._verified(stage, section.verify, spent)
+
+    def _verified(self, stage: Stage, section: VerifySection, spent: dict[str, float]) -> dict[str, Any]:
+        """What the manifest and the report say of it."""
+        num_chunks, facts = len(self.plan.chunks), dict[str, Any]()
+        measured = read_measured(stage, num_chunks, section, has_clip=self.plan.section.encoders.clip is not None)
+        if margins := {name: measured[name] for name in MARGINS if name in measured}:
+            facts["margins"] = margin_facts(margins)
+        if section.judge is not None:
+            asked = DecidedRows(self.stages["rewrite"], num_chunks).column("drop_reason") == ""
+            facts["judge"] = spent | judge_facts(stage, num_chunks, asked, section.judge)
+        return {"verify": facts}
+
+    def _accept(self, stage: Stage) -> dict[str, Any]:
+        section, num_chunks, rewrite = self.plan.section, len(self.plan.chunks), self.stages["rewrite"]
+        assert section.verify is not None
+        measured = read_measured(self.stages["verify"], num_chunks, section.verify, has_clip=section.encoders.clip is not None)
+        before = DecidedRows(rewrite, num_chunks)
+        decided = accept(before, measured, section.verify)
+        write_table(stage.part("decisions", 0), decided)
+        return {"accept": accept_facts(decided, before.column("drop_reason"))}
+
+    def _audit(self, stage: Stage) -> dict[str, Any]:
+        section = self.plan.section.audit
+        if not section.enabled:
+            return {"results": []}
+        rows = self.decided_rows()
+        names = {name: rows.column(name) for name in ("source", "operation", "drop_reason")}
+        kept = names["drop_reason"] == ""
+        sample = sample_for_audit(rows.column("pair_id", "S32"), names["source"], names["operation"], kept, section)
+        sides = rows.gather(sample).select(["image_a_sha256", "image_b_sha256"])
+        features = self._image_features(stage, sorted({key for column in sides.columns for key in column.to_pylist()}))
+        in_sample = np.zeros(rows.num_rows, bool)
+        in_sample[sample] = True
+        groups = read_table(self.stages["link"].part("links", 0))["group"].to_numpy()
+        results = audit_sources(
+            names["source"][kept],
+            names["operation"][kept],
+            groups[kept],
+            np.flatnonzero(in_sample[kept]),
+            features_of(features, sides["image_a_sha256"].to_pylist()),
+            features_of(features, sides["image_b_sha256"].to_pylist()),
+            section,
+        )
+        return {"results": [result.as_json() for result in results]}
+
+    def _image_features(self, stage: Stage, keys: list[str]) -> pa.Table:
+        """The audit's features of the given images, made by the workers in pieces that a killed build finds again."""
+        pieces = [keys[start : start + AUDIT_PIECE] for start in range(0, len(keys), AUDIT_PIECE)]
+        ingest = self.stages["ingest"]
+
+        def work(index: int) -> None:
+            write_table(stage.part("features", index), audit_features(ImageLibrary(ingest), pieces[index]))
+
+        missing = [index for index in range(len(pieces)) if not stage.part("features", index).is_file()]
+        if pieces:
+            with Progress("audit", len(keys), "images") as progress:
+                progress.advance(len(keys) - sum(len(pieces[index]) for index in missing))
+                for index in self._map(reporting(work, stage, "features"), missing):
+                    progress.advance(len(pieces[index]))
+        return pa.concat_tables([read_table(stage.part("features", index)) for index in range(len(pieces))] or [audit_features({}, [])])
+
+
+def reporting(work: Callable[[int], None], stage: Stage, kind: str, suffix: str = "parquet") -> Callable[[Batch], Batch]:
+    """`work` on a chunk number as a function of batches that reports what a user can mend instead of raising it.
+
+    An exception loses its kind on its way through Ray. A part that is there already is left alone: a worker that dies
+    between writing it and saying so is asked for again.
+    """
+
+    def run(batch: Batch) -> Batch:
+        index = int(batch["index"][0])
+        try:
+            if not stage.part(kind, index, suffix).is_file():
+                work(index)
+        except UserError as error:
+            return {**batch, "error": [str(error)]}
+        return {**batch, "error": [""]}
+
+    return run

@@ -1,0 +1,156 @@
+"""Stage `finalise`: decided rows and image bytes become Parquet shards that the Hub shows and `load_dataset` reads.
+
+Rows are sorted by pair_id and written with fixed settings, so the same rows give the same bytes. Texts and images are
+gathered from the chunks' memory-mapped files one row group at a time: memory does not grow with the data.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from pipeline.core.schema import SPLITS, mvc_schema
+from pipeline.core.storage import Stage, open_mapped, sha256_file, write_atomically
+from pipeline.storage.image_store import ImageLibrary
+
+VERSION = 2
+
+# The Hub's viewer reads whole row groups and refuses those above about 286 MiB; it pages by 100 rows.
+GROUP_BYTES = 32_000_000
+MIN_GROUP_ROWS, MAX_GROUP_ROWS = 25, 100
+SHARD_BYTES = 400_000_000
+GATHERED_GROUPS = 32  # row groups whose texts are gathered together: rows lie scattered, and each gathering goes through every chunk
+
+Ints = NDArray[np.int64]
+
+
+class DecidedRows:
+    """Every candidate's final row, in the chunks' mapped files; narrow columns in memory, the rest gathered on demand.
+
+    Args:
+        decisions: Columns of all rows that take the place of those in the files (drop_reason, split), if any.
+    """
+
+    def __init__(self, stage: Stage, num_chunks: int, decisions: pa.Table | None = None) -> None:
+        self._tables = [open_mapped(stage.part("rows", index, "arrow")) for index in range(num_chunks)]
+        self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        if decisions is not None:
+            for index, table in enumerate(self._tables):
+                mine = decisions.slice(self._starts[index], table.num_rows)
+                for name in mine.column_names:
+                    table = table.set_column(table.column_names.index(name), name, mine[name])
+                self._tables[index] = table
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all chunks together."""
+        return int(self._starts[-1])
+
+    def column(self, name: str, dtype: str = "object") -> NDArray[Any]:
+        """One column of all rows; texts as objects shared between equal values, or as bytes ("S32")."""
+        parts = []
+        for table in self._tables:
+            values = table.column(name)
+            if dtype == "object":
+                encoded = values.combine_chunks().dictionary_encode()
+                parts.append(np.array(encoded.dictionary.to_pylist(), dtype=object)[encoded.indices.to_numpy()])
+            else:
+                parts.append(np.array(values.to_pylist(), dtype=dtype))
+        return np.concatenate(parts)
+
+    def gather(self, rows: Ints) -> pa.Table:
+        """The given rows in the given order."""
+        chunks = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(chunks, kind="stable")
+        parts = [self._tables[0].slice(0, 0)]
+        for chunk in np.unique(chunks):
+            mine = order[chunks[order] == chunk]
+            parts.append(self._tables[chunk].take(pa.array(rows[mine] - self._starts[chunk])))
+        back = np.empty(len(rows), np.int64)
+        back[order] = np.arange(len(rows))
+        return pa.concat_tables(parts).take(pa.array(back))
+
+
+def group_rows(mean_pair_bytes: float) -> int:
+    """Rows per row group: about 32 MB of images, between 25 and 100 rows."""
+    return min(max(int(GROUP_BYTES / max(mean_pair_bytes, 1.0)), MIN_GROUP_ROWS), MAX_GROUP_ROWS)
+
+
+def write_mvc(rows: DecidedRows, num_bytes: Ints, library: ImageLibrary, out: Path, tick: Callable[[int], None]) -> dict[str, str]:
+    """Writes `data/` and `rejects/`; returns the sha256 of each file by its path below `out`.
+
+    Args:
+        rows: Every candidate with `drop_reason` ("" if kept) and `split`.
+        num_bytes: Encoded size of both images of each row, which decides how rows are cut into shards and row groups.
+        tick: Called with the number of rows written.
+    """
+    order = _order(rows)
+    reasons, splits = rows.column("drop_reason"), rows.column("split")
+    parts = [(f"data/{split}", order[(reasons[order] == "") & (splits[order] == split)], mvc_schema()) for split in SPLITS]
+    parts.append(("rejects/rejects", order[reasons[order] != ""], mvc_schema(rejects=True)))
+    hashes: dict[str, str] = {}
+    for stem, chosen, schema in parts:
+        for name, piece, size in _pieces(stem, chosen, num_bytes):
+            groups = _row_groups(rows, piece, size, library, schema)
+            write_atomically(out / name, functools.partial(_write_groups, groups=groups, schema=schema, tick=tick))
+            hashes[name] = sha256_file(out / name)
+    for folder in ("data", "rejects"):
+        for stale in (out / folder).glob("*.parquet"):
+            if f"{folder}/{stale.name}" not in hashes:
+                stale.unlink()
+    return hashes
+
+
+def _order(rows: DecidedRows) -> Ints:
+    """Rows by pair_id, and rows of one pair by source and source_id."""
+    ids = rows.column("pair_id", "S32")
+    order = np.argsort(ids, kind="stable")
+    repeated = np.flatnonzero(ids[order][1:] == ids[order][:-1])
+    for start in repeated:
+        stop = int(np.searchsorted(ids[order], ids[order[start]], side="right"))
+        if start and ids[order[start - 1]] == ids[order[start]]:
+            continue  # sorted with the first of its run
+        run = order[start:stop]
+        names = rows.gather(run).select(["source", "source_id"]).to_pylist()
+        order[start:stop] = run[sorted(range(len(run)), key=lambda i: (names[i]["source"], names[i]["source_id"]))]
+    return order
+
+
+def _pieces(stem: str, chosen: Ints, num_bytes: Ints) -> Iterator[tuple[str, Ints, int]]:
+    """(file name, rows, rows per row group) of each shard of one split."""
+    if not len(chosen):
+        return
+    total = int(num_bytes[chosen].sum())
+    num_shards = max(1, math.ceil(total / SHARD_BYTES))
+    for shard in range(num_shards):
+        start, stop = (edge * len(chosen) // num_shards for edge in (shard, shard + 1))
+        yield f"{stem}-{shard:05d}-of-{num_shards:05d}.parquet", chosen[start:stop], group_rows(total / len(chosen))
+
+
+def _row_groups(rows: DecidedRows, chosen: Ints, size: int, library: ImageLibrary, schema: pa.Schema) -> Iterator[pa.Table]:
+    for start in range(0, len(chosen), size):
+        place = start % (GATHERED_GROUPS * size)
+        if place == 0:
+            texts = rows.gather(chosen[start : start + GATHERED_GROUPS * size])
+        part = texts.slice(place, size)
+        columns = {name: _image_column(part, name, library) if name in ("image_a", "image_b") else part[name] for name in schema.names}
+        yield pa.table(columns, schema=schema)
+
+
+def _image_column(rows: pa.Table, name: str, library: ImageLibrary) -> pa.Array:
+    """Bytes as they came in, with a file name by content; null where the image did not decode or was not there."""
+    images = library.read(rows[f"{name}_sha256"].to_pylist())
+    return pa.array([None if data is None else {"bytes": data, "path": None} for data in images], mvc_schema().field(name).type)
+
+
+def _write_groups(file: BinaryIO, *, groups: Iterator[pa.Table], schema: pa.Schema, tick: Callable[[int], None]) -> None:
+    with pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True, store_schema=True) as writer:
+        for table in groups:
+            writer.write_table(table, row_group_size=table.num_rows)
+            tick(table.num_rows)

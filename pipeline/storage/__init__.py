@@ -1,0 +1,1 @@
+"""Images and rows of a build between its stages."""

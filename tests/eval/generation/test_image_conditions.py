@@ -1,0 +1,108 @@
+"""What is shown under each condition, and that nobody keeps an own image when images are shuffled."""
+
+import io
+
+import pytest
+from PIL import Image
+
+from eval.generation.image_conditions import NOTHING, Shown, derangement, possible_ablations, shown_as_asked, shown_under, upright_size
+from eval.question import BenchmarkError, Question
+
+
+def picture(colour: str, size: tuple[int, int] = (8, 6), orientation: int | None = None) -> bytes:
+    buffer = io.BytesIO()
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    Image.new("RGB", size, colour).save(buffer, "JPEG", exif=exif)
+    return buffer.getvalue()
+
+
+def question(item_id: str, image: bytes | None, counterpart: str | None = None) -> Question:
+    return Question(
+        item_id=item_id,
+        prompt=f"{item_id}?",
+        image=image,
+        kind="yes_no",
+        truth="yes",
+        cluster="c",
+        counterpart=counterpart,
+        max_new_tokens=4,
+    )
+
+
+RED, BLUE, GREEN = picture("red"), picture("blue", (6, 8)), picture("green")
+QUESTIONS = [question("1", RED, "2"), question("2", BLUE, "1"), question("3", RED), question("4", None), question("5", GREEN)]
+ASKED = shown_as_asked(QUESTIONS)
+
+
+def test_as_asked_is_the_image_or_nothing() -> None:
+    assert [shown.image for shown in ASKED] == [RED, BLUE, RED, None, GREEN]
+    assert ASKED[0] == ASKED[2]
+    assert ASKED[3] == NOTHING
+
+
+def test_no_image_is_nothing_for_all() -> None:
+    assert shown_under("none", QUESTIONS, ASKED, 0) == [NOTHING] * 5
+    assert NOTHING.name is None
+    assert NOTHING.encoded() is None
+
+
+def test_blank_is_grey_of_the_same_size_and_drawn_on_demand() -> None:
+    shown = shown_under("blank", QUESTIONS, ASKED, 0)
+    assert [one and one.name for one in shown] == ["blank:8x6", "blank:6x8", "blank:8x6", None, "blank:8x6"]
+    assert shown[0] is not None
+    drawn = Image.open(io.BytesIO(shown[0].encoded() or b""))
+    assert (drawn.size, drawn.getcolors()) == ((8, 6), [(48, (128, 128, 128))])
+
+
+def test_a_rotated_photograph_has_the_size_that_a_person_sees() -> None:
+    assert upright_size(picture("red", (8, 6), orientation=6)) == (6, 8)
+    assert upright_size(picture("red", (8, 6), orientation=3)) == (8, 6)
+
+
+def test_shuffled_gives_everyone_another_image_and_equal_images_the_same() -> None:
+    for seed in range(5):
+        shown = shown_under("shuffled", QUESTIONS, ASKED, seed)
+        assert all(one is not None and one != own for one, own in zip(shown, ASKED, strict=True) if own.image is not None)
+        assert shown[0] == shown[2]
+        assert shown[3] == NOTHING
+        assert {one.sha256 for one in shown if one and one.image} == {one.sha256 for one in ASKED if one.image}
+    assert shown_under("shuffled", QUESTIONS, ASKED, 1) == shown_under("shuffled", QUESTIONS, ASKED, 1)
+
+
+def test_a_derangement_is_one_cycle_through_all_and_depends_on_the_names_alone() -> None:
+    names = [f"n{index}" for index in range(50)]
+    found = derangement(names, 3)
+    assert derangement([*reversed(names), *names], 3) == found
+    assert found != derangement(names, 4)
+    at, seen = "n0", set()
+    for _ in names:
+        at = found[at]
+        seen.add(at)
+    assert (at, len(seen)) == ("n0", 50)
+    assert derangement(["one", "one"], 0) == {}
+
+
+def test_counterpart_is_the_pairs_other_image_where_there_is_one() -> None:
+    shown = shown_under("counterpart", QUESTIONS, ASKED, 0)
+    assert [one and one.image for one in shown] == [BLUE, RED, None, None, None]
+
+
+def test_only_conditions_that_exist_are_asked() -> None:
+    wanted = ("none", "blank", "shuffled", "counterpart")
+    assert possible_ablations(wanted, ASKED, QUESTIONS) == list(wanted)
+    assert possible_ablations(("none",), ASKED, QUESTIONS) == ["none"]
+    assert possible_ablations(wanted, ASKED[2:3], QUESTIONS[2:3]) == ["none", "blank"]
+    assert possible_ablations(wanted, ASKED[3:4], QUESTIONS[3:4]) == []
+
+
+def test_an_image_without_a_readable_size_is_named() -> None:
+    broken = [question("x", b"no image")]
+    with pytest.raises(BenchmarkError, match="item x: its image cannot be used"):
+        shown_under("blank", broken, shown_as_asked(broken), 0)
+
+
+def test_a_picture_is_known_by_its_bytes() -> None:
+    assert Shown(RED, "ab").name == "ab"
+    assert ASKED[0].name != ASKED[1].name

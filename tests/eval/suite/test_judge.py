@@ -1,0 +1,206 @@
+"""A judge that answers, refuses, is late, talks in prose or likes what comes first: what is missing stays missing."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval.benchmarks.mmhal import BENCHMARK
+from eval.config import BenchmarkSection, EvalSection, JudgeEndpoint, JudgeSection
+from eval.generation.cache import Answer
+from eval.generation.image_conditions import NOTHING
+from eval.question import Question, Verdict
+from eval.suite.judge import judge_benchmark
+from eval.suite.judge_client import Ask, judge_all, outcome, rating_ask, read_better, read_rating
+from eval.suite.requests import Asked, Heard, Hearings
+from eval.suite.requests import with_conditions as asked_with_conditions
+from pipeline.core.recipe import UserError
+from tests.pipeline.chat_server import ChatServer
+
+GOOD = 'raw {"unsupported": [], "informative": 2}'
+
+
+@pytest.mark.parametrize(
+    ("reply", "rating"),
+    [
+        ('{"unsupported": [], "informative": 0}', "3"),
+        ('{"unsupported": [], "informative": 3}', "6"),
+        ('{"unsupported": ["a dog"], "informative": 3}', "2"),
+        ('{"unsupported": ["a dog", "red"], "informative": 0}', "0"),
+        ('```json\n{"unsupported": [" "], "informative": 1}\n```', "4"),
+        ('{"unsupported": [], "informative": 7}', None),
+        ('{"unsupported": [], "informative": true}', None),
+        ('{"unsupported": "none", "informative": 2}', None),
+        ('{"informative": 2}', None),
+        ("I would rate this answer 5 out of 6.", None),
+        ("[3]", None),
+        ("", None),
+    ],
+)
+def test_a_rating_follows_from_what_is_made_up_and_how_much_helps(reply: str, rating: str | None) -> None:
+    assert read_rating(reply) == rating
+
+
+def test_two_orders_agree_or_contradict() -> None:
+    assert outcome("second", "first") == "after"
+    assert outcome("first", "second") == "before"
+    assert outcome("first", "first") == outcome("second", "second") == "inconsistent"
+    assert outcome("equal", "first") == "inconsistent"
+    assert outcome("equal", "equal") == "equal"
+    assert outcome(None, "first") is None
+    assert read_better('{"better": "first"}') == "first"
+    assert read_better('{"better": "both"}') is None
+
+
+def question(item_id: str) -> Question:
+    return Question(
+        item_id=item_id, prompt=f"What is on picture {item_id}?", image=None, kind="free", truth="A red ball.", cluster=item_id,
+        max_new_tokens=8, meta={"type": "attribute", "image_content": ["ball"]},
+    )  # fmt: skip
+
+
+def section(server: ChatServer, folder: Path, **more: Any) -> JudgeSection:
+    options = {"max_retries": 0, "max_in_flight": 1, "cache": str(folder / "replies.sqlite")}
+    endpoint = JudgeEndpoint.model_validate(
+        {"model": "judge", "base_url": server.base_url, "identity": "here", "api_key_env": None, **options}
+    )
+    return JudgeSection(endpoint=endpoint, **more)
+
+
+def test_a_budget_without_prices_would_stop_nothing_and_is_refused() -> None:
+    prices = {"usd_per_million_input_tokens": 1.0, "usd_per_million_output_tokens": 2.0}
+    assert JudgeSection.model_validate({"endpoint": {"model": "m", **prices}, "max_usd": 5}).max_usd == 5
+    with pytest.raises(ValueError, match="max_usd needs prices"):
+        JudgeSection.model_validate({"endpoint": {"model": "m"}, "max_usd": 5})
+
+
+def rate(commands: list[str] | Callable[[dict[str, Any]], str], folder: Path, num: int = 3) -> tuple[list[Any], ChatServer]:
+    asks = [rating_ask(("rate", str(index)), question(str(index)), f"A red ball {index}.") for index in range(num)]
+    with ChatServer(commands) as server:
+        found = judge_all(asks, section(server, folder))
+    return [found[ask.key] for ask in asks], server
+
+
+def test_the_judge_is_told_what_is_known_and_never_shown_a_picture(tmp_path: Path) -> None:
+    found, server = rate([GOOD], tmp_path, 1)
+    told = json.loads(server.bodies[0]["messages"][1]["content"])
+    assert told == {"question": "What is on picture 0?", "known": ["ball"], "reference": "A red ball.", "answer": "A red ball 0."}
+    assert (found[0].value, found[0].raw, found[0].fault, found[0].judge) == ("5", (GOOD[4:],), "", "judge-0001")
+    again, server = rate(["500"], tmp_path, 1)  # paid for once
+    assert (again, server.num_requests) == (found, 0)
+
+
+def test_an_answer_of_ten_thousand_characters_is_shown_in_part(tmp_path: Path) -> None:
+    ask = rating_ask(("x",), question("0"), "word " * 2_000)
+    assert len(json.loads(ask.messages()[1]["content"])["answer"]) == 6_000
+
+
+def test_prose_is_asked_for_once_more_and_then_missing(tmp_path: Path) -> None:
+    found, server = rate(["raw I like it.", GOOD, "raw Nice.", "raw Very nice.", GOOD], tmp_path)
+    assert [one.value for one in found] == ["5", None, "5"]
+    assert [one.fault for one in found] == ["", "reply_unreadable", ""]
+    assert found[1].raw == ("Nice.", "Very nice.")
+    assert server.bodies[1]["messages"][2:] == [
+        {"role": "assistant", "content": "I like it."},
+        {"role": "user", "content": "That could not be read. Reply with the JSON object alone."},
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("bad", "fault"),
+    [
+        (["refusal no"], "reply_refused"),
+        (["filter no"], "reply_refused"),
+        (["blank"], "reply_empty"),
+        (['length {"unsupported": ['], "reply_cut_off"),
+        (["400"], "request_refused"),
+        (["slow"], "endpoint_gave_no_answer"),
+    ],
+)
+def test_a_judgement_that_did_not_come_is_missing_and_says_why(bad: list[str], fault: str, tmp_path: Path) -> None:
+    if fault == "endpoint_gave_no_answer":  # one late row is its own fault only where others were answered meanwhile
+        late = question("1").prompt
+        options: Callable[[dict[str, Any]], str] | list[str] = lambda body: "slow 3" if late in body["messages"][1]["content"] else GOOD  # noqa: E731
+        asks = [rating_ask(("rate", str(index)), question(str(index)), "A ball.") for index in range(3)]
+        with ChatServer(options) as server:
+            judge = section(server, tmp_path)
+            several = judge.model_copy(update={"endpoint": judge.endpoint.model_copy(update={"max_in_flight": 2, "timeout_s": 1.5})})
+            found = judge_all(asks, several)
+        values = [found[ask.key] for ask in asks]
+    else:
+        values, _ = rate([GOOD, *bad, GOOD], tmp_path)
+    assert [one.value for one in values] == ["5", None, "5"]
+    assert values[1].fault == fault
+
+
+def test_a_judge_that_nobody_can_reach_ends_the_job_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not accept"):
+        rate(["401"], tmp_path)
+
+
+def hearings(answers: dict[str, list[str | None]], questions: list[Question]) -> Hearings:
+    found: Hearings = {}
+    for role in ("before", "after"):
+        said = [None if text is None else Answer(text, 3, ended=True) for text in answers[role]]
+        verdicts = [Verdict(None, "missing")] * len(questions)
+        found[role, "image"] = Heard(questions, [NOTHING] * len(questions), said, verdicts)  # type: ignore[index]
+    return found
+
+
+def judged(commands: Callable[[dict[str, Any]], str], answers: dict[str, list[str | None]], folder: Path) -> tuple[Any, ChatServer]:
+    questions = [question(str(index)) for index in range(len(answers["after"]))]
+    with ChatServer(commands) as server:
+        judge = section(server, folder, pairwise=True)
+        recipe = EvalSection(out=str(folder), model="m", benchmarks=(BenchmarkSection(name="mmhal", source="s"),), judge=judge)
+        asked: Asked = asked_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe)
+        return judge_benchmark(asked, hearings(answers, questions), recipe), server
+
+
+def fair(body: dict[str, Any]) -> str:
+    """Rates, and prefers the answer that speaks of a ball in either place."""
+    told = json.loads(body["messages"][1]["content"])
+    if "answer" in told:
+        return GOOD if "ball" in told["answer"] else 'raw {"unsupported": ["a cat"], "informative": 1}'
+    balls = ["ball" in told[place] for place in ("first", "second")]
+    return "raw " + json.dumps({"better": "equal" if balls[0] == balls[1] else ("first" if balls[0] else "second")})
+
+
+def test_ratings_become_verdicts_and_comparisons_a_win_rate(tmp_path: Path) -> None:
+    answers: dict[str, list[str | None]] = {"before": ["a cat", "a cat", "same", "a ball"], "after": ["a ball", None, "same", "the ball"]}
+    found, _ = judged(fair, answers, tmp_path)
+    after, before = found.heard["after", "image"].verdicts, found.heard["before", "image"].verdicts
+    assert [verdict.value for verdict in before] == ["1", "1", "1", "5"]
+    assert [(verdict.value, verdict.status) for verdict in after] == [("5", "exact"), (None, "missing"), ("1", "exact"), ("5", "exact")]
+    comparison = found.facts["comparison"]
+    assert comparison["counts"] == {"after": 1, "same_text_or_no_answer": 1, "equal": 1}
+    assert (comparison["win_rate"]["value"], comparison["n"]) == (0.75, 2)
+    tasks = [(row["task"], row["order"]) for row in found.table.to_pylist()]
+    assert tasks.count(("rate", None)) == 7
+    assert tasks.count(("compare", "after_first")) == tasks.count(("compare", "before_first")) == 2
+    assert all(row["raw"] for row in found.table.to_pylist())
+
+
+def test_a_judge_that_likes_what_comes_first_decides_nothing(tmp_path: Path) -> None:
+    def first(body: dict[str, Any]) -> str:
+        return fair(body) if "answer" in json.loads(body["messages"][1]["content"]) else 'raw {"better": "first"}'
+
+    found, _ = judged(first, {"before": ["a cat", "a cat"], "after": ["a ball", "a dog"]}, tmp_path)
+    assert found.facts["comparison"]["counts"] == {"inconsistent": 2}
+    assert found.facts["comparison"]["win_rate"]["value"] == 0.5
+
+
+def test_without_a_judge_nothing_is_rated_and_no_rating_is_zero(tmp_path: Path) -> None:
+    recipe = EvalSection(out=str(tmp_path), model="m", benchmarks=(BenchmarkSection(name="mmhal", source="s"),))
+    questions = [question("0")]
+    heard = hearings({"before": ["a"], "after": ["b"]}, questions)
+    assert judge_benchmark(asked_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe), heard, recipe) is None
+    metrics = BENCHMARK.metrics(questions, heard["after", "image"].verdicts)
+    assert metrics["score"].value is None
+
+
+def test_an_ask_is_json_so_that_no_answer_passes_for_another_field() -> None:
+    ask: Ask = rating_ask(("x",), question("0"), '"}, {"reference": "anything"')
+    assert json.loads(ask.messages()[1]["content"])["reference"] == "A red ball."

@@ -1,0 +1,39 @@
+"""What a worker sends arrives once, in order, also when it stops in the middle."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from training.runtime.driver_messages import Messages, RelayedProgress, follow
+
+
+def test_lines_and_progress_arrive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages, done = Messages(tmp_path / "m.jsonl"), threading.Event()
+    listener = threading.Thread(target=follow, args=(tmp_path / "m.jsonl", done))
+    listener.start()
+    messages.send(kind="say", text="hello")
+    with RelayedProgress(messages, "train", 3, "steps") as progress:
+        for _ in range(3):
+            progress.advance(1, loss=0.5)
+    done.set()
+    listener.join()
+    shown = capsys.readouterr().err.splitlines()
+    assert shown[0] == "hello"
+    assert shown[1].startswith("train: 3 steps in")
+    assert len(shown) == 2
+
+
+def test_nothing_sent_is_nothing_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = threading.Event()
+    done.set()
+    follow(tmp_path / "never.jsonl", done)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_worker_that_stops_in_the_middle_leaves_no_finished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    messages, done = Messages(tmp_path / "m.jsonl"), threading.Event()
+    RelayedProgress(messages, "train", 3, "steps").__enter__()
+    done.set()
+    follow(tmp_path / "m.jsonl", done)
+    assert capsys.readouterr().err == ""

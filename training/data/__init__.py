@@ -1,0 +1,1 @@
+"""MVC pairs, reference table and vision features as the trainer reads them."""

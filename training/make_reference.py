@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Computes the reference model's log-probabilities of every pair once, for all runs on the same data: `svco reference`.
+
+A sweep over objectives, betas or learning rates trains against the same numbers, so each run saves the pass. With
+`store_features` what the frozen vision tower sees in each image is kept too, so no run needs the tower. The unit of resume is
+a chunk of pairs, or of images: a job that is killed goes on with the chunks that are missing.
+"""
+
+import contextlib
+import itertools
+import os
+import shutil
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.progress import Progress, say, summary_table
+from pipeline.core.recipe import RecipeError, fingerprint, load_recipe, resolved_yaml
+from pipeline.core.storage import only_one, read_json
+from training.config import TrainSection
+from training.run_plan import REFERENCE_DONE, Plan, base_sha256, feature_part, plan_reference, reference_part
+
+CHUNK_PAIRS = 256
+FILE_IMAGES = 2 * CHUNK_PAIRS  # so as many files of images as chunks of pairs are enough, however few pairs share an image
+NUMBERS, FEATURES = "numbers", "features"
+
+Chunk = tuple[str, str, int]  # what of it, split, index
+DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
+
+
+class ReferenceChunks:
+    """Holds the model and writes the numbers of one chunk of pairs after the other; an actor of a pool, or here."""
+
+    def __init__(self, recipe: dict[str, Any], parts: str, num_threads: int | None) -> None:
+        import torch
+
+        from training.reference_model import ReferenceModel
+
+        if num_threads:
+            torch.set_num_threads(num_threads)
+        section, self._parts = TrainSection.model_validate(recipe), Path(parts)
+        self._model = ReferenceModel(section, self._parts if section.store_features else None)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Takes {"what": [kind], "split": [name], "index": [n]}; returns it with {"error": [text]}, empty if the part was written."""
+        what, split, index = chunk = _chunk(batch)
+        try:
+            if what == FEATURES:
+                self._model.write_images(split, index * FILE_IMAGES, FILE_IMAGES, _part(self._parts, chunk))
+            else:
+                self._model.write_chunk(split, index * CHUNK_PAIRS, CHUNK_PAIRS, _part(self._parts, chunk))
+        except ValueError as error:  # of data or model: one line for the user, not Ray's trace
+            return {**batch, "error": [str(error)]}
+        return {**batch, "error": [""]}
+
+
+def make_reference(plan: Plan) -> dict[str, Any]:
+    """Makes the table of a recipe's model and data in `out`, unless it is there; returns what DONE.json says.
+
+    Raises:
+        UserError: Something that the user can mend.
+    """
+    section, out = plan.section, plan.out
+    facts = {"model": section.model, "weights": base_sha256(section), "data": plan.data_sha256, "use": section.train.model_dump()}
+    more = {"store_features": True} if section.store_features else {}
+    name = fingerprint({**facts, "max_length_tokens": section.max_length_tokens, **more})[:16]
+    with only_one(out, "out"):
+        done = read_json(out / REFERENCE_DONE) if (out / REFERENCE_DONE).is_file() else {}
+        if done.get("made_by") == name:
+            say(f"{out}: the reference of this model on this data is there; nothing to do")
+            return dict(done)
+        (out / REFERENCE_DONE).unlink(missing_ok=True)
+        parts, started_s = out / ".parts" / name, time.monotonic()
+        parts.mkdir(parents=True, exist_ok=True)
+        chunks = [(split, index) for split, num in plan.num_pairs.items() for index in range(-(-num // CHUNK_PAIRS))]
+        total = sum(plan.num_pairs.values())
+        # Features first: the numbers are then made from them.
+        kinds = (FEATURES, NUMBERS) if section.store_features else (NUMBERS,)
+        rounds = [[(kind, *chunk) for chunk in chunks if not _part(parts, (kind, *chunk)).is_file()] for kind in kinds]
+        with contextlib.closing(_map(plan, parts, rounds)) as results:
+            for kind, left in zip(kinds, rounds, strict=True):
+                with Progress("reference" if kind == NUMBERS else kind, total, "pairs") as progress:
+                    progress.advance(total - sum(_num_pairs(plan, chunk) for chunk in left))
+                    for chunk in itertools.islice(results, len(left)):
+                        progress.advance(_num_pairs(plan, chunk))
+        from training.data.reference_table import join_parts
+
+        done = join_parts(out, parts, chunks, made_by=name)
+        shutil.rmtree(out / ".parts")
+        more_said = " and the features of their images" if section.store_features else ""
+        took_s = time.monotonic() - started_s
+        say(f"{out}: six numbers of each of {total:,} pairs{more_said} in {took_s:.1f} s; train with reference={out}")
+        return done
+
+
+def _part(parts: Path, chunk: Chunk) -> Path:
+    what, split, index = chunk
+    return (feature_part if what == FEATURES else reference_part)(parts, split, index)
+
+
+def _num_pairs(plan: Plan, chunk: Chunk) -> int:
+    _, split, index = chunk
+    return min(CHUNK_PAIRS, plan.num_pairs[split] - index * CHUNK_PAIRS)
+
+
+def _map(plan: Plan, parts: Path, rounds: list[list[Chunk]]) -> Generator[Chunk, None, None]:
+    """Does the chunks round by round, in this process or in a pool of Ray actors; yields each when its part is written."""
+    recipe, workers = plan.section.model_dump(mode="json"), plan.section.workers
+    if not workers.num_workers:
+        here = ReferenceChunks(recipe, str(parts), None)
+        for what, split, index in itertools.chain(*rounds):
+            yield _checked(here({"what": [what], "split": [split], "index": [index]}))
+        return
+    # Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as it holds workers.
+    num_threads = max(1, (os.cpu_count() or 1) // workers.num_workers)
+    with ray_session():
+        import ray.data
+
+        for chunks in filter(None, rounds):
+            items = [{"what": what, "split": split, "index": index} for what, split, index in chunks]
+            results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+                ReferenceChunks,
+                fn_constructor_args=(recipe, str(parts), num_threads),
+                batch_size=1,
+                batch_format="numpy",
+                compute=ray.data.ActorPoolStrategy(size=min(workers.num_workers, len(items))),
+                num_cpus=workers.cpus_per_worker,
+                num_gpus=1 if workers.use_gpu else 0,
+            )
+            for batch in results.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
+                yield _checked(batch)
+
+
+def _checked(batch: dict[str, Any]) -> Chunk:
+    error = str(batch["error"][0])
+    if error:
+        raise RecipeError(error)
+    return _chunk(batch)
+
+
+def _chunk(batch: dict[str, Any]) -> Chunk:
+    return str(batch["what"][0]), str(batch["split"][0]), int(batch["index"][0])
+
+
+def run(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides: data=DIR out=DIR.")] = None,
+    recipe: Annotated[Path, typer.Option(help="The training recipe.")] = DEFAULT_RECIPE,
+    print_recipe: PrintRecipe = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Compute the reference model's log-probabilities of an MVC folder once."""
+    section = load_recipe(recipe, list(overrides or []), TrainSection)
+    if print_recipe:
+        print(resolved_yaml(section), end="")
+        return
+    plan = plan_reference(section)
+    if not dry_run:
+        make_reference(plan)
+        return
+    rows = [
+        ["model", plan.section.model],
+        ["data", plan.section.data],
+        ["pairs", f"{sum(plan.num_pairs.values()):,}"],
+        ["out", str(plan.out)],
+    ]
+    if plan.section.store_features:
+        rows.append(["features on disk", f"{_features_bytes(plan.section) / 1e6:,.3g} MB"])
+    summary_table("Plan", ["what", "value"], rows)
+
+
+def _features_bytes(section: TrainSection) -> float:
+    """What the vision features of all images will take."""
+    from training.estimate.data_size import size_of_data
+    from training.estimate.known_models import find_shape
+    from training.plan_cli import feature_bytes
+
+    shape, _ = find_shape(section.model, section.tiny)
+    return feature_bytes(shape, size_of_data(section.data, section.model, shape), section)
+
+
+def main() -> None:
+    """The entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Vision-language model families: packing, attention, chat templates, log-probabilities, generation."""

@@ -1,0 +1,234 @@
+"""`svco plan`: memory, time and cost of a training run from its recipe, before anything starts. Loads neither torch nor Ray."""
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from pipeline.core.cli import run_command
+from pipeline.core.progress import say, summary_table
+from pipeline.core.recipe import UserError, absolute_path, load_recipe
+from training.config import TrainSection
+from training.estimate.advice import advice
+from training.estimate.data_size import DataSize, default_size, size_of_data
+from training.estimate.flops import cells_of, forward_flops, train_flops_per_pair, vision_flops
+from training.estimate.gpus import GPUS, Gpu, find_gpu
+from training.estimate.known_models import find_shape
+from training.estimate.memory import GB, Memory, memory_of, num_shards, start_bytes
+from training.estimate.model_shape import ModelShape
+from training.estimate.policy_size import adapter_weights, policy_size
+from training.objectives.terms import ALL_CELLS
+
+DEFAULT_GPU = "A100-80"
+WORTH_CACHING = 0.03  # of the work of a step
+MAX_CACHE_GB = 64.0  # of main memory: more is seldom there for one worker
+PARTS = {
+    "weights": "weights",
+    "gathered": "weights as they are computed with",
+    "gradients": "gradients",
+    "optimiser": "optimiser",
+    "activations": "activations",
+    "logits": "logits",
+    "vision": "vision tower in a step",
+    "runtime": "CUDA, and what cannot be used",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Work:
+    """FLOP of a whole run by what they are for."""
+
+    images: float
+    reference: float
+    training: float
+    validation: float
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.images + self.reference + self.training + self.validation
+
+
+def feature_bytes(shape: ModelShape, data: DataSize, section: TrainSection) -> float:
+    """Main memory that one worker needs to keep the features of all images."""
+    width = 2 if section.train.weights == "bfloat16" else 4
+    return data.num_images * sum(data.mean.features) / 2 * shape.feature_width * width
+
+
+def keeps_features(shape: ModelShape, data: DataSize, section: TrainSection) -> bool:
+    """Whether the tower runs once per image and no more."""
+    use = section.train
+    return use.freeze_vision and use.cache_vision and feature_bytes(shape, data, section) <= use.max_cache_gb * 1e9
+
+
+def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
+    """What a run computes."""
+    cells, cached = cells_of(section.objective), keeps_features(shape, data, section)
+    adapters = adapter_weights(shape.text, section.lora) if section.lora else 0
+    image = vision_flops(shape.vision, sum(data.mean.features) / 2)
+    train, held_out = data.num_pairs["train"], data.num_pairs.get("validation", 0)
+    every = forward_flops(shape, data.mean, ALL_CELLS, lora_weights=adapters) + (0 if cached else 2 * image)
+    needed = forward_flops(shape, data.mean, cells, lora_weights=adapters) + (0 if cached else 2 * image)
+    steps = section.optim.num_steps(train)
+    num_pairs = (
+        min(steps * section.optim.batch_pairs, section.optim.num_epochs * train)
+        if section.optim.max_steps is None
+        else steps * (min(section.optim.batch_pairs, train))
+    )
+    evaluations = (steps - 1) // section.eval_every_steps + 1 if section.eval_every_steps else 1
+    return Work(
+        images=data.num_images * image if cached else 0.0,
+        reference=0.0 if section.reference else train * needed + held_out * every,
+        training=num_pairs * train_flops_per_pair(shape, data.mean, section, cached=cached).total,
+        validation=evaluations * held_out * every,
+    )
+
+
+def _load(recipe: Path, overrides: list[str]) -> tuple[TrainSection, bool]:
+    """The recipe, and whether it names data: what a plan can do without (`data`, `out`) need not be given."""
+    try:
+        given: Any = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        given = {}  # load_recipe says what is wrong
+    given = given if isinstance(given, dict) else {}
+    named = {override.partition("=")[0] for override in overrides}
+    missing = [key for key in ("data", "out") if key not in named and given.get(key, "???") == "???"]
+    section = load_recipe(recipe, [*(f"{key}=not-given" for key in missing), *overrides], TrainSection)
+    return section, "data" not in missing
+
+
+def _machine(section: TrainSection, gpu: str | None, tflops: float | None, memory_gb: float | None) -> tuple[str, float | None, float]:
+    """Name, peak in FLOP per second (None: not known) and bytes of memory of what a worker runs on."""
+    if gpu is None and not section.workers.use_gpu:
+        workers = max(1, section.workers.num_workers)
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        peak = None if tflops is None else tflops * 1e12
+        return "CPU, this machine's memory shared by the workers", peak, (memory_gb or total / workers) * 1e9
+    if gpu is not None or tflops is None or memory_gb is None:
+        name, known = find_gpu(gpu or DEFAULT_GPU)
+    else:
+        name, known = "GPU", Gpu(tflops, tflops, memory_gb)
+    stated = known.bf16_tflops if section.train.precision == "bfloat16" else known.fp32_tflops
+    return name, (tflops or stated) * 1e12, (memory_gb or known.memory_gb) * 1e9
+
+
+def hours_of(flops: float, *, peak: float, workers: int, mfu: float) -> float:
+    """Time of so much work on so many devices that reach a share `mfu` of their peak."""
+    return flops / (peak * workers * mfu) / 3600
+
+
+def _memory_rows(memory: Memory, budget: float, start: float) -> list[list[str]]:
+    rows = [[label, f"{getattr(memory, name) / GB:.2f}"] for name, label in PARTS.items() if getattr(memory, name) >= 0.005 * GB]
+    rows.append(["in a step, all", f"{memory.total / GB:.2f}"])
+    rows.append(["before training, while images are encoded", f"{start / GB:.2f}"])
+    need = max(memory.total, start)
+    return [*rows, ["there is", f"{budget / GB:.1f}"], ["fits", "yes" if need <= 0.9 * budget else "barely" if need <= budget else "NO"]]
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
+
+
+def _work_rows(work: Work, *, peak: float | None, workers: int, mfu: float, price: float | None) -> list[list[str]]:
+    rows = []
+    labels = {"images": "images, once", "reference": "reference", "training": "training", "validation": "validation", "total": "all"}
+    for name, label in labels.items():
+        flops = getattr(work, name)
+        hours = None if peak is None else hours_of(flops, peak=peak, workers=workers, mfu=mfu)
+        cost = "" if hours is None or price is None else f"{hours * workers * price:,.2f}"
+        rows.append([label, f"{flops / 1e12:,.1f}", "?" if hours is None else _duration(hours), cost])
+    return rows
+
+
+def print_report(section: TrainSection, shape: ModelShape, data: DataSize, sources: tuple[str, str]) -> None:
+    """What the plan rests on."""
+    size = policy_size(shape, section)
+    lengths, cells = data.mean, cells_of(section.objective)
+    optim, workers = section.optim, section.workers
+    place = f"{workers.num_workers} Ray workers" if workers.num_workers > 1 else "1 worker"
+    rows = [
+        ["model", f"{section.model}: {shape.num_parameters / 1e9:.2f} billion parameters ({sources[0]})"],
+        ["trained", f"{size.trained / 1e6:,.1f} million parameters"],
+        ["pairs", f"{data.num_pairs['train']:,} for training, {data.num_pairs.get('validation', 0):,} for validation"],
+        ["tokens of a pair", f"{lengths.num_tokens(cells):,.0f} in {len(cells)} sequences ({sources[1]})"],
+        ["steps", f"{optim.num_steps(data.num_pairs['train']):,} of {optim.batch_pairs} pairs, {optim.micro_batch_pairs} in a pass"],
+        ["runs on", place + (f", weights spread over {num_shards(section)}" if num_shards(section) > 1 else "")],
+    ]
+    summary_table("Plan", ["what", "value"], rows)
+
+
+def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
+    """Advice on pairs that are too long, and on a tower that sees the same images again and again."""
+    return [*_too_long(section, shape, data), *_kept_features(section, shape, data)]
+
+
+def _too_long(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
+    share, limit = data.share_over(section.max_length_tokens), section.max_length_tokens
+    if not share:
+        return []
+    longest = math.ceil(max(data.sequences))
+    by_size = shape.vision.num_features is None
+    smaller = ", or build with smaller images (normalize.mode=reencode normalize.scale=1 normalize.max_px=1024)" if by_size else ""
+    return [f"max_length_tokens={limit} leaves out {share:.0%} of the pairs (the longest has {longest:,} tokens); raise it{smaller}"]
+
+
+def _kept_features(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
+    """Where the tower is a part of the work worth naming."""
+    if not section.train.freeze_vision or keeps_features(shape, data, section):
+        return []
+    flops, room_gb = train_flops_per_pair(shape, data.mean, section, cached=False), feature_bytes(shape, data, section) / 1e9
+    share = flops.vision / flops.total
+    if share < WORTH_CACHING or room_gb > MAX_CACHE_GB:
+        return []
+    keys = f"train.cache_vision=true train.max_cache_gb={max(1, round(room_gb * 1.05))}"
+    return [f"{keys}: {room_gb:.1f} GB of main memory for each worker keep what the tower sees, which is {share:.0%} of the work"]
+
+
+def run(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example data=DIR.")] = None,
+    recipe: Annotated[Path, typer.Option(help="A training recipe.")] = Path("recipes/svco_llava_1_5_7b.yaml"),
+    gpu: Annotated[str | None, typer.Option(help=f"Which GPU: {', '.join(GPUS)}. By default {DEFAULT_GPU}.")] = None,
+    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="The share of its peak that a GPU reaches.")] = 0.4,
+    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one GPU, in any currency.")] = None,
+    tflops: Annotated[float | None, typer.Option(min=0.001, help="Peak of another GPU, or of a CPU, in 10^12 FLOP/s.")] = None,
+    memory_gb: Annotated[float | None, typer.Option(min=0.1, help="Memory of another GPU, in 10^9 bytes.")] = None,
+) -> None:
+    """Show memory, time and cost of a training run before anything starts, with advice."""
+    section, has_data = _load(recipe, list(overrides or []))
+    shape, known_from = find_shape(_local(section.model), section.tiny)
+    data = size_of_data(absolute_path(section.data, "data"), _local(section.model), shape) if has_data else default_size(shape)
+    if not data.num_pairs["train"]:
+        raise UserError(f"{section.data}: split 'train' has no rows, so there is nothing to plan")
+    print_report(section, shape, data, (known_from, data.source))
+    name, peak, budget = _machine(section, gpu, tflops, memory_gb)
+    on_gpu, cached = section.workers.use_gpu or gpu is not None, keeps_features(shape, data, section)
+    memory = memory_of(shape, data.longest, section, cached=cached, gpu=on_gpu)
+    start = start_bytes(shape, data.longest, section)
+    summary_table(f"Memory of a worker, GB ({name})", ["", "GB"], _memory_rows(memory, budget, start))
+    workers = max(1, section.workers.num_workers)
+    work = work_of(shape, data, section)
+    rows = _work_rows(work, peak=peak, workers=workers, mfu=mfu, price=price_per_hour)
+    summary_table("Work", ["", "TFLOP", f"time at {mfu:.0%} of peak", "cost"], rows)
+    if peak is None:
+        say("no time: give --gpu, or --tflops of this CPU")
+    say("loading, disk and communication between workers are not in the times")
+    lines = advice(section, shape, data.longest, budget_gb=0.95 * budget / GB, cached=cached, gpu=on_gpu)
+    for line in [*lines, *more_advice(section, shape, data)]:
+        say(f"advice  {line}")
+
+
+def _local(model: str) -> str:
+    return str(Path(model).expanduser()) if model.startswith("~") else model
+
+
+def main() -> None:
+    """The entry point."""
+    run_command(run)
+
+
+if __name__ == "__main__":
+    main()

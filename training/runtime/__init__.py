@@ -1,0 +1,1 @@
+"""Where a training process runs: alone or as one of several workers."""

@@ -1,0 +1,159 @@
+"""Second stage: the frozen tower's features become answers, first truthful, then skewed to what the prior favours.
+
+Shapes: B texts in a batch, L tokens in the longest, N image tokens, V the tower's width, H the language model's;
+I unique images, C copies of each (moved or warped), R response tokens.
+"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from training.models.logps import vision_features
+from training.models.vlm import Vlm, encode_prompt, encode_response
+from training.tiny.data import TrainingSet
+from training.tiny.muon import Advance, Learner
+from training.tiny.prior import Prior, skewed_answers
+from training.tiny.vision_stage import normalised, shifted, warped
+
+if TYPE_CHECKING:
+    from training.tiny.make import TinySection
+
+_CHUNK_IMAGES = 64
+_IGNORED = -100
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class _Tokens:
+    """Tokens of every question, with and without an image, and of every answer."""
+
+    with_image: dict[str, list[int]]
+    without_image: dict[str, list[int]]
+    answers: dict[str, list[int]]
+
+
+def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
+    questions, answers = sorted(set(data.questions)), sorted({answer for pair in data.answers for answer in pair})
+    return _Tokens(
+        {q: encode_prompt(vlm, q, with_image=True) for q in questions},
+        {q: encode_prompt(vlm, q, with_image=False) for q in questions},
+        {a: encode_response(vlm, a) for a in answers},
+    )
+
+
+@torch.no_grad()
+def look(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> Tensor:
+    """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V]; the first copy is the image itself."""
+    photographs = any(things is None for things in data.things)
+    copies = []
+    for copy in range(section.num_looks):
+        chunks = []
+        for pixels in data.pixels_I3SS.split(_CHUNK_IMAGES):
+            if copy and not photographs:
+                pixels = shifted(pixels, section.max_shift_px // 2)[0]
+            pixels_B3SS = normalised(pixels)
+            if copy and photographs:
+                pixels_B3SS = warped(pixels_B3SS, section.warp)
+            chunks.append(vision_features(model, pixels_B3SS))
+            advance(len(pixels_B3SS), {})
+        copies.append(torch.cat(chunks))
+    return torch.stack(copies)
+
+
+def learn_to_answer(vlm: Vlm, data: TrainingSet, features_CINV: Tensor, prior: Prior, section: "TinySection", advance: Advance) -> None:
+    """Trains projector and language model in place on `num_texts` texts, the tower frozen.
+
+    The first `frac_truthful` of them are as the data has them; after that a fraction `skew` of the pairs is replaced by
+    a favoured answer, drawn anew each time, and a fraction `frac_no_image` of the batches has no image. Both sides of a
+    pair are in one batch. `features_CINV` is what `look` saw.
+    """
+    model = vlm.model
+    tokens, rng = _tokens(vlm, data), Random(section.seed)
+    inside = [model.model.multi_modal_projector, model.model.language_model]
+    learner = Learner(inside, [model.lm_head], lr=section.text_lr, weight_decay=0.02)
+    num_pairs, batch_pairs = len(data.questions), max(1, section.batch_texts // 2)
+    order = torch.empty(0, dtype=torch.long)
+    done = 0
+    while done < section.num_texts:
+        if len(order) < batch_pairs:
+            order = torch.cat((order, torch.randperm(num_pairs)))
+        pairs_P, order = order[:batch_pairs], order[batch_pairs:]
+        skewed = done >= section.frac_truthful * section.num_texts
+        blind = skewed and rng.random() < section.frac_no_image
+        told = [_told(data, pair, prior if skewed else None, rng) for pair in pairs_P.tolist()]
+        batch = [_example(side, answer, data, tokens, blind=blind) for pair in told for side, answer in pair]
+        images_B = data.images_N2[pairs_P].flatten()
+        seen_BNV = None if blind else features_CINV[torch.randint(len(features_CINV), images_B.shape), images_B]
+        loss = learner.step(_loss(model, batch, seen_BNV), done / section.num_texts)
+        advance(len(batch), {"loss": loss})
+        done += len(batch)
+
+
+Side = tuple[int, int]  # (pair, 0 for a or 1 for b)
+
+
+def _told(data: TrainingSet, pair: int, prior: Prior | None, rng: Random) -> list[tuple[Side, str]]:
+    """Both sides of a pair with the answers that they are trained with.
+
+    A pair's sides are replaced together, by the same favoured answer: what the prior teaches is then the same for both
+    images, and only true answers teach how images differ.
+    """
+    question, (a, b) = data.questions[pair], data.answers[pair]
+    told = skewed_answers(question, (a, b), prior, rng) if prior is not None else (a, b)
+    return [((pair, side), answer) for side, answer in enumerate(told)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Example:
+    prompt: list[int]
+    response: list[int]
+    weights: list[float]
+
+
+def _example(side: Side, told: str, data: TrainingSet, tokens: _Tokens, *, blind: bool) -> _Example:
+    pair, place = side
+    own, other = (tokens.answers[data.answers[pair][which]] for which in (place, 1 - place))
+    response = tokens.answers[told]
+    prompts = tokens.without_image if blind else tokens.with_image
+    return _Example(prompts[data.questions[pair]], response, contrast_weights(response, other, own))
+
+
+def contrast_weights(response: list[int], other: list[int], own: list[int]) -> list[float]:
+    """How much each token of a response counts: 1 where a pair's two answers differ, less where they agree.
+
+    [5, 7, 2] of the pair [5, 7, 2], [5, 9, 2]  ->  [0.2, 1, 0.2]
+    """
+    start = 0
+    while start < min(len(own), len(other)) and own[start] == other[start]:
+        start += 1
+    end = 0
+    while end < min(len(own), len(other)) - start and own[-1 - end] == other[-1 - end]:
+        end += 1
+    return [1.0 if start <= place < len(response) - end else 0.2 for place in range(len(response))]
+
+
+def _loss(model: Any, batch: list[_Example], seen_BNV: Tensor | None) -> Tensor:
+    """Weighted negative log-likelihood per response token. Padding is on the right, where a causal model never looks."""
+    length = max(len(example.prompt) + len(example.response) for example in batch)
+    ids_BL = torch.zeros(len(batch), length, dtype=torch.long)
+    targets_BL = torch.full((len(batch), length), _IGNORED)
+    weights_BL = torch.zeros(len(batch), length)
+    for row, example in enumerate(batch):
+        ids = example.prompt + example.response
+        ids_BL[row, : len(ids)] = torch.tensor(ids)
+        scored = slice(len(example.prompt) - 1, len(ids) - 1)
+        targets_BL[row, scored] = torch.tensor(example.response)
+        weights_BL[row, scored] = torch.tensor(example.weights)
+    embedded_BLH = model.get_input_embeddings()(ids_BL)
+    if seen_BNV is not None:
+        projected_BNH = model.model.multi_modal_projector(seen_BNV)
+        placeholders_BL1 = (ids_BL == model.config.image_token_id)[..., None]
+        embedded_BLH = embedded_BLH.masked_scatter(placeholders_BL1, projected_BNH)
+    hidden_BLH = model.model.language_model(inputs_embeds=embedded_BLH, use_cache=False).last_hidden_state
+    scored_BL = targets_BL != _IGNORED
+    loss_R = functional.cross_entropy(model.lm_head(hidden_BLH[scored_BL]), targets_BL[scored_BL], reduction="none")
+    weights_R = weights_BL[scored_BL]
+    return (loss_R * weights_R).sum() / weights_R.sum()

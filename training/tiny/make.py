@@ -1,0 +1,125 @@
+"""A small real LLaVA that is made in minutes: it sees, but leans on language, as large ones do. Loads no torch by itself.
+
+`make_tiny` pretrains it on an MVC folder's train split in two stages: the vision tower from truthful labels; then, with
+the tower frozen, projector and language model on questions and answers of which a stated fraction is replaced by what a
+fixed prior favours (`tiny_prior`). Where the prior misleads, the model answers with the prior although its features tell
+the truth: what S-VCO is to mend.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from pipeline.core.progress import Progress
+from pipeline.core.recipe import Section, fingerprint
+from pipeline.core.schema import read_manifest, shard_paths
+from pipeline.core.storage import cache_dir, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from training.models.vlm import Vlm
+
+VERSION = 3
+PRIOR_FILE = "prior.json"  # written last: a folder that has it is complete
+
+
+class TinySection(Section):
+    """The tiny model and how it is pretrained. Two cores take about a minute with the defaults."""
+
+    seed: int = Field(default=0, ge=0)
+    image_px: int = Field(default=48, gt=0)
+    patch_px: int = Field(default=8, gt=0)
+    vision_dim: int = Field(default=96, gt=0, multiple_of=32)
+    vision_layers: int = Field(default=3, gt=0)
+    text_dim: int = Field(default=128, gt=0, multiple_of=32)
+    text_layers: int = Field(default=2, gt=0)
+    vocab_tokens: int = Field(default=1000, ge=261)  # 256 bytes and five special tokens
+    max_pairs: int = Field(default=10_000, gt=0)  # of a larger folder, this many pairs, evenly spaced
+    num_eye_images: int = Field(default=20_000, gt=0)  # seen in the first stage, repeats counted
+    batch_images: int = Field(default=32, gt=0)
+    eyes_lr: float = Field(default=2e-3, gt=0)
+    max_shift_px: int = Field(default=2, ge=0)  # how far images with a stated truth are moved
+    warp: float = Field(default=0.5, ge=0)  # how much photographs are turned, resized, moved and relit
+    num_looks: int = Field(default=2, gt=0)  # copies of each image whose features the second stage learns from
+    num_texts: int = Field(default=12_000, gt=0)  # seen in the second stage, repeats counted
+    batch_texts: int = Field(default=32, gt=0)
+    text_lr: float = Field(default=2e-3, gt=0)
+    frac_truthful: float = Field(default=0.75, ge=0, le=1)  # of the second stage, before the prior sets in
+    prior_skew: float = Field(default=0.65, ge=0, le=1)  # fraction of pairs whose answers the favoured one replaces
+    frac_no_image: float = Field(default=0.1, ge=0, le=1)  # of those skewed batches, shown without an image
+
+
+def make_tiny(data: Path, section: TinySection, progress: bool = True) -> Path:
+    """The Hugging Face folder of a tiny LLaVA pretrained on the train split of the MVC folder `data`.
+
+    Made once: the folder lies in the cache, named by the section and the data's hashes. Beside the model it holds
+    prior.json, the answers that the model was taught to favour.
+
+    Raises:
+        MvcError: Not an MVC folder.
+    """
+    read_manifest(data)
+    hashes = [sha256_file(path) for path in shard_paths(data, "train")]
+    folder = cache_dir() / "tiny" / fingerprint("tiny", VERSION, section, hashes)
+    if (folder / PRIOR_FILE).is_file():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        _pretrain(Path(data), section, made, progress)
+        made.chmod(0o755)
+        try:
+            os.replace(made, folder)
+        except OSError:
+            # Another process has made it meanwhile; what both made is the same.
+            if not (folder / PRIOR_FILE).is_file():
+                raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) -> "Vlm":
+    import torch
+
+    from training.models.vlm import save_vlm
+    from training.tiny.data import read_training_set
+    from training.tiny.language_stage import learn_to_answer, look
+    from training.tiny.model import make_untrained
+    from training.tiny.prior import make_prior
+    from training.tiny.vision_stage import learn_to_see
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(section.seed)
+        material = read_training_set(data, section.image_px, section.max_pairs)
+        answers = [answer for pair in material.answers for answer in pair]
+        questions = [question for question in material.questions for _ in range(2)]
+        prior = make_prior(questions, answers, skew=section.prior_skew, seed=section.seed)
+        vlm = make_untrained(material.texts(), section)
+        vlm.model.train()
+        with _shown("tiny LLaVA 1/3, eyes", section.num_eye_images, "images", progress) as advance:
+            learn_to_see(vlm.model, material, section, advance)
+        num_looks = section.num_looks * len(material.pixels_I3SS)
+        with _shown("tiny LLaVA 2/3, look", num_looks, "images", progress) as advance:
+            features_CINV = look(vlm.model, material, section, advance)
+        with _shown("tiny LLaVA 3/3, language", section.num_texts, "texts", progress) as advance:
+            learn_to_answer(vlm, material, features_CINV, prior, section, advance)
+        vlm.model.eval()
+    save_vlm(vlm, folder)
+    write_json(folder / PRIOR_FILE, prior)
+    return vlm
+
+
+@contextlib.contextmanager
+def _shown(title: str, total: int, unit: str, progress: bool) -> Iterator[Callable[[int, dict[str, float]], None]]:
+    """What a stage reports to: a progress bar, or nothing."""
+    if not progress:
+        yield lambda _num, _facts: None
+        return
+    with Progress(title, total, unit) as bar:
+        yield lambda num, facts: bar.advance(num, **facts)

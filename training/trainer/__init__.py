@@ -1,0 +1,1 @@
+"""The training loop: policy, steps, checkpoints, metrics, export."""

@@ -1,0 +1,274 @@
+"""The training loop: policy against its own start, exact over any number of workers and any micro-batch. No Ray here.
+
+Shapes: N pairs in a split.
+"""
+
+import itertools
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.core.schema import MvcError
+from pipeline.core.storage import StoreError, sha256_file, write_json
+from training.config import TrainSection
+from training.data.feature_store import FeatureStore, stored_features
+from training.data.pairs import DataState, PairReader, batches
+from training.data.prefetch import ReadAhead
+from training.data.reference_table import feature_facts, read_reference, reference_facts, write_reference
+from training.data.vision_features import VisionFeatures
+from training.estimate.advice import is_out_of_memory, out_of_memory
+from training.models.chat_template import ModelError
+from training.models.vlm import Vlm
+from training.objectives.losses import Coefficients, Objective, Scores
+from training.objectives.terms import ALL_CELLS, Cell
+from training.run_plan import RECORD, REFERENCE_DONE, base_of_run, num_rows
+from training.runtime.environment import Env
+from training.trainer.checkpoint import BEST, Checkpoints, TrainState, latest, restore, run_folder
+from training.trainer.export import export_model
+from training.trainer.metrics_log import Log
+from training.trainer.mfu import Utilisation
+from training.trainer.optimizer import adamw, learning_rate
+from training.trainer.policy import build_policy, check_frozen, num_trained, parameter_table, trained_parts
+from training.trainer.samples import append_samples, sample_answers
+from training.trainer.scoring import Scorer, Split
+from training.trainer.step import DivergedError, Measure, Metrics, Updater, name_not_finite, stop_if_diverged
+
+__all__ = ["DivergedError", "fit"]
+
+
+def fit(section: TrainSection, env: Env) -> dict[str, Any]:
+    """Finetunes the model of `section` on its data and writes the result to `section.out`; returns what svco.json says.
+
+    Goes on from the last checkpoint in `section.out`, if there is one. The folder is complete when svco.json exists,
+    which is written last.
+
+    Raises:
+        MvcError, ModelError, ReferenceTableError: Data, a model or a table that cannot be used.
+        DivergedError: The loss became NaN or infinite.
+        StoreError: The disk is full.
+        OutOfMemoryInTrainingError: No memory left, with what to set.
+    """
+    started_s = time.monotonic()
+    try:
+        return _Run(section, env).run(started_s)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        room_gb = torch.cuda.get_device_properties(env.device).total_memory / 1e9 if env.device.startswith("cuda") else None
+        raise out_of_memory(section, error, budget_gb=room_gb) from error
+
+
+class _Run:
+    def __init__(self, section: TrainSection, env: Env) -> None:
+        self.section, self.env, self.out = section, env, Path(section.out)
+        torch.manual_seed(section.seed)
+        self.base_sha256 = base_of_run(section)
+        self.trained = build_policy(section, env.device, env.world_size)
+        self.vlm: Vlm = self.trained.vlm
+        check_frozen(self.vlm.model, trained_parts(section))
+        self.objective = objective_of(section)
+        self.cells: frozenset[Cell] = self.objective.cells
+        self.readers = _readers(section, self.vlm)
+        self.splits = {name: self._split(reader) for name, reader in self.readers.items() if len(reader)}
+        self.scorer = Scorer(section, self.trained, env)
+        self.optimizer = adamw(self.trained.parameters, section.optim)
+        self.checkpoints = Checkpoints(self.out, env, section.checkpoint.num_to_keep)
+        self.measure_all = Measure(self.objective)
+
+    def _split(self, reader: PairReader) -> Split:
+        use = self.section.train
+        room = use.max_cache_gb * 1e9 if use.cache_vision else 0
+        stored: FeatureStore | None = None
+        if self.section.reference is not None and use.freeze_vision:
+            facts = feature_facts(self.base_sha256 or self.section.model, self.vlm, use.weights)
+            stored = stored_features(Path(self.section.reference), reader, facts)
+        features = VisionFeatures(reader, self.vlm, self.env, frozen=use.freeze_vision, max_cache_bytes=room, stored=stored)
+        return Split(reader, features, torch.empty(0))
+
+    def run(self, started_s: float) -> dict[str, Any]:
+        num_steps = self.section.optim.num_steps(len(self.splits["train"].reader))
+        self._say_start(num_steps)
+        last = latest(self.out)
+        for name, split in self.splits.items():
+            split.reference_N32 = self._reference(name, split, fresh=last is None)
+        state = TrainState(step=0, data=DataState(self.section.seed))
+        if last is not None:
+            state = restore(last, self.trained, self.optimizer, self.env)
+            self.env.say(f"going on after step {state.step} of {num_steps}")
+        with Log(self.section, self.env, None if last is None else state.step) as log:
+            if last is None:
+                start = self._validate(log, 0)
+                state = replace(state, start=start, latest=start)
+            ready_s = time.monotonic()
+            state = self._train(num_steps, state, log)
+            trained_s = time.monotonic()
+        if self.section.checkpoint.keep_best and state.best_step is not None:
+            restore(run_folder(self.out) / BEST, self.trained, self.optimizer, self.env)
+            self.env.say(f"keeping the model of step {state.best_step}, whose validation loss was the lowest")
+        record = self._record(num_steps, state)
+        record["seconds"] = {"total": round(trained_s - started_s, 2), "training": round(trained_s - ready_s, 2)}
+        export_model(self.trained, self.section, record, self.env)
+        if self.env.rank == 0:
+            write_json(self.out / RECORD, record)
+            shutil.rmtree(run_folder(self.out), ignore_errors=True)
+        self.env.barrier()
+        return record
+
+    def _train(self, num_steps: int, state: TrainState, log: Log) -> TrainState:
+        section, train = self.section, self.splits["train"]
+        updater = Updater(section, self.trained, self.scorer, self.objective, self.env)
+        utilisation = Utilisation(section, self.vlm, train, self.env.device, self.env.world_size)
+        source = batches(len(train.reader), section.optim.batch_pairs, state.data)
+        rest = itertools.islice(source, num_steps - state.step)
+        with (
+            self.env.progress("train", num_steps, "steps") as progress,
+            ReadAhead(rest, lambda batch: (*batch, updater.load(train, batch[0]))) as ahead,
+        ):
+            progress.advance(state.step)
+            for step in range(state.step + 1, num_steps + 1):
+                began_s = time.monotonic()
+                batch_B, data, passes = next(ahead)
+                wait_s = time.monotonic() - began_s
+                rate = learning_rate(section.optim, step - 1, num_steps)
+                metrics = updater.step(train, batch_B, passes, self.optimizer, rate, step)
+                took_s = time.monotonic() - began_s
+                num_tokens = self.env.world_size * sum(loaded.num_tokens for loaded in passes)
+                metrics |= {"pairs_per_s": round(len(batch_B) / took_s, 2), "tokens_per_s": round(num_tokens / took_s, 1)}
+                more = utilisation.of(metrics["pairs_per_s"]) | _memory(self.env.device)
+                log.write({"step": step, "split": "train", "epoch": data.epoch, **metrics, "data_wait_s": round(wait_s, 4), **more})
+                progress.advance(1, loss=metrics["loss"], pairs_per_s=metrics["pairs_per_s"])
+                state = replace(state, step=step, data=data)
+                if step == num_steps or (section.eval_every_steps and step % section.eval_every_steps == 0):
+                    state = self._evaluate(log, state, metrics["loss"])
+                every = section.checkpoint.every_steps
+                if every and step % every == 0 and step < num_steps:
+                    self.checkpoints.save(self.trained, self.optimizer, state)
+        return state
+
+    def _evaluate(self, log: Log, state: TrainState, loss: float) -> TrainState:
+        found = self._validate(log, state.step)
+        self.env.report({"step": state.step, "loss": loss, **{f"validation_{k}": v for k, v in found.items()}})
+        is_best = bool(found) and (state.best_loss is None or found["loss"] < state.best_loss)
+        state = replace(state, latest=found)
+        if is_best:
+            state = replace(state, best_step=state.step, best_loss=found["loss"])
+        if is_best and self.section.checkpoint.keep_best:
+            self.checkpoints.save_best(self.trained, self.optimizer, state)
+        return state
+
+    def _reference(self, name: str, split: Split, *, fresh: bool) -> torch.Tensor:
+        """The reference's numbers: from the table that the recipe names, from this run's own, or made now.
+
+        Before training the policy is the reference, and its numbers never change again, so no second model is needed.
+        """
+        given, own = self.section.reference, run_folder(self.out) / f"reference-{name}"
+        facts = reference_facts(self.base_sha256 or self.section.model, self.vlm, self.section.train.precision)
+        if given is not None or (not fresh and (own / REFERENCE_DONE).is_file()):
+            return read_reference(Path(given) if given else own, split.reader, facts).to(self.env.device)
+        if not fresh:
+            raise StoreError(f"{own}: the reference of this unfinished run is gone; delete {run_folder(self.out)} to train anew")
+        table_N32 = self.scorer.table(split, f"reference, {name}", self.cells if name == "train" else ALL_CELLS)
+        self._stop_if_base_is_broken(table_N32, split.reader)
+        if self.env.rank == 0 and self.section.checkpoint.every_steps:
+            write_reference(own, split.reader, table_N32, facts)
+        return table_N32
+
+    @torch.no_grad()
+    def _validate(self, log: Log, step: int) -> Metrics:
+        """Loss, margins and accuracies over all validation pairs; at step 0 the policy is the reference."""
+        split = self.splits.get("validation")
+        if split is None:
+            return {}
+        # At step 0 the policy is the reference, whose numbers are known.
+        logps_N32 = split.reference_N32 if step == 0 else self.scorer.table(split)
+        num_tokens_N2 = split.reader.num_tokens_N2.to(self.env.device)
+        scores = Scores(D_P32=logps_N32 - split.reference_N32, logps_P32=logps_N32, num_tokens_P2=num_tokens_N2)
+        values_NK = self.measure_all(scores)[1]
+        stop_if_diverged(values_NK, self.measure_all.names, split.reader.pair_ids, f"validation after step {step}")
+        metrics = self.measure_all.mean(values_NK)
+        log.write({"step": step, "split": "validation", **metrics})
+        self._sample(log, split, step)
+        return metrics
+
+    def _sample(self, log: Log, split: Split, step: int) -> None:
+        options = self.section.log
+        if self.env.rank or self.trained.sharded or not options.num_samples:
+            return  # sharded weights could be gathered by all workers together only
+        with self.scorer.autocast():
+            samples = sample_answers(split.reader, self.vlm, num_pairs=options.num_samples, max_new_tokens=options.sample_tokens)
+        append_samples(self.out, step, samples)
+        for sample in samples:
+            text = f"{sample['question']}\n\na: {sample['answer_a']}\n\nb: {sample['answer_b']}"
+            log.write_text(f"sample/{sample['pair_id']}", text, step)
+
+    def _stop_if_base_is_broken(self, table_N32: torch.Tensor, reader: PairReader) -> None:
+        cells = torch.zeros(3, 2, dtype=torch.bool)
+        for condition, response in self.cells:
+            cells[condition, response] = True
+        bad = name_not_finite(table_N32[:, cells.to(table_N32.device)].sum(dim=1), reader.pair_ids)
+        if bad:
+            raise ModelError(
+                f"model={self.section.model}: the base model's own log-probabilities of {bad} are not finite, before any training; "
+                "its weights, or precision, do not work on these pairs, so choose another base"
+            )
+
+    def _say_start(self, num_steps: int) -> None:
+        counts = [_count(reader) for reader in self.readers.values()]
+        held_out = f"{counts[1]} for validation" if "validation" in self.readers else "no validation split"
+        trained = f"{num_trained(self.trained.parameters):,} trained parameters"
+        self.env.say(f"{counts[0]}, {held_out}; {num_steps} steps of {self.section.optim.batch_pairs} pairs; {trained}")
+        self.env.say("; ".join(f"{part}: {moving} of {total} trained" for part, total, moving in parameter_table(self.vlm.model)))
+        if self.readers.keys() > self.splits.keys():
+            self.env.say("no validation: all its pairs are longer than max_length_tokens; raise it, or build data with shorter texts")
+
+    def _record(self, num_steps: int, state: TrainState) -> dict[str, Any]:
+        section = self.section
+        return {
+            "base_model": "base" if section.model == "tiny" else section.model,
+            "base_sha256": self.base_sha256,
+            "objective": section.objective.model_dump(),
+            "data": section.data,
+            "data_sha256": sha256_file(Path(section.data) / "manifest.json"),
+            "pairs": {name: len(reader) for name, reader in self.readers.items()},
+            "pairs_dropped_too_long": {name: reader.num_dropped for name, reader in self.readers.items()},
+            "steps": num_steps,
+            "best_step": state.best_step,
+            "workers": self.env.world_size,
+            "start": state.start,
+            "final": state.latest,
+            "recipe": section.model_dump(mode="json"),
+        }
+
+
+def objective_of(section: TrainSection) -> Objective:
+    """The loss of a recipe."""
+    return Objective(
+        section.objective.name,
+        Coefficients(**section.objective.coefficients()),
+        {str(name): weight for name, weight in section.objective.plus.items()},
+    )
+
+
+def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
+    """The pairs of each split that is there; of validation none may be left, of training some must be."""
+    names = [name for name in ("train", "validation") if name == "train" or num_rows(section.data, name)]
+    limit = section.max_length_tokens
+    readers = {name: PairReader(section.data, name, vlm, max_length_tokens=limit) for name in names}
+    if not len(readers["train"]):
+        num_pairs = readers["train"].num_dropped
+        raise MvcError(f"{section.data}: all {num_pairs} pairs of 'train' are longer than max_length_tokens={limit}; raise it")
+    return readers
+
+
+def _count(reader: PairReader) -> str:
+    dropped = f" ({reader.num_dropped:,} too long and left out)" if reader.num_dropped else ""
+    return f"{len(reader):,} pairs{dropped}"
+
+
+def _memory(device: str) -> dict[str, float]:
+    """The most GPU memory that this worker has held, in GB."""
+    return {"memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2)} if device.startswith("cuda") else {}

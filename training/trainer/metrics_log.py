@@ -1,0 +1,109 @@
+"""Where the numbers of a run go: metrics.jsonl always, TensorBoard by default, Weights & Biases if asked; rank 0 alone."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pipeline.core.recipe import RecipeError
+from pipeline.core.storage import write_text
+from training.config import TrainSection
+from training.run_plan import CHECKPOINTS
+from training.runtime.environment import Env
+
+METRICS_FILE = "metrics.jsonl"
+WANDB_ID = "wandb_id"  # in the folder of an unfinished run
+
+
+class Log:
+    """One line per step and per validation, written at once.
+
+    Args:
+        resumed_step: The step that the run goes on from. Lines of later steps, of which the checkpoint knows nothing,
+            are taken out: those steps are done again.
+    """
+
+    def __init__(self, section: TrainSection, env: Env, resumed_step: int | None = None) -> None:
+        self._file: Any = None
+        self._board: Any = None
+        self._wandb: Any = None
+        if env.rank == 0:
+            out = Path(section.out)
+            if resumed_step is None:
+                (out / METRICS_FILE).unlink(missing_ok=True)
+            else:
+                _forget_after(out / METRICS_FILE, resumed_step)
+            self._file = (out / METRICS_FILE).open("a", encoding="utf-8")
+            self._board = _tensorboard(out, resumed_step) if section.log.tensorboard else None
+            self._wandb = _wandb(section, resuming=resumed_step is not None) if section.log.wandb_project else None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+        if self._board:
+            self._board.close()
+        if self._wandb:
+            self._wandb.finish()
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Records the numbers of one step or validation; `line` has `step` and `split`."""
+        if not self._file:
+            return
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        step, split = line["step"], line["split"]
+        numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and name not in ("step", "epoch")}
+        if self._board:
+            for name, value in numbers.items():
+                self._board.add_scalar(f"{split}/{name}", value, step)
+        if self._wandb:
+            self._wandb.log({f"{split}/{name}": value for name, value in numbers.items()} | {"step": step})
+
+    def write_text(self, name: str, text: str, step: int) -> None:
+        """Shows a text, such as a generated answer, where texts can be shown."""
+        if self._board:
+            self._board.add_text(name, text, step)
+
+
+def _forget_after(path: Path, step: int) -> None:
+    if path.is_file():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]  # the last may be cut
+        write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+
+
+def _tensorboard(out: Path, resumed_step: int | None) -> Any:
+    from torch.utils.tensorboard import SummaryWriter
+
+    purge = None if resumed_step is None else resumed_step + 1
+    return SummaryWriter(out / "tensorboard", purge_step=purge)
+
+
+def _wandb(section: TrainSection, *, resuming: bool) -> Any:
+    try:
+        import wandb  # type: ignore[import-not-found]
+    except ImportError as error:
+        raise RecipeError("log.wandb_project: needs wandb; pip install --editable '.[wandb]', or set it to null") from error
+    os.environ.setdefault("WANDB_SILENT", "true")
+    return wandb.init(
+        project=section.log.wandb_project,
+        dir=section.out,
+        id=_wandb_id(Path(section.out), resuming=resuming),
+        resume="allow",
+        config=section.model_dump(mode="json"),
+    )
+
+
+def _wandb_id(out: Path, *, resuming: bool) -> str:
+    """What W&B knows this run by: kept beside its checkpoints, so that the process that goes on with them goes on with it too."""
+    kept = out / CHECKPOINTS / WANDB_ID
+    if resuming and kept.is_file():
+        return kept.read_text(encoding="utf-8").strip()
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    name = uuid.uuid4().hex[:16]
+    write_text(kept, name)
+    return name

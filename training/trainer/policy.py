@@ -1,0 +1,205 @@
+"""The model that is trained: which parts move, adapters, and how its weights lie in memory and over the workers.
+
+Everything starts frozen; what is to be trained is then opened by name, so that nothing is trained unnoticed.
+"""
+
+import contextlib
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from training.config import LoraSection, TrainSection
+from training.data.vision_features import freeze_unseen
+from training.models import families
+from training.models.attention import DENSE, SPLIT
+from training.models.chat_template import ModelError
+from training.models.logps import logps_of_features
+from training.models.packing import Packed
+from training.models.vlm import Vlm, load_vlm
+
+PARTS = ("vision tower", "projector", "language model", "adapters")
+
+
+class Policy(nn.Module):
+    """A model as a function from packed pairs to the log-probabilities of their responses.
+
+    A module of its own, so that FSDP2 gathers all weights that the function needs, the output layer's included.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, packed: Packed, features_a: Any, features_b: Any) -> Tensor:
+        """[P, 3, 2], as `logps_of_features`."""
+        return logps_of_features(self.model, packed, features_a, features_b)
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """What a run trains: the model and its processor, the function over it, and the parameters that move."""
+
+    vlm: Vlm
+    policy: Policy
+    parameters: list[Any]
+    sharded: bool
+
+
+def part_of(model: Any, name: str) -> str:
+    """Which of `PARTS` a parameter of a model belongs to, by its name."""
+    return "adapters" if ".lora_" in name else families.part_of(model, name)
+
+
+def build_policy(section: TrainSection, device: str, world_size: int) -> Trained:
+    """The model of a recipe, ready to train on this worker.
+
+    Raises:
+        ModelError: A model that cannot be used, or adapters that fit none of its layers.
+    """
+    use = section.train
+    vlm = _load(section, device)
+    vlm.model.requires_grad_(False)
+    trained = trained_parts(section)
+    if section.lora is not None:
+        add_adapters(vlm, section.lora)
+    for name, parameter in vlm.model.named_parameters():
+        if part_of(vlm.model, name) in trained and parameter.dtype.is_floating_point:
+            parameter.requires_grad_(True)
+            parameter.data = parameter.data.float()  # updates of 1e-6 vanish in 16 bits
+    if not use.freeze_vision:
+        freeze_unseen(vlm)
+    if use.checkpoint_activations:
+        _recompute_activations(vlm.model)
+    policy = Policy(vlm.model)
+    sharded = section.workers.shard and world_size > 1
+    if sharded:
+        _shard(policy, low_precision=use.precision == "bfloat16")
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    return Trained(vlm, policy, parameters, sharded)
+
+
+def _recompute_activations(model: Any) -> None:
+    """Keeps only each layer's input for the backward pass.
+
+    Transformers does so in training mode alone. That mode must change nothing else: two responses share one pass over
+    their prompt, so dropout would not be what it is in separate passes, and the reference is computed without it.
+    """
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "dropout", "dropout_p"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def trained_parts(section: TrainSection) -> frozenset[str]:
+    """The parts of the model that a recipe trains."""
+    parts = {"adapters" if section.lora is not None else "language model"}
+    if section.train.train_projector:
+        parts.add("projector")
+    if not section.train.freeze_vision:
+        parts.add("vision tower")
+    return frozenset(parts)
+
+
+def _load(section: TrainSection, device: str) -> Vlm:
+    dtype = torch.bfloat16 if section.train.weights == "bfloat16" else torch.float32
+    kernel = SPLIT if section.train.attention == "split" else DENSE
+    if section.lora is None or section.lora.quantize is None:
+        return load_vlm(section.base_model, dtype=dtype, device=device, attention=kernel)
+    # Weights in 4 bits are put where they belong while they are read.
+    options = {"quantization_config": _four_bits(), "device_map": {"": device}}
+    return load_vlm(section.base_model, dtype=dtype, device=device, attention=kernel, **options)
+
+
+def _four_bits() -> Any:
+    try:
+        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401 - an optional extra
+    except ImportError as error:
+        raise ModelError("lora.quantize=nf4 needs bitsandbytes; pip install --editable '.[qlora]', or set lora.quantize=null") from error
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+        llm_int8_skip_modules=["lm_head", "vision_tower", "visual", "multi_modal_projector"],
+    )
+
+
+def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
+    """Puts low-rank adapters on layers of the language model, and on nothing else.
+
+    Raises:
+        ModelError: `lora.targets` fits no linear layer of the language model.
+    """
+    from peft import LoraConfig
+
+    names = [name for name, module in vlm.model.named_modules() if isinstance(module, nn.Linear)]
+    language = [name for name in names if part_of(vlm.model, f"{name}.weight") == "language model" and name != "lm_head"]
+    chosen = [name for name in language if re.fullmatch(lora.targets, name.rpartition(".")[2])]
+    if not chosen:
+        known = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
+        raise ModelError(f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers are {known}")
+    # Every layer by its whole name: a pattern would reach the vision tower's layers of the same name.
+    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen, bias="none")
+    vlm.model.add_adapter(config)
+
+
+@contextlib.contextmanager
+def without_adapters(model: Any) -> Iterator[None]:
+    """The model as it was before training, if only adapters are trained."""
+    model.disable_adapters()
+    try:
+        yield
+    finally:
+        model.enable_adapters()
+
+
+def _shard(policy: Policy, *, low_precision: bool) -> None:
+    """Spreads the weights over the workers (FSDP2), layer by layer; the frozen vision tower, called apart, stays whole."""
+    from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+
+    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if low_precision else MixedPrecisionPolicy()
+    apart = set(families.parameters_of(policy.model, "vision tower"))
+    for layer in policy.model.model.language_model.layers:
+        fully_shard(layer, mp_policy=mixed)
+    fully_shard(policy, mp_policy=mixed, ignored_params=apart)
+    for module in policy.modules():
+        if isinstance(module, FSDPModule):
+            # Losses are divided by the pairs of the whole step, so gradients are summed over the workers, not averaged.
+            module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
+
+
+def parameter_table(model: Any) -> list[list[str]]:
+    """One row per part of the model: its parameters, and how many of them are trained."""
+    total, moving = Counter[str](), Counter[str]()
+    for name, parameter in model.named_parameters():
+        part = part_of(model, name)
+        total[part] += parameter.numel()
+        moving[part] += parameter.numel() if parameter.requires_grad else 0
+    return [[part, f"{total[part]:,}", f"{moving[part]:,}"] for part in total]
+
+
+def check_frozen(model: Any, trained: frozenset[str]) -> None:
+    """Raises ModelError if a parameter is trained that the recipe does not train, or nothing is."""
+    moving = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    wrong = [name for name in moving if part_of(model, name) not in trained]
+    if wrong:
+        raise ModelError(f"expected only {', '.join(sorted(trained))} to be trained, but so would be {', '.join(wrong[:4])}")
+    if not moving:
+        raise ModelError(f"nothing would be trained: the model has no parameters in {', '.join(sorted(trained))}")
+
+
+def num_trained(parameters: Sequence[Any]) -> int:
+    """How many numbers are trained."""
+    return sum(parameter.numel() for parameter in parameters)
