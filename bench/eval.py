@@ -52,7 +52,7 @@ def model_of(*, large: bool) -> Any:
     """
     import torch
 
-    from training.tiny.make import TinySection
+    from training.tiny.config import TinySection
     from training.tiny.model import make_untrained
 
     torch.manual_seed(0)

@@ -39,7 +39,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[str, str]:
 
     from tests.training.conftest import mvc_row, write_mvc
     from training.models.vlm import save_vlm
-    from training.tiny.make import TinySection
+    from training.tiny.config import TinySection
     from training.tiny.model import make_untrained
 
     rows = [photographed(mvc_row(index), index) for index in range(options.train_pairs)]

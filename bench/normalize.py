@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 
 from pipeline.audit.image_traces import shortcut_features
 from pipeline.audit.shortcuts import audit
-from pipeline.stages.normalize import NormalizeSection, normalise_bytes
+from pipeline.config import NormalizeSection
+from pipeline.stages.normalize import normalise_bytes
 
 SETTINGS = {
     "keep": NormalizeSection(),

@@ -79,7 +79,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[Path, Path]:
 
     from tests.training.conftest import mvc_row, write_mvc
     from training.models.vlm import save_vlm
-    from training.tiny.make import TinySection
+    from training.tiny.config import TinySection
     from training.tiny.model import make_untrained
 
     rows = [photographed(mvc_row(index), index) for index in range(options.train_pairs + 2)]
@@ -95,7 +95,8 @@ def timers() -> Iterator[Seconds]:
     """The seconds of each call of the loop's parts, while the body runs."""
     from pipeline.core.progress import Progress
     from training.runtime.driver_messages import RelayedProgress
-    from training.runtime.environment import LocalEnv, RayEnv
+    from training.runtime.environment import LocalEnv
+    from training.train_worker import RayEnv
     from training.trainer.checkpoint import Checkpoints
     from training.trainer.metrics_log import Log
     from training.trainer.step import Updater
@@ -134,7 +135,7 @@ def _timed(function: Callable[..., Any], name: str, seconds: Seconds) -> Callabl
 
 def timed_worker(config: dict[str, Any]) -> dict[str, Any]:
     """The loop's own function for a Ray Train worker, with timers; they are left in `out`."""
-    from training.runtime.environment import train_worker
+    from training.train_worker import train_worker
 
     with timers() as seconds:
         result = train_worker(config)

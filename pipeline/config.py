@@ -1,5 +1,7 @@
 """The shape of a build recipe: what may stand in `recipes/mvc_*.yaml`."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from pipeline.audit.shortcuts import AuditSection
@@ -9,7 +11,6 @@ from pipeline.embedding.encoders import EncodersSection
 from pipeline.rewrite.config import RewriteSection
 from pipeline.selection.rules import SelectionSection
 from pipeline.sources.registry import SourceSection
-from pipeline.stages.normalize import NormalizeSection
 from pipeline.verify.config import VerifySection
 
 
@@ -42,6 +43,20 @@ class ReportSection(Section):
 
     num_kept_shown: int = Field(default=24, ge=0)
     num_dropped_shown: int = Field(default=6, ge=0)
+
+
+class NormalizeSection(Section):
+    """`keep` leaves every byte as it came; `reencode` writes every image anew: upright RGB, shrunk, without metadata.
+
+    `scale` multiplies both sides of a picture and `max_px` caps the longer one; nothing is ever enlarged. `quality` is
+    that of JPEG and WebP. The defaults hid every kind of saving from the shortcut audit: numbers in `pipeline/stages/normalize.py`.
+    """
+
+    mode: Literal["keep", "reencode"] = "keep"
+    format: Literal["webp", "jpeg", "png"] = "webp"
+    quality: int = Field(default=75, ge=1, le=100)
+    scale: float = Field(default=0.75, gt=0.0, le=1.0)
+    max_px: int | None = Field(default=None, ge=8)
 
 
 class BuildSection(Section):

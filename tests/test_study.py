@@ -221,7 +221,7 @@ def test_a_run_of_two_steps_from_nothing_to_a_row(tmp_path: Path) -> None:
     from studies.objectives.run import execute
     from studies.objectives.score import item_facts
     from studies.objectives.worlds import World, make_world
-    from training.tiny.make import TinySection
+    from training.tiny.config import TinySection
 
     def recipe(seed: int) -> Any:
         return lambda _folder: {"sources": [{"kind": "scenes", "num_pairs": 12, "seed": seed}]}

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from pipeline.core.recipe import Section
 from training.objectives.terms import COEFFICIENTS_OF, TERMS_OF, Term
-from training.tiny.make import TinySection
+from training.tiny.config import TinySection
 
 ObjectiveName = Literal["svco", "vco", "sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "anchor"]
 

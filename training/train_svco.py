@@ -68,7 +68,7 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
-    from training.runtime.environment import train_worker
+    from training.train_worker import train_worker
 
     workers, scratch = plan.section.workers, plan.out / ".ray"
     shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed: Ray Train would take it up, but the loop does

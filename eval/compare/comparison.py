@@ -207,3 +207,43 @@ def _tested(found: Mapping[str, Difference | None], level: float) -> dict[str, A
         }
         for key, one in found.items()
     }
+
+
+def show(number: Any, unit: str, *, with_interval: bool = False, is_difference: bool = False) -> str:
+    """A score or a difference: share 0.253 -> "25.3%", points 2.75 -> "2.75", a difference of shares +0.04 -> "+4.0 [+1.2, +6.9]"."""
+    if number is None:
+        return "-"
+    scale, digits = (100.0, 1) if unit == "share" else (1.0, 2)
+    sign = "+" if is_difference else ""
+    text = f"{number['value'] * scale:{sign}.{digits}f}" + ("%" if unit == "share" and not is_difference else "")
+    if not with_interval or number["low"] is None:
+        return text
+    return f"{text} [{number['low'] * scale:{sign}.{digits}f}, {number['high'] * scale:{sign}.{digits}f}]"
+
+
+def score_rows(comparison: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table of scores: one row per score with its chance level and one column per model (the paper's turned)."""
+    labels = [model["label"] for model in comparison["models"]]
+    rows = []
+    for column in comparison["columns"]:
+        scores = [show(comparison["scores"][label][column["key"]], column["unit"], with_interval=True) for label in labels]
+        lower = ", lower is better" if column["higher_is_better"] is False else ""
+        rows.append([column["heading"] + lower, "-" if column["chance"] is None else f"{column['chance']:.1%}", *scores])
+    averages = [comparison["average"][label] for label in labels]
+    rows.append(["average relative improvement", "", *("-" if average is None else f"{average:+.2%}" for average in averages)])
+    return ["score", "chance", *labels], rows
+
+
+def difference_rows(comparison: dict[str, Any], label: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of one model's differences from the first: value, units that got better and worse, test, p, verdict."""
+    rows = []
+    for column in comparison["columns"]:
+        one = comparison["differences"][label][column["key"]]
+        if one is None:
+            continue
+        adjusted = one["p_holm"]
+        verdict = "not tested" if adjusted is None else ("yes" if one["significant"] else "no")
+        discordant = "-" if one["num_better"] is None else f"{one['num_better']:,} / {one['num_worse']:,}"
+        shown = show(one, column["unit"], with_interval=True, is_difference=True)
+        rows.append([column["heading"], shown, discordant, one["test"], "-" if adjusted is None else f"{adjusted:.3g}", verdict])
+    return ["score", "difference", "better / worse", "test", "p", "significant"], rows

@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from eval.compare.cli import difference_rows, score_rows
+from eval.compare.comparison import difference_rows, score_rows
 from pipeline.pages.page import PageSection, figure_svg, html_table, paragraph, plots, render_page
 
 BETTER, WORSE, UNSURE = "#1f5fbf", "#b3261e", "#9aa5b4"

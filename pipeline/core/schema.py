@@ -180,3 +180,6 @@ def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = Non
 def image_bytes(table: pa.Table, column: str) -> list[bytes]:
     """The encoded bytes of an image column ("image_a" or "image_b"), one entry per row."""
     return [data for chunk in table.column(column).chunks for data in chunk.field("bytes").to_pylist()]
+
+
+DECIMALS = 4

@@ -5,7 +5,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-DECIMALS = 4
+from pipeline.core.schema import DECIMALS
 
 Floats = NDArray[np.floating]
 

@@ -4,13 +4,13 @@ import functools
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from pipeline.llm.cache import Reply
 from pipeline.llm.client import Endpoint
-from pipeline.rewrite.checks import Failure
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -19,6 +19,14 @@ _FAULTS = {
     "reply_refused": "The reply was a refusal; nothing in the captions needs one.",
     "reply_cut_off": "The reply was too long and was cut off; be brief.",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What is wrong: the fact as it is counted, and the sentence that goes back to the model."""
+
+    reason: str
+    problem: str
 
 
 class Talk:

@@ -12,6 +12,7 @@ from functools import lru_cache
 from pydantic import Field
 
 from pipeline.core.recipe import Section
+from pipeline.llm.structured_chat import Failure
 from pipeline.text.captions import num_changed_words
 from pipeline.text.contrast import FUNCTION_WORDS, contrast, leaked_words, words
 from pipeline.text.language import other_language, small_words
@@ -47,14 +48,6 @@ class ChecksSection(Section):
     max_lost_words: int = Field(default=0, ge=0)
     max_question_words: int = Field(default=40, gt=0)
     max_answer_words: int = Field(default=80, gt=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What is wrong: the fact as it is counted, and the sentence that goes back to the model."""
-
-    reason: str
-    problem: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.llm.client import Endpoint
-from pipeline.llm.structured_chat import Talk
+from pipeline.llm.structured_chat import Failure, Talk
 from pipeline.rewrite import checks
-from pipeline.rewrite.checks import Failure, answers_failure, kept_words, listed, question_failure, words_to_avoid
+from pipeline.rewrite.checks import answers_failure, kept_words, listed, question_failure, words_to_avoid
 from pipeline.rewrite.config import RewriteSection
 from pipeline.rewrite.template import Written
 from pipeline.rewrite.types import Pair, Rewrite, by_template

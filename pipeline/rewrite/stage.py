@@ -9,33 +9,20 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from pipeline.core.storage import Stage, read_table, write_mapped, write_table
 from pipeline.llm.batch import ChunkWork, ask_all, spent
-from pipeline.llm.cache import Reply
 from pipeline.llm.client import Endpoint
-from pipeline.llm.config import EndpointSection
-from pipeline.rewrite.checks import Failure
+from pipeline.llm.spending import SPENDING_SCHEMA, spending, tries_facts
 from pipeline.rewrite.config import RewriteSection
 from pipeline.rewrite.model_writer import by_model
+from pipeline.rewrite.tables import pairs_to_write, rewrite_chunk
 from pipeline.rewrite.types import Pair, Rewrite
-from pipeline.stages.tables import pairs_to_write, rewrite_chunk
 
 Tables = tuple[pa.Table, pa.Table, pa.Table]
 ReadChunk = Callable[[int], Tables]
 
-SPENDING_SCHEMA = pa.schema(
-    [
-        ("reasons", pa.list_(pa.string())),
-        ("refused", pa.list_(pa.string())),
-        ("num_cached", pa.int64()),
-        ("prompt_tokens", pa.int64()),
-        ("completion_tokens", pa.int64()),
-        ("latencies_s", pa.list_(pa.float64())),
-    ]
-)
 TRIES_SCHEMA = pa.schema([("pair_id", pa.string()), ("status", pa.string()), *SPENDING_SCHEMA])
 
 
@@ -102,43 +89,8 @@ def tries_table(pair_ids: Sequence[str], rewrites: Sequence[Rewrite | None]) -> 
     return pa.Table.from_pylist(rows, schema=TRIES_SCHEMA)
 
 
-def spending(refused: Sequence[tuple[Failure, str]], replies: Sequence[Reply]) -> dict[str, Any]:
-    """One talk with a model as a row of SPENDING_SCHEMA."""
-    return {
-        "reasons": [failure.reason for failure, _ in refused],
-        "refused": [text for _, text in refused],
-        "num_cached": sum(reply.is_cached for reply in replies),
-        "prompt_tokens": sum(reply.prompt_tokens for reply in replies),
-        "completion_tokens": sum(reply.completion_tokens for reply in replies),
-        "latencies_s": [reply.latency_s for reply in replies],
-    }
-
-
 def rewrite_facts(stage: Stage, num_chunks: int, section: RewriteSection) -> dict[str, Any]:
     """What rewriting came to, from the files of tries: rows by status, refusals by reason, tokens, cost, latency."""
     tries = pa.concat_tables([read_table(stage.part("tries", index)) for index in range(num_chunks)] or [TRIES_SCHEMA.empty_table()])
     assert section.endpoint is not None
     return {"by_status": dict(sorted(Counter(tries["status"].to_pylist()).items())), **tries_facts(tries, section.endpoint)}
-
-
-def tries_facts(tries: pa.Table, endpoint: EndpointSection) -> dict[str, Any]:
-    """What many talks with a model came to: refusals by reason, replies, tokens, cost, latency.
-
-    Args:
-        tries: At least the columns of SPENDING_SCHEMA, a row per talk.
-    """
-    reasons = Counter(reason for found in tries["reasons"].to_pylist() for reason in found)
-    latencies = np.array([latency for found in tries["latencies_s"].to_pylist() for latency in found])
-    tokens = {name: int(np.sum(tries[name].to_numpy())) for name in ("prompt_tokens", "completion_tokens")}
-    facts: dict[str, Any] = {
-        "refused_by_reason": dict(sorted(reasons.items())),
-        "num_replies": len(latencies),
-        "num_cache_hits": int(np.sum(tries["num_cached"].to_numpy())),
-        **{f"num_{name}": number for name, number in tokens.items()},
-    }
-    if endpoint.has_prices:
-        facts["usd_without_cache"] = round(endpoint.usd(**tokens), 6)
-    if len(latencies):
-        percentiles = np.percentile(latencies, (50, 90, 99))
-        facts["latency_s"] = {name: round(float(value), 3) for name, value in zip(("p50", "p90", "p99"), percentiles, strict=True)}
-    return facts

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from pipeline.text.captions import sentence
 from pipeline.text.contrast import contrast, leaked_words, words
 
 VERSION = 2
@@ -25,8 +26,6 @@ _FRAMES = (
     'Finish the sentence so that it fits the picture: "{}"',
     'Fill in what is left out: "{}"',
 )
-_CLOSING = "\"')]}\u201d\u2019\u00bb"
-_ENDS = tuple(".!?\u2026\u3002\uff01\uff1f\u061f\u0964")
 _LAST_RESORT = ("What does the image show?", "Describe the picture.", "What do you see?", "Describe.")
 
 
@@ -75,15 +74,3 @@ def _blanked(shared: tuple[str, ...]) -> str:
         if part != "..." or parts[-1:] != ["..."]:
             parts.append(part)
     return " ".join(parts)
-
-
-def sentence(caption: str) -> str:
-    """A caption as a sentence: one line, a capital first letter, a full stop; no other change.
-
-    "two dogs on a sofa "  ->  "Two dogs on a sofa."        "iPhone on a desk."  ->  "iPhone on a desk."
-    """
-    line = " ".join(caption.split())
-    if line.split(" ")[0].islower():
-        line = line[0].upper() + line[1:]
-    ends = line.rstrip(_CLOSING)[-1:] in _ENDS
-    return line if ends else f"{line}."

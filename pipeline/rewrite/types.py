@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from pipeline.llm.cache import Reply
+from pipeline.llm.structured_chat import Failure
 from pipeline.rewrite import template
-from pipeline.rewrite.checks import Failure
 from pipeline.rewrite.template import Written
 
 

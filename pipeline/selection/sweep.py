@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pipeline.core.cli import run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError
-from pipeline.core.schema import CATEGORIES, SCORE_COLUMNS, read_manifest
-from pipeline.embedding.similarity import DECIMALS
+from pipeline.core.schema import CATEGORIES, DECIMALS, SCORE_COLUMNS, read_manifest
 from pipeline.pages.page import PageSection, figure_svg, render_page
 from pipeline.selection.rules import Columns, ScoreBound, SelectionSection, resolved_bounds
 from pipeline.selection.stored import read_scores, swept_rows

@@ -1,7 +1,5 @@
 """The `pairs` source: a manifest (JSON lines or CSV) with two images and two captions per line."""
 
-import csv
-import io
 import json
 import math
 import posixpath
@@ -12,7 +10,7 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.io import MAX_IMAGE_BYTES, Root, read_whole
+from pipeline.sources.io import MAX_IMAGE_BYTES, Root, _refuse, read_rows, read_whole
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
 
@@ -147,49 +145,3 @@ def _json(meta: object) -> str | None:
         return json.dumps(value if value is not None else {}, sort_keys=True, ensure_ascii=False, allow_nan=False)
     except (ValueError, RecursionError):
         return None
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
-
-
-def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
-    """One entry per line of a manifest: its object, or the reason why it is none. Blank lines are no rows.
-
-    Args:
-        path: The manifest's name, whose ending tells its format.
-
-    Raises:
-        RecipeError: Another kind of file, or a CSV that cannot be read as such.
-    """
-    kind = posixpath.splitext(path)[1].lower()
-    if kind in (".csv", ".tsv"):
-        return _read_csv(path, data, "\t" if kind == ".tsv" else ",")
-    if kind not in (".jsonl", ".ndjson"):
-        raise RecipeError(
-            f"sources (pairs): expected a manifest that ends in .jsonl, .ndjson, .csv or .tsv, got {posixpath.basename(path)!r}"
-        )
-    return [_read_line(line) for line in data.splitlines() if line.strip()]
-
-
-def _read_line(line: bytes) -> dict[str, object] | str:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):  # bad JSON, bytes that are no UTF-8, or nested beyond sense
-        return "line_not_json"
-    if not isinstance(value, dict):
-        return "line_not_an_object"
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):  # half of a surrogate pair, which no text file can hold
-        return "line_not_unicode"
-    return value
-
-
-def _read_csv(path: str, data: bytes, delimiter: str) -> list[dict[str, object] | str]:
-    csv.field_size_limit(2**31 - 1)  # the default is 128 KiB; a caption that is too long is a row's fault, not the file's
-    try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter)
-        return [{key: value for key, value in row.items() if key is not None} for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise RecipeError(f"sources (pairs): {path!r} cannot be read as CSV in UTF-8 ({error}); save it as such") from error

@@ -14,7 +14,8 @@ from pipeline.report.page import write_report
 from pipeline.stages.ingest import read_facts
 from pipeline.stages.plan import published_recipe
 from pipeline.stages.runner import Build
-from pipeline.stages.shard_writer import DecidedRows, write_mvc
+from pipeline.stages.shard_writer import write_mvc
+from pipeline.storage.decided_rows import DecidedRows
 from pipeline.storage.image_store import ImageLibrary
 
 

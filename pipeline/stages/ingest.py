@@ -12,6 +12,7 @@ from functools import lru_cache
 import numpy as np
 import pyarrow as pa
 
+from pipeline.config import NormalizeSection
 from pipeline.core.hashing import NULL_KEY, hash_key, signed
 from pipeline.core.images import ImageError, decode_rgb, pixels_sha256
 from pipeline.core.recipe import Section
@@ -19,7 +20,7 @@ from pipeline.core.schema import Candidate, Malformed, malformed_id, pair_id, sh
 from pipeline.core.storage import Stage, read_table, write_table
 from pipeline.dedup.phash import perceptual_hash
 from pipeline.sources.registry import Source, open_source
-from pipeline.stages.normalize import NormalizeSection, normalise_bytes
+from pipeline.stages.normalize import normalise_bytes
 from pipeline.storage.image_store import write_images
 from pipeline.text.captions import caption_facts, text_drop_reason
 

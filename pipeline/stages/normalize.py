@@ -20,29 +20,13 @@ pictures of 200 px, and from a detector with 878 statistics of pixels and block 
 """
 
 import io
-from typing import Literal
 
 from PIL import Image
-from pydantic import Field
 
+from pipeline.config import NormalizeSection
 from pipeline.core.images import decode_rgb, encode_png
-from pipeline.core.recipe import Section
 
 VERSION = 2
-
-
-class NormalizeSection(Section):
-    """`keep` leaves every byte as it came; `reencode` writes every image anew: upright RGB, shrunk, without metadata.
-
-    `scale` multiplies both sides of a picture and `max_px` caps the longer one; nothing is ever enlarged. `quality` is
-    that of JPEG and WebP. The defaults hid every kind of saving from the shortcut audit: numbers in `pipeline/stages/normalize.py`.
-    """
-
-    mode: Literal["keep", "reencode"] = "keep"
-    format: Literal["webp", "jpeg", "png"] = "webp"
-    quality: int = Field(default=75, ge=1, le=100)
-    scale: float = Field(default=0.75, gt=0.0, le=1.0)
-    max_px: int | None = Field(default=None, ge=8)
 
 
 def normalise_bytes(data: bytes, section: NormalizeSection) -> bytes:

@@ -9,19 +9,17 @@ from pipeline.audit import shortcuts
 from pipeline.config import BuildSection
 from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, in_ray_job
 from pipeline.core.schema import SCHEMA_VERSION
-from pipeline.dedup import groups as link
+from pipeline.dedup import groups
 from pipeline.dedup.decontaminate import folder_identity
-from pipeline.embedding import stage as embed
+from pipeline.embedding import stage as embedding
 from pipeline.embedding.encoders import encoder_fingerprints
 from pipeline.embedding.model_files import model_files
-from pipeline.rewrite import model_writer as llm
-from pipeline.rewrite import template
+from pipeline.rewrite import model_writer, template
+from pipeline.rewrite.tables import REWRITE_VERSION
 from pipeline.selection.rules import check_bounds
 from pipeline.sources.registry import open_source
+from pipeline.stages import ingest, normalize, shard_writer, tables
 from pipeline.stages.ingest import Chunk, plan_chunks
-from pipeline.stages import ingest, normalize
-from pipeline.stages import shard_writer as shards
-from pipeline.stages import tables as decide
 from pipeline.stages.remote import local_folder
 from pipeline.verify import accept, judge, margins
 from pipeline.verify.config import VerifySection, check_verify
@@ -119,14 +117,14 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
             section.workers.chunk_pairs,
             [normalize.VERSION, section.normalize.model_dump(mode="json")] if section.normalize.mode != "keep" else [],
         ],
-        "link": [link.VERSION, section.links.model_dump(mode="json"), [folder_identity(place) for place in section.links.benchmarks]],
-        "embed": [embed.VERSION, encoder_fingerprints(section.encoders)],
-        "score": [decide.SCORE_VERSION],
-        "select": [decide.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
-        "rewrite": [decide.REWRITE_VERSION, template.VERSION, section.rewrite.content(), *_writer_version(section)],
+        "link": [groups.VERSION, section.links.model_dump(mode="json"), [folder_identity(place) for place in section.links.benchmarks]],
+        "embed": [embedding.VERSION, encoder_fingerprints(section.encoders)],
+        "score": [tables.SCORE_VERSION],
+        "select": [tables.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
+        "rewrite": [REWRITE_VERSION, template.VERSION, section.rewrite.content(), *_writer_version(section)],
         **_verify_parts(section.verify),
         "audit": [shortcuts.VERSION, section.audit.model_dump(mode="json")],
-        "finalise": [shards.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
+        "finalise": [shard_writer.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
     }
     named: dict[str, str] = {}
     upstream = ""
@@ -144,7 +142,7 @@ def _verify_parts(section: VerifySection | None) -> dict[str, list[Any]]:
 
 
 def _writer_version(section: BuildSection) -> list[Any]:
-    return llm.version() if section.rewrite.backend == "openai" else []
+    return model_writer.version() if section.rewrite.backend == "openai" else []
 
 
 def published_recipe(section: BuildSection) -> dict[str, Any]:

@@ -16,11 +16,12 @@ from pipeline.dedup.groups import COLUMNS, find_links, links_table
 from pipeline.embedding.reader import Vectors
 from pipeline.embedding.stage import EmbedChunks
 from pipeline.rewrite.stage import ask_model, rewrite_facts
+from pipeline.rewrite.tables import pairs_to_write, rewrite_chunk
 from pipeline.rewrite.types import by_template
 from pipeline.stages.ingest import ingest_chunk, read_facts
 from pipeline.stages.plan import Plan
-from pipeline.stages.shard_writer import DecidedRows
-from pipeline.stages.tables import FACTS, pairs_to_write, rewrite_chunk, score_chunk, select
+from pipeline.stages.tables import FACTS, score_chunk, select
+from pipeline.storage.decided_rows import DecidedRows
 from pipeline.storage.image_store import ImageLibrary, write_index
 from pipeline.verify.accept import accept, accept_facts, read_measured
 from pipeline.verify.config import VerifySection

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pipeline.text.contrast import words
 
 # Aligning two texts takes time that grows with the product of their lengths; no minimal contrast needs more.
+_CLOSING = "\"')]}\u201d\u2019\u00bb"
+_ENDS = tuple(".!?\u2026\u3002\uff01\uff1f\u061f\u0964")
 MAX_ALIGNED_WORDS = 500
 
 
@@ -56,3 +58,15 @@ def num_changed_words(left: Sequence[str], right: Sequence[str]) -> tuple[int, i
         blocks = difflib.SequenceMatcher(None, middle_a, middle_b, autojunk=False).get_matching_blocks()
         shared = sum(block.size for block in blocks)
     return len(middle_a) - shared, len(middle_b) - shared
+
+
+def sentence(caption: str) -> str:
+    """A caption as a sentence: one line, a capital first letter, a full stop; no other change.
+
+    "two dogs on a sofa "  ->  "Two dogs on a sofa."        "iPhone on a desk."  ->  "iPhone on a desk."
+    """
+    line = " ".join(caption.split())
+    if line.split(" ")[0].islower():
+        line = line[0].upper() + line[1:]
+    ends = line.rstrip(_CLOSING)[-1:] in _ENDS
+    return line if ends else f"{line}."

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.storage import Stage, read_table
-from pipeline.stages.shard_writer import DecidedRows
+from pipeline.storage.decided_rows import DecidedRows
 from pipeline.verify.config import VerifySection
 from pipeline.verify.judge import VERDICTS
 from pipeline.verify.margins import MARGINS

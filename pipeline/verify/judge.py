@@ -26,9 +26,8 @@ from pipeline.core.storage import Stage, open_mapped, read_table, write_table
 from pipeline.llm.batch import ChunkWork, ask_all, spent
 from pipeline.llm.cache import Reply
 from pipeline.llm.client import Endpoint
-from pipeline.llm.structured_chat import Talk
-from pipeline.rewrite.checks import Failure
-from pipeline.rewrite.stage import SPENDING_SCHEMA, spending, tries_facts
+from pipeline.llm.spending import SPENDING_SCHEMA, spending, tries_facts
+from pipeline.llm.structured_chat import Failure, Talk
 from pipeline.storage.image_store import ImageLibrary
 from pipeline.verify.config import JudgeSection, VerifySection
 

@@ -26,7 +26,7 @@ from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.storage import write_json, write_text
 from pipeline.sources.scenes.source import ScenesSection, draw_pair
 from studies.objectives.run import make_references
-from training.tiny.make import VERSION, TinySection
+from training.tiny.config import VERSION, TinySection
 
 PARTS = ("pretrain", "all", "transfer", "valid", "test")
 UNTRAINED = ("pretrain", "valid", "test")

@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.core.storage import read_json
 from training.estimate.model_shape import ModelShape, ShapeError, shape_of_config
-from training.tiny.make import TinySection
+from training.tiny.config import TinySection
 
 _CLIP_336 = {
     "model_type": "clip_vision_model", "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,

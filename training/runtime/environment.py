@@ -1,13 +1,10 @@
 """The seam between the training loop and what runs it: `fit(section, env)` never imports Ray."""
 
-import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 from pipeline.core.progress import Progress, say
-from training.runtime.driver_messages import Messages, RelayedProgress
 
 
 class Advances(Protocol):
@@ -87,49 +84,3 @@ class LocalEnv:
     def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
         """See Env."""
         return Progress(title, total, unit) if self.rank == 0 and title else _Silence()
-
-
-class RayEnv(LocalEnv):
-    """One worker of a Ray Train job, which has set up the torch.distributed group; its words go to the driver."""
-
-    def __init__(self, messages: Messages) -> None:
-        import ray.train
-        import ray.train.torch
-
-        context = ray.train.get_context()
-        device = str(ray.train.torch.get_device())
-        super().__init__(context.get_world_rank(), context.get_world_size(), device)
-        self._messages = messages
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Passes the metrics to Ray Train. A call waits for the controller's next poll, so the loop calls it seldom."""
-        import ray.train
-
-        ray.train.report(dict(metrics))
-
-    def say(self, text: str) -> None:
-        """See Env."""
-        if self.rank == 0:
-            self._messages.send(kind="say", text=text)
-
-    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
-        """See Env."""
-        return RelayedProgress(self._messages, title, total, unit) if self.rank == 0 and title else _Silence()
-
-
-def train_worker(config: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs: the loop, on its share of the machine's cores.
-
-    Args:
-        config: The `recipe`, and the path of the file that takes `messages` for the driver.
-    """
-    import ray.train
-    import torch
-
-    from training.config import TrainSection
-    from training.trainer.loop import fit
-
-    # Ray sets OMP_NUM_THREADS=1 for workers that reserve a fraction of a CPU; take a fair share of the cores instead.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
-    return fit(TrainSection.model_validate(config["recipe"]), RayEnv(Messages(Path(config["messages"]))))

@@ -20,7 +20,7 @@ from training.tiny.prior import Prior, skewed_answers
 from training.tiny.vision_stage import normalised, shifted, warped
 
 if TYPE_CHECKING:
-    from training.tiny.make import TinySection
+    from training.tiny.config import TinySection
 
 _CHUNK_IMAGES = 64
 _IGNORED = -100

@@ -10,7 +10,7 @@ from torch import Tensor
 from training.models.vlm import Vlm
 
 if TYPE_CHECKING:
-    from training.tiny.make import TinySection
+    from training.tiny.config import TinySection
 
 # LLaVA-1.5's format: "USER: <image>\n{question} ASSISTANT: {answer}</s>", after the tokenizer's <s>.
 CHAT_TEMPLATE = (

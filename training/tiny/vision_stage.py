@@ -18,7 +18,7 @@ from training.tiny.model import PIXEL_MEAN, PIXEL_STD
 from training.tiny.muon import Advance, Learner
 
 if TYPE_CHECKING:
-    from training.tiny.make import TinySection
+    from training.tiny.config import TinySection
 
 # Most patches show nothing; so much less does each of them count.
 _NOTHING_WEIGHT = 0.2

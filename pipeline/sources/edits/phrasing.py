@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from random import Random
 
-from pipeline.rewrite.template import sentence
 from pipeline.sources.edits.nouns import NUMBERS, counted, noun, plural, with_article
+from pipeline.text.captions import sentence
 from pipeline.text.contrast import leaked_words
 
 # {it}: the subject's noun, {a_it} with its article, {them} its plural; {other} and {a_other}: the thing it is compared

@@ -26,8 +26,7 @@ from pipeline.core.schema import Candidate, Malformed, sha256_hex
 from pipeline.sources.edits.operations import OPERATIONS, Choice, Edit
 from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, check_columns, read_photos
 from pipeline.sources.edits.views import View
-from pipeline.sources.io import MAX_IMAGE_BYTES, Root, read_whole
-from pipeline.sources.pairs import read_rows
+from pipeline.sources.io import MAX_IMAGE_BYTES, Root, read_rows, read_whole
 
 VERSION = 1
 

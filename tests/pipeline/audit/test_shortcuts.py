@@ -17,9 +17,10 @@ from pipeline.audit.shortcuts import (
     sample_for_audit,
     weighted_aucs,
 )
+from pipeline.config import NormalizeSection
 from pipeline.core.images import ImageError
 from pipeline.core.schema import sha256_hex
-from pipeline.stages.normalize import NormalizeSection, normalise_bytes
+from pipeline.stages.normalize import normalise_bytes
 
 KEEP, REENCODE = NormalizeSection(), NormalizeSection(mode="reencode")
 

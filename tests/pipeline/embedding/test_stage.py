@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.config import NormalizeSection
 from pipeline.core.storage import Stage, open_stage, read_table
 from pipeline.embedding.pixels import PixelsEncoder
 from pipeline.embedding.stage import embed_chunk, embed_images
 from pipeline.sources.scenes.source import ScenesSection
 from pipeline.stages.ingest import ingest_chunk, plan_chunks
-from pipeline.stages.normalize import NormalizeSection
 from pipeline.storage.image_store import owned_images, write_index
 
 

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.rewrite.template import sentence, write
+from pipeline.rewrite.template import write
+from pipeline.text.captions import sentence
 from pipeline.text.contrast import contrast, leaked_words, words
 
 

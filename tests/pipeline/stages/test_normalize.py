@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.config import NormalizeSection
 from pipeline.core.images import ImageError, decode_rgb
-from pipeline.stages.normalize import NormalizeSection, normalise_bytes
+from pipeline.stages.normalize import normalise_bytes
 
 FORMATS = ("jpeg", "png", "webp")
 

@@ -19,9 +19,10 @@ from pipeline.sources.scenes.source import ScenesSection, ScenesSource
 from training.models.logps import pair_logps
 from training.models.packing import PairTokens, pack
 from training.models.vlm import encode_prompt, encode_response, load_vlm, pixel_values, save_vlm
+from training.tiny.config import TinySection
 from training.tiny.data import contrast_words, patch_truth, read_training_set
 from training.tiny.language_stage import contrast_weights
-from training.tiny.make import PRIOR_FILE, TinySection, make_tiny
+from training.tiny.make import PRIOR_FILE, make_tiny
 from training.tiny.model import make_tokenizer, make_untrained
 from training.tiny.muon import Learner, orthogonal
 from training.tiny.prior import make_prior, misled_sides, skewed_answers

@@ -1,0 +1,58 @@
+"""The rows of a build with what selection decided of them, read chunk by chunk."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.core.storage import Stage, open_mapped
+
+Ints = NDArray[np.int64]
+
+
+class DecidedRows:
+    """Every candidate's final row, in the chunks' mapped files; narrow columns in memory, the rest gathered on demand.
+
+    Args:
+        decisions: Columns of all rows that take the place of those in the files (drop_reason, split), if any.
+    """
+
+    def __init__(self, stage: Stage, num_chunks: int, decisions: pa.Table | None = None) -> None:
+        self._tables = [open_mapped(stage.part("rows", index, "arrow")) for index in range(num_chunks)]
+        self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
+        if decisions is not None:
+            for index, table in enumerate(self._tables):
+                mine = decisions.slice(self._starts[index], table.num_rows)
+                for name in mine.column_names:
+                    table = table.set_column(table.column_names.index(name), name, mine[name])
+                self._tables[index] = table
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all chunks together."""
+        return int(self._starts[-1])
+
+    def column(self, name: str, dtype: str = "object") -> NDArray[Any]:
+        """One column of all rows; texts as objects shared between equal values, or as bytes ("S32")."""
+        parts = []
+        for table in self._tables:
+            values = table.column(name)
+            if dtype == "object":
+                encoded = values.combine_chunks().dictionary_encode()
+                parts.append(np.array(encoded.dictionary.to_pylist(), dtype=object)[encoded.indices.to_numpy()])
+            else:
+                parts.append(np.array(values.to_pylist(), dtype=dtype))
+        return np.concatenate(parts)
+
+    def gather(self, rows: Ints) -> pa.Table:
+        """The given rows in the given order."""
+        chunks = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(chunks, kind="stable")
+        parts = [self._tables[0].slice(0, 0)]
+        for chunk in np.unique(chunks):
+            mine = order[chunks[order] == chunk]
+            parts.append(self._tables[chunk].take(pa.array(rows[mine] - self._starts[chunk])))
+        back = np.empty(len(rows), np.int64)
+        back[order] = np.arange(len(rows))
+        return pa.concat_tables(parts).take(pa.array(back))
