@@ -1,17 +1,20 @@
 #!/usr/bin/env python3
-"""What packing, batching and keeping answers save in an evaluation, and that none of them changes a number.
+"""What packing, batching and keeping answers save in an evaluation, and that none of them changes a
+number.
 
     python bench/eval.py                                  # some minutes on 2 free cores
     python bench/eval.py --pairs 4 --questions 16 --items 500 --rounds 1      # does it run at all
 
-1. Log-likelihood: the six log-probabilities of each pair (three image conditions, two responses) in one packed pass, against six
-   separate unpadded passes with logits at response positions only, and against one padded batch with logits everywhere. Each side
-   runs the vision tower for the images that it needs, and all must agree to 1e-5 nats per token.
+1. Log-likelihood: the six log-probabilities of each pair (three image conditions, two responses) in
+  one packed pass, against six separate unpadded passes with logits at response positions only, and
+  against one padded batch with logits everywhere. Each side runs the vision tower for the images
+  that it needs, and all must agree to 1e-5 nats per token.
 2. Generation: answers in batches against one by one; the texts must be equal.
-3. A rerun with every answer kept: a process of its own on a benchmark of many items, under every image condition; it must import
-   neither torch nor Ray.
+3. A rerun with every answer kept: a process of its own on a benchmark of many items, under every
+  image condition; it must import neither torch nor Ray.
 
-Sides take turns in one process with the same threads and precision. Models are random: what is timed does not depend on what was learned.
+Sides take turns in one process with the same threads and precision. Models are random: what is
+timed does not depend on what was learned.
 """
 
 import argparse
@@ -42,13 +45,17 @@ ANSWERS = (
     "A red star stands to the left of a blue circle on a dark ground.",
     "A blue circle stands to the left of a red star on a dark ground.",
 )
-QUESTION = "Which shapes are in the picture, and how do they stand to each other? Answer in one sentence."
+QUESTION = (
+    "Which shapes are in the picture, and how do they stand to each other? Answer in one sentence."
+)
 
 
 def model_of(*, large: bool) -> Any:
-    """A random LLaVA: the demonstration's size, or one in which the language model takes most of the time, as in real ones.
+    """A random LLaVA: the demonstration's size, or one in which the language model takes most of
+    the time, as in real ones.
 
-    Of the large one's language model a fifth is the head over the vocabulary (LLaVA-1.5-7B: 2 %, with Qwen2-0.5B: 28 %).
+    Of the large one's language model a fifth is the head over the vocabulary (LLaVA-1.5-7B: 2 %,
+    with Qwen2-0.5B: 28 %).
     """
     import torch
 
@@ -58,7 +65,14 @@ def model_of(*, large: bool) -> Any:
     torch.manual_seed(0)
     if not large:
         return make_untrained([QUESTION, *ANSWERS], TinySection())
-    sizes = {"image_px": 168, "patch_px": 14, "vision_dim": 64, "vision_layers": 2, "text_dim": 256, "text_layers": 6}
+    sizes = {
+        "image_px": 168,
+        "patch_px": 14,
+        "vision_dim": 64,
+        "vision_layers": 2,
+        "text_dim": 256,
+        "text_layers": 6,
+    }
     vlm = make_untrained([QUESTION, *ANSWERS], TinySection(**sizes))
     vlm.model.resize_token_embeddings(4096)
     return vlm
@@ -67,10 +81,14 @@ def model_of(*, large: bool) -> Any:
 def pictures(count: int, size_px: int = 168) -> list[Image.Image]:
     """Different noise in every picture."""
     rng = np.random.default_rng(0)
-    return [Image.fromarray(rng.integers(0, 256, (size_px, size_px, 3), np.uint8)) for _ in range(count)]
+    return [
+        Image.fromarray(rng.integers(0, 256, (size_px, size_px, 3), np.uint8)) for _ in range(count)
+    ]
 
 
-def alternately(sides: dict[str, Callable[[], Any]], rounds: int) -> tuple[dict[str, float], dict[str, Any]]:
+def alternately(
+    sides: dict[str, Callable[[], Any]], rounds: int
+) -> tuple[dict[str, float], dict[str, Any]]:
     """The median seconds of each side, run in turn after one warm-up each, and what it made."""
     made = {name: run() for name, run in sides.items()}
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -86,7 +104,9 @@ BATCH_PAIRS = 8
 
 
 class Pairs:
-    """The same pairs for three ways to score them; each gives [pairs, 6]: image a, image b, no image, by answer a and b."""
+    """The same pairs for three ways to score them; each gives [pairs, 6]: image a, image b, no
+    image, by answer a and b.
+    """
 
     def __init__(self, num_pairs: int) -> None:
         from training.models.attention import SPLIT, set_attention
@@ -94,14 +114,23 @@ class Pairs:
         from training.models.vlm import encode_prompt, encode_response, pixel_values
 
         self.vlm = model_of(large=True)
-        set_attention(self.vlm.model, SPLIT)  # as `load_vlm` does; for the other two ways it is plain sdpa
+        # as `load_vlm` does; for the other two ways it is plain sdpa
+        set_attention(self.vlm.model, SPLIT)
         self.model, self.num_pairs = self.vlm.model.eval(), num_pairs
-        self.prompts = [encode_prompt(self.vlm, QUESTION, with_image=with_image) for with_image in (True, False)]
+        self.prompts = [
+            encode_prompt(self.vlm, QUESTION, with_image=with_image) for with_image in (True, False)
+        ]
         self.responses = [encode_response(self.vlm, text) for text in ANSWERS]
-        self.pairs = [PairTokens(self.prompts[0], self.prompts[1], *self.responses) for _ in range(num_pairs)]
+        self.pairs = [
+            PairTokens(self.prompts[0], self.prompts[1], *self.responses) for _ in range(num_pairs)
+        ]
         self.pixels_I3HW = pixel_values(self.vlm, pictures(2 * num_pairs))
         sides = [(side, self.prompts[side == "none"]) for side in ("a", "b", "none")]
-        self.sequences = [(side, prompt + response, len(response)) for side, prompt in sides for response in self.responses]
+        self.sequences = [
+            (side, prompt + response, len(response))
+            for side, prompt in sides
+            for response in self.responses
+        ]
 
     def pixels_of(self, pair: int, side: str) -> Any:
         """One image, or None."""
@@ -119,7 +148,9 @@ class Pairs:
             some = self.pairs[start : start + BATCH_PAIRS]
             both_I3HW = self.pixels_I3HW[2 * start : 2 * (start + len(some))]
             batch = pack(some, self.vlm.image_token_id, self.vlm.num_image_tokens)
-            parts.append(pair_logps(self.model, batch, both_I3HW[0::2], both_I3HW[1::2]).view(-1, 6))
+            parts.append(
+                pair_logps(self.model, batch, both_I3HW[0::2], both_I3HW[1::2]).view(-1, 6)
+            )
         return torch.cat(parts)
 
     def separate(self) -> Any:
@@ -131,7 +162,9 @@ class Pairs:
             for side, ids, length in self.sequences:
                 inputs = torch.tensor([ids])
                 pixels = self.pixels_of(pair, side)
-                hidden = self.model.model(input_ids=inputs, pixel_values=pixels, use_cache=False).last_hidden_state
+                hidden = self.model.model(
+                    input_ids=inputs, pixel_values=pixels, use_cache=False
+                ).last_hidden_state
                 logits = self.model.lm_head(hidden[0, -length - 1 : -1]).float().log_softmax(-1)
                 rows.append(logits.gather(1, inputs[0, -length:, None]).sum())
         return torch.stack(rows).view(-1, 6)
@@ -143,12 +176,23 @@ class Pairs:
         rows = []
         longest = max(len(ids) for _, ids, _ in self.sequences)
         table = torch.tensor([ids + [0] * (longest - len(ids)) for _, ids, _ in self.sequences])
-        mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for _, ids, _ in self.sequences])
+        mask = torch.tensor(
+            [[1] * len(ids) + [0] * (longest - len(ids)) for _, ids, _ in self.sequences]
+        )
         for start in range(0, self.num_pairs, BATCH_PAIRS):
             some = range(start, min(start + BATCH_PAIRS, self.num_pairs))
-            pixels = torch.cat([self.pixels_of(pair, side) for pair in some for side, _, _ in self.sequences if side != "none"])
+            pixels = torch.cat(
+                [
+                    self.pixels_of(pair, side)
+                    for pair in some
+                    for side, _, _ in self.sequences
+                    if side != "none"
+                ]
+            )
             inputs, seen = table.repeat(len(some), 1), mask.repeat(len(some), 1)
-            logits = self.model(input_ids=inputs, attention_mask=seen, pixel_values=pixels, use_cache=False).logits
+            logits = self.model(
+                input_ids=inputs, attention_mask=seen, pixel_values=pixels, use_cache=False
+            ).logits
             logps = logits[:, :-1].float().log_softmax(-1).gather(2, inputs[:, 1:, None])[..., 0]
             for row in range(len(inputs)):
                 _, ids, length = self.sequences[row % 6]
@@ -162,9 +206,14 @@ def log_likelihood(num_pairs: int, rounds: int) -> dict[str, Any]:
 
     pairs = Pairs(num_pairs)
     with torch.inference_mode():
-        seconds, made = alternately({"packed": pairs.packed, "separate": pairs.separate, "padded": pairs.padded}, rounds)
+        seconds, made = alternately(
+            {"packed": pairs.packed, "separate": pairs.separate, "padded": pairs.padded}, rounds
+        )
     lengths = torch.tensor([length for _, _, length in pairs.sequences])
-    apart = {name: float(((made[name] - made["packed"]).abs() / lengths).max()) for name in ("separate", "padded")}
+    apart = {
+        name: float(((made[name] - made["packed"]).abs() / lengths).max())
+        for name in ("separate", "padded")
+    }
     assert max(apart.values()) < 1e-5, f"the three ways disagree by {apart} nats per token"
     return {
         "pairs": num_pairs,
@@ -188,12 +237,24 @@ def generation(num_questions: int, rounds: int, batch: int = 16) -> dict[str, An
     def answers(size: int) -> list[str]:
         found = []
         for start in range(0, num_questions, size):
-            found += generate(vlm, images[start : start + size], questions[start : start + size], max_new_tokens=24)
+            found += generate(
+                vlm,
+                images[start : start + size],
+                questions[start : start + size],
+                max_new_tokens=24,
+            )
         return found
 
-    seconds, made = alternately({"batched": lambda: answers(batch), "single": lambda: answers(1)}, rounds)
+    seconds, made = alternately(
+        {"batched": lambda: answers(batch), "single": lambda: answers(1)}, rounds
+    )
     assert made["batched"] == made["single"], "a batch changes answers"
-    return {"questions": num_questions, "batch": batch, "seconds": seconds, "times_faster": seconds["single"] / seconds["batched"]}
+    return {
+        "questions": num_questions,
+        "batch": batch,
+        "seconds": seconds,
+        "times_faster": seconds["single"] / seconds["batched"],
+    }
 
 
 def write_pope(folder: Path, num_items: int) -> None:
@@ -218,13 +279,15 @@ def write_pope(folder: Path, num_items: int) -> None:
             }
             for number in range(place, num_items, len(splits))
         ]
-        (folder / f"coco_pope_{split}.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (folder / f"coco_pope_{split}.json").write_text(
+            "".join(json.dumps(line) + "\n" for line in lines)
+        )
 
 
 RERUN = (
-    "import sys\nfrom eval.config import EvalSection\nfrom eval.run_eval import evaluate, plan_evaluation\n"
-    "evaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\n"
-    "assert not {'torch', 'ray', 'transformers'} & set(sys.modules), 'the rerun loaded torch or Ray'\n"
+    "import sys\nfrom eval.config import EvalSection\nfrom eval.run_eval import evaluate,"
+    " plan_evaluation\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\nassert"
+    " not {'torch', 'ray', 'transformers'} & set(sys.modules), 'the rerun loaded torch or Ray'\n"
 )
 
 
@@ -236,34 +299,63 @@ def cached_rerun(num_items: int, folder: Path) -> dict[str, Any]:
     write_pope(folder / "pope", num_items)
     recipe = EvalSection.model_validate(
         {
-            "model": str(folder / "model"), "base": "none", "out": str(folder / "out"),
+            "model": str(folder / "model"),
+            "base": "none",
+            "out": str(folder / "out"),
             "answers": {"cache": str(folder / "answers.sqlite")},
-            "benchmarks": [{"name": "pope", "source": str(folder / "pope"), "expected_size": num_items}],
+            "benchmarks": [
+                {"name": "pope", "source": str(folder / "pope"), "expected_size": num_items}
+            ],
         }
-    )  # fmt: skip
+    )
     plan = plan_evaluation(recipe)
     subject, asked = subjects_of(plan)["after"], plan.asked[0]
-    requests = [request for condition in asked.shown for request in requests_of(asked, subject, condition, plan.section)]
+    requests = [
+        request
+        for condition in asked.shown
+        for request in requests_of(asked, subject, condition, plan.section)
+    ]
     with AnswerStore(folder / "answers.sqlite") as store:
-        store.put({request.key: Answer(("Yes.", "No", "It may be.")[int(request.key[:4], 16) % 3], 2, ended=True) for request in requests})
+        store.put(
+            {
+                request.key: Answer(
+                    ("Yes.", "No", "It may be.")[int(request.key[:4], 16) % 3], 2, ended=True
+                )
+                for request in requests
+            }
+        )
     (folder / "recipe.json").write_text(recipe.model_dump_json())
     started_s, before = time.perf_counter(), os.times()
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([sys.executable, "-c", RERUN, str(folder / "recipe.json")], env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", RERUN, str(folder / "recipe.json")], env=environment, check=True
+    )
     after = os.times()
-    cpu_s = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"items": num_items, "answers": len(requests), "seconds": time.perf_counter() - started_s, "cpu_seconds": cpu_s}
+    cpu_s = (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
+    return {
+        "items": num_items,
+        "answers": len(requests),
+        "seconds": time.perf_counter() - started_s,
+        "cpu_seconds": cpu_s,
+    }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=32)
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--items", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="Where the results go as JSON.")
     options = parser.parse_args()
-    results = {"log_likelihood": log_likelihood(options.pairs, options.rounds), "generation": generation(options.questions, options.rounds)}
+    results = {
+        "log_likelihood": log_likelihood(options.pairs, options.rounds),
+        "generation": generation(options.questions, options.rounds),
+    }
     with tempfile.TemporaryDirectory() as folder:
         results["cached_rerun"] = cached_rerun(options.items, Path(folder))
     if options.out:
@@ -271,11 +363,13 @@ def main() -> None:
         options.out.write_text(json.dumps(results, indent=2) + "\n")
     packed, said, again = results["log_likelihood"], results["generation"], results["cached_rerun"]
     print(
-        f"log-likelihood, {packed['pairs']} pairs: packed {packed['times_faster_than_separate']:.2f}x over separate unpadded passes, "
-        f"{packed['times_faster_than_padded']:.2f}x over padded ones with all logits; equal to "
-        f"{packed['largest_difference_nats_per_token']:.1e} nats per token\n"
-        f"generation, {said['questions']} questions: batches of {said['batch']} {said['times_faster']:.2f}x over one by one, equal texts\n"
-        f"rerun, {again['items']:,} items, {again['answers']:,} kept answers: {again['seconds']:.1f} s ({again['cpu_seconds']:.1f} s CPU)"
+        f"log-likelihood, {packed['pairs']} pairs: packed"
+        f" {packed['times_faster_than_separate']:.2f}x over separate unpadded passes,"
+        f" {packed['times_faster_than_padded']:.2f}x over padded ones with all logits; equal to"
+        f" {packed['largest_difference_nats_per_token']:.1e} nats per token\ngeneration,"
+        f" {said['questions']} questions: batches of {said['batch']} {said['times_faster']:.2f}x"
+        f" over one by one, equal texts\nrerun, {again['items']:,} items, {again['answers']:,} kept"
+        f" answers: {again['seconds']:.1f} s ({again['cpu_seconds']:.1f} s CPU)"
     )
 
 

@@ -3,11 +3,12 @@
 
     python bench/features.py                           # some minutes on 2 free cores
 
-One recipe is trained four times against the same stored numbers: with the tower in every step, as where features do not fit in
-memory; with the features made at the start and kept; with stored features kept; and with stored features read from the disk in
-every step. Shown are the seconds before the first step, the median of the steps (their wait for data included), and the whole.
-The runs with kept or stored features must end with the same weights, bit by bit; the first makes its features in other batches,
-so its loss may differ in the last bits.
+One recipe is trained four times against the same stored numbers: with the tower in every step, as
+where features do not fit in memory; with the features made at the start and kept; with stored
+features kept; and with stored features read from the disk in every step. Shown are the seconds
+before the first step, the median of the steps (their wait for data included), and the whole. The
+runs with kept or stored features must end with the same weights, bit by bit; the first makes its
+features in other batches, so its loss may differ in the last bits.
 """
 
 import argparse
@@ -47,7 +48,10 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[str, str]:
     torch.manual_seed(0)
     sizes = {"vision_dim": options.vision_width, "vision_layers": options.vision_layers}
     sizes |= {"text_dim": options.width, "text_layers": options.layers}
-    save_vlm(make_untrained(texts, TinySection(image_px=options.image_px, patch_px=14, **sizes)), folder / "model")
+    save_vlm(
+        make_untrained(texts, TinySection(image_px=options.image_px, patch_px=14, **sizes)),
+        folder / "model",
+    )
     return str(folder / "model"), str(write_mvc(folder / "mvc", {"train": rows}))
 
 
@@ -72,13 +76,18 @@ def measure(name: str, recipe: dict[str, Any], out: Path) -> dict[str, Any]:
     room, started_s = training.data.pairs.MAX_PIXEL_CACHE_BYTES, time.perf_counter()
     try:
         training.data.pairs.MAX_PIXEL_CACHE_BYTES, Updater.step = 0, noted  # type: ignore[method-assign]
-        fit(TrainSection.model_validate({**recipe, "out": str(out), "train": RUNS[name][0]}), LocalEnv())
+        fit(
+            TrainSection.model_validate({**recipe, "out": str(out), "train": RUNS[name][0]}),
+            LocalEnv(),
+        )
     finally:
         training.data.pairs.MAX_PIXEL_CACHE_BYTES, Updater.step = room, step  # type: ignore[method-assign]
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     return {
         "start_s": began_s[0] - started_s,
-        "step_s": statistics.median(later - earlier for earlier, later in itertools.pairwise(began_s)),
+        "step_s": statistics.median(
+            later - earlier for earlier, later in itertools.pairwise(began_s)
+        ),
         "total_s": time.perf_counter() - started_s,
         "losses": [line["loss"] for line in lines],
         "weights": load_file(out / "model.safetensors"),
@@ -87,11 +96,18 @@ def measure(name: str, recipe: dict[str, Any], out: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Makes the table with features, and the runs."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--train-pairs", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=4, help="per step")
     parser.add_argument("--image-px", type=int, default=336)
-    for name, default in {"width": 384, "layers": 6, "vision-width": 384, "vision-layers": 6}.items():
+    for name, default in {
+        "width": 384,
+        "layers": 6,
+        "vision-width": 384,
+        "vision-layers": 6,
+    }.items():
         parser.add_argument(f"--{name}", type=int, default=default)
     options = parser.parse_args()
     import torch
@@ -104,28 +120,50 @@ def main() -> None:
         folder = Path(name)
         model, data = prepare(folder, options)
         recipe: dict[str, Any] = {
-            "model": model, "data": data, "eval_every_steps": 0, "log": {"num_samples": 0}, "workers": {"num_workers": 0},
-            "optim": {"batch_pairs": options.pairs, "micro_batch_pairs": options.pairs}, "checkpoint": {"every_steps": 0},
-        }  # fmt: skip
+            "model": model,
+            "data": data,
+            "eval_every_steps": 0,
+            "log": {"num_samples": 0},
+            "workers": {"num_workers": 0},
+            "optim": {"batch_pairs": options.pairs, "micro_batch_pairs": options.pairs},
+            "checkpoint": {"every_steps": 0},
+        }
         table = folder / "reference"
-        make_reference(plan_reference(TrainSection.model_validate({**recipe, "out": str(table), "store_features": True})))
+        make_reference(
+            plan_reference(
+                TrainSection.model_validate({**recipe, "out": str(table), "store_features": True})
+            )
+        )
         megabytes = sum(path.stat().st_size for path in feature_parts(table)) / 1e6
         plain = folder / "plain"
         plain.mkdir()
         (plain / "train.parquet").write_bytes((table / "train.parquet").read_bytes())
-        (plain / REFERENCE_DONE).write_text(json.dumps(json.loads((table / REFERENCE_DONE).read_text()) | {"has_features": False}))
+        (plain / REFERENCE_DONE).write_text(
+            json.dumps(json.loads((table / REFERENCE_DONE).read_text()) | {"has_features": False})
+        )
         found = {
-            run: measure(run, {**recipe, "reference": str(table if stored else plain)}, folder / run.replace(" ", "-"))
+            run: measure(
+                run,
+                {**recipe, "reference": str(table if stored else plain)},
+                folder / run.replace(" ", "-"),
+            )
             for run, (_, stored) in RUNS.items()
         }
     kept = found["made at the start"]
     print(f"\n{'':<28}{'start s':>9}{'s/step':>9}{'total s':>9}{'loss differs':>14}")
     for run, one in found.items():
         differs = max(abs(a - b) for a, b in zip(one["losses"], kept["losses"], strict=True))
-        print(f"{run:<28}{one['start_s']:>9.2f}{one['step_s']:>9.3f}{one['total_s']:>9.2f}{differs:>14.1e}")
-        if run != "tower in every step" and not all(torch.equal(one["weights"][n], kept["weights"][n]) for n in kept["weights"]):
+        print(
+            f"{run:<28}{one['start_s']:>9.2f}{one['step_s']:>9.3f}{one['total_s']:>9.2f}{differs:>14.1e}"
+        )
+        if run != "tower in every step" and not all(
+            torch.equal(one["weights"][n], kept["weights"][n]) for n in kept["weights"]
+        ):
             raise SystemExit(f"{run}: ended with other weights")
-    print(f"{megabytes:,.0f} MB of features of {2 * options.train_pairs} images; the last three ended with the same weights, bit by bit")
+    print(
+        f"{megabytes:,.0f} MB of features of {2 * options.train_pairs} images; the last three ended"
+        " with the same weights, bit by bit"
+    )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""What `normalize` hides: the shortcut audit of pairs whose sides differ in nothing but how they were saved.
+"""What `normalize` hides: the shortcut audit of pairs whose sides differ in nothing but how they
+were saved.
 
     python bench/normalize.py PHOTOS        a folder of JPEG photographs (any depth); one line per case and setting
 
-The photographs are shrunk first, by a factor that moves the block grid, so that their own compression does not show.
+The photographs are shrunk first, by a factor that moves the block grid, so that their own
+compression does not show.
 """
 
 import io
@@ -59,9 +61,17 @@ def main(folder: str) -> None:
         size = tuple(int(side * rng.uniform(0.62, 0.8)) for side in photo.size)
         pairs.append(cases(photo.resize(size, Image.Resampling.LANCZOS)))
     for case, (name, section) in itertools.product(pairs[0], SETTINGS.items()):
-        sides = (np.array([shortcut_features(normalise_bytes(pair[case][side], section)) for pair in pairs]) for side in (0, 1))
+        sides = (
+            np.array(
+                [shortcut_features(normalise_bytes(pair[case][side], section)) for pair in pairs]
+            )
+            for side in (0, 1)
+        )
         found = audit(*sides, np.arange(len(pairs)), seed=0)
-        print(f"{case:27} {name:15} AUC {found.auc:.2f} [{found.auc_low:.2f}, {found.auc_high:.2f}]", flush=True)
+        print(
+            f"{case:27} {name:15} AUC {found.auc:.2f} [{found.auc_low:.2f}, {found.auc_high:.2f}]",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

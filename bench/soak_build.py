@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Kills builds in the middle, again and again, and asks each time for the bytes of an undisturbed one.
+"""Kills builds in the middle, again and again, and asks each time for the bytes of an undisturbed
+one.
 
     python bench/soak_build.py --runs 20           # about 20 minutes on 2 cores
     python bench/soak_build.py --runs 3 --seed 7
 
-Each run starts a build, waits until a drawn number of chunks is finished, kills the driver, a Ray worker that does the
-work, or a whole second node, and runs the same command again. A run counts only if the kill fell in the middle of the
-stage; the shards must then be those of the undisturbed build, byte by byte, and finished chunks untouched.
+Each run starts a build, waits until a drawn number of chunks is finished, kills the driver, a Ray
+worker that does the work, or a whole second node, and runs the same command again. A run counts
+only if the kill fell in the middle of the stage; the shards must then be those of the undisturbed
+build, byte by byte, and finished chunks untouched.
 """
 
 import argparse
@@ -34,13 +36,21 @@ STAGES = {"ingest": "rows-*.parquet", "embed": "images-*.parquet", "rewrite": "r
 
 def command(out: Path, *more: str) -> list[str]:
     """The user's command."""
-    options = [f"sources.0.num_pairs={NUM_PAIRS}", f"workers.chunk_pairs={CHUNK_PAIRS}", f"out={out}", *more]
+    options = [
+        f"sources.0.num_pairs={NUM_PAIRS}",
+        f"workers.chunk_pairs={CHUNK_PAIRS}",
+        f"out={out}",
+        *more,
+    ]
     return [sys.executable, "pipeline/build_mvc.py", "--recipe", "recipes/mvc_demo.yaml", *options]
 
 
 def hashes(out: Path) -> dict[str, str]:
     """The sha256 of every shard."""
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("*/*.parquet"))}
+    return {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.glob("*/*.parquet"))
+    }
 
 
 def finished(out: Path, stage: str) -> list[Path]:
@@ -60,7 +70,9 @@ def wait_for(out: Path, stage: str, num: int, job: subprocess.Popen) -> int:
 
 
 def kill(job: subprocess.Popen, victim: str, cluster: Any) -> str:
-    """Kills the driver with all that it started, one process that does its work, or the second node with all of its own."""
+    """Kills the driver with all that it started, one process that does its work, or the second node
+    with all of its own.
+    """
     if victim == "driver":
         os.killpg(job.pid, signal.SIGKILL)
         return "the driver's process group"
@@ -88,7 +100,9 @@ def two_nodes(wanted: bool) -> Iterator[tuple[Any, dict[str, str]]]:
         return
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     try:
         cluster.add_node(num_cpus=1)
         yield cluster, {**os.environ, "RAY_ADDRESS": cluster.address}
@@ -103,7 +117,9 @@ def one_run(folder: Path, rng: random.Random, expected: dict[str, str]) -> str:
     shutil.rmtree(out, ignore_errors=True)
     with two_nodes(victim == "node") as (cluster, environment):
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        job = subprocess.Popen(command(out), cwd=ROOT, start_new_session=True, env=environment, **quiet)
+        job = subprocess.Popen(
+            command(out), cwd=ROOT, start_new_session=True, env=environment, **quiet
+        )
         wait_for(out, stage, at, job)
         killed = kill(job, victim, cluster)
         done = finished(out, stage)
@@ -114,7 +130,10 @@ def one_run(folder: Path, rng: random.Random, expected: dict[str, str]) -> str:
     if code:
         subprocess.run(command(out), cwd=ROOT, check=True, capture_output=True)
     if hashes(out) != expected:
-        raise SystemExit(f"{stage}, {killed} after {len(done)} chunks: the shards differ from the undisturbed build's")
+        raise SystemExit(
+            f"{stage}, {killed} after {len(done)} chunks: the shards differ from the undisturbed"
+            " build's"
+        )
     if {path: path.stat().st_mtime_ns for path in done} != times:
         raise SystemExit(f"{stage}: finished chunks were made again")
     ended = "run again" if code else "went on by itself"
@@ -123,7 +142,9 @@ def one_run(folder: Path, rng: random.Random, expected: dict[str, str]) -> str:
 
 def main() -> None:
     """Runs until so many builds were hit in the middle."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -140,7 +161,10 @@ def main() -> None:
             print(f"{hit}/{options.runs}: {line}", flush=True)
             if missed > 2 * options.runs:
                 raise SystemExit("too many kills missed the middle of their stage")
-    print(f"{hit} builds were hit in the middle and ended with the bytes of the undisturbed one; {missed} kills missed")
+    print(
+        f"{hit} builds were hit in the middle and ended with the bytes of the undisturbed one;"
+        f" {missed} kills missed"
+    )
 
 
 if __name__ == "__main__":

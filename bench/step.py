@@ -5,15 +5,17 @@
     python bench/step.py --device cuda --shape 7b      # random weights of a 7B model's shape, bf16, on one GPU
     python bench/step.py --trl                         # also TRL's DPOTrainer on the part that it can do
 
-The official side is the published code's arithmetic, written plainly: per pair four rows with an image and two without, each
-with its text padded to 128 tokens, logits over the whole vocabulary at every position in fp32, the vision tower run for each
-of the four image rows, and a second, frozen copy of the model for the reference in every step. Ours is the trainer's own
-forward: one packed row, each image through the tower once (or never, once its features are kept), logits at response
-positions, reference numbers read from a table. Both sides use the same weights, sdpa attention, threads, type and AdamW, and
-take turns; "with the reference in the bill" adds one pass of ours without gradients to each step, as if there were one epoch.
+The official side is the published code's arithmetic, written plainly: per pair four rows with an
+image and two without, each with its text padded to 128 tokens, logits over the whole vocabulary at
+every position in fp32, the vision tower run for each of the four image rows, and a second, frozen
+copy of the model for the reference in every step. Ours is the trainer's own forward: one packed
+row, each image through the tower once (or never, once its features are kept), logits at response
+positions, reference numbers read from a table. Both sides use the same weights, sdpa attention,
+threads, type and AdamW, and take turns; "with the reference in the bill" adds one pass of ours
+without gradients to each step, as if there were one epoch.
 
-Memory is the peak of this process above what it held before the step, in a process of its own per side (CPU), or what torch
-allocated (CUDA). Numbers go to `--out` as JSON.
+Memory is the peak of this process above what it held before the step, in a process of its own per
+side (CPU), or what torch allocated (CUDA). Numbers go to `--out` as JSON.
 """
 
 import argparse
@@ -32,7 +34,16 @@ sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise
 import torch  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from bench.step_model import IMAGE, SHAPES, TEXT_TOKENS, Batch, Shape, make_batch, make_model, model_flops  # noqa: E402
+from bench.step_model import (  # noqa: E402
+    IMAGE,
+    SHAPES,
+    TEXT_TOKENS,
+    Batch,
+    Shape,
+    make_batch,
+    make_model,
+    model_flops,
+)
 from training.models.attention import DENSE, set_attention  # noqa: E402
 from training.models.logps import logps_of_features, vision_features  # noqa: E402
 from training.models.packing import pack  # noqa: E402
@@ -42,7 +53,9 @@ SVCO = Objective("svco")
 
 
 def official_logps(model: Any, batch: Batch) -> Tensor:
-    """[P, 3, 2] by padded rows with logits everywhere: all image rows in one call, all text rows in another."""
+    """[P, 3, 2] by padded rows with logits everywhere: all image rows in one call, all text rows in
+    another.
+    """
     device = batch.pixels_a.device
     prompts = [pair.prompts for pair in batch.pairs]
     responses = [(pair.response_a, pair.response_b) for pair in batch.pairs]
@@ -51,7 +64,9 @@ def official_logps(model: Any, batch: Batch) -> Tensor:
     table = {}
     for rows, extra in ((image_rows, 575), (text_rows, 0)):
         length = TEXT_TOKENS + extra
-        ids, mask, labels = (torch.full((len(rows), length), value, device=device) for value in (0, 0, -100))
+        ids, mask, labels = (
+            torch.full((len(rows), length), value, device=device) for value in (0, 0, -100)
+        )
         for row, (p, c, r) in enumerate(rows):
             whole = torch.tensor(prompts[p][c] + responses[p][r], device=device)
             ids[row, : len(whole)], mask[row, : len(whole)] = whole, 1
@@ -62,7 +77,9 @@ def official_logps(model: Any, batch: Batch) -> Tensor:
         logp = logits[:, :-1].log_softmax(-1).gather(2, targets.clamp(min=0)[..., None])[..., 0]
         sums = (logp * (targets != -100)).sum(1)
         table.update(dict(zip(rows, sums, strict=True)))
-    return torch.stack([table[p, c, r] for p in range(len(prompts)) for c in range(3) for r in range(2)]).view(-1, 3, 2)
+    return torch.stack(
+        [table[p, c, r] for p in range(len(prompts)) for c in range(3) for r in range(2)]
+    ).view(-1, 3, 2)
 
 
 def our_logps(model: Any, batch: Batch, features: tuple[Tensor, Tensor] | None) -> Tensor:
@@ -70,7 +87,9 @@ def our_logps(model: Any, batch: Batch, features: tuple[Tensor, Tensor] | None) 
     packed = pack(batch.pairs, IMAGE).to(batch.pixels_a.device)
     if features is None:
         with torch.no_grad():
-            features_a, features_b = vision_features(model, torch.cat((batch.pixels_a, batch.pixels_b))).chunk(2)
+            features_a, features_b = vision_features(
+                model, torch.cat((batch.pixels_a, batch.pixels_b))
+            ).chunk(2)
     else:
         features_a, features_b = features
     return logps_of_features(model, packed, features_a, features_b)
@@ -89,19 +108,24 @@ class Side:
         official = name == "official"
         if official or name == "ours, dense mask":
             set_attention(self.model, DENSE)
-        # The official reference is a second model; ours are numbers made by the model before it moved.
+        # The official reference is a second model; ours are numbers made by the model before it
+        # moved.
         self.reference_model = make_model(shape, options.device, self.dtype) if official else None
         if self.reference_model is not None:
             set_attention(self.reference_model, DENSE)
         self.features = None if "tower" in name or official else self._features()
         with torch.no_grad():
-            self.reference_P32 = torch.zeros(()) if official else our_logps(self.model, self.batch, self.features)
+            self.reference_P32 = (
+                torch.zeros(()) if official else our_logps(self.model, self.batch, self.features)
+            )
         parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(parameters, lr=1e-5, foreach=options.device == "cuda")
 
     def _features(self) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            both = vision_features(self.model, torch.cat((self.batch.pixels_a, self.batch.pixels_b)))
+            both = vision_features(
+                self.model, torch.cat((self.batch.pixels_a, self.batch.pixels_b))
+            )
         features_a, features_b = both.chunk(2)
         return features_a, features_b
 
@@ -119,7 +143,9 @@ class Side:
                 with torch.no_grad():  # the pass that makes the table, once per pair and epoch
                     our_logps(self.model, self.batch, self.features)
         tokens_P2 = torch.ones(len(self.batch.pairs), 2, device=logps_P32.device)
-        loss_P, _ = SVCO(Scores(D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=tokens_P2))
+        loss_P, _ = SVCO(
+            Scores(D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=tokens_P2)
+        )
         loss_P.mean().backward()
         self.optimizer.step()
         if logps_P32.is_cuda:
@@ -143,13 +169,22 @@ def measure(shape: Shape, options: argparse.Namespace) -> dict[str, Any]:
                 _timed_step(side, *timed[name])
     result: dict[str, Any] = {}
     for name, (seconds, losses) in timed.items():
-        result[name] = {"s_per_pair": statistics.median(seconds[1:]) / options.pairs, "losses": losses}
+        result[name] = {
+            "s_per_pair": statistics.median(seconds[1:]) / options.pairs,
+            "losses": losses,
+        }
     expected = result["official"]["losses"]
     for name, found in result.items():
         worst = max(abs(a - b) / abs(b) for a, b in zip(found["losses"], expected, strict=True))
-        result[name] |= {"ratio": result["official"]["s_per_pair"] / found["s_per_pair"], "loss_difference": worst}
+        result[name] |= {
+            "ratio": result["official"]["s_per_pair"] / found["s_per_pair"],
+            "loss_difference": worst,
+        }
         if options.dtype == "float32" and worst > 1e-5:
-            raise SystemExit(f"{name}: the loss differs from the official one by {worst:.1e}, so nothing here can be compared")
+            raise SystemExit(
+                f"{name}: the loss differs from the official one by {worst:.1e}, so nothing here"
+                " can be compared"
+            )
     return result
 
 
@@ -171,8 +206,21 @@ def _timed_step(side: Side, seconds: list[float], losses: list[float]) -> None:
 
 def peak_mb(name: str, shape: str, options: argparse.Namespace) -> float:
     """What a step needs above the weights that it starts with, in MB, in a process of its own."""
-    arguments = [sys.executable, __file__, "--peak-of", name, "--shape", shape, "--pairs", str(options.pairs), "--device", options.device]
-    done = subprocess.run([*arguments, "--dtype", options.dtype], check=True, capture_output=True, text=True)
+    arguments = [
+        sys.executable,
+        __file__,
+        "--peak-of",
+        name,
+        "--shape",
+        shape,
+        "--pairs",
+        str(options.pairs),
+        "--device",
+        options.device,
+    ]
+    done = subprocess.run(
+        [*arguments, "--dtype", options.dtype], check=True, capture_output=True, text=True
+    )
     return float(done.stdout.strip().splitlines()[-1])
 
 
@@ -199,7 +247,9 @@ def _status_mb(name: str) -> float:
 
 
 def trl_ratio(shape: Shape, options: argparse.Namespace) -> str:
-    """TRL's DPO forward against ours on DPO's two cells: one image, text a against text b, reference stored by both."""
+    """TRL's DPO forward against ours on DPO's two cells: one image, text a against text b,
+    reference stored by both.
+    """
     from bench.step_trl import measure_trl
 
     return measure_trl(shape, options)
@@ -208,28 +258,47 @@ def trl_ratio(shape: Shape, options: argparse.Namespace) -> str:
 def report(name: str, shape: Shape, result: dict[str, Any], options: argparse.Namespace) -> None:
     """A table on standard output."""
     print(
-        f"\n{name}: width {shape.width}, {shape.layers} layers, vocabulary {shape.vocab:,}; {options.pairs} pairs a step, {options.dtype}"
+        f"\n{name}: width {shape.width}, {shape.layers} layers, vocabulary {shape.vocab:,};"
+        f" {options.pairs} pairs a step, {options.dtype}"
     )
     print(f"{'':<26}{'s/pair':>9}{'ratio':>8}{'loss differs':>14}{'peak MB':>10}")
     for side, found in result.items():
         peak = f"{found['peak_mb']:,.0f}" if "peak_mb" in found else ""
-        print(f"{side:<26}{found['s_per_pair']:>9.3f}{found['ratio']:>8.2f}{found['loss_difference']:>14.1e}{peak:>10}")
+        print(
+            f"{side:<26}{found['s_per_pair']:>9.3f}{found['ratio']:>8.2f}{found['loss_difference']:>14.1e}{peak:>10}"
+        )
     if options.device == "cuda":
         rate = model_flops(shape, options.pairs) / (result["ours"]["s_per_pair"] * options.pairs)
-        print(f"model FLOPs: {rate / 1e12:.0f} TFLOP/s, {rate / (options.peak_tflops * 1e12):.1%} of {options.peak_tflops:.0f}")
+        print(
+            f"model FLOPs: {rate / 1e12:.0f} TFLOP/s, {rate / (options.peak_tflops * 1e12):.1%} of"
+            f" {options.peak_tflops:.0f}"
+        )
 
 
 def main() -> None:
     """Measures the shapes asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", nargs="+", choices=sorted(SHAPES), default=["trunk", "vocabulary"])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--shape", nargs="+", choices=sorted(SHAPES), default=["trunk", "vocabulary"]
+    )
     parser.add_argument("--pairs", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--recompute", action="store_true", help="recompute activations, on both sides")
-    parser.add_argument("--one-at-a-time", action="store_true", help="hold one side in memory at a time")
-    parser.add_argument("--peak-tflops", type=float, default=989.0, help="of the GPU, for MFU; 989 is an H100's in bf16")
+    parser.add_argument(
+        "--recompute", action="store_true", help="recompute activations, on both sides"
+    )
+    parser.add_argument(
+        "--one-at-a-time", action="store_true", help="hold one side in memory at a time"
+    )
+    parser.add_argument(
+        "--peak-tflops",
+        type=float,
+        default=989.0,
+        help="of the GPU, for MFU; 989 is an H100's in bf16",
+    )
     parser.add_argument("--trl", action="store_true")
     parser.add_argument("--peak-of", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path("build/bench/step.json"))

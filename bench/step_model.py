@@ -1,4 +1,6 @@
-"""The random models and pairs that bench/step.py and bench/step_trl.py measure, and the work that a step needs."""
+"""The random models and pairs that bench/step.py and bench/step_trl.py measure, and the work that a
+step needs.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -30,24 +32,48 @@ class Shape:
 SHAPES = {
     "trunk": Shape(width=384, layers=6, mlp=1024, vocab=1_000, heads=6),
     "vocabulary": Shape(width=256, layers=2, mlp=768, vocab=32_000, heads=4),
-    "7b": Shape(width=4096, layers=32, mlp=11008, vocab=32_064, heads=32, vision_width=1024, vision_layers=24),
+    "7b": Shape(
+        width=4096,
+        layers=32,
+        mlp=11008,
+        vocab=32_064,
+        heads=32,
+        vision_width=1024,
+        vision_layers=24,
+    ),
 }
 
 
 def make_model(shape: Shape, device: str, dtype: torch.dtype) -> Any:
     """A random LLaVA with a frozen tower."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
 
     torch.manual_seed(0)
     text = LlamaConfig(
-        vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.mlp, num_hidden_layers=shape.layers,
-        num_attention_heads=shape.heads, num_key_value_heads=shape.heads, max_position_embeddings=2048,
-    )  # fmt: skip
+        vocab_size=shape.vocab,
+        hidden_size=shape.width,
+        intermediate_size=shape.mlp,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        max_position_embeddings=2048,
+    )
     vision = CLIPVisionConfig(
-        hidden_size=shape.vision_width, intermediate_size=4 * shape.vision_width, num_hidden_layers=shape.vision_layers,
-        num_attention_heads=shape.vision_width // 64, image_size=336, patch_size=14,
-    )  # fmt: skip
-    config = LlavaConfig(vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=576)
+        hidden_size=shape.vision_width,
+        intermediate_size=4 * shape.vision_width,
+        num_hidden_layers=shape.vision_layers,
+        num_attention_heads=shape.vision_width // 64,
+        image_size=336,
+        patch_size=14,
+    )
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_index=IMAGE, image_seq_length=576
+    )
     with torch.device(device):
         model = LlavaForConditionalGeneration(config).to(dtype).eval()
     model.model.vision_tower.requires_grad_(False)
@@ -75,16 +101,29 @@ def make_batch(shape: Shape, num_pairs: int, device: str, dtype: torch.dtype) ->
     for _ in range(num_pairs):
         question = tokens(PROMPT_TOKENS - 1)
         image = [1, *[IMAGE] * 576, *question]
-        pairs.append(PairTokens(image, [1, *question], tokens(RESPONSE_TOKENS), tokens(RESPONSE_TOKENS - 4)))
+        pairs.append(
+            PairTokens(image, [1, *question], tokens(RESPONSE_TOKENS), tokens(RESPONSE_TOKENS - 4))
+        )
     pixels = torch.randn(2, num_pairs, 3, 336, 336, generator=generator).to(device, dtype)
     return Batch(pairs, pixels[0], pixels[1])
 
 
 def model_flops(shape: Shape, pairs: int) -> float:
-    """Floating point operations that a step of ours needs, forward and backward, without recomputation."""
+    """Floating point operations that a step of ours needs, forward and backward, without
+    recomputation.
+    """
     prompt, response = 576 + PROMPT_TOKENS, 2 * RESPONSE_TOKENS - 4
     tokens = 2 * (prompt + response) + PROMPT_TOKENS + response
     linear = 2 * shape.layers * (4 * shape.width**2 + 3 * shape.width * shape.mlp) * tokens
-    attention = 4 * shape.layers * shape.width * (2 * (prompt**2 / 2 + response * prompt) + PROMPT_TOKENS**2 / 2 + response * PROMPT_TOKENS)
+    attention = (
+        4
+        * shape.layers
+        * shape.width
+        * (
+            2 * (prompt**2 / 2 + response * prompt)
+            + PROMPT_TOKENS**2 / 2
+            + response * PROMPT_TOKENS
+        )
+    )
     head = 2 * shape.width * shape.vocab * 3 * response
     return 3 * (linear + attention + head) * pairs

@@ -1,10 +1,12 @@
-"""TRL's DPOTrainer against ours, on the part of it that both can do: DPO with one image, text a against text b.
+"""TRL's DPOTrainer against ours, on the part of it that both can do: DPO with one image, text a
+against text b.
 
-TRL's side is its own: `DPOTrainer.training_step` on the batch that its own collator makes of a conversation, the frozen
-reference being a second model that runs in every step. It has to: DPOTrainer refuses `precompute_ref_log_probs=True` on a data
-set with images (which is asked of it here, so that this stays true). Ours packs DPO's two cells in one row and reads the
-reference from a table. Both sides start from the same weights and tokens, and use the same type, threads, sdpa kernels and
-AdamW; the tower is frozen. Neither is timed while it tokenises and prepares pixels.
+TRL's side is its own: `DPOTrainer.training_step` on the batch that its own collator makes of a
+conversation, the frozen reference being a second model that runs in every step. It has to:
+DPOTrainer refuses `precompute_ref_log_probs=True` on a data set with images (which is asked of it
+here, so that this stays true). Ours packs DPO's two cells in one row and reads the reference from a
+table. Both sides start from the same weights and tokens, and use the same type, threads, sdpa
+kernels and AdamW; the tower is frozen. Neither is timed while it tokenises and prepares pixels.
 """
 
 import argparse
@@ -31,33 +33,47 @@ from training.objectives.losses import IMAGE_A, Objective, Scores
 
 DPO = Objective("dpo")
 TOLERANCE = 1e-4  # between the two sides' numbers in fp32
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "\n", "<image>", "USER:", "ASSISTANT:")  # the placeholder comes as number IMAGE
-# LLaVA-1.5's format with its own <s>: TRL's collator adds no special tokens to what a template writes.
+# the placeholder comes as number IMAGE
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "\n", "<image>", "USER:", "ASSISTANT:")
+# LLaVA-1.5's format with its own <s>: TRL's collator adds no special tokens to what a template
+# writes.
 TEMPLATE = (
-    "{%- for message in messages -%}{%- if message['role'] == 'user' -%}{{- '<s> USER: ' -}}"
-    "{%- for item in message['content'] if item['type'] == 'image' -%}{{- '<image> ' -}}{%- endfor -%}"
-    "{%- for item in message['content'] if item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor -%}{{- ' ' -}}"
-    "{%- else -%}{{- 'ASSISTANT: ' -}}"
-    "{%- for item in message['content'] if item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor -%}{{- '</s>' -}}"
-    "{%- endif -%}{%- endfor -%}{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
+    "{%- for message in messages -%}{%- if message['role'] == 'user' -%}{{- '<s> USER: ' -}}{%- for"
+    " item in message['content'] if item['type'] == 'image' -%}{{- '<image> ' -}}{%- endfor -%}{%-"
+    " for item in message['content'] if item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor"
+    " -%}{{- ' ' -}}{%- else -%}{{- 'ASSISTANT: ' -}}{%- for item in message['content'] if"
+    " item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor -%}{{- '</s>' -}}{%- endif -%}{%-"
+    " endfor -%}{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
 )
 
 
 def make_processor(shape: Shape) -> Any:
-    """A LLaVA processor whose tokenizer knows as many words as the shape's vocabulary: the number of tokens is that of words."""
+    """A LLaVA processor whose tokenizer knows as many words as the shape's vocabulary: the number
+    of tokens is that of words.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import CLIPImageProcessor, LlavaProcessor, PreTrainedTokenizerFast
 
     assert SPECIAL[IMAGE] == "<image>"
     words = [*SPECIAL, *(f"w{number}" for number in range(len(SPECIAL), shape.vocab))]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>"))
+    tokenizer = Tokenizer(
+        models.WordLevel({word: number for number, word in enumerate(words)}, unk_token="<unk>")
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     names = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **names)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, additional_special_tokens=["<image>"], **names
+    )
     return LlavaProcessor(
-        image_processor=CLIPImageProcessor(size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}),
-        tokenizer=fast, patch_size=14, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=TEMPLATE,
-    )  # fmt: skip
+        image_processor=CLIPImageProcessor(
+            size={"shortest_edge": 336}, crop_size={"height": 336, "width": 336}
+        ),
+        tokenizer=fast,
+        patch_size=14,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
 
 
 @dataclass(frozen=True)
@@ -71,23 +87,31 @@ class Example:
 
 
 def make_examples(shape: Shape, num_pairs: int) -> list[Example]:
-    """Random pairs with the lengths of `bench/step.py`: a prompt of 576 + 40 tokens, answers of 40 and 36 with their end."""
+    """Random pairs with the lengths of `bench/step.py`: a prompt of 576 + 40 tokens, answers of 40
+    and 36 with their end.
+    """
     random = np.random.default_rng(1)
 
     def words(count: int) -> str:
-        return " ".join(f"w{number}" for number in random.integers(len(SPECIAL), shape.vocab, count))
+        return " ".join(
+            f"w{number}" for number in random.integers(len(SPECIAL), shape.vocab, count)
+        )
 
     examples = []
     for _ in range(num_pairs):
         image = Image.fromarray(random.integers(0, 256, (336, 336, 3), np.uint8))
         question = words(PROMPT_TOKENS - 3)  # beside <s>, USER: and ASSISTANT:
-        examples.append(Example(image, question, words(RESPONSE_TOKENS - 1), words(RESPONSE_TOKENS - 5)))
+        examples.append(
+            Example(image, question, words(RESPONSE_TOKENS - 1), words(RESPONSE_TOKENS - 5))
+        )
     return examples
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a step found before it moved the weights: the loss, and the mean log-probability of text a and of text b."""
+    """What a step found before it moved the weights: the loss, and the mean log-probability of text
+    a and of text b.
+    """
 
     loss: float
     logps_a: float
@@ -107,7 +131,9 @@ class Side(Protocol):
 class TrlSide:
     """DPOTrainer with its own collated batch."""
 
-    def __init__(self, shape: Shape, options: argparse.Namespace, examples: list[Example], folder: str) -> None:
+    def __init__(
+        self, shape: Shape, options: argparse.Namespace, examples: list[Example], folder: str
+    ) -> None:
         from trl.trainer.dpo_trainer import DPOTrainer
 
         dtype = getattr(torch, options.dtype)
@@ -119,21 +145,31 @@ class TrlSide:
 
         def trainer(*, precompute: bool) -> Any:
             return DPOTrainer(
-                self._model, reference, args=_config(options, folder, precompute=precompute), train_dataset=dataset,
-                processing_class=processor, optimizers=(self._optimizer, None),
-            )  # fmt: skip
+                self._model,
+                reference,
+                args=_config(options, folder, precompute=precompute),
+                train_dataset=dataset,
+                processing_class=processor,
+                optimizers=(self._optimizer, None),
+            )
 
         _expect_refusal(lambda: trainer(precompute=True))
         self._trainer = trainer(precompute=False)
-        self._trainer.current_gradient_accumulation_steps = 1  # as `train` sets it before its first step
+        # as `train` sets it before its first step
+        self._trainer.current_gradient_accumulation_steps = 1
         self._batch = self._trainer.data_collator([dataset[index] for index in range(len(dataset))])
         self._check_tokens(processor, examples)
 
     def _check_tokens(self, processor: Any, examples: list[Example]) -> None:
         """That TRL's rows hold the tokens of ours, and score the same ones."""
         pairs = _tokens(Vlm(self._model, processor, "llava-llama"), examples)
-        rows = [(pair.prompt_image, pair.response_a) for pair in pairs] + [(pair.prompt_image, pair.response_b) for pair in pairs]
-        batch = (self._batch[name].tolist() for name in ("input_ids", "attention_mask", "completion_mask"))
+        rows = [(pair.prompt_image, pair.response_a) for pair in pairs] + [
+            (pair.prompt_image, pair.response_b) for pair in pairs
+        ]
+        batch = (
+            self._batch[name].tolist()
+            for name in ("input_ids", "attention_mask", "completion_mask")
+        )
         for (prompt, response), ids, seen, scored in zip(rows, *batch, strict=True):
             assert [token for token, one in zip(ids, seen, strict=True) if one] == prompt + response
             assert [token for token, one in zip(ids, scored, strict=True) if one] == response
@@ -151,7 +187,13 @@ class OurSide:
     """DPO's two cells in one packed row, with a reference table."""
 
     def __init__(
-        self, shape: Shape, options: argparse.Namespace, examples: list[Example], *, tower: bool = False, reference: bool = False
+        self,
+        shape: Shape,
+        options: argparse.Namespace,
+        examples: list[Example],
+        *,
+        tower: bool = False,
+        reference: bool = False,
     ) -> None:
         self._model = make_model(shape, options.device, getattr(torch, options.dtype))
         if options.recompute:
@@ -181,7 +223,11 @@ class OurSide:
         if self._reference_in_the_bill:
             with torch.no_grad():  # the pass that makes the table, once per pair
                 self._logps()
-        scores = Scores(D_P32=logps_P32 - self._reference_P32, logps_P32=logps_P32, num_tokens_P2=self._packed.num_tokens_P2)
+        scores = Scores(
+            D_P32=logps_P32 - self._reference_P32,
+            logps_P32=logps_P32,
+            num_tokens_P2=self._packed.num_tokens_P2,
+        )
         loss = DPO(scores)[0].mean()
         loss.backward()
         self._optimizer.step()
@@ -190,7 +236,11 @@ class OurSide:
 
 
 def _adamw(model: Any, options: argparse.Namespace) -> torch.optim.Optimizer:
-    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, foreach=options.device == "cuda")
+    return torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad],
+        lr=1e-5,
+        foreach=options.device == "cuda",
+    )
 
 
 def _config(options: argparse.Namespace, folder: str, *, precompute: bool) -> Any:
@@ -198,10 +248,18 @@ def _config(options: argparse.Namespace, folder: str, *, precompute: bool) -> An
     from trl.trainer.dpo_config import DPOConfig
 
     return DPOConfig(
-        output_dir=folder, beta=DPO.coefficients.beta_dpo, per_device_train_batch_size=options.pairs, max_length=None, report_to="none",
-        use_cpu=options.device == "cpu", bf16=False, gradient_checkpointing=options.recompute, disable_tqdm=True,
-        gradient_checkpointing_kwargs={"use_reentrant": False}, precompute_ref_log_probs=precompute,
-    )  # fmt: skip
+        output_dir=folder,
+        beta=DPO.coefficients.beta_dpo,
+        per_device_train_batch_size=options.pairs,
+        max_length=None,
+        report_to="none",
+        use_cpu=options.device == "cpu",
+        bf16=False,
+        gradient_checkpointing=options.recompute,
+        disable_tqdm=True,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        precompute_ref_log_probs=precompute,
+    )
 
 
 def _expect_refusal(make: Callable[[], Any]) -> None:
@@ -211,7 +269,10 @@ def _expect_refusal(make: Callable[[], Any]) -> None:
         if "precompute_ref_log_probs" in str(error):
             return
         raise
-    raise SystemExit("this TRL precomputes the reference of image data; let it, so that the comparison stays fair")
+    raise SystemExit(
+        "this TRL precomputes the reference of image data; let it, so that the comparison stays"
+        " fair"
+    )
 
 
 def _dataset(examples: list[Example]) -> Any:
@@ -220,16 +281,30 @@ def _dataset(examples: list[Example]) -> Any:
     def turn(role: str, text: str) -> Any:
         return [{"role": role, "content": text}]
 
-    answers = [{"chosen": turn("assistant", each.answer_a), "rejected": turn("assistant", each.answer_b)} for each in examples]
+    answers = [
+        {"chosen": turn("assistant", each.answer_a), "rejected": turn("assistant", each.answer_b)}
+        for each in examples
+    ]
     prompts = [{"images": [each.image], "prompt": turn("user", each.question)} for each in examples]
-    return Dataset.from_list([prompt | answer for prompt, answer in zip(prompts, answers, strict=True)])
+    return Dataset.from_list(
+        [prompt | answer for prompt, answer in zip(prompts, answers, strict=True)]
+    )
 
 
 def _tokens(vlm: Vlm, examples: list[Example]) -> list[PairTokens]:
     pairs = []
     for each in examples:
-        image, text = (encode_prompt(vlm, each.question, with_image=with_image) for with_image in (True, False))
-        pairs.append(PairTokens(image, text, encode_response(vlm, each.answer_a), encode_response(vlm, each.answer_b)))
+        image, text = (
+            encode_prompt(vlm, each.question, with_image=with_image) for with_image in (True, False)
+        )
+        pairs.append(
+            PairTokens(
+                image,
+                text,
+                encode_response(vlm, each.answer_a),
+                encode_response(vlm, each.answer_b),
+            )
+        )
     return pairs
 
 
@@ -237,7 +312,8 @@ def measure_trl(shape: Shape, options: argparse.Namespace) -> str:
     """Seconds per pair of TRL and of ours on DPO, in turn, as a table with what both computed.
 
     Raises:
-        SystemExit: In fp32 the two sides' losses or log-probabilities differ by more than `TOLERANCE`, relative, in any step.
+        SystemExit: In fp32 the two sides' losses or log-probabilities differ by more than
+            `TOLERANCE`, relative, in any step.
     """
     from transformers.utils import logging
     from trl import __version__
@@ -268,7 +344,9 @@ def _in_turn(sides: Mapping[str, Side], timed: Timed, options: argparse.Namespac
             _timed_step(side, options, *timed[name])
 
 
-def _timed_step(side: Side, options: argparse.Namespace, seconds: list[float], done: list[Done]) -> None:
+def _timed_step(
+    side: Side, options: argparse.Namespace, seconds: list[float], done: list[Done]
+) -> None:
     started_s = time.perf_counter()
     done.append(side.step())
     if options.device == "cuda":
@@ -281,18 +359,32 @@ def _table(timed: Timed, options: argparse.Namespace) -> str:
     trl_seconds, trl_done = timed[trl_name]
     trl_s = statistics.median(trl_seconds[1:]) / options.pairs
     lines = [
-        f"\nDPO, one image per pair, {options.pairs} pairs a step, {options.dtype}; TRL refuses to store the reference of image data",
+        (
+            f"\nDPO, one image per pair, {options.pairs} pairs a step, {options.dtype}; TRL refuses"
+            " to store the reference of image data"
+        ),
         f"{'':<26}{'s/pair':>9}{'ratio':>8}{'loss differs':>14}{'logps differ':>14}",
     ]
     for name, (seconds, done) in timed.items():
         each = list(zip(done, trl_done, strict=True))
         loss = max(_differ(ours.loss, trl.loss) for ours, trl in each)
-        logps = max(max(_differ(ours.logps_a, trl.logps_a), _differ(ours.logps_b, trl.logps_b)) for ours, trl in each)
+        logps = max(
+            max(_differ(ours.logps_a, trl.logps_a), _differ(ours.logps_b, trl.logps_b))
+            for ours, trl in each
+        )
         if options.dtype == "float32" and max(loss, logps) > TOLERANCE:
-            raise SystemExit(f"{name}: the loss differs from TRL's by {loss:.1e}, log-probabilities by {logps:.1e}: nothing to compare")
+            raise SystemExit(
+                f"{name}: the loss differs from TRL's by {loss:.1e}, log-probabilities by"
+                f" {logps:.1e}: nothing to compare"
+            )
         s_per_pair = statistics.median(seconds[1:]) / options.pairs
-        lines.append(f"{name:<26}{s_per_pair:>9.3f}{trl_s / s_per_pair:>8.2f}{loss:>14.1e}{logps:>14.1e}")
-    moved = f"the loss went from {trl_done[0].loss:.4f} to {trl_done[-1].loss:.4f} in {len(trl_done) - 1} steps on both sides"
+        lines.append(
+            f"{name:<26}{s_per_pair:>9.3f}{trl_s / s_per_pair:>8.2f}{loss:>14.1e}{logps:>14.1e}"
+        )
+    moved = (
+        f"the loss went from {trl_done[0].loss:.4f} to {trl_done[-1].loss:.4f} in"
+        f" {len(trl_done) - 1} steps on both sides"
+    )
     return "\n".join((*lines, moved))
 
 

@@ -1,4 +1,5 @@
-"""Writes the table of benchmarks in docs/evaluation.md from the benchmarks' own modules: docstrings, options, headline, parsers.
+"""Writes the table of benchmarks in docs/evaluation.md from the benchmarks' own modules:
+docstrings, options, headline, parsers.
 
 python docs/benchmark_reference.py            # after a change of a benchmark
 python docs/benchmark_reference.py --check    # says whether the table is up to date
@@ -14,8 +15,14 @@ from eval.benchmarks.registry import MODULES, benchmark
 from eval.parsing.harness_parsers import COMPAT_PARSERS
 
 PAGE = Path(__file__).resolve().parent / "evaluation.md"
-START, END = "<!-- benchmarks: made by python docs/benchmark_reference.py -->\n", "<!-- /benchmarks -->\n"
-HEAD = ["| `name` | what | `source` | `options` | headline | chance | `parser` |", "|---|---|---|---|---|---|---|"]
+START, END = (
+    "<!-- benchmarks: made by python docs/benchmark_reference.py -->\n",
+    "<!-- /benchmarks -->\n",
+)
+HEAD = [
+    "| `name` | what | `source` | `options` | headline | chance | `parser` |",
+    "|---|---|---|---|---|---|---|",
+]
 
 
 def stated(name: str, label: str) -> str:
@@ -24,10 +31,15 @@ def stated(name: str, label: str) -> str:
     Raises:
         ValueError: The module has no such paragraph.
     """
-    paragraphs = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "").split("\n\n")
+    paragraphs = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "").split(
+        "\n\n"
+    )
     found = [part for part in paragraphs if part.startswith(f"{label}: ")]
     if len(found) != 1:
-        raise ValueError(f"{MODULES[name]}: expected one paragraph {label!r} in its docstring, found {len(found)}")
+        raise ValueError(
+            f"{MODULES[name]}: expected one paragraph {label!r} in its docstring, found"
+            f" {len(found)}"
+        )
     return _line(found[0].removeprefix(f"{label}: "))
 
 
@@ -39,9 +51,20 @@ def table() -> str:
 def _row(name: str) -> str:
     found = benchmark(name)
     title = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "").split("\n\n")[0]
-    parsers = ["default", *dict.fromkeys(harness for harness, known in COMPAT_PARSERS if known == name)]
+    parsers = [
+        "default",
+        *dict.fromkeys(harness for harness, known in COMPAT_PARSERS if known == name),
+    ]
     files, chance = (stated(name, label).rstrip(".") for label in ("Native files", "Chance"))
-    cells = [f"`{name}`", _line(title).rstrip("."), files, _options(name), f"`{found.headline}`", chance, _words(parsers)]
+    cells = [
+        f"`{name}`",
+        _line(title).rstrip("."),
+        files,
+        _options(name),
+        f"`{found.headline}`",
+        chance,
+        _words(parsers),
+    ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -65,7 +88,10 @@ def _line(text: str) -> str:
 def page() -> str:
     """The whole page, with the table made anew."""
     text, count = re.subn(
-        re.escape(START) + ".*?" + re.escape(END), lambda _: f"{START}\n{table()}\n{END}", PAGE.read_text(), flags=re.DOTALL
+        re.escape(START) + ".*?" + re.escape(END),
+        lambda _: f"{START}\n{table()}\n{END}",
+        PAGE.read_text(),
+        flags=re.DOTALL,
     )
     if count != 1:
         raise ValueError(f"expected the table's two marks once in {PAGE.name}, found {count}")
@@ -76,7 +102,11 @@ def main() -> None:
     """Writes the table, or checks it."""
     if sys.argv[1:] == ["--check"]:
         if PAGE.read_text() != page():
-            print("docs/evaluation.md is not what the benchmarks say; run: python docs/benchmark_reference.py", file=sys.stderr)
+            print(
+                "docs/evaluation.md is not what the benchmarks say; run: python"
+                " docs/benchmark_reference.py",
+                file=sys.stderr,
+            )
             raise SystemExit(1)
         return
     PAGE.write_text(page())

@@ -1,8 +1,10 @@
-"""Draws docs/pair.png, the README's picture: one built-in pair, its question and answers, and what S-VCO asks of each answer.
+"""Draws docs/pair.png, the README's picture: one built-in pair, its question and answers, and what
+S-VCO asks of each answer.
 
     python docs/make_picture.py
 
-The pair is real: `draw_pair` and the template make it as a build does. Nothing else is needed, no weights and no network.
+The pair is real: `draw_pair` and the template make it as a build does. Nothing else is needed, no
+weights and no network.
 """
 
 import io
@@ -25,15 +27,21 @@ PAIR = 9  # of seed 1: a plain one
 
 
 def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")), size)
+    return ImageFont.truetype(
+        findfont(FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")), size
+    )
 
 
 def draw(pair: Candidate, written: Written) -> Image.Image:
-    """The picture: two images with "no image" between them, and below each answer which condition it is to prefer."""
+    """The picture: two images with "no image" between them, and below each answer which condition
+    it is to prefer.
+    """
     page = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen = ImageDraw.Draw(page)
     pen.text((WIDTH / 2, 36), written.question, INK, _font(24, bold=True), anchor="mm")
-    for centre, title, data in zip(CENTRES, ("image a", "no image", "image b"), (pair.image_a, None, pair.image_b), strict=True):
+    for centre, title, data in zip(
+        CENTRES, ("image a", "no image", "image b"), (pair.image_a, None, pair.image_b), strict=True
+    ):
         pen.text((centre, TOP - 16), title, PALE, _font(17), anchor="mm")
         corner = (centre - SIDE // 2, TOP)
         if data is None:
@@ -53,8 +61,12 @@ def _row(pen: ImageDraw.ImageDraw, y: int, name: str, answer: str, *, left_to_ri
     sign = ">" if left_to_right else "<"
     pen.text((own, y + 18), "likeliest here", GREEN, _font(18, bold=True), anchor="mm")
     pen.text((wrong, y + 18), "least likely here", RED, _font(18, bold=True), anchor="mm")
-    pen.text(((own + CENTRES[1]) / 2, y + 18), f"{sign}  attend  {sign}", GREEN, _font(18), anchor="mm")
-    pen.text(((wrong + CENTRES[1]) / 2, y + 18), f"{sign}  reject  {sign}", RED, _font(18), anchor="mm")
+    pen.text(
+        ((own + CENTRES[1]) / 2, y + 18), f"{sign}  attend  {sign}", GREEN, _font(18), anchor="mm"
+    )
+    pen.text(
+        ((wrong + CENTRES[1]) / 2, y + 18), f"{sign}  reject  {sign}", RED, _font(18), anchor="mm"
+    )
     pen.text((CENTRES[1], y + 18), "in between", PALE, _font(18), anchor="mm")
 
 

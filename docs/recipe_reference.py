@@ -1,4 +1,5 @@
-"""Writes docs/recipes.md from the recipes' own models: every key, its type, its default, and the comment that stands beside it.
+"""Writes docs/recipes.md from the recipes' own models: every key, its type, its default, and the
+comment that stands beside it.
 
 python docs/recipe_reference.py            # after a change of a recipe's shape
 python docs/recipe_reference.py --check    # says whether the page is up to date
@@ -36,11 +37,19 @@ Every key that a recipe may have. Made from the models that validate recipes by 
 it is up to date. An unknown key is an error that names the nearest known one. Any key can be given on the command line, lists by number:
 `encoders.clip.device=cuda sources.0.path=DIR`. `--print-recipe` shows a recipe with all defaults filled in, `--dry-run` what it would do.
 """
-BOUNDS = {"ge": "at least {}", "gt": "above {}", "le": "at most {}", "lt": "below {}", "min_length": "at least {} long"}
+BOUNDS = {
+    "ge": "at least {}",
+    "gt": "above {}",
+    "le": "at most {}",
+    "lt": "below {}",
+    "min_length": "at least {} long",
+}
 
 
 class Reference:
-    """Writes one recipe, a section after the other; a shape that occurs twice is written once and linked."""
+    """Writes one recipe, a section after the other; a shape that occurs twice is written once and
+    linked.
+    """
 
     def __init__(self, recipe: str) -> None:
         self._recipe = recipe
@@ -69,15 +78,30 @@ class Reference:
         title = f"`{path}`" + (f" with `kind: {kind}`" if kind else "") if path else "the top"
         comments = comments_of(section)
         within = f"{path}[{kind}]" if kind else path
-        rows = [self._row(within, name, field, comments.get(name, "")) for name, field in section.model_fields.items()]
+        rows = [
+            self._row(within, name, field, comments.get(name, ""))
+            for name, field in section.model_fields.items()
+        ]
         head = ["| key | type | default | |", "|---|---|---|---|"]
         text = _paragraphs(section)
-        return [f'<a id="{self._anchors[section]}"></a>', "", f"### {title}", "", *text, *head, *rows, ""]
+        return [
+            f'<a id="{self._anchors[section]}"></a>',
+            "",
+            f"### {title}",
+            "",
+            *text,
+            *head,
+            *rows,
+            "",
+        ]
 
     def _row(self, path: str, name: str, field: FieldInfo, comment: str) -> str:
         full = f"{path}.{name}" if path else name
         shown = self._type(full, field.annotation) + _bounds(field)
-        return f"| `{name}` | {_cell(shown)} | {_cell(_default(field))} | {_cell(_as_in_yaml(comment))} |"
+        return (
+            f"| `{name}` | {_cell(shown)} | {_cell(_default(field))} |"
+            f" {_cell(_as_in_yaml(comment))} |"
+        )
 
     def _type(self, path: str, annotation: Any) -> str:
         """A type as a recipe's author thinks of it."""
@@ -96,8 +120,12 @@ class Reference:
             inner = [argument for argument in arguments if argument is not Ellipsis]
             return "list of " + ", ".join(self._type(path, argument) for argument in inner)
         if origin is dict:
-            return f"mapping of {self._type(path, arguments[0])} to {self._type(path, arguments[1])}"
-        return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(annotation, "any")
+            return (
+                f"mapping of {self._type(path, arguments[0])} to {self._type(path, arguments[1])}"
+            )
+        return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(
+            annotation, "any"
+        )
 
 
 def comments_of(section: type[Section]) -> dict[str, str]:
@@ -120,7 +148,11 @@ def comments_of(section: type[Section]) -> dict[str, str]:
                 first = node.lineno
                 while lines[first - 2].strip().startswith("#"):
                     first -= 1
-                texts = [by_line[number] for number in range(first, (node.end_lineno or node.lineno) + 1) if number in by_line]
+                texts = [
+                    by_line[number]
+                    for number in range(first, (node.end_lineno or node.lineno) + 1)
+                    if number in by_line
+                ]
                 if texts:
                     found[node.target.id] = " ".join(texts)
     return found
@@ -135,12 +167,19 @@ def _kind(section: type[Section]) -> str:
 
 def _paragraphs(section: type[Section]) -> list[str]:
     text = inspect.cleandoc(section.__doc__ or "")
-    return [line for part in text.split("\n\n") for line in (_as_in_yaml(" ".join(part.split())), "")]
+    return [
+        line for part in text.split("\n\n") for line in (_as_in_yaml(" ".join(part.split())), "")
+    ]
 
 
 def _bounds(field: FieldInfo) -> str:
     """The limits of a value, as ", at least 1, below 5"."""
-    limits = [(name, getattr(item, name)) for item in field.metadata for name in BOUNDS if getattr(item, name, None) is not None]
+    limits = [
+        (name, getattr(item, name))
+        for item in field.metadata
+        for name in BOUNDS
+        if getattr(item, name, None) is not None
+    ]
     return "".join(", " + BOUNDS[name].format(value) for name, value in limits)
 
 
@@ -150,7 +189,11 @@ def _default(field: FieldInfo) -> str:
     value = field.get_default(call_default_factory=True)
     if isinstance(value, Section):
         return ""
-    plain = [item.model_dump(mode="json") if isinstance(item, Section) else item for item in value] if isinstance(value, tuple) else value
+    plain = (
+        [item.model_dump(mode="json") if isinstance(item, Section) else item for item in value]
+        if isinstance(value, tuple)
+        else value
+    )
     return f"`{json.dumps(plain, ensure_ascii=False, default=str)}`"
 
 
@@ -175,7 +218,10 @@ def main() -> None:
     """Writes the page, or checks it."""
     if sys.argv[1:] == ["--check"]:
         if not PAGE.is_file() or PAGE.read_text() != page():
-            print("docs/recipes.md is not what the models say; run: python docs/recipe_reference.py", file=sys.stderr)
+            print(
+                "docs/recipes.md is not what the models say; run: python docs/recipe_reference.py",
+                file=sys.stderr,
+            )
             raise SystemExit(1)
         return
     PAGE.write_text(page())

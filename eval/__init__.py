@@ -1,1 +1,3 @@
-"""Does the model look at the image? Paired log-likelihoods, dependency on the image, and hallucination, with intervals."""
+"""Does the model look at the image? Paired log-likelihoods, dependency on the image, and
+hallucination, with intervals.
+"""

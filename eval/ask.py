@@ -1,4 +1,6 @@
-"""`svco ask`: what a model says about each of two images, and how sure it is of the other image's answer."""
+"""`svco ask`: what a model says about each of two images, and how sure it is of the other image's
+answer.
+"""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +27,8 @@ class Opinion:
     """What one model makes of a question about two images."""
 
     answers: tuple[str, str]  # its own, about image a and about image b
-    logps_32: Logps  # of the two texts in question under each condition, in nats, summed over their tokens
+    # of the two texts in question under each condition, in nats, summed over their tokens
+    logps_32: Logps
     num_tokens: tuple[int, int]  # of those texts, with the end of turn
 
 
@@ -33,7 +36,15 @@ class AskError(UserError):
     """Images or a question that cannot be asked about."""
 
 
-def ask(model: Path, images: tuple[Any, Any], question: str, texts: tuple[str, str] | None, *, device: str, max_new_tokens: int) -> Opinion:
+def ask(
+    model: Path,
+    images: tuple[Any, Any],
+    question: str,
+    texts: tuple[str, str] | None,
+    *,
+    device: str,
+    max_new_tokens: int,
+) -> Opinion:
     """The opinion of one model.
 
     Args:
@@ -51,13 +62,18 @@ def ask(model: Path, images: tuple[Any, Any], question: str, texts: tuple[str, s
     from training.models.packing import pack
     from training.models.vlm import load_vlm, pair_tokens, pixel_values
 
-    vlm = load_vlm(model, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, device=device)
+    vlm = load_vlm(
+        model, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, device=device
+    )
     try:
         said_a, said_b = generate(vlm, images, [question] * 2, max_new_tokens=max_new_tokens)
         text_a, text_b = texts or (said_a, said_b)
         for side, text in (("a", text_a), ("b", text_b)):
             if not text:
-                raise AskError(f"{model} says nothing about image {side}; give the two answers to judge with --answer, twice")
+                raise AskError(
+                    f"{model} says nothing about image {side}; give the two answers to judge with"
+                    " --answer, twice"
+                )
         tokens = pair_tokens(vlm, (question, text_a, text_b), (images[0].size, images[1].size))
         packed = pack([tokens], vlm.image_token_id).to(vlm.model.device)
     except AskError:
@@ -65,12 +81,20 @@ def ask(model: Path, images: tuple[Any, Any], question: str, texts: tuple[str, s
     except ValueError as error:
         raise AskError(f"{model}: {error}") from error
     with torch.inference_mode():
-        logps_132 = pair_logps(vlm.model, packed, pixel_values(vlm, images[:1]), pixel_values(vlm, images[1:]))
-    return Opinion((said_a, said_b), logps_132[0].double().cpu().numpy(), (len(tokens.response_a), len(tokens.response_b)))
+        logps_132 = pair_logps(
+            vlm.model, packed, pixel_values(vlm, images[:1]), pixel_values(vlm, images[1:])
+        )
+    return Opinion(
+        (said_a, said_b),
+        logps_132[0].double().cpu().numpy(),
+        (len(tokens.response_a), len(tokens.response_b)),
+    )
 
 
 def share_of_first(logp_first: float, logp_second: float) -> float:
-    """How sure a model is of the first of two texts if it had to be one of them: its share of their probability."""
+    """How sure a model is of the first of two texts if it had to be one of them: its share of their
+    probability.
+    """
     difference = logp_second - logp_first
     return 1 / (1 + math.exp(difference)) if difference < 700 else 0.0  # beyond, exp overflows
 
@@ -94,7 +118,9 @@ def read_images(paths: list[Path]) -> tuple[Any, Any]:
 
 
 def rows_of(opinions: dict[str, Opinion]) -> list[list[str]]:
-    """One row per condition: for each model the log-probability of either text, and how sure it is of a."""
+    """One row per condition: for each model the log-probability of either text, and how sure it is
+    of a.
+    """
     rows = []
     for condition, label in enumerate(CONDITIONS):
         cells = [label]
@@ -107,37 +133,60 @@ def rows_of(opinions: dict[str, Opinion]) -> list[list[str]]:
 
 def verdict(opinion: Opinion) -> str:
     """Whether the texts tell the images apart, in words."""
-    own_a, own_b = opinion.logps_32[0, 0] - opinion.logps_32[0, 1], opinion.logps_32[1, 1] - opinion.logps_32[1, 0]
+    own_a, own_b = (
+        opinion.logps_32[0, 0] - opinion.logps_32[0, 1],
+        opinion.logps_32[1, 1] - opinion.logps_32[1, 0],
+    )
     if opinion.logps_32[0].tolist() == opinion.logps_32[1].tolist():
         return "the images make no difference"
     right = [side for side, margin in (("a", own_a), ("b", own_b)) if margin > 0]
-    return {2: "prefers each image's own answer", 0: "prefers the other's answer for both images"}.get(
-        len(right), f"prefers answer {right[0] if right else ''} for both images"
-    )
+    return {
+        2: "prefers each image's own answer",
+        0: "prefers the other's answer for both images",
+    }.get(len(right), f"prefers answer {right[0] if right else ''} for both images")
 
 
 def run(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A Hugging Face model folder or a Hub id.")],
-    question: Annotated[str, typer.Argument(metavar="QUESTION", help="What is asked about each image.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A Hugging Face model folder or a Hub id.")
+    ],
+    question: Annotated[
+        str, typer.Argument(metavar="QUESTION", help="What is asked about each image.")
+    ],
     image: Annotated[list[Path], typer.Option(help="An image; give two, a and b.")],
-    base: Annotated[str, typer.Option(help="The model to compare with; auto: what svco.json names, none: no other.")] = "auto",
-    answer: Annotated[list[str] | None, typer.Option(help="Answers to judge, to image a and to b, in place of the model's own.")] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most that an answer may have.")] = 64,
+    base: Annotated[
+        str,
+        typer.Option(help="The model to compare with; auto: what svco.json names, none: no other."),
+    ] = "auto",
+    answer: Annotated[
+        list[str] | None,
+        typer.Option(help="Answers to judge, to image a and to b, in place of the model's own."),
+    ] = None,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="The most that an answer may have.")
+    ] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
 ) -> None:
     """Ask a model about each of two images, and see how sure it is of the other image's answer."""
     if not question.strip():
-        raise AskError("expected a question, got none; put it in quotes after the model and the images")
+        raise AskError(
+            "expected a question, got none; put it in quotes after the model and the images"
+        )
     images = read_images(image)
     if answer is not None and len(answer) not in (0, 2):
-        raise AskError(f"expected two answers to judge, got {len(answer)}; give --answer A --answer B")
+        raise AskError(
+            f"expected two answers to judge, got {len(answer)}; give --answer A --answer B"
+        )
     models = find_models(EvalSection(model=model, base=base, data="-", out="-"))
     device = _device(device)
     texts = (answer[0], answer[1]) if answer else None
     opinions: dict[str, Opinion] = {}
-    # The tuned model first: the base judges the same two texts, so that their numbers can be compared.
+    # The tuned model first: the base judges the same two texts, so that their numbers can be
+    # compared.
     for role, folder in reversed(models.by_role().items()):
-        opinions[role] = ask(folder, images, question, texts, device=device, max_new_tokens=max_new_tokens)
+        opinions[role] = ask(
+            folder, images, question, texts, device=device, max_new_tokens=max_new_tokens
+        )
         texts = texts or opinions[role].answers
     assert texts is not None
     _show({role: opinions[role] for role in models.by_role()}, texts, question)
@@ -165,11 +214,20 @@ def _show(opinions: dict[str, Opinion], texts: tuple[str, str], question: str) -
             say(f"{names[role]:<6} of {side}  {text or '(nothing)'}")
     say(f"judged a  {texts[0]}\njudged b  {texts[1]}")
     if texts[0] == texts[1]:
-        say("both answers are the same text: the table tells how the image changes its probability; --answer judges other texts")
-    heads = [f"{names[role]} {head}" for role in opinions for head in ("log p(a)", "log p(b)", "sure of a")]
+        say(
+            "both answers are the same text: the table tells how the image changes its probability;"
+            " --answer judges other texts"
+        )
+    heads = [
+        f"{names[role]} {head}"
+        for role in opinions
+        for head in ("log p(a)", "log p(b)", "sure of a")
+    ]
     lengths = next(iter(opinions.values())).num_tokens
     summary_table(
-        f"Log-probabilities of the judged answers, nats over {lengths[0]} and {lengths[1]} tokens", ["", *heads], rows_of(opinions)
+        f"Log-probabilities of the judged answers, nats over {lengths[0]} and {lengths[1]} tokens",
+        ["", *heads],
+        rows_of(opinions),
     )
     for role, opinion in opinions.items():
         say(f"{names[role]}: {verdict(opinion)}")

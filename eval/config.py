@@ -39,10 +39,13 @@ class JudgeEndpoint(EndpointSection):
 
 
 class JudgeSection(Section):
-    """Who rates free answers. It sees texts only: the question, what is known of the image, the reference, the answer."""
+    """Who rates free answers. It sees texts only: the question, what is known of the image, the
+    reference, the answer.
+    """
 
     endpoint: JudgeEndpoint
-    pairwise: bool = False  # also: is the answer of the model or of its base better? Asked in both orders
+    # also: is the answer of the model or of its base better? Asked in both orders
+    pairwise: bool = False
     ablations: bool = False  # also rate what was said without the image, or with another one
     max_usd: float | None = Field(default=None, gt=0)
 
@@ -55,9 +58,10 @@ class JudgeSection(Section):
 class BenchmarkSection(Section):
     """One benchmark: where its files are, and its own switches.
 
-    `label` names its outputs where one benchmark is run in several ways; `limit` takes the first so many questions, and the
-    published size is then not expected; `expected_size` is for a set of another size than the published one; `parser` reads
-    answers as another harness does ("default" never guesses).
+    `label` names its outputs where one benchmark is run in several ways; `limit` takes the first so
+    many questions, and the published size is then not expected; `expected_size` is for a set of
+    another size than the published one; `parser` reads answers as another harness does ("default"
+    never guesses).
     """
 
     name: str
@@ -84,9 +88,10 @@ class BenchmarkSection(Section):
 class AnswerSection(Section):
     """How answers to benchmark questions are made and kept.
 
-    `cache` is the file that keeps every answer (default $SVCO_CACHE/answers.sqlite), on a local disk. `ablations` are the
-    conditions beside the true image. In anything but fp32 on a CPU an answer may depend on the others of its batch: then
-    `num_checked` of them are also made alone, and the share that is the same is reported.
+    `cache` is the file that keeps every answer (default $SVCO_CACHE/answers.sqlite), on a local
+    disk. `ablations` are the conditions beside the true image. In anything but fp32 on a CPU an
+    answer may depend on the others of its batch: then `num_checked` of them are also made alone,
+    and the share that is the same is reported.
     """
 
     batch: int = Field(default=8, ge=1)
@@ -97,7 +102,9 @@ class AnswerSection(Section):
 
 
 class IntervalSection(Section):
-    """Bootstrap intervals, clustered on the `group` column (pairs) or on pair or image (benchmarks)."""
+    """Bootstrap intervals, clustered on the `group` column (pairs) or on pair or image
+    (benchmarks).
+    """
 
     num_draws: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
@@ -107,7 +114,8 @@ class WorkerSection(Section):
     """Where the scoring runs: an actor pool of Ray Data, or this process when `num_workers` is 0."""
 
     num_workers: int = Field(default=1, ge=0)
-    cpus_per_worker: float = Field(default=0.5, gt=0.0)  # below 1, so that a two-core machine has room for the reader
+    # below 1, so that a two-core machine has room for the reader
+    cpus_per_worker: float = Field(default=0.5, gt=0.0)
     use_gpu: bool = False
 
 
@@ -118,9 +126,11 @@ class PageSettings(Section):
 
 
 class EvalSection(Section):
-    """One evaluation: one model (and the model it was finetuned from) on a split of an MVC folder, on benchmarks, or both.
+    """One evaluation: one model (and the model it was finetuned from) on a split of an MVC folder,
+    on benchmarks, or both.
 
-    `endpoint` instead of `model`: the model behind a server. It gives answers and no log-likelihoods, so `data` is refused.
+    `endpoint` instead of `model`: the model behind a server. It gives answers and no
+    log-likelihoods, so `data` is refused.
     """
 
     out: str
@@ -128,7 +138,8 @@ class EvalSection(Section):
     data: str = ""
     endpoint: AnswerEndpoint | None = None
     split: Literal["validation", "train"] = "validation"
-    base: str = "auto"  # auto: what the model's svco.json names; none: no comparison; otherwise a folder or a Hub id
+    # auto: what the model's svco.json names; none: no comparison; otherwise a folder or a Hub id
+    base: str = "auto"
     seed: int = 0
     max_pairs: int | None = Field(default=None, ge=1)  # the first rows of the split; None is all
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -150,23 +161,49 @@ class EvalSection(Section):
             RecipeError: They do not; the message says which.
         """
         if bool(self.model) == (self.endpoint is not None):
-            raise RecipeError("model: expected model=FOLDER or an endpoint, got " + ("both" if self.model else "neither"))
+            raise RecipeError(
+                "model: expected model=FOLDER or an endpoint, got "
+                + ("both" if self.model else "neither")
+            )
         if not self.data and not self.benchmarks:
-            raise RecipeError("data: nothing to evaluate; give data=MVC_FOLDER, or benchmarks, or both")
+            raise RecipeError(
+                "data: nothing to evaluate; give data=MVC_FOLDER, or benchmarks, or both"
+            )
         if self.endpoint is not None and self.data:
-            raise RecipeError("data: an endpoint gives no log-likelihoods, so pairs cannot be scored with it; leave data out")
+            raise RecipeError(
+                "data: an endpoint gives no log-likelihoods, so pairs cannot be scored with it;"
+                " leave data out"
+            )
         shown = [entry.shown for entry in self.benchmarks]
         for name in shown:
             if shown.count(name) > 1:
                 raise RecipeError(f"benchmarks: {name!r} occurs twice; give each its own label")
 
     def content(self) -> dict[str, Any]:
-        """What the numbers depend on, without where things lie, how fast they are made, and what is hashed by content."""
-        places = {"model", "base", "data", "out", "workers", "overwrite", "endpoint", "judge", "benchmarks", "answers"}
-        judge = self.judge and {**self.judge.model_dump(mode="json", exclude={"endpoint", "max_usd"}), **self.judge.endpoint.content()}
+        """What the numbers depend on, without where things lie, how fast they are made, and what is
+        hashed by content.
+        """
+        places = {
+            "model",
+            "base",
+            "data",
+            "out",
+            "workers",
+            "overwrite",
+            "endpoint",
+            "judge",
+            "benchmarks",
+            "answers",
+        }
+        judge = self.judge and {
+            **self.judge.model_dump(mode="json", exclude={"endpoint", "max_usd"}),
+            **self.judge.endpoint.content(),
+        }
         return {
             **self.model_dump(mode="json", exclude=places),
-            "benchmarks": [entry.model_dump(mode="json", exclude={"source"}) for entry in self.benchmarks],
+            "benchmarks": [
+                entry.model_dump(mode="json", exclude={"source"}) for entry in self.benchmarks
+            ],
             "answers": self.answers.model_dump(mode="json", exclude={"batch", "cache"}),
             "judge": judge,
         }

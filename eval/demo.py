@@ -28,17 +28,35 @@ class PhotosError(UserError):
 
 
 def commands(out: Path, build: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(what happens, arguments after `python`) of each job; `build` says what of, and the other two use the data set that it makes."""
+    """(what happens, arguments after `python`) of each job; `build` says what of, and the other two
+    use the data set that it makes.
+    """
     mvc, model, scores = out / "mvc", out / "model", out / "eval"
     return [
         ("1/3  an MVC data set", ["pipeline/build_mvc.py", *build, f"out={mvc}"]),
         (
-            "2/3  a tiny LLaVA is pretrained (it sees, but leans on language), then finetuned with S-VCO",
-            ["training/train_svco.py", "--recipe", "recipes/svco_tiny.yaml", f"data={mvc}", f"out={model}"],
+            (
+                "2/3  a tiny LLaVA is pretrained (it sees, but leans on language), then finetuned"
+                " with S-VCO"
+            ),
+            [
+                "training/train_svco.py",
+                "--recipe",
+                "recipes/svco_tiny.yaml",
+                f"data={mvc}",
+                f"out={model}",
+            ],
         ),
         (
             "3/3  does it look at the image now? before and after, on pairs that it has never seen",
-            ["eval/run_eval.py", "--recipe", "recipes/eval_contrast.yaml", f"model={model}", f"data={mvc}", f"out={scores}"],
+            [
+                "eval/run_eval.py",
+                "--recipe",
+                "recipes/eval_contrast.yaml",
+                f"model={model}",
+                f"data={mvc}",
+                f"out={scores}",
+            ],
         ),
     ]
 
@@ -46,8 +64,8 @@ def commands(out: Path, build: Sequence[str]) -> list[tuple[str, list[str]]]:
 def build_from(photos: Path | None, out: Path) -> list[str]:
     """The build's arguments for a folder of photographs, or for built-in scenes.
 
-    A folder has pairs.jsonl (pairs), or labels.jsonl (single photographs, of which pairs are made), or one folder per
-    label with photographs in it; for the last a manifest is written into `out`.
+    A folder has pairs.jsonl (pairs), or labels.jsonl (single photographs, of which pairs are made),
+    or one folder per label with photographs in it; for the last a manifest is written into `out`.
 
     Raises:
         PhotosError: It has none of these.
@@ -66,26 +84,48 @@ def build_from(photos: Path | None, out: Path) -> list[str]:
     ]
     if not lines:
         raise PhotosError(
-            f"photos={photos}: expected pairs.jsonl, labels.jsonl, or one folder per label with photographs in it, and found none; "
-            'docs/own-data.md shows each, the shortest as lines of {"image": "rex.jpg", "label": "dog"} in labels.jsonl'
+            f"photos={photos}: expected pairs.jsonl, labels.jsonl, or one folder per label with"
+            " photographs in it, and found none; docs/own-data.md shows each, the shortest as"
+            ' lines of {"image": "rex.jpg", "label": "dog"} in labels.jsonl'
         )
     written = out / "labels.jsonl"
     write_text(written, "".join(json.dumps(line) + "\n" for line in lines))
-    # Folders name no individuals, so each photograph counts as one: in few folds each label keeps several of them.
-    return [*edits, f"sources.0.path={written}", f"sources.0.root={photos}", "sources.0.num_folds=4", "validation.fraction=0.25"]
+    # Folders name no individuals, so each photograph counts as one: in few folds each label keeps
+    # several of them.
+    return [
+        *edits,
+        f"sources.0.path={written}",
+        f"sources.0.root={photos}",
+        "sources.0.num_folds=4",
+        "validation.fraction=0.25",
+    ]
 
 
 def run(
     overrides: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[key=value]...", help="Overrides of the data set's recipe, for example sources.0.num_pairs=500."),
+        typer.Argument(
+            metavar="[key=value]...",
+            help="Overrides of the data set's recipe, for example sources.0.num_pairs=500.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Where everything goes [default: build/demo, or build/photos].")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where everything goes [default: build/demo, or build/photos]."),
+    ] = None,
     photos: Annotated[
-        Path | None, typer.Option(help="Your own: a folder with pairs.jsonl, or labels.jsonl, or one folder of photographs per label.")
+        Path | None,
+        typer.Option(
+            help=(
+                "Your own: a folder with pairs.jsonl, or labels.jsonl, or one folder of photographs"
+                " per label."
+            )
+        ),
     ] = None,
 ) -> None:
-    """Run the whole product, on built-in data or on your photographs: offline, a few minutes on two CPU cores."""
+    """Run the whole product, on built-in data or on your photographs: offline, a few minutes on two
+    CPU cores.
+    """
     started_s = time.monotonic()
     out = Path(os.path.abspath(out or ("build/photos" if photos else "build/demo")))
     build = [*build_from(photos and Path(os.path.abspath(photos)), out), *(overrides or [])]
@@ -95,10 +135,17 @@ def run(
         say(f"\n{title}\n$ python {shlex.join(arguments)}")
         finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
         if finished.returncode != 0:
-            print(f"error: the command above ended with exit code {finished.returncode}; its last lines say why", file=sys.stderr)
+            print(
+                f"error: the command above ended with exit code {finished.returncode}; its last"
+                " lines say why",
+                file=sys.stderr,
+            )
             raise SystemExit(finished.returncode)
     say(f"\nThe demonstration took {time.monotonic() - started_s:.0f} s. Open in a browser:")
-    say(f"  {ROOT / out / 'eval' / 'report.html'}   pictures whose answer changed, scores before and after")
+    say(
+        f"  {ROOT / out / 'eval' / 'report.html'}   pictures whose answer changed, scores before"
+        " and after"
+    )
     say(f"  {ROOT / out / 'mvc' / 'report.html'}   what became of every pair, and why")
 
 

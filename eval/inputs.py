@@ -1,4 +1,5 @@
-"""What is to be evaluated: the pairs of a split, the model and its base, and whether it was done before.
+"""What is to be evaluated: the pairs of a split, the model and its base, and whether it was done
+before.
 
 Reads files; knows nothing of torch, of Ray or of scores.
 """
@@ -20,12 +21,15 @@ CODE_VERSION = 2  # raise when the same inputs would give other numbers
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
 IMAGE_COLUMNS = ("image_a", "image_b", "image_a_sha256", "image_b_sha256")
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
-PLAN_FILES = ("config.json", "*/config.json", "svco.json")  # enough of a model on the Hub to say what would be done
+# enough of a model on the Hub to say what would be done
+PLAN_FILES = ("config.json", "*/config.json", "svco.json")
 OUTPUTS = ("result.json", "report.html")
 PAIR_OUTPUTS = ("scores.json", "items.parquet")
 BENCHMARK_FOLDER = "benchmarks"
-MARKER = ".svco_eval"  # what an `out` of this job has, finished or not, and a folder of someone else's has not
-TRAINING_MARKER = ".svco_train"  # what the trainer leaves in its folder from the start, and svco.json only at the end
+# what an `out` of this job has, finished or not, and a folder of someone else's has not
+MARKER = ".svco_eval"
+# what the trainer leaves in its folder from the start, and svco.json only at the end
+TRAINING_MARKER = ".svco_train"
 ADAPTER_CONFIG = "adapter_config.json"  # in a folder of adapters, which names their base
 NOT_WEIGHTS = ("svco.json", "prior.json", "metrics.json")
 
@@ -34,14 +38,20 @@ Role = Literal["before", "after"]
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The folder of the evaluated model, and of the model that it was finetuned from (None: no comparison)."""
+    """The folder of the evaluated model, and of the model that it was finetuned from (None: no
+    comparison).
+    """
 
     after: Path
     before: Path | None
 
     def by_role(self) -> dict[Role, Path]:
         """The folders to score, the base first."""
-        return {"after": self.after} if self.before is None else {"before": self.before, "after": self.after}
+        return (
+            {"after": self.after}
+            if self.before is None
+            else {"before": self.before, "after": self.after}
+        )
 
 
 def with_absolute_paths(section: EvalSection) -> EvalSection:
@@ -57,7 +67,13 @@ def with_absolute_paths(section: EvalSection) -> EvalSection:
         is_id = name != "data" and _is_hub_id(value)
         paths[name] = value if is_word or is_id else absolute_path(value, name)
     paths["benchmarks"] = tuple(
-        entry if _is_hub_id(entry.source) else entry.model_copy(update={"source": absolute_path(entry.source, "benchmarks.source")})
+        (
+            entry
+            if _is_hub_id(entry.source)
+            else entry.model_copy(
+                update={"source": absolute_path(entry.source, "benchmarks.source")}
+            )
+        )
         for entry in section.benchmarks
     )
     return section.model_copy(update=paths)
@@ -74,7 +90,8 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
         weights: Fetch a model on the Hub whole; if not, only what tells which models they are.
 
     Raises:
-        RecipeError: A folder that is no model, a model whose training did not finish, or a base that is not there.
+        RecipeError: A folder that is no model, a model whose training did not finish, or a base
+            that is not there.
     """
     after = _model_folder(section.model, "model", weights)
     if section.base == "none":
@@ -85,8 +102,8 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
     if not record.is_file():
         if (after / TRAINING_MARKER).exists():
             raise RecipeError(
-                f"model={section.model}: its training did not finish (no svco.json); run it again, or evaluate it as it is with "
-                "base=FOLDER, or base=none"
+                f"model={section.model}: its training did not finish (no svco.json); run it again,"
+                " or evaluate it as it is with base=FOLDER, or base=none"
             )
         return Models(after, None)
     named = str(read_json(record).get("base_model") or "")
@@ -94,47 +111,70 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
         return Models(after, None)
     inside = after / named
     try:
-        return Models(after, _model_folder(str(inside) if inside.is_dir() else named, "base", weights))
+        return Models(
+            after, _model_folder(str(inside) if inside.is_dir() else named, "base", weights)
+        )
     except RecipeError as error:
-        raise RecipeError(f"{error}; {record} names it, so give base=FOLDER, or base=none to evaluate without it") from error
+        raise RecipeError(
+            f"{error}; {record} names it, so give base=FOLDER, or base=none to evaluate without it"
+        ) from error
 
 
 def _model_folder(text: str, what: str, weights: bool) -> Path:
     folder = Path(text).expanduser()
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / ADAPTER_CONFIG).is_file():
-            raise RecipeError(f"{what}={text}: expected a Hugging Face model folder, found neither config.json nor {ADAPTER_CONFIG} in it")
+            raise RecipeError(
+                f"{what}={text}: expected a Hugging Face model folder, found neither config.json"
+                f" nor {ADAPTER_CONFIG} in it"
+            )
         return folder
     if not _is_hub_id(text):
-        raise RecipeError(f"{what}={text}: expected a Hugging Face model folder or a Hub id (org/name), found none there")
+        raise RecipeError(
+            f"{what}={text}: expected a Hugging Face model folder or a Hub id (org/name), found"
+            " none there"
+        )
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(text, allow_patterns=list(WEIGHT_FILES if weights else PLAN_FILES)))
+        return Path(
+            snapshot_download(text, allow_patterns=list(WEIGHT_FILES if weights else PLAN_FILES))
+        )
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeError(f"{what}={text}: neither a folder nor a model that the Hub gives out ({reason})") from error
+        raise RecipeError(
+            f"{what}={text}: neither a folder nor a model that the Hub gives out ({reason})"
+        ) from error
 
 
 def weights_sha256(folder: Path) -> str:
-    """One hash over everything that decides what a model answers: weights, configuration, tokenizer, processor.
+    """One hash over everything that decides what a model answers: weights, configuration,
+    tokenizer, processor.
 
     Raises:
         RecipeError: A folder without safetensors (no other format is read).
     """
-    files = sorted({path for pattern in WEIGHT_FILES for path in folder.glob(pattern)} - {folder / name for name in NOT_WEIGHTS})
+    files = sorted(
+        {path for pattern in WEIGHT_FILES for path in folder.glob(pattern)}
+        - {folder / name for name in NOT_WEIGHTS}
+    )
     if not any(path.suffix == ".safetensors" for path in files):
-        raise RecipeError(f"{folder}: expected weights as *.safetensors, found none; save the model in that format")
+        raise RecipeError(
+            f"{folder}: expected weights as *.safetensors, found none; save the model in that"
+            " format"
+        )
     hashes = [[path.name, sha256_file(path)] for path in files]
     adapter = folder / ADAPTER_CONFIG
     if adapter.is_file() and not (folder / "config.json").is_file():
         base = Path(str(read_json(adapter).get("base_model_name_or_path")))
-        hashes += [["base", weights_sha256(base)]] if base.is_dir() else []  # one on the Hub is told by its name
+        # one on the Hub is told by its name
+        hashes += [["base", weights_sha256(base)]] if base.is_dir() else []
     return fingerprint(hashes)
 
 
 def read_items(section: EvalSection, *, images: bool = True) -> pa.Table:
-    """The pairs to evaluate in the order of the split, with `chunk`, the number of the unit of work they belong to.
+    """The pairs to evaluate in the order of the split, with `chunk`, the number of the unit of work
+    they belong to.
 
     Raises:
         MvcError: The folder is no MVC, its split is empty, or a pair lacks a text.
@@ -146,18 +186,27 @@ def read_items(section: EvalSection, *, images: bool = True) -> pa.Table:
         if name != "meta" and table[name].null_count:
             row = table[name].to_pylist().index(None)
             raise MvcError(
-                f"{section.data}: pair {table['pair_id'][row]} (row {row} of {section.split}) has no {name}; build the folder again"
+                f"{section.data}: pair {table['pair_id'][row]} (row {row} of {section.split}) has"
+                f" no {name}; build the folder again"
             )
-    return table.append_column("chunk", pa.array(np.arange(table.num_rows) // section.pairs_per_chunk))
+    return table.append_column(
+        "chunk", pa.array(np.arange(table.num_rows) // section.pairs_per_chunk)
+    )
 
 
 def data_sha256(section: EvalSection) -> str:
     """One hash over the shards of the evaluated split."""
-    return fingerprint([[path.name, sha256_file(path)] for path in shard_paths(section.data, section.split)])
+    return fingerprint(
+        [[path.name, sha256_file(path)] for path in shard_paths(section.data, section.split)]
+    )
 
 
 def identity(
-    section: EvalSection, hashes: Mapping[Role, str], data: str, benchmarks: Mapping[str, str], favoured: dict[str, list[str]] | None
+    section: EvalSection,
+    hashes: Mapping[Role, str],
+    data: str,
+    benchmarks: Mapping[str, str],
+    favoured: dict[str, list[str]] | None,
 ) -> dict[str, Any]:
     """All that the numbers depend on; where it ran and where it was written is left out.
 
@@ -179,13 +228,23 @@ def identity(
 def scoring_fingerprint(section: EvalSection, weights: str, data: str) -> str:
     """Names the scores of one model: other intervals or another page leave them as they are."""
     parts = ("split", "max_pairs", "dtype", "batch_pairs", "pairs_per_chunk", "generate")
-    return fingerprint(CODE_VERSION, weights, data, section.workers.use_gpu, {k: section.model_dump(mode="json")[k] for k in parts})
+    return fingerprint(
+        CODE_VERSION,
+        weights,
+        data,
+        section.workers.use_gpu,
+        {k: section.model_dump(mode="json")[k] for k in parts},
+    )
 
 
 def outputs_of(section: EvalSection) -> list[str]:
     """The files that an evaluation leaves in `out`, relative to it."""
     pairs = PAIR_OUTPUTS if section.data else ()
-    files = [f"{BENCHMARK_FOLDER}/{entry.shown}.{kind}" for entry in section.benchmarks for kind in ("parquet", "json")]
+    files = [
+        f"{BENCHMARK_FOLDER}/{entry.shown}.{kind}"
+        for entry in section.benchmarks
+        for kind in ("parquet", "json")
+    ]
     return [*OUTPUTS, *pairs, *files]
 
 
@@ -193,13 +252,24 @@ def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
     """Whether `out` already holds exactly this evaluation, with everything that it writes.
 
     Raises:
-        RecipeError: It holds files of something else, or another evaluation and `overwrite` is false.
+        RecipeError: It holds files of something else, or another evaluation and `overwrite` is
+            false.
     """
     out, overwrite = Path(section.out), section.overwrite
     if (out / "manifest.json").exists():
-        raise RecipeError(f"out={out}: expected a folder for the evaluation alone, found an MVC data set in it; choose another out")
-    if out.is_dir() and not (out / MARKER).is_file() and any(path.name != ".lock" for path in out.iterdir()):
-        raise RecipeError(f"out={out}: expected an empty or new folder, found other files in it; choose another out")
+        raise RecipeError(
+            f"out={out}: expected a folder for the evaluation alone, found an MVC data set in it;"
+            " choose another out"
+        )
+    if (
+        out.is_dir()
+        and not (out / MARKER).is_file()
+        and any(path.name != ".lock" for path in out.iterdir())
+    ):
+        raise RecipeError(
+            f"out={out}: expected an empty or new folder, found other files in it; choose"
+            " another out"
+        )
     done = out / "DONE.json"
     if done.is_file():
         found = read_json(done).get("identity", {})
@@ -219,7 +289,9 @@ def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
 
 
 def begin(out: Path) -> None:
-    """Marks `out` as this job's, and removes an earlier result: what a killed run leaves must not look like its own."""
+    """Marks `out` as this job's, and removes an earlier result: what a killed run leaves must not
+    look like its own.
+    """
     for name in ("DONE.json", *OUTPUTS, *PAIR_OUTPUTS):
         (out / name).unlink(missing_ok=True)
     for path in sorted((out / BENCHMARK_FOLDER).glob("*.*")):
@@ -228,7 +300,8 @@ def begin(out: Path) -> None:
 
 
 def favoured_answers(models: Models) -> dict[str, list[str]] | None:
-    """What a stated language prior favours, by question: `prior.json` beside the base (or the model), if there is one.
+    """What a stated language prior favours, by question: `prior.json` beside the base (or the
+    model), if there is one.
 
     Raises:
         RecipeError: The file has another form than {"favoured": {question: [answer, ..]}}.
@@ -239,6 +312,10 @@ def favoured_answers(models: Models) -> dict[str, list[str]] | None:
         return None
     value = read_json(path)
     favoured = value.get("favoured") if isinstance(value, dict) else None
-    if not isinstance(favoured, dict) or not all(isinstance(answers, list) for answers in favoured.values()):
-        raise RecipeError(f'{path}: expected {{"favoured": {{question: [answer, ..]}}}}, got something else')
+    if not isinstance(favoured, dict) or not all(
+        isinstance(answers, list) for answers in favoured.values()
+    ):
+        raise RecipeError(
+            f'{path}: expected {{"favoured": {{question: [answer, ..]}}}}, got something else'
+        )
     return favoured

@@ -1,4 +1,6 @@
-"""An evaluation before it runs: everything that it needs, checked as far as that goes without torch or Ray."""
+"""An evaluation before it runs: everything that it needs, checked as far as that goes without torch
+or Ray.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,8 @@ from pipeline.core.recipe import fingerprint
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked evaluation: absolute paths, models that are there, a split with pairs, benchmarks with questions.
+    """A checked evaluation: absolute paths, models that are there, a split with pairs, benchmarks
+    with questions.
 
     `models` is None behind an endpoint, `items` without `data`.
     """
@@ -35,8 +38,8 @@ def plan_evaluation(section: EvalSection, *, images: bool = True) -> Plan:
     """What an evaluation would do, checked as far as that goes without torch or Ray.
 
     Args:
-        images: Read the images, the questions of benchmarks, and fetch the weights of a model on the Hub; a plan that is only shown
-            needs none of them.
+        images: Read the images, the questions of benchmarks, and fetch the weights of a model on
+            the Hub; a plan that is only shown needs none of them.
 
     Raises:
         UserError: Paths, models or data that cannot be used.
@@ -51,11 +54,20 @@ def plan_evaluation(section: EvalSection, *, images: bool = True) -> Plan:
 def subjects_of(plan: Plan) -> dict[Role, Subject]:
     """What is evaluated, by role, the base first."""
     if plan.models is not None:
-        return {role: Subject(str(folder), str(folder), weights_sha256(folder)) for role, folder in plan.models.by_role().items()}
+        return {
+            role: Subject(str(folder), str(folder), weights_sha256(folder))
+            for role, folder in plan.models.by_role().items()
+        }
     endpoint = plan.section.endpoint
     assert endpoint is not None, "check() wants a model or an endpoint"
     content = {key: value for key, value in endpoint.content().items() if key != "max_tokens"}
-    return {"after": Subject(f"{endpoint.model} at {endpoint.identity or endpoint.base_url}", "", fingerprint(content))}
+    return {
+        "after": Subject(
+            f"{endpoint.model} at {endpoint.identity or endpoint.base_url}",
+            "",
+            fingerprint(content),
+        )
+    }
 
 
 def print_plan(plan: Plan) -> None:
@@ -63,7 +75,10 @@ def print_plan(plan: Plan) -> None:
     section, items, models = plan.section, plan.items, plan.models
     rows = []
     if models is not None:
-        rows += [["model (after)", str(models.after)], ["base (before)", str(models.before or "none: no comparison")]]
+        rows += [
+            ["model (after)", str(models.after)],
+            ["base (before)", str(models.before or "none: no comparison")],
+        ]
     if section.endpoint is not None:
         rows.append(["model", f"{section.endpoint.model} at {section.endpoint.base_url}"])
     num_models = len(models.by_role()) if models else 1
@@ -72,9 +87,24 @@ def print_plan(plan: Plan) -> None:
         rows += [
             ["data", f"{section.data}, split {section.split}"],
             ["pairs", f"{items.num_rows:,} in {len(set(items['group'].to_pylist())):,} groups"],
-            ["log-likelihoods", f"{6 * items.num_rows * num_models:,} (3 image conditions x 2 answers x {num_models} models)"],
-            ["generated answers", f"{answers:,} of at most {section.generate.max_new_tokens} tokens"],
-            ["chunks", f"{-(-items.num_rows // section.pairs_per_chunk):,} of {section.pairs_per_chunk} pairs, per model"],
+            [
+                "log-likelihoods",
+                (
+                    f"{6 * items.num_rows * num_models:,} (3 image conditions x 2 answers x"
+                    f" {num_models} models)"
+                ),
+            ],
+            [
+                "generated answers",
+                f"{answers:,} of at most {section.generate.max_new_tokens} tokens",
+            ],
+            [
+                "chunks",
+                (
+                    f"{-(-items.num_rows // section.pairs_per_chunk):,} of"
+                    f" {section.pairs_per_chunk} pairs, per model"
+                ),
+            ],
         ]
     for entry in section.benchmarks:
         size = (
@@ -87,10 +117,26 @@ def print_plan(plan: Plan) -> None:
         rows.append(
             [
                 "image conditions",
-                ", ".join(["image", *section.answers.ablations]) + f", by {num_models} model{'s' if num_models > 1 else ''}",
+                ", ".join(["image", *section.answers.ablations])
+                + f", by {num_models} model{'s' if num_models > 1 else ''}",
             ]
         )
-    where = f"Ray, {section.workers.num_workers} workers" if section.workers.num_workers else "this process"
-    rows.append(["runs on", "a server" if section.endpoint else where + (" with a GPU each" if section.workers.use_gpu else "")])
-    rows.append(["out", section.out + (" (finished)" if (plan.out / "DONE.json").is_file() else "")])
+    where = (
+        f"Ray, {section.workers.num_workers} workers"
+        if section.workers.num_workers
+        else "this process"
+    )
+    rows.append(
+        [
+            "runs on",
+            (
+                "a server"
+                if section.endpoint
+                else where + (" with a GPU each" if section.workers.use_gpu else "")
+            ),
+        ]
+    )
+    rows.append(
+        ["out", section.out + (" (finished)" if (plan.out / "DONE.json").is_file() else "")]
+    )
     summary_table("Plan", ["what", "value"], rows)

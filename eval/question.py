@@ -1,7 +1,8 @@
-"""What a benchmark asks, what an answer says, and a score that can be resampled: the seam between benchmarks and everything else.
+"""What a benchmark asks, what an answer says, and a score that can be resampled: the seam between
+benchmarks and everything else.
 
-A benchmark turns files into questions and verdicts into metrics. Which image a model sees under which condition, how answers are
-generated, parsed, judged and stored is not its business.
+A benchmark turns files into questions and verdicts into metrics. Which image a model sees under
+which condition, how answers are generated, parsed, judged and stored is not its business.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,8 @@ class Question:
         item_id: Unique within the benchmark.
         prompt: The text that the model is asked, in the benchmark's protocol.
         image: Encoded bytes; None where the benchmark itself asks without an image.
-        kind: "choice" (truth is a letter A, B, ..), "yes_no" ("yes" or "no"), "short" (any of the accepted answers),
-            "free" (a judge rates the answer; truth is what the judge is told).
+        kind: "choice" (truth is a letter A, B, ..), "yes_no" ("yes" or "no"), "short" (any of the
+            accepted answers), "free" (a judge rates the answer; truth is what the judge is told).
         choices: The texts of options A, B, ..; empty where the benchmark gives only letters.
         cluster: What the bootstrap draws: a pair where there are pairs, otherwise an image.
         counterpart: item_id of the question whose image is the other image of this pair.
@@ -52,9 +53,11 @@ class Question:
 class Verdict:
     """What an answer says.
 
-    value: the letter, "yes"/"no", the normalised text, or a judge's rating as a number in text; None where none could be read.
-    status: "exact" (the answer is nothing but the value), "extracted" (the value stands in a sentence), "ambiguous" (it names
-        several), "failed" (it names none), "missing" (nobody judged: left out of the score, and counted).
+    value: the letter, "yes"/"no", the normalised text, or a judge's rating as a number in text;
+    None where none could be read. status: "exact" (the answer is nothing but the value),
+    "extracted" (the value stands in a sentence), "ambiguous" (it names
+        several), "failed" (it names none), "missing" (nobody judged: left out of the score, and
+        counted).
     """
 
     value: str | None
@@ -63,7 +66,9 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a score counts: a question, a pair, a figure. `numerator` / `denominator` are its part of the ratio `term`."""
+    """What a score counts: a question, a pair, a figure. `numerator` / `denominator` are its part
+    of the ratio `term`.
+    """
 
     unit_id: str
     cluster: str
@@ -109,22 +114,35 @@ class Benchmark(Protocol):
     headline: str  # the metric that stands for the benchmark in a table of many
     options: Mapping[str, tuple[str, ...]]
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """The questions from local files in the native format, a `datasets` folder, or a Hub id.
 
         Args:
-            limit: Only the first so many questions (whole pairs, figures and samples, so perhaps a few less); no size is checked then.
+            limit: Only the first so many questions (whole pairs, figures and samples, so perhaps a
+                few less); no size is checked then.
             expected_size: Questions that the source must hold; None: the published size.
 
         Raises:
-            BenchmarkError: Wrong, truncated or repeated records, an image that does not decode, another size.
+            BenchmarkError: Wrong, truncated or repeated records, an image that does not decode,
+                another size.
         """
         ...
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
-        """What one answer earns: in [0, 1], or the judge's rating; None where a judgement is missing."""
+        """What one answer earns: in [0, 1], or the judge's rating; None where a judgement is
+        missing.
+        """
         ...
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
         """Every metric of the benchmark, as its authors define it; `headline` is among them."""
         ...

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Measures whether a vision-language model looks at the image, before and after finetuning: the job behind `svco eval`."""
+"""Measures whether a vision-language model looks at the image, before and after finetuning: the job
+behind `svco eval`.
+"""
 
 import os
 import time
@@ -14,7 +16,14 @@ import typer
 from eval.config import EvalSection
 from eval.generation.cache import Answer
 from eval.generation.endpoint import ask_server
-from eval.generation.generator import Answerer, AnsweringPlan, Request, answers_in, batches_of, request_table
+from eval.generation.generator import (
+    Answerer,
+    AnsweringPlan,
+    Request,
+    answers_in,
+    batches_of,
+    request_table,
+)
 from eval.inputs import (
     Models,
     Role,
@@ -34,7 +43,15 @@ from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
 from pipeline.core.progress import Progress, say
 from pipeline.core.recipe import load_recipe, resolved_yaml
 from pipeline.core.schema import MvcError
-from pipeline.core.storage import Stage, only_one, open_stage, read_json, read_table, write_json, write_table
+from pipeline.core.storage import (
+    Stage,
+    only_one,
+    open_stage,
+    read_json,
+    read_table,
+    write_json,
+    write_table,
+)
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "eval_contrast.yaml"
 
@@ -50,22 +67,34 @@ def evaluate(plan: Plan) -> dict[str, Any]:
     hashes = {role: subject.weights for role, subject in subjects.items()}
     data = data_sha256(section) if section.data else ""
     favoured = favoured_answers(plan.models) if plan.models else None
-    wanted = identity(section, hashes, data, {one.entry.shown: one.sha256() for one in plan.asked}, favoured)
+    wanted = identity(
+        section, hashes, data, {one.entry.shown: one.sha256() for one in plan.asked}, favoured
+    )
     if is_finished(section, wanted):
         say(f"{out}: already evaluated with this recipe and these weights; nothing to do")
         return dict(read_json(out / "result.json"))
     with only_one(out, "out"):
         begin(out)
         say(f"evaluating {subjects['after'].name} -> {out}")
-        pairs = pair_results(plan, {role: scoring_fingerprint(section, sha, data) for role, sha in hashes.items()}, favoured)
-        benchmarks = run_benchmarks(plan.asked, subjects, section, answering(section)) if plan.asked else None
+        pairs = pair_results(
+            plan,
+            {role: scoring_fingerprint(section, sha, data) for role, sha in hashes.items()},
+            favoured,
+        )
+        benchmarks = (
+            run_benchmarks(plan.asked, subjects, section, answering(section))
+            if plan.asked
+            else None
+        )
         result = write_results(plan, subjects, pairs, benchmarks, started_s)
         if not result["num_without_answer"]:
             write_json(out / "DONE.json", {"identity": wanted})
     return result
 
 
-def pair_results(plan: Plan, fingerprints: dict[Role, str], favoured: dict[str, list[str]] | None) -> PairResults | None:
+def pair_results(
+    plan: Plan, fingerprints: dict[Role, str], favoured: dict[str, list[str]] | None
+) -> PairResults | None:
     """Scores the pairs and writes scores.json and items.parquet; None without pairs."""
     if plan.items is None or plan.models is None:
         return None
@@ -73,20 +102,29 @@ def pair_results(plan: Plan, fingerprints: dict[Role, str], favoured: dict[str, 
     return write_pairs(plan.items, results, favoured, plan.section)
 
 
-def score_models(items: pa.Table, models: Models, section: EvalSection, fingerprints: dict[Role, str]) -> dict[Role, pa.Table]:
-    """The result row of every pair under every model; chunks that an earlier run finished are read, not made again.
+def score_models(
+    items: pa.Table, models: Models, section: EvalSection, fingerprints: dict[Role, str]
+) -> dict[Role, pa.Table]:
+    """The result row of every pair under every model; chunks that an earlier run finished are read,
+    not made again.
 
     Raises:
         MvcError: A pair that cannot be scored, or a model that is not supported.
     """
     folders, size, num_pairs = models.by_role(), section.pairs_per_chunk, items.num_rows
-    stages = {role: open_stage(Path(section.out) / ".work", "scores", name) for role, name in fingerprints.items()}
+    stages = {
+        role: open_stage(Path(section.out) / ".work", "scores", name)
+        for role, name in fingerprints.items()
+    }
     chunks = [items.slice(start, size) for start in range(0, num_pairs, size)]
     missing = missing_parts(stages, len(chunks))
     if missing:
         role_of = {str(folder): role for role, folder in folders.items()}
         wanted = [
-            chunks[index].append_column(MODEL_COLUMN, pa.array([str(folders[role])] * chunks[index].num_rows)) for role, index in missing
+            chunks[index].append_column(
+                MODEL_COLUMN, pa.array([str(folders[role])] * chunks[index].num_rows)
+            )
+            for role, index in missing
         ]
         with Progress("score", num_pairs * len(folders), "pairs") as progress:
             progress.advance(num_pairs * len(folders) - sum(chunk.num_rows for chunk in wanted))
@@ -96,18 +134,29 @@ def score_models(items: pa.Table, models: Models, section: EvalSection, fingerpr
                 role = role_of[result[MODEL_COLUMN][0].as_py()]
                 write_table(stages[role].part("chunk", result["chunk"][0].as_py()), result)
                 progress.advance(result.num_rows, model=role)
-    parts = {role: [read_table(stage.part("chunk", index)) for index in range(len(chunks))] for role, stage in stages.items()}
+    parts = {
+        role: [read_table(stage.part("chunk", index)) for index in range(len(chunks))]
+        for role, stage in stages.items()
+    }
     return {role: pa.concat_tables(tables) for role, tables in parts.items()}
 
 
 def missing_parts(stages: dict[Role, Stage], num_chunks: int) -> list[tuple[Role, int]]:
-    """The (role, chunk) that are still to be scored; one of them where both models are the same and share a file."""
-    parts = {stage.part("chunk", index): (role, index) for role, stage in stages.items() for index in range(num_chunks)}
+    """The (role, chunk) that are still to be scored; one of them where both models are the same and
+    share a file.
+    """
+    parts = {
+        stage.part("chunk", index): (role, index)
+        for role, stage in stages.items()
+        for index in range(num_chunks)
+    }
     return [key for path, key in parts.items() if not path.is_file()]
 
 
 def score_chunks(chunks: list[pa.Table], section: EvalSection) -> Iterator[pa.Table]:
-    """The result table of each chunk, in any order: from this process, or from a pool of Ray actors."""
+    """The result table of each chunk, in any order: from this process, or from a pool of Ray
+    actors.
+    """
     scoring = ScoringPlan(
         dtype=section.dtype,
         device=device_of(section),
@@ -125,12 +174,19 @@ def answering(section: EvalSection) -> AnswerAll:
     """How requests are answered: by a server, by this process, or by a pool of Ray actors."""
     if section.endpoint is not None:
         return partial(ask_server, section.endpoint)
-    plan = AnsweringPlan(dtype=section.dtype, device=device_of(section), num_threads=threads_of(section))
+    plan = AnsweringPlan(
+        dtype=section.dtype, device=device_of(section), num_threads=threads_of(section)
+    )
 
     def answer_all(requests: Sequence[Request], keep: Keep) -> None:
         batches = [request_table(batch) for batch in batches_of(requests, section.answers.batch)]
         for table in through_workers(Answerer, plan, batches, section):
-            keep([(row["key"], Answer(row["text"], row["num_tokens"], row["ended"])) for row in answers_in(table)])
+            keep(
+                [
+                    (row["key"], Answer(row["text"], row["num_tokens"], row["ended"]))
+                    for row in answers_in(table)
+                ]
+            )
 
     return answer_all
 
@@ -143,13 +199,16 @@ def device_of(section: EvalSection) -> str:
 def threads_of(section: EvalSection) -> int | None:
     """Threads of each worker; None leaves torch's own choice.
 
-    Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as it holds workers.
+    Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as it
+    holds workers.
     """
     num_workers = section.workers.num_workers
     return max(1, (os.cpu_count() or 1) // num_workers) if num_workers else None
 
 
-def through_workers(kind: type, plan: Any, tables: list[pa.Table], section: EvalSection) -> Iterator[pa.Table]:
+def through_workers(
+    kind: type, plan: Any, tables: list[pa.Table], section: EvalSection
+) -> Iterator[pa.Table]:
     """What `kind(plan)` makes of each table, in any order; Ray may join the results of several."""
     workers = section.workers
     if not workers.num_workers:
@@ -178,7 +237,11 @@ def chunks_in(batch: pa.Table) -> Iterator[pa.Table]:
 
 
 def write_results(
-    plan: Plan, subjects: dict[Role, Subject], pairs: PairResults | None, benchmarks: BenchmarkResults | None, started_s: float
+    plan: Plan,
+    subjects: dict[Role, Subject],
+    pairs: PairResults | None,
+    benchmarks: BenchmarkResults | None,
+    started_s: float,
 ) -> dict[str, Any]:
     """Writes report.html and result.json; prints the summary."""
     from eval.report.page import headline_scores, print_summary, write_page
@@ -192,7 +255,9 @@ def write_results(
         "data": section.data or None,
         "num_pairs": pairs.items.num_rows if pairs else 0,
         "headline": headline_scores(pairs.scores) if pairs else {},
-        "benchmarks": {one["label"]: summary_of(one) for one in benchmarks.results} if benchmarks else {},
+        "benchmarks": (
+            {one["label"]: summary_of(one) for one in benchmarks.results} if benchmarks else {}
+        ),
         **(benchmarks.facts if benchmarks else {"num_without_answer": 0}),
         "seconds": round(time.monotonic() - started_s, 1),
     }
@@ -202,7 +267,10 @@ def write_results(
 
 
 def run(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/eval.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/eval."),
+    ] = None,
     recipe: Annotated[Path, typer.Option(help="The recipe.")] = DEFAULT_RECIPE,
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,
@@ -215,7 +283,11 @@ def run(
         print_plan(plan_evaluation(section, images=False))
     else:
         result = evaluate(plan_evaluation(section))
-        scores = [f"{result['out']}/{name}" for name, held in (("scores.json", section.data), ("benchmarks/", section.benchmarks)) if held]
+        scores = [
+            f"{result['out']}/{name}"
+            for name, held in (("scores.json", section.data), ("benchmarks/", section.benchmarks))
+            if held
+        ]
         say(f"page    {result['page']}\nscores  {'  '.join(scores)}")
 
 

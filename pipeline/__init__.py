@@ -1,1 +1,3 @@
-"""The dataset factory: from visual-counterfactual sources to published Minimal Visual Contrasts (MVC)."""
+"""The dataset factory: from visual-counterfactual sources to published Minimal Visual Contrasts
+(MVC).
+"""

@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Builds an MVC folder from a recipe: the job behind `svco build` and `ray job submit -- pipeline/build_mvc.py`."""
+"""Builds an MVC folder from a recipe: the job behind `svco build` and `ray job submit --
+pipeline/build_mvc.py`.
+"""
 
 import contextlib
 import os
@@ -63,16 +65,28 @@ def finished_manifest(plan: Plan) -> dict[str, Any] | None:
     if manifest.get("fingerprints") != plan.fingerprints:
         return None
     # The page is made from the finished folder, so it comes after the manifest.
-    return manifest if all((plan.out / name).is_file() for name in (*manifest["files"], "report.html")) else None
+    return (
+        manifest
+        if all((plan.out / name).is_file() for name in (*manifest["files"], "report.html"))
+        else None
+    )
 
 
 def _refuse_foreign_folder(out: Path) -> None:
-    """A build removes stale shards and writes README.md: never in a folder that holds something else."""
+    """A build removes stale shards and writes README.md: never in a folder that holds something
+    else.
+    """
     manifest = out / "manifest.json"
-    ours = (out / ".lock").is_file() or (manifest.is_file() and "schema_version" in read_json(manifest))
-    theirs = [name for name in ("data", "rejects", "README.md", "manifest.json") if (out / name).exists()]
+    ours = (out / ".lock").is_file() or (
+        manifest.is_file() and "schema_version" in read_json(manifest)
+    )
+    theirs = [
+        name for name in ("data", "rejects", "README.md", "manifest.json") if (out / name).exists()
+    ]
     if theirs and not ours:
-        raise StoreError(f"out={out}: holds {theirs[0]!r}, which no build made; choose another folder")
+        raise StoreError(
+            f"out={out}: holds {theirs[0]!r}, which no build made; choose another folder"
+        )
 
 
 @contextlib.contextmanager
@@ -83,7 +97,9 @@ def _failure_noted(out: Path) -> Iterator[None]:
         yield
     except UserError as error:
         with contextlib.suppress(OSError, UserError):  # a full disk has no room for this either
-            write_json(out / "result.json", {"status": "failed", "out": str(out), "error": str(error)})
+            write_json(
+                out / "result.json", {"status": "failed", "out": str(out), "error": str(error)}
+            )
         raise
 
 
@@ -100,29 +116,48 @@ def _resources() -> Mapping[str, float]:
 
 
 def embedders(section: BuildSection, resources: Mapping[str, float]) -> tuple[int, int]:
-    """How many workers hold the models, and threads for each: a worker per GPU that Ray sees, or per two CPUs, unless the recipe says.
+    """How many workers hold the models, and threads for each: a worker per GPU that Ray sees, or
+    per two CPUs, unless the recipe says.
 
     Raises:
-        RecipeError: A GPU is asked for where Ray sees none, and nothing says that one will come; Ray would wait for ever.
+        RecipeError: A GPU is asked for where Ray sees none, and nothing says that one will come;
+            Ray would wait for ever.
     """
-    num_gpus, num_cpus = int(resources.get("GPU", 0)), max(int(resources.get("CPU", 0)), os.cpu_count() or 1)
+    num_gpus, num_cpus = (
+        int(resources.get("GPU", 0)),
+        max(int(resources.get("CPU", 0)), os.cpu_count() or 1),
+    )
     wanted = section.workers.num_embedders
     if _uses_gpu(section) and not num_gpus and not wanted:
         raise RecipeError(
-            "encoders: device is cuda, but Ray sees no GPU here; set device=cpu, start Ray where one is, or, on a cluster that starts "
-            "its machines when they are needed, give workers.num_embedders=N"
+            "encoders: device is cuda, but Ray sees no GPU here; set device=cpu, start Ray where"
+            " one is, or, on a cluster that starts its machines when they are needed, give"
+            " workers.num_embedders=N"
         )
     number = wanted or (num_gpus if _uses_gpu(section) else max(1, num_cpus // 2))
     return number, max(1, num_cpus // number)
 
 
 class RayMap:
-    """`pipeline.stages.runner.MapChunks` on Ray Data: only chunk numbers travel; what they stand for is read and written by the workers."""
+    """`pipeline.stages.runner.MapChunks` on Ray Data: only chunk numbers travel; what they stand
+    for is read and written by the workers.
+    """
 
     def __init__(self, section: BuildSection, num_embedders: int) -> None:
-        self._num_cpus, self._num_embedders, self._uses_gpu = section.workers.cpus_per_task, num_embedders, _uses_gpu(section)
+        self._num_cpus, self._num_embedders, self._uses_gpu = (
+            section.workers.cpus_per_task,
+            num_embedders,
+            _uses_gpu(section),
+        )
 
-    def __call__(self, work: Any, indices: list[int], *, arguments: tuple[Any, ...] = (), loads_models: bool = False) -> Iterator[int]:
+    def __call__(
+        self,
+        work: Any,
+        indices: list[int],
+        *,
+        arguments: tuple[Any, ...] = (),
+        loads_models: bool = False,
+    ) -> Iterator[int]:
         """Yields each chunk number when its work is done.
 
         Raises:
@@ -135,10 +170,17 @@ class RayMap:
         options: dict[str, Any] = {"num_cpus": self._num_cpus}
         if loads_models:
             size = max(1, min(self._num_embedders, len(indices)))
-            options |= {"compute": ray.data.ActorPoolStrategy(size=size), "num_gpus": 1 if self._uses_gpu else None}
+            options |= {
+                "compute": ray.data.ActorPoolStrategy(size=size),
+                "num_gpus": 1 if self._uses_gpu else None,
+            }
             options |= {"fn_constructor_args": arguments}
-        dataset = ray.data.from_items([{"index": index} for index in indices], override_num_blocks=len(indices))
-        for batch in dataset.map_batches(work, batch_size=1, **options).iter_batches(batch_size=1, prefetch_batches=0):
+        dataset = ray.data.from_items(
+            [{"index": index} for index in indices], override_num_blocks=len(indices)
+        )
+        for batch in dataset.map_batches(work, batch_size=1, **options).iter_batches(
+            batch_size=1, prefetch_batches=0
+        ):
             if batch["error"][0]:
                 raise RecipeError(str(batch["error"][0]))
             yield int(batch["index"][0])
@@ -150,33 +192,52 @@ def print_plan(plan: Plan) -> None:
     is_built = finished_manifest(plan) is not None
     for name, fingerprint in plan.fingerprints.items():
         folder = plan.work / name / fingerprint
-        rows.append([name, fingerprint, "done" if is_built or (folder / "DONE.json").is_file() else "to do"])
-    title = f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks -> {plan.section.out}"
+        rows.append(
+            [name, fingerprint, "done" if is_built or (folder / "DONE.json").is_file() else "to do"]
+        )
+    title = (
+        f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks ->"
+        f" {plan.section.out}"
+    )
     summary_table(title, ["stage", "fingerprint", "state"], rows)
 
 
 def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
     """The summary at the end, with where to look."""
     counts = manifest["rows"]
-    rows = [["candidates", f"{counts['in']:,}"], *[[split, f"{n:,}"] for split, n in counts["by_split"].items()]]
+    rows = [
+        ["candidates", f"{counts['in']:,}"],
+        *[[split, f"{n:,}"] for split, n in counts["by_split"].items()],
+    ]
     rows += [[f"dropped: {reason}", f"{n:,}"] for reason, n in counts["dropped_by_reason"].items()]
     summary_table(manifest["name"], ["rows", "number"], rows)
     if not counts["kept"]:
         reason, number = max(counts["dropped_by_reason"].items(), key=lambda item: item[1])
         say(f"warning: not one pair was kept; {number:,} of {counts['in']:,} left with {reason}")
     elif not counts["by_split"]["validation"] and plan.section.validation.wants_rows:
-        say("warning: validation is empty, because all kept pairs belong to one group; give pairs a group of their own")
+        say(
+            "warning: validation is empty, because all kept pairs belong to one group; give pairs a"
+            " group of their own"
+        )
     for line in manifest.get("warnings", []):
         say(f"warning: {line}")
     say(f"data    {plan.section.out}/data\nreport  {plan.section.out}/report.html")
 
 
 def run(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/mvc.")] = None,
-    recipe: Annotated[Path | None, typer.Option(help="The recipe; without one, recipes/mvc_demo.yaml.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/mvc."),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="The recipe; without one, recipes/mvc_demo.yaml.")
+    ] = None,
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,
-    estimate: Annotated[bool, typer.Option("--estimate", help="Show what rewriting by a model would cost, and stop.")] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Show what rewriting by a model would cost, and stop."),
+    ] = False,
 ) -> None:
     """Build an MVC folder from a recipe."""
     given = list(overrides or [])
@@ -184,7 +245,9 @@ def run(
         recipe = DEFAULT_RECIPE
         say(f"no --recipe given: using {recipe}")
         if not any(override.startswith("out=") for override in given):
-            given.append(f"out={cache_dir() / 'mvc_demo' if in_ray_job() else Path('build/mvc_demo').resolve()}")
+            given.append(
+                f"out={cache_dir() / 'mvc_demo' if in_ray_job() else Path('build/mvc_demo').resolve()}"
+            )
             say(f"writing to {given[-1].removeprefix('out=')}")
     section = load_recipe(recipe, given, BuildSection)
     if print_recipe:

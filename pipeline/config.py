@@ -15,7 +15,9 @@ from pipeline.verify.config import VerifySection
 
 
 class ValidationSection(Section):
-    """The held-out split: whole groups, chosen by a seeded hash. The paper's recipe holds out 240 pairs."""
+    """The held-out split: whole groups, chosen by a seeded hash. The paper's recipe holds out 240
+    pairs.
+    """
 
     fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
     num_pairs: int | None = Field(default=None, ge=0)  # instead of the fraction
@@ -46,10 +48,12 @@ class ReportSection(Section):
 
 
 class NormalizeSection(Section):
-    """`keep` leaves every byte as it came; `reencode` writes every image anew: upright RGB, shrunk, without metadata.
+    """`keep` leaves every byte as it came; `reencode` writes every image anew: upright RGB, shrunk,
+    without metadata.
 
-    `scale` multiplies both sides of a picture and `max_px` caps the longer one; nothing is ever enlarged. `quality` is
-    that of JPEG and WebP. The defaults hid every kind of saving from the shortcut audit: numbers in `pipeline/stages/normalize.py`.
+    `scale` multiplies both sides of a picture and `max_px` caps the longer one; nothing is ever
+    enlarged. `quality` is that of JPEG and WebP. The defaults hid every kind of saving from the
+    shortcut audit: numbers in `pipeline/stages/normalize.py`.
     """
 
     mode: Literal["keep", "reencode"] = "keep"
@@ -60,7 +64,9 @@ class NormalizeSection(Section):
 
 
 class BuildSection(Section):
-    """One build: sources in, an MVC folder out. `work` holds the stages (default `<out>/.work`), never published."""
+    """One build: sources in, an MVC folder out. `work` holds the stages (default `<out>/.work`),
+    never published.
+    """
 
     name: str = "Minimal Visual Contrasts"
     sources: tuple[SourceSection, ...] = Field(min_length=1)

@@ -12,13 +12,24 @@ hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
 
-# Files with the longest tests come first: where processes share the files, none is left alone with one of these at the end.
-LONGEST = ("test_train_faults.py", "test_jobs.py", "test_faults.py", "test_tiny.py", "test_study.py")
+# Files with the longest tests come first: where processes share the files, none is left alone with
+# one of these at the end.
+LONGEST = (
+    "test_train_faults.py",
+    "test_jobs.py",
+    "test_faults.py",
+    "test_tiny.py",
+    "test_study.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sorts the files, and leaves the order inside each as it is."""
-    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+    items.sort(
+        key=lambda item: (
+            LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST)
+        )
+    )
 
 
 @pytest.fixture
@@ -26,13 +37,18 @@ def test_data() -> Path:
     """The folder of real photographs, which are not part of this repository."""
     folder = os.environ.get("SVCO_TEST_DATA")
     if not folder or not Path(folder).is_dir():
-        pytest.skip("real photographs are not here: set SVCO_TEST_DATA to the folder that holds hands/ and objects/")
+        pytest.skip(
+            "real photographs are not here: set SVCO_TEST_DATA to the folder that holds hands/ and"
+            " objects/"
+        )
     return Path(folder)
 
 
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
-    """Ray in this process, started once for all tests that need no cluster of their own; the jobs join what they find here."""
+    """Ray in this process, started once for all tests that need no cluster of their own; the jobs
+    join what they find here.
+    """
     from pipeline.core.cli import ray_session
 
     with ray_session():
@@ -40,8 +56,12 @@ def one_ray() -> Iterator[None]:
 
 
 @pytest.fixture
-def command_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
-    """`command_here(main, *arguments)`: a command line in this process, which saves its imports; exit code and all that it printed."""
+def command_here(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """`command_here(main, *arguments)`: a command line in this process, which saves its imports;
+    exit code and all that it printed.
+    """
 
     def run(main: Callable[[], None], *arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["svco", *map(str, arguments)])

@@ -1,4 +1,6 @@
-"""The three jobs as a cluster runs them: `ray job submit` to a head of our own, one after the other, each on what the last one made."""
+"""The three jobs as a cluster runs them: `ray job submit` to a head of our own, one after the
+other, each on what the last one made.
+"""
 
 import json
 import os
@@ -22,7 +24,13 @@ from pipeline.core.schema import read_manifest
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 ENVIRONMENT = {**os.environ, "RAY_AUTH_MODE": "disabled", "PATH": f"{BIN}:{os.environ['PATH']}"}
-PORTS = ("--port", "--dashboard-port", "--ray-client-server-port", "--dashboard-agent-listen-port", "--metrics-export-port")
+PORTS = (
+    "--port",
+    "--dashboard-port",
+    "--ray-client-server-port",
+    "--dashboard-agent-listen-port",
+    "--metrics-export-port",
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -31,14 +39,30 @@ Submit = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray head that runs as a child process on free ports, ended by its own process group."""
-    sockets = tempfile.mkdtemp(prefix="svco-")  # a socket's path may have 107 characters, so pytest's folders are too deep
+    """The address of a Ray head that runs as a child process on free ports, ended by its own
+    process group.
+    """
+    # a socket's path may have 107 characters, so pytest's folders are too deep
+    sockets = tempfile.mkdtemp(prefix="svco-")
     ports = _free_ports(len(PORTS))
-    options = ["--head", "--block", "--num-cpus=2", "--include-dashboard=true", "--disable-usage-stats", f"--temp-dir={sockets}"]
+    options = [
+        "--head",
+        "--block",
+        "--num-cpus=2",
+        "--include-dashboard=true",
+        "--disable-usage-stats",
+        f"--temp-dir={sockets}",
+    ]
     options += [f"{name}={port}" for name, port in zip(PORTS, ports, strict=True)]
     path = tmp_path_factory.mktemp("head") / "head.log"
     with path.open("w") as log:
-        head = subprocess.Popen([BIN / "ray", "start", *options], stdout=log, stderr=log, start_new_session=True, env=ENVIRONMENT)
+        head = subprocess.Popen(
+            [BIN / "ray", "start", *options],
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            env=ENVIRONMENT,
+        )
     address = f"http://127.0.0.1:{ports[1]}"
     try:
         _wait_until_it_answers(address, head, path)
@@ -79,14 +103,26 @@ def _wait_until_it_answers(address: str, head: subprocess.Popen[bytes], log: Pat
 
 @pytest.fixture(scope="module")
 def submit(ray_head: str, tmp_path_factory: pytest.TempPathFactory) -> Submit:
-    """`submit(*command)`: runs an entry point as a job with this folder as its working directory, and waits for its end."""
+    """`submit(*command)`: runs an entry point as a job with this folder as its working directory,
+    and waits for its end.
+    """
     cache = str(tmp_path_factory.mktemp("cache"))
-    runtime = json.dumps({"env_vars": {"SVCO_CACHE": cache, "PATH": ENVIRONMENT["PATH"], "OMP_WAIT_POLICY": "PASSIVE"}})
+    runtime = json.dumps(
+        {
+            "env_vars": {
+                "SVCO_CACHE": cache,
+                "PATH": ENVIRONMENT["PATH"],
+                "OMP_WAIT_POLICY": "PASSIVE",
+            }
+        }
+    )
 
     def run(*command: str) -> subprocess.CompletedProcess[str]:
         head = ["--address", ray_head, "--working-dir", ".", "--runtime-env-json", runtime]
         job = [str(BIN / "ray"), "job", "submit", *head, "--", *command]
-        return subprocess.run(job, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600)
+        return subprocess.run(
+            job, cwd=ROOT, env=ENVIRONMENT, capture_output=True, text=True, check=False, timeout=600
+        )
 
     return run
 
@@ -107,14 +143,24 @@ def mvc(submit: Submit) -> Path:
 def model(submit: Submit, mvc: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny LLaVA that a job made, without time to learn, and finetuned for two steps."""
     out = tmp_path_factory.mktemp("jobs") / "svco"
-    small = "tiny.vision_dim=32 tiny.text_dim=32 tiny.vision_layers=1 tiny.text_layers=1 tiny.num_eye_images=64 tiny.num_texts=64"
-    steps = "optim.max_steps=2 optim.batch_pairs=8 optim.micro_batch_pairs=8 eval_every_steps=0 log.num_samples=0"
-    job = submit("training/train_svco.py", f"data={mvc}", f"out={out}", *small.split(), *steps.split())
+    small = (
+        "tiny.vision_dim=32 tiny.text_dim=32 tiny.vision_layers=1 tiny.text_layers=1"
+        " tiny.num_eye_images=64 tiny.num_texts=64"
+    )
+    steps = (
+        "optim.max_steps=2 optim.batch_pairs=8 optim.micro_batch_pairs=8 eval_every_steps=0"
+        " log.num_samples=0"
+    )
+    job = submit(
+        "training/train_svco.py", f"data={mvc}", f"out={out}", *small.split(), *steps.split()
+    )
     assert job.returncode == 0, job.stdout + job.stderr
     return out
 
 
-def test_a_submitted_build_without_a_recipe_makes_the_demonstration_and_says_where(mvc: Path) -> None:
+def test_a_submitted_build_without_a_recipe_makes_the_demonstration_and_says_where(
+    mvc: Path,
+) -> None:
     assert mvc.is_absolute()
     rows = read_manifest(mvc)["rows"]
     assert rows["in"] == 160
@@ -134,9 +180,13 @@ def test_a_submitted_training_leaves_a_finished_model(model: Path) -> None:
     assert list(model.glob("*.safetensors"))
 
 
-def test_a_submitted_evaluation_compares_before_and_after(submit: Submit, mvc: Path, model: Path, tmp_path: Path) -> None:
+def test_a_submitted_evaluation_compares_before_and_after(
+    submit: Submit, mvc: Path, model: Path, tmp_path: Path
+) -> None:
     few = "max_pairs=8 generate.max_new_tokens=4 intervals.num_draws=100".split()
-    job = submit("eval/run_eval.py", f"model={model}", f"data={mvc}", f"out={tmp_path / 'eval'}", *few)
+    job = submit(
+        "eval/run_eval.py", f"model={model}", f"data={mvc}", f"out={tmp_path / 'eval'}", *few
+    )
     assert job.returncode == 0, job.stdout + job.stderr
     scores = json.loads((tmp_path / "eval" / "scores.json").read_text())
     assert "before" in json.dumps(scores)

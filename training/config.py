@@ -10,14 +10,19 @@ from pipeline.core.recipe import Section
 from training.objectives.terms import COEFFICIENTS_OF, TERMS_OF, Term
 from training.tiny.config import TinySection
 
-ObjectiveName = Literal["svco", "vco", "sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "anchor"]
+ObjectiveName = Literal[
+    "svco", "vco", "sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "anchor"
+]
 
 
 class ObjectiveSection(Section):
-    """Which loss, its inverse temperatures and weights; a 0 removes its term, in training and in evaluation alike."""
+    """Which loss, its inverse temperatures and weights; a 0 removes its term, in training and in
+    evaluation alike.
+    """
 
     name: ObjectiveName = "svco"
-    plus: dict[ObjectiveName, float] = Field(default_factory=dict)  # other objectives to add, by weight: {sft: 0.1}
+    # other objectives to add, by weight: {sft: 0.1}
+    plus: dict[ObjectiveName, float] = Field(default_factory=dict)
     beta_attend_a: float = Field(default=0.1, ge=0)
     beta_reject_a: float = Field(default=0.1, ge=0)
     beta_attend_b: float = Field(default=0.1, ge=0)
@@ -35,19 +40,35 @@ class ObjectiveSection(Section):
     def _has_a_term(self) -> Self:
         for name in (self.name, *self.plus):
             if not self.active_terms(name):
-                zeros = [coefficient for coefficient in COEFFICIENTS_OF[name] if not getattr(self, coefficient)]
-                raise ValueError(f"with {', '.join(zeros)} at 0 the objective {name} has no term to train; set at least one above 0")
+                zeros = [
+                    coefficient
+                    for coefficient in COEFFICIENTS_OF[name]
+                    if not getattr(self, coefficient)
+                ]
+                raise ValueError(
+                    f"with {', '.join(zeros)} at 0 the objective {name} has no term to train; set"
+                    " at least one above 0"
+                )
         if any(weight <= 0 for weight in self.plus.values()):
-            raise ValueError(f"plus: expected weights above 0, got {dict(self.plus)}; leave out what is not to be added")
+            raise ValueError(
+                f"plus: expected weights above 0, got {dict(self.plus)}; leave out what is not to"
+                " be added"
+            )
         return self
 
     def active_terms(self, name: str) -> list[Term]:
         """The terms of the objective `name` that no coefficient of 0 removes."""
-        return [term for term in TERMS_OF[name] if all(getattr(self, coefficient) for coefficient in term.coefficients)]
+        return [
+            term
+            for term in TERMS_OF[name]
+            if all(getattr(self, coefficient) for coefficient in term.coefficients)
+        ]
 
     def coefficients(self) -> dict[str, float]:
         """The inverse temperatures and weights by name."""
-        return {name: value for name, value in self.model_dump().items() if name not in ("name", "plus")}
+        return {
+            name: value for name, value in self.model_dump().items() if name not in ("name", "plus")
+        }
 
 
 class OptimSection(Section):
@@ -58,13 +79,18 @@ class OptimSection(Section):
     adam_beta2: float = Field(default=0.95, gt=0, lt=1)
     warmup_frac: float = Field(default=0.05, ge=0, le=1)
     num_epochs: int = Field(default=1, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)  # if given, the number of steps, whatever num_epochs says
-    batch_pairs: int = Field(default=32, ge=1)  # over all workers: the loss of a step is the mean over these
-    micro_batch_pairs: int = Field(default=4, ge=1)  # in one forward pass; changes memory and speed, not the result
+    # if given, the number of steps, whatever num_epochs says
+    max_steps: int | None = Field(default=None, ge=1)
+    # over all workers: the loss of a step is the mean over these
+    batch_pairs: int = Field(default=32, ge=1)
+    # in one forward pass; changes memory and speed, not the result
+    micro_batch_pairs: int = Field(default=4, ge=1)
     clip_norm: float = Field(default=1.0, gt=0)
 
     def num_steps(self, num_pairs: int) -> int:
-        """Steps of a run over `num_pairs` pairs; the last batch of an epoch may be smaller than the others."""
+        """Steps of a run over `num_pairs` pairs; the last batch of an epoch may be smaller than the
+        others.
+        """
         return self.max_steps or self.num_epochs * math.ceil(num_pairs / self.batch_pairs)
 
 
@@ -75,19 +101,26 @@ class ModelUseSection(Section):
     train_projector: bool = True  # the layers between the vision tower and the language model
     cache_vision: bool = True  # keep a frozen tower's features of every image, if they fit
     max_cache_gb: float = Field(default=4.0, ge=0)  # per worker, for those features
-    weights: Literal["float32", "bfloat16"] = "float32"  # as kept in memory; what is trained stays float32
+    # as kept in memory; what is trained stays float32
+    weights: Literal["float32", "bfloat16"] = "float32"
     precision: Literal["float32", "bfloat16"] = "float32"  # of the computation
-    checkpoint_activations: bool = False  # recompute them in the backward pass: a third more work for far less memory
-    attention: Literal["split", "dense"] = "split"  # dense builds the whole mask: slow, for comparison
+    # recompute them in the backward pass: a third more work for far less memory
+    checkpoint_activations: bool = False
+    # dense builds the whole mask: slow, for comparison
+    attention: Literal["split", "dense"] = "split"
 
 
 class LoraSection(Section):
-    """Low-rank adapters on the language model instead of its weights. Without dropout: two responses share a prompt."""
+    """Low-rank adapters on the language model instead of its weights. Without dropout: two
+    responses share a prompt.
+    """
 
     rank: int = Field(default=64, ge=1)
     alpha: float = Field(default=128, gt=0)
-    targets: str = r"(q|k|v|o|gate|up|down)_proj"  # a regular expression for the last part of a layer's name
-    quantize: Literal["nf4"] | None = None  # keep the frozen weights in 4 bits (QLoRA); needs bitsandbytes and a GPU
+    # a regular expression for the last part of a layer's name
+    targets: str = r"(q|k|v|o|gate|up|down)_proj"
+    # keep the frozen weights in 4 bits (QLoRA); needs bitsandbytes and a GPU
+    quantize: Literal["nf4"] | None = None
     merge: bool = True  # write a whole model; otherwise the adapter alone
 
 
@@ -103,18 +136,25 @@ class WorkersSection(Section):
     """Ray Train workers, or this process when `num_workers` is 0."""
 
     num_workers: int = Field(default=1, ge=0)
-    min_workers: int | None = Field(default=None, ge=1)  # if given, start with as few, and grow when the cluster does
+    # if given, start with as few, and grow when the cluster does
+    min_workers: int | None = Field(default=None, ge=1)
     use_gpu: bool = False
-    cpus_per_worker: float = Field(default=0.5, gt=0)  # what Ray reserves, below 1 so that two fit beside a driver
+    # what Ray reserves, below 1 so that two fit beside a driver
+    cpus_per_worker: float = Field(default=0.5, gt=0)
     shard: bool = False  # FSDP2: weights, gradients and optimiser are spread over the workers
-    max_failures: int = Field(default=3, ge=-1)  # workers or nodes that may die before the run ends; -1: any number
+    # workers or nodes that may die before the run ends; -1: any number
+    max_failures: int = Field(default=3, ge=-1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.min_workers is not None and self.min_workers > self.num_workers:
-            raise ValueError(f"min_workers={self.min_workers}: expected at most num_workers={self.num_workers}")
+            raise ValueError(
+                f"min_workers={self.min_workers}: expected at most num_workers={self.num_workers}"
+            )
         if self.shard and self.num_workers == 0:
-            raise ValueError("shard: spreads a model over Ray workers; set num_workers to at least 1")
+            raise ValueError(
+                "shard: spreads a model over Ray workers; set num_workers to at least 1"
+            )
         return self
 
 
@@ -122,8 +162,10 @@ class LogSection(Section):
     """Where the numbers go besides metrics.jsonl."""
 
     tensorboard: bool = True  # event files in <out>/tensorboard
-    wandb_project: str | None = None  # Weights & Biases, where a run that goes on stays one; the key: its login or WANDB_API_KEY
-    num_samples: int = Field(default=2, ge=0)  # validation pairs whose answers are generated at each evaluation
+    # Weights & Biases, where a run that goes on stays one; the key: its login or WANDB_API_KEY
+    wandb_project: str | None = None
+    # validation pairs whose answers are generated at each evaluation
+    num_samples: int = Field(default=2, ge=0)
     sample_tokens: int = Field(default=48, ge=1)
 
 
@@ -133,8 +175,10 @@ class TrainSection(Section):
     model: str  # "tiny", a Hugging Face folder, or a Hub id
     data: str  # an MVC folder
     out: str
-    reference: str | None = None  # a folder of `svco reference`; without one the run makes the table itself
-    store_features: bool = False  # `svco reference` keeps what the frozen tower sees of each image too, so that no run needs it
+    # a folder of `svco reference`; without one the run makes the table itself
+    reference: str | None = None
+    # `svco reference` keeps what the frozen tower sees of each image too, so that no run needs it
+    store_features: bool = False
     seed: int = Field(default=0, ge=0)
     objective: ObjectiveSection = ObjectiveSection()
     optim: OptimSection = OptimSection()
@@ -144,24 +188,41 @@ class TrainSection(Section):
     workers: WorkersSection = WorkersSection()
     log: LogSection = LogSection()
     eval_every_steps: int = Field(default=31, ge=0)  # 0: only before and after
-    max_length_tokens: int = Field(default=2048, ge=1)  # of one prompt with its response; longer pairs are dropped and counted
+    # of one prompt with its response; longer pairs are dropped and counted
+    max_length_tokens: int = Field(default=2048, ge=1)
     tiny: TinySection = TinySection()
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.lora is not None and not self.train.freeze_vision:
-            raise ValueError("lora: adapters go on the language model only; set train.freeze_vision=true, or leave out lora")
+            raise ValueError(
+                "lora: adapters go on the language model only; set train.freeze_vision=true, or"
+                " leave out lora"
+            )
         if self.lora is not None and self.workers.shard:
-            raise ValueError("lora: adapters are small and frozen weights better whole on each worker; set workers.shard=false")
+            raise ValueError(
+                "lora: adapters are small and frozen weights better whole on each worker; set"
+                " workers.shard=false"
+            )
         if self.lora is not None and not self.lora.merge and self.train.train_projector:
-            raise ValueError("lora.merge=false keeps the adapters alone; set train.train_projector=false, or lora.merge=true")
+            raise ValueError(
+                "lora.merge=false keeps the adapters alone; set train.train_projector=false, or"
+                " lora.merge=true"
+            )
         if self.train.weights == "bfloat16" and self.train.precision == "float32":
-            raise ValueError("train.weights=bfloat16 cannot be computed with in float32; set train.precision=bfloat16")
+            raise ValueError(
+                "train.weights=bfloat16 cannot be computed with in float32; set"
+                " train.precision=bfloat16"
+            )
         if self.workers.shard and not self.train.freeze_vision:
-            raise ValueError("workers.shard: the vision tower is not sharded; set train.freeze_vision=true")
+            raise ValueError(
+                "workers.shard: the vision tower is not sharded; set train.freeze_vision=true"
+            )
         return self
 
     @property
     def base_model(self) -> str:
-        """Where the model that training starts from is; the tiny one is copied into `out`, so that a result is complete."""
+        """Where the model that training starts from is; the tiny one is copied into `out`, so that
+        a result is complete.
+        """
         return str(Path(self.out) / "base") if self.model == "tiny" else self.model

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Computes the reference model's log-probabilities of every pair once, for all runs on the same data: `svco reference`.
+"""Computes the reference model's log-probabilities of every pair once, for all runs on the same
+data: `svco reference`.
 
-A sweep over objectives, betas or learning rates trains against the same numbers, so each run saves the pass. With
-`store_features` what the frozen vision tower sees in each image is kept too, so no run needs the tower. The unit of resume is
-a chunk of pairs, or of images: a job that is killed goes on with the chunks that are missing.
+A sweep over objectives, betas or learning rates trains against the same numbers, so each run saves
+the pass. With `store_features` what the frozen vision tower sees in each image is kept too, so no
+run needs the tower. The unit of resume is a chunk of pairs, or of images: a job that is killed goes
+on with the chunks that are missing.
 """
 
 import contextlib
@@ -22,10 +24,18 @@ from pipeline.core.progress import Progress, say, summary_table
 from pipeline.core.recipe import RecipeError, fingerprint, load_recipe, resolved_yaml
 from pipeline.core.storage import only_one, read_json
 from training.config import TrainSection
-from training.run_plan import REFERENCE_DONE, Plan, base_sha256, feature_part, plan_reference, reference_part
+from training.run_plan import (
+    REFERENCE_DONE,
+    Plan,
+    base_sha256,
+    feature_part,
+    plan_reference,
+    reference_part,
+)
 
 CHUNK_PAIRS = 256
-FILE_IMAGES = 2 * CHUNK_PAIRS  # so as many files of images as chunks of pairs are enough, however few pairs share an image
+# so as many files of images as chunks of pairs are enough, however few pairs share an image
+FILE_IMAGES = 2 * CHUNK_PAIRS
 NUMBERS, FEATURES = "numbers", "features"
 
 Chunk = tuple[str, str, int]  # what of it, split, index
@@ -33,7 +43,9 @@ DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny
 
 
 class ReferenceChunks:
-    """Holds the model and writes the numbers of one chunk of pairs after the other; an actor of a pool, or here."""
+    """Holds the model and writes the numbers of one chunk of pairs after the other; an actor of a
+    pool, or here.
+    """
 
     def __init__(self, recipe: dict[str, Any], parts: str, num_threads: int | None) -> None:
         import torch
@@ -46,26 +58,38 @@ class ReferenceChunks:
         self._model = ReferenceModel(section, self._parts if section.store_features else None)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Takes {"what": [kind], "split": [name], "index": [n]}; returns it with {"error": [text]}, empty if the part was written."""
+        """Takes {"what": [kind], "split": [name], "index": [n]}; returns it with {"error": [text]},
+        empty if the part was written.
+        """
         what, split, index = chunk = _chunk(batch)
         try:
             if what == FEATURES:
-                self._model.write_images(split, index * FILE_IMAGES, FILE_IMAGES, _part(self._parts, chunk))
+                self._model.write_images(
+                    split, index * FILE_IMAGES, FILE_IMAGES, _part(self._parts, chunk)
+                )
             else:
-                self._model.write_chunk(split, index * CHUNK_PAIRS, CHUNK_PAIRS, _part(self._parts, chunk))
+                self._model.write_chunk(
+                    split, index * CHUNK_PAIRS, CHUNK_PAIRS, _part(self._parts, chunk)
+                )
         except ValueError as error:  # of data or model: one line for the user, not Ray's trace
             return {**batch, "error": [str(error)]}
         return {**batch, "error": [""]}
 
 
 def make_reference(plan: Plan) -> dict[str, Any]:
-    """Makes the table of a recipe's model and data in `out`, unless it is there; returns what DONE.json says.
+    """Makes the table of a recipe's model and data in `out`, unless it is there; returns what
+    DONE.json says.
 
     Raises:
         UserError: Something that the user can mend.
     """
     section, out = plan.section, plan.out
-    facts = {"model": section.model, "weights": base_sha256(section), "data": plan.data_sha256, "use": section.train.model_dump()}
+    facts = {
+        "model": section.model,
+        "weights": base_sha256(section),
+        "data": plan.data_sha256,
+        "use": section.train.model_dump(),
+    }
     more = {"store_features": True} if section.store_features else {}
     name = fingerprint({**facts, "max_length_tokens": section.max_length_tokens, **more})[:16]
     with only_one(out, "out"):
@@ -76,11 +100,18 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         (out / REFERENCE_DONE).unlink(missing_ok=True)
         parts, started_s = out / ".parts" / name, time.monotonic()
         parts.mkdir(parents=True, exist_ok=True)
-        chunks = [(split, index) for split, num in plan.num_pairs.items() for index in range(-(-num // CHUNK_PAIRS))]
+        chunks = [
+            (split, index)
+            for split, num in plan.num_pairs.items()
+            for index in range(-(-num // CHUNK_PAIRS))
+        ]
         total = sum(plan.num_pairs.values())
         # Features first: the numbers are then made from them.
         kinds = (FEATURES, NUMBERS) if section.store_features else (NUMBERS,)
-        rounds = [[(kind, *chunk) for chunk in chunks if not _part(parts, (kind, *chunk)).is_file()] for kind in kinds]
+        rounds = [
+            [(kind, *chunk) for chunk in chunks if not _part(parts, (kind, *chunk)).is_file()]
+            for kind in kinds
+        ]
         with contextlib.closing(_map(plan, parts, rounds)) as results:
             for kind, left in zip(kinds, rounds, strict=True):
                 with Progress("reference" if kind == NUMBERS else kind, total, "pairs") as progress:
@@ -93,7 +124,10 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         shutil.rmtree(out / ".parts")
         more_said = " and the features of their images" if section.store_features else ""
         took_s = time.monotonic() - started_s
-        say(f"{out}: six numbers of each of {total:,} pairs{more_said} in {took_s:.1f} s; train with reference={out}")
+        say(
+            f"{out}: six numbers of each of {total:,} pairs{more_said} in {took_s:.1f} s; train"
+            f" with reference={out}"
+        )
         return done
 
 
@@ -108,20 +142,25 @@ def _num_pairs(plan: Plan, chunk: Chunk) -> int:
 
 
 def _map(plan: Plan, parts: Path, rounds: list[list[Chunk]]) -> Generator[Chunk, None, None]:
-    """Does the chunks round by round, in this process or in a pool of Ray actors; yields each when its part is written."""
+    """Does the chunks round by round, in this process or in a pool of Ray actors; yields each when
+    its part is written.
+    """
     recipe, workers = plan.section.model_dump(mode="json"), plan.section.workers
     if not workers.num_workers:
         here = ReferenceChunks(recipe, str(parts), None)
         for what, split, index in itertools.chain(*rounds):
             yield _checked(here({"what": [what], "split": [split], "index": [index]}))
         return
-    # Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as it holds workers.
+    # Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as
+    # it holds workers.
     num_threads = max(1, (os.cpu_count() or 1) // workers.num_workers)
     with ray_session():
         import ray.data
 
         for chunks in filter(None, rounds):
-            items = [{"what": what, "split": split, "index": index} for what, split, index in chunks]
+            items = [
+                {"what": what, "split": split, "index": index} for what, split, index in chunks
+            ]
             results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
                 ReferenceChunks,
                 fn_constructor_args=(recipe, str(parts), num_threads),
@@ -131,7 +170,9 @@ def _map(plan: Plan, parts: Path, rounds: list[list[Chunk]]) -> Generator[Chunk,
                 num_cpus=workers.cpus_per_worker,
                 num_gpus=1 if workers.use_gpu else 0,
             )
-            for batch in results.iter_batches(batch_size=1, batch_format="numpy", prefetch_batches=0):
+            for batch in results.iter_batches(
+                batch_size=1, batch_format="numpy", prefetch_batches=0
+            ):
                 yield _checked(batch)
 
 
@@ -147,7 +188,10 @@ def _chunk(batch: dict[str, Any]) -> Chunk:
 
 
 def run(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides: data=DIR out=DIR.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="Overrides: data=DIR out=DIR."),
+    ] = None,
     recipe: Annotated[Path, typer.Option(help="The training recipe.")] = DEFAULT_RECIPE,
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,

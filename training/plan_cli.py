@@ -1,4 +1,6 @@
-"""`svco plan`: memory, time and cost of a training run from its recipe, before anything starts. Loads neither torch nor Ray."""
+"""`svco plan`: memory, time and cost of a training run from its recipe, before anything starts.
+Loads neither torch nor Ray.
+"""
 
 import math
 import os
@@ -62,7 +64,11 @@ def feature_bytes(shape: ModelShape, data: DataSize, section: TrainSection) -> f
 def keeps_features(shape: ModelShape, data: DataSize, section: TrainSection) -> bool:
     """Whether the tower runs once per image and no more."""
     use = section.train
-    return use.freeze_vision and use.cache_vision and feature_bytes(shape, data, section) <= use.max_cache_gb * 1e9
+    return (
+        use.freeze_vision
+        and use.cache_vision
+        and feature_bytes(shape, data, section) <= use.max_cache_gb * 1e9
+    )
 
 
 def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
@@ -71,8 +77,12 @@ def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
     adapters = adapter_weights(shape.text, section.lora) if section.lora else 0
     image = vision_flops(shape.vision, sum(data.mean.features) / 2)
     train, held_out = data.num_pairs["train"], data.num_pairs.get("validation", 0)
-    every = forward_flops(shape, data.mean, ALL_CELLS, lora_weights=adapters) + (0 if cached else 2 * image)
-    needed = forward_flops(shape, data.mean, cells, lora_weights=adapters) + (0 if cached else 2 * image)
+    every = forward_flops(shape, data.mean, ALL_CELLS, lora_weights=adapters) + (
+        0 if cached else 2 * image
+    )
+    needed = forward_flops(shape, data.mean, cells, lora_weights=adapters) + (
+        0 if cached else 2 * image
+    )
     steps = section.optim.num_steps(train)
     num_pairs = (
         min(steps * section.optim.batch_pairs, section.optim.num_epochs * train)
@@ -89,25 +99,37 @@ def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
 
 
 def _load(recipe: Path, overrides: list[str]) -> tuple[TrainSection, bool]:
-    """The recipe, and whether it names data: what a plan can do without (`data`, `out`) need not be given."""
+    """The recipe, and whether it names data: what a plan can do without (`data`, `out`) need not be
+    given.
+    """
     try:
         given: Any = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
     except (yaml.YAMLError, UnicodeDecodeError):
         given = {}  # load_recipe says what is wrong
     given = given if isinstance(given, dict) else {}
     named = {override.partition("=")[0] for override in overrides}
-    missing = [key for key in ("data", "out") if key not in named and given.get(key, "???") == "???"]
-    section = load_recipe(recipe, [*(f"{key}=not-given" for key in missing), *overrides], TrainSection)
+    missing = [
+        key for key in ("data", "out") if key not in named and given.get(key, "???") == "???"
+    ]
+    section = load_recipe(
+        recipe, [*(f"{key}=not-given" for key in missing), *overrides], TrainSection
+    )
     return section, "data" not in missing
 
 
-def _machine(section: TrainSection, gpu: str | None, tflops: float | None, memory_gb: float | None) -> tuple[str, float | None, float]:
+def _machine(
+    section: TrainSection, gpu: str | None, tflops: float | None, memory_gb: float | None
+) -> tuple[str, float | None, float]:
     """Name, peak in FLOP per second (None: not known) and bytes of memory of what a worker runs on."""
     if gpu is None and not section.workers.use_gpu:
         workers = max(1, section.workers.num_workers)
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
         peak = None if tflops is None else tflops * 1e12
-        return "CPU, this machine's memory shared by the workers", peak, (memory_gb or total / workers) * 1e9
+        return (
+            "CPU, this machine's memory shared by the workers",
+            peak,
+            (memory_gb or total / workers) * 1e9,
+        )
     if gpu is not None or tflops is None or memory_gb is None:
         name, known = find_gpu(gpu or DEFAULT_GPU)
     else:
@@ -122,41 +144,89 @@ def hours_of(flops: float, *, peak: float, workers: int, mfu: float) -> float:
 
 
 def _memory_rows(memory: Memory, budget: float, start: float) -> list[list[str]]:
-    rows = [[label, f"{getattr(memory, name) / GB:.2f}"] for name, label in PARTS.items() if getattr(memory, name) >= 0.005 * GB]
+    rows = [
+        [label, f"{getattr(memory, name) / GB:.2f}"]
+        for name, label in PARTS.items()
+        if getattr(memory, name) >= 0.005 * GB
+    ]
     rows.append(["in a step, all", f"{memory.total / GB:.2f}"])
     rows.append(["before training, while images are encoded", f"{start / GB:.2f}"])
     need = max(memory.total, start)
-    return [*rows, ["there is", f"{budget / GB:.1f}"], ["fits", "yes" if need <= 0.9 * budget else "barely" if need <= budget else "NO"]]
+    return [
+        *rows,
+        ["there is", f"{budget / GB:.1f}"],
+        ["fits", "yes" if need <= 0.9 * budget else "barely" if need <= budget else "NO"],
+    ]
 
 
 def _duration(hours: float) -> str:
-    return f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
+    return (
+        f"{hours:.1f} h"
+        if hours >= 1
+        else f"{hours * 60:.0f} min"
+        if hours >= 1 / 60
+        else f"{hours * 3600:.0f} s"
+    )
 
 
-def _work_rows(work: Work, *, peak: float | None, workers: int, mfu: float, price: float | None) -> list[list[str]]:
+def _work_rows(
+    work: Work, *, peak: float | None, workers: int, mfu: float, price: float | None
+) -> list[list[str]]:
     rows = []
-    labels = {"images": "images, once", "reference": "reference", "training": "training", "validation": "validation", "total": "all"}
+    labels = {
+        "images": "images, once",
+        "reference": "reference",
+        "training": "training",
+        "validation": "validation",
+        "total": "all",
+    }
     for name, label in labels.items():
         flops = getattr(work, name)
         hours = None if peak is None else hours_of(flops, peak=peak, workers=workers, mfu=mfu)
         cost = "" if hours is None or price is None else f"{hours * workers * price:,.2f}"
-        rows.append([label, f"{flops / 1e12:,.1f}", "?" if hours is None else _duration(hours), cost])
+        rows.append(
+            [label, f"{flops / 1e12:,.1f}", "?" if hours is None else _duration(hours), cost]
+        )
     return rows
 
 
-def print_report(section: TrainSection, shape: ModelShape, data: DataSize, sources: tuple[str, str]) -> None:
+def print_report(
+    section: TrainSection, shape: ModelShape, data: DataSize, sources: tuple[str, str]
+) -> None:
     """What the plan rests on."""
     size = policy_size(shape, section)
     lengths, cells = data.mean, cells_of(section.objective)
     optim, workers = section.optim, section.workers
     place = f"{workers.num_workers} Ray workers" if workers.num_workers > 1 else "1 worker"
     rows = [
-        ["model", f"{section.model}: {shape.num_parameters / 1e9:.2f} billion parameters ({sources[0]})"],
+        [
+            "model",
+            f"{section.model}: {shape.num_parameters / 1e9:.2f} billion parameters ({sources[0]})",
+        ],
         ["trained", f"{size.trained / 1e6:,.1f} million parameters"],
-        ["pairs", f"{data.num_pairs['train']:,} for training, {data.num_pairs.get('validation', 0):,} for validation"],
-        ["tokens of a pair", f"{lengths.num_tokens(cells):,.0f} in {len(cells)} sequences ({sources[1]})"],
-        ["steps", f"{optim.num_steps(data.num_pairs['train']):,} of {optim.batch_pairs} pairs, {optim.micro_batch_pairs} in a pass"],
-        ["runs on", place + (f", weights spread over {num_shards(section)}" if num_shards(section) > 1 else "")],
+        [
+            "pairs",
+            (
+                f"{data.num_pairs['train']:,} for training, {data.num_pairs.get('validation', 0):,}"
+                " for validation"
+            ),
+        ],
+        [
+            "tokens of a pair",
+            f"{lengths.num_tokens(cells):,.0f} in {len(cells)} sequences ({sources[1]})",
+        ],
+        [
+            "steps",
+            (
+                f"{optim.num_steps(data.num_pairs['train']):,} of {optim.batch_pairs} pairs,"
+                f" {optim.micro_batch_pairs} in a pass"
+            ),
+        ],
+        [
+            "runs on",
+            place
+            + (f", weights spread over {num_shards(section)}" if num_shards(section) > 1 else ""),
+        ],
     ]
     summary_table("Plan", ["what", "value"], rows)
 
@@ -172,43 +242,82 @@ def _too_long(section: TrainSection, shape: ModelShape, data: DataSize) -> list[
         return []
     longest = math.ceil(max(data.sequences))
     by_size = shape.vision.num_features is None
-    smaller = ", or build with smaller images (normalize.mode=reencode normalize.scale=1 normalize.max_px=1024)" if by_size else ""
-    return [f"max_length_tokens={limit} leaves out {share:.0%} of the pairs (the longest has {longest:,} tokens); raise it{smaller}"]
+    smaller = (
+        ", or build with smaller images (normalize.mode=reencode normalize.scale=1"
+        " normalize.max_px=1024)"
+        if by_size
+        else ""
+    )
+    return [
+        f"max_length_tokens={limit} leaves out {share:.0%} of the pairs (the longest has"
+        f" {longest:,} tokens); raise it{smaller}"
+    ]
 
 
 def _kept_features(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
     """Where the tower is a part of the work worth naming."""
     if not section.train.freeze_vision or keeps_features(shape, data, section):
         return []
-    flops, room_gb = train_flops_per_pair(shape, data.mean, section, cached=False), feature_bytes(shape, data, section) / 1e9
+    flops, room_gb = (
+        train_flops_per_pair(shape, data.mean, section, cached=False),
+        feature_bytes(shape, data, section) / 1e9,
+    )
     share = flops.vision / flops.total
     if share < WORTH_CACHING or room_gb > MAX_CACHE_GB:
         return []
     keys = f"train.cache_vision=true train.max_cache_gb={max(1, round(room_gb * 1.05))}"
-    return [f"{keys}: {room_gb:.1f} GB of main memory for each worker keep what the tower sees, which is {share:.0%} of the work"]
+    return [
+        f"{keys}: {room_gb:.1f} GB of main memory for each worker keep what the tower sees, which"
+        f" is {share:.0%} of the work"
+    ]
 
 
 def run(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example data=DIR.")] = None,
-    recipe: Annotated[Path, typer.Option(help="A training recipe.")] = Path("recipes/svco_llava_1_5_7b.yaml"),
-    gpu: Annotated[str | None, typer.Option(help=f"Which GPU: {', '.join(GPUS)}. By default {DEFAULT_GPU}.")] = None,
-    mfu: Annotated[float, typer.Option(min=0.01, max=1, help="The share of its peak that a GPU reaches.")] = 0.4,
-    price_per_hour: Annotated[float | None, typer.Option(min=0, help="Of one GPU, in any currency.")] = None,
-    tflops: Annotated[float | None, typer.Option(min=0.001, help="Peak of another GPU, or of a CPU, in 10^12 FLOP/s.")] = None,
-    memory_gb: Annotated[float | None, typer.Option(min=0.1, help="Memory of another GPU, in 10^9 bytes.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="Overrides, for example data=DIR."),
+    ] = None,
+    recipe: Annotated[Path, typer.Option(help="A training recipe.")] = Path(
+        "recipes/svco_llava_1_5_7b.yaml"
+    ),
+    gpu: Annotated[
+        str | None, typer.Option(help=f"Which GPU: {', '.join(GPUS)}. By default {DEFAULT_GPU}.")
+    ] = None,
+    mfu: Annotated[
+        float, typer.Option(min=0.01, max=1, help="The share of its peak that a GPU reaches.")
+    ] = 0.4,
+    price_per_hour: Annotated[
+        float | None, typer.Option(min=0, help="Of one GPU, in any currency.")
+    ] = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(min=0.001, help="Peak of another GPU, or of a CPU, in 10^12 FLOP/s."),
+    ] = None,
+    memory_gb: Annotated[
+        float | None, typer.Option(min=0.1, help="Memory of another GPU, in 10^9 bytes.")
+    ] = None,
 ) -> None:
     """Show memory, time and cost of a training run before anything starts, with advice."""
     section, has_data = _load(recipe, list(overrides or []))
     shape, known_from = find_shape(_local(section.model), section.tiny)
-    data = size_of_data(absolute_path(section.data, "data"), _local(section.model), shape) if has_data else default_size(shape)
+    data = (
+        size_of_data(absolute_path(section.data, "data"), _local(section.model), shape)
+        if has_data
+        else default_size(shape)
+    )
     if not data.num_pairs["train"]:
         raise UserError(f"{section.data}: split 'train' has no rows, so there is nothing to plan")
     print_report(section, shape, data, (known_from, data.source))
     name, peak, budget = _machine(section, gpu, tflops, memory_gb)
-    on_gpu, cached = section.workers.use_gpu or gpu is not None, keeps_features(shape, data, section)
+    on_gpu, cached = (
+        section.workers.use_gpu or gpu is not None,
+        keeps_features(shape, data, section),
+    )
     memory = memory_of(shape, data.longest, section, cached=cached, gpu=on_gpu)
     start = start_bytes(shape, data.longest, section)
-    summary_table(f"Memory of a worker, GB ({name})", ["", "GB"], _memory_rows(memory, budget, start))
+    summary_table(
+        f"Memory of a worker, GB ({name})", ["", "GB"], _memory_rows(memory, budget, start)
+    )
     workers = max(1, section.workers.num_workers)
     work = work_of(shape, data, section)
     rows = _work_rows(work, peak=peak, workers=workers, mfu=mfu, price=price_per_hour)
@@ -216,7 +325,9 @@ def run(
     if peak is None:
         say("no time: give --gpu, or --tflops of this CPU")
     say("loading, disk and communication between workers are not in the times")
-    lines = advice(section, shape, data.longest, budget_gb=0.95 * budget / GB, cached=cached, gpu=on_gpu)
+    lines = advice(
+        section, shape, data.longest, budget_gb=0.95 * budget / GB, cached=cached, gpu=on_gpu
+    )
     for line in [*lines, *more_advice(section, shape, data)]:
         say(f"advice  {line}")
 

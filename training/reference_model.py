@@ -50,17 +50,25 @@ class ReferenceModel:
         reader = self._reader(split)
         # The batches that training would make, so that the numbers are the same in every bit.
         starts = range(start, min(start + num_images, reader.num_images), CHUNK_IMAGES)
-        batches = [np.arange(first, min(first + CHUNK_IMAGES, reader.num_images)) for first in starts]
+        batches = [
+            np.arange(first, min(first + CHUNK_IMAGES, reader.num_images)) for first in starts
+        ]
 
         def load(images: Ints) -> tuple[list[str], Images]:
-            return [reader.image_hashes[number] for number in images], reader.pixels(images, keep=False)
+            return [reader.image_hashes[number] for number in images], reader.pixels(
+                images, keep=False
+            )
 
         with ReadAhead(batches, load) as ahead:
-            made = ((hashes, list(vision_features(self._trained.vlm.model, pixels))) for hashes, pixels in ahead)
+            made = (
+                (hashes, list(vision_features(self._trained.vlm.model, pixels)))
+                for hashes, pixels in ahead
+            )
             write_features(path, made, self._feature_facts)
 
     def write_chunk(self, split: str, start: int, num_pairs: int, path: Path) -> None:
-        """Writes the numbers of some pairs of a split, those `start` .. `start + num_pairs`, as far as there are any.
+        """Writes the numbers of some pairs of a split, those `start` .. `start + num_pairs`, as far
+        as there are any.
 
         Raises:
             MvcError: A pair that cannot become tokens, or an image that does not decode.
@@ -70,19 +78,29 @@ class ReferenceModel:
         logps_P32 = torch.zeros(len(pairs), 3, 2)
         with torch.no_grad(), self._scorer.ahead(held, self._scorer.passes(held, pairs)) as ahead:
             for some in ahead:
-                logps_P32[torch.from_numpy(some.pairs - start)] = self._scorer.run(held, some).logps_P32.float().cpu()
+                logps_P32[torch.from_numpy(some.pairs - start)] = (
+                    self._scorer.run(held, some).logps_P32.float().cpu()
+                )
         write_part(path, held.reader, pairs, logps_P32, self._facts)
 
     def _open(self, split: str) -> Split:
         reader = self._reader(split)
-        stored = None if self._features is None else FeatureStore(self._features, reader, self._feature_facts)
+        stored = (
+            None
+            if self._features is None
+            else FeatureStore(self._features, reader, self._feature_facts)
+        )
         # Not kept: a chunk needs the features of its own images only.
-        features = VisionFeatures(reader, self._trained.vlm, self._env, frozen=True, max_cache_bytes=0, stored=stored)
+        features = VisionFeatures(
+            reader, self._trained.vlm, self._env, frozen=True, max_cache_bytes=0, stored=stored
+        )
         self._splits[split] = Split(reader, features, torch.empty(0))
         return self._splits[split]
 
     def _reader(self, split: str) -> PairReader:
         if split not in self._readers:
             limit = self._section.max_length_tokens
-            self._readers[split] = PairReader(self._section.data, split, self._trained.vlm, max_length_tokens=limit)
+            self._readers[split] = PairReader(
+                self._section.data, split, self._trained.vlm, max_length_tokens=limit
+            )
         return self._readers[split]

@@ -14,13 +14,15 @@ from pipeline.core.schema import MvcError, read_manifest, shard_paths
 from pipeline.core.storage import read_json, sha256_file
 from training.config import TrainSection
 
-MARKER = ".svco_train"  # what an unfinished `out` of this job has, and a folder of someone else's has not
+# what an unfinished `out` of this job has, and a folder of someone else's has not
+MARKER = ".svco_train"
 RECORD = "svco.json"  # written last: the run is finished
 CHECKPOINTS = ".checkpoints"  # of an unfinished run, in `out`
 ATTEMPT = "attempt"  # in that folder: names the one process that may write there
 RUN = "run.json"  # in that folder: which run it is
 REFERENCE_DONE = "DONE.json"  # of a reference table: written last
-NOT_THE_RUN = ("out", "workers", "log", "checkpoint", "store_features")  # what may change while a run goes on: the result is the same
+# what may change while a run goes on: the result is the same
+NOT_THE_RUN = ("out", "workers", "log", "checkpoint", "store_features")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ def plan_training(section: TrainSection) -> Plan:
     read_manifest(section.data)
     num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
     if not num_pairs["train"]:
-        raise MvcError(f"{section.data}: split 'train' has no rows, so there is nothing to train on")
+        raise MvcError(
+            f"{section.data}: split 'train' has no rows, so there is nothing to train on"
+        )
     _refuse_other_unfinished(section)
     return Plan(section, num_pairs, _finished(section))
 
@@ -65,15 +69,23 @@ def plan_reference(section: TrainSection) -> Plan:
     """
     section = _with_absolute_paths(section)
     if section.model == "tiny":
-        raise RecipeError("model=tiny: is made by training itself; give the folder of a model, for example <out of a run>/base")
+        raise RecipeError(
+            "model=tiny: is made by training itself; give the folder of a model, for example <out"
+            " of a run>/base"
+        )
     if section.store_features and not section.train.freeze_vision:
-        raise RecipeError("store_features: features of a tower that is trained change with every step; set train.freeze_vision=true")
+        raise RecipeError(
+            "store_features: features of a tower that is trained change with every step; set"
+            " train.freeze_vision=true"
+        )
     read_manifest(section.data)
     num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
     out = Path(section.out)
     ours = any((out / name).exists() for name in (REFERENCE_DONE, ".parts"))
     if out.is_dir() and not ours and any(path.name != ".lock" for path in out.iterdir()):
-        raise RecipeError(f"out={out}: the folder is not empty and holds no reference table; choose another out")
+        raise RecipeError(
+            f"out={out}: the folder is not empty and holds no reference table; choose another out"
+        )
     return Plan(section, num_pairs, None)
 
 
@@ -99,25 +111,39 @@ def num_rows(folder: str | Path, split: str) -> int:
         try:
             total += pq.read_metadata(path).num_rows
         except (pa.ArrowInvalid, OSError) as error:
-            raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+            raise MvcError(
+                f"{path}: cannot be read as Parquet ({error}); build the folder again"
+            ) from error
     return total
 
 
 def _with_absolute_paths(section: TrainSection) -> TrainSection:
-    given = {"data": section.data, "out": section.out, **({"reference": section.reference} if section.reference else {})}
-    if section.model != "tiny" and (section.model.startswith(("/", ".", "~")) or Path(section.model).exists()):
+    given = {
+        "data": section.data,
+        "out": section.out,
+        **({"reference": section.reference} if section.reference else {}),
+    }
+    if section.model != "tiny" and (
+        section.model.startswith(("/", ".", "~")) or Path(section.model).exists()
+    ):
         given["model"] = section.model
     paths = {name: absolute_path(path, name) for name, path in given.items()}
     for name, path in paths.items():
         if "://" in path:
-            raise RecipeError(f"{name}={path}: training reads and writes local folders only; copy it, or mount it")
+            raise RecipeError(
+                f"{name}={path}: training reads and writes local folders only; copy it, or mount it"
+            )
     if "model" in paths and not (Path(paths["model"]) / "config.json").is_file():
-        raise RecipeError(f"model={paths['model']}: expected a Hugging Face model folder with config.json, found none")
+        raise RecipeError(
+            f"model={paths['model']}: expected a Hugging Face model folder with config.json, found"
+            " none"
+        )
     return section.model_copy(update=paths)
 
 
 def base_sha256(section: TrainSection) -> str | None:
-    """A hash of the configuration and weights that training starts from, if they are in a folder of the user's.
+    """A hash of the configuration and weights that training starts from, if they are in a folder of
+    the user's.
 
     None for the tiny model, which the recipe and the data determine, and for a Hub id.
     """
@@ -125,17 +151,23 @@ def base_sha256(section: TrainSection) -> str | None:
     if section.model == "tiny" or not folder.is_dir():
         return None
     files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
-    return _sha256_of_all(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    return _sha256_of_all(
+        tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+    )
 
 
 @functools.lru_cache
 def _sha256_of_all(files: tuple[tuple[Path, int, int], ...]) -> str:
     """Once per process: weights may be many gigabytes."""
-    return hashlib.sha256("".join(f"{file.name} {sha256_file(file)}\n" for file, *_ in files).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{file.name} {sha256_file(file)}\n" for file, *_ in files).encode()
+    ).hexdigest()
 
 
 def base_of_run(section: TrainSection) -> str | None:
-    """`base_sha256` as the driver of this run noted it, so that its workers need not read the weights for it again."""
+    """`base_sha256` as the driver of this run noted it, so that its workers need not read the
+    weights for it again.
+    """
     noted = Path(section.out) / CHECKPOINTS / RUN
     return read_json(noted)["base_sha256"] if noted.is_file() else base_sha256(section)
 
@@ -148,20 +180,34 @@ def _finished(section: TrainSection) -> dict[str, Any] | None:
     """
     out = Path(section.out)
     if (out / "manifest.json").exists():
-        raise RecipeError(f"out={out}: the folder holds a data set (manifest.json); choose another out")
+        raise RecipeError(
+            f"out={out}: the folder holds a data set (manifest.json); choose another out"
+        )
     if not (out / RECORD).is_file():
-        if out.is_dir() and any(p.name != ".lock" for p in out.iterdir()) and not (out / MARKER).is_file():
-            raise RecipeError(f"out={out}: the folder is not empty and not from a training run; choose another out")
+        if (
+            out.is_dir()
+            and any(p.name != ".lock" for p in out.iterdir())
+            and not (out / MARKER).is_file()
+        ):
+            raise RecipeError(
+                f"out={out}: the folder is not empty and not from a training run; choose"
+                " another out"
+            )
         return None
     record: dict[str, Any] = read_json(out / RECORD)
     different = _differences(section, record)
     if different:
-        raise RecipeError(f"out={out}: holds a finished run that differs in {', '.join(different)}; choose another out, or delete it")
+        raise RecipeError(
+            f"out={out}: holds a finished run that differs in {', '.join(different)}; choose"
+            " another out, or delete it"
+        )
     return record if _has_weights(out) else None
 
 
 def run_facts(section: TrainSection) -> dict[str, Any]:
-    """What tells one run from another: an unfinished one is gone on with only by a recipe and data that are the same."""
+    """What tells one run from another: an unfinished one is gone on with only by a recipe and data
+    that are the same.
+    """
     return {
         "recipe": section.model_dump(mode="json"),
         "data_sha256": sha256_file(Path(section.data) / "manifest.json"),
@@ -171,7 +217,9 @@ def run_facts(section: TrainSection) -> dict[str, Any]:
 
 def _differences(section: TrainSection, record: dict[str, Any]) -> list[str]:
     ours, theirs = section.model_dump(mode="json"), record.get("recipe", {})
-    different = [name for name in ours if name not in NOT_THE_RUN and ours[name] != theirs.get(name)]
+    different = [
+        name for name in ours if name not in NOT_THE_RUN and ours[name] != theirs.get(name)
+    ]
     if record.get("data_sha256") != sha256_file(Path(section.data) / "manifest.json"):
         different.append("the content of data")
     # Weights of many gigabytes are read only where everything else is the same.
@@ -188,8 +236,8 @@ def _refuse_other_unfinished(section: TrainSection) -> None:
     different = _differences(section, read_json(folder / RUN))
     if different:
         raise RecipeError(
-            f"out={section.out}: holds an unfinished run that differs in {', '.join(different)}; go on with its own recipe, "
-            f"choose another out, or delete {folder}"
+            f"out={section.out}: holds an unfinished run that differs in {', '.join(different)}; go"
+            f" on with its own recipe, choose another out, or delete {folder}"
         )
 
 

@@ -14,7 +14,16 @@ from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError, load_recipe, resolved_yaml
 from pipeline.core.storage import only_one, write_json, write_text
 from training.config import TrainSection
-from training.run_plan import ATTEMPT, CHECKPOINTS, MARKER, RECORD, RUN, Plan, plan_training, run_facts
+from training.run_plan import (
+    ATTEMPT,
+    CHECKPOINTS,
+    MARKER,
+    RECORD,
+    RUN,
+    Plan,
+    plan_training,
+    run_facts,
+)
 from training.runtime.driver_messages import follow
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
@@ -30,11 +39,18 @@ def train(plan: Plan) -> dict[str, Any]:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
     with only_one(plan.out, "out"):
-        write_text(plan.out / MARKER, "An unfinished or finished run of training/train_svco.py, which may write here.\n")
+        write_text(
+            plan.out / MARKER,
+            "An unfinished or finished run of training/train_svco.py, which may write here.\n",
+        )
         write_text(plan.out / "recipe.yaml", resolved_yaml(plan.section))
-        (plan.out / RECORD).unlink(missing_ok=True)  # of a run whose weights are gone: what is made now is not finished
+        # of a run whose weights are gone: what is made now is not finished
+        (plan.out / RECORD).unlink(missing_ok=True)
         begin_attempt(plan)
-        say(f"training {plan.section.model} with {plan.section.objective.name} on {plan.section.data} -> {plan.out}")
+        say(
+            f"training {plan.section.model} with {plan.section.objective.name} on"
+            f" {plan.section.data} -> {plan.out}"
+        )
         if plan.section.model == "tiny":
             from training.tiny.make import make_tiny
 
@@ -47,9 +63,11 @@ def train(plan: Plan) -> dict[str, Any]:
 
 
 def begin_attempt(plan: Plan) -> None:
-    """Says which run the checkpoints in `out` belong to, and that this process alone may go on with it.
+    """Says which run the checkpoints in `out` belong to, and that this process alone may go on with
+    it.
 
-    Workers of a driver that was killed may live for some seconds more; they find another name here and end.
+    Workers of a driver that was killed may live for some seconds more; they find another name here
+    and end.
     """
     folder = plan.out / CHECKPOINTS
     write_json(folder / RUN, run_facts(plan.section))
@@ -71,13 +89,23 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
     from training.train_worker import train_worker
 
     workers, scratch = plan.section.workers, plan.out / ".ray"
-    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed: Ray Train would take it up, but the loop does
+    # of a run that was killed: Ray Train would take it up, but the loop does
+    shutil.rmtree(scratch, ignore_errors=True)
     messages = scratch / "messages.jsonl"
-    number = workers.num_workers if workers.min_workers is None else (workers.min_workers, workers.num_workers)
-    scaling = ScalingConfig(num_workers=number, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section))
+    number = (
+        workers.num_workers
+        if workers.min_workers is None
+        else (workers.min_workers, workers.num_workers)
+    )
+    scaling = ScalingConfig(
+        num_workers=number, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section)
+    )
     trainer = TorchTrainer(
         train_worker,
-        train_loop_config={"recipe": plan.section.model_dump(mode="json"), "messages": str(messages)},
+        train_loop_config={
+            "recipe": plan.section.model_dump(mode="json"),
+            "messages": str(messages),
+        },
         scaling_config=scaling,
         run_config=RunConfig(
             name="svco",
@@ -106,20 +134,30 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
 
 
 def _no_second_try() -> Any:
-    """A callback that ends the run at an error that the user has to mend: workers that start again would meet it again."""
+    """A callback that ends the run at an error that the user has to mend: workers that start again
+    would meet it again.
+    """
     from ray.train import UserCallback
 
     class NoSecondTry(UserCallback):
-        def after_exception(self, *, worker_exceptions: dict[int, Exception], **_context: Any) -> None:  # called by keywords
+        # called by keywords
+        def after_exception(
+            self, *, worker_exceptions: dict[int, Exception], **_context: Any
+        ) -> None:
             error = _cause(worker_exceptions)
             if isinstance(error, UserError):
-                raise error  # which Ray Train does not count as a failure of workers, so max_failures does not apply
+                # which Ray Train does not count as a failure of workers, so max_failures does not
+                # apply
+                raise error
 
     return NoSecondTry()
 
 
 def _resources(section: TrainSection) -> dict[str, float]:
-    return {"CPU": section.workers.cpus_per_worker, **({"GPU": 1} if section.workers.use_gpu else {})}
+    return {
+        "CPU": section.workers.cpus_per_worker,
+        **({"GPU": 1} if section.workers.use_gpu else {}),
+    }
 
 
 def _workers(number: int) -> str:
@@ -127,9 +165,11 @@ def _workers(number: int) -> str:
 
 
 def _cause(failures: dict[int, Exception]) -> Exception:
-    """What to tell of several workers' errors, without Ray's wrapping: one that the user can mend, else the lowest rank's.
+    """What to tell of several workers' errors, without Ray's wrapping: one that the user can mend,
+    else the lowest rank's.
 
-    When one worker fails, the others lose their connection to it and fail as well, whatever their rank.
+    When one worker fails, the others lose their connection to it and fail as well, whatever their
+    rank.
     """
     errors = [getattr(error, "cause", None) or error for _, error in sorted(failures.items())]
     return next((error for error in errors if isinstance(error, UserError)), errors[0])
@@ -143,8 +183,20 @@ def print_plan(plan: Plan) -> None:
         ["model", section.model],
         ["objective", section.objective.name],
         ["data", section.data],
-        ["pairs", f"{plan.num_pairs['train']:,} for training, {plan.num_pairs['validation']:,} for validation"],
-        ["steps", f"{optim.num_steps(plan.num_pairs['train']):,} of {optim.batch_pairs} pairs, {optim.micro_batch_pairs} in a pass"],
+        [
+            "pairs",
+            (
+                f"{plan.num_pairs['train']:,} for training, {plan.num_pairs['validation']:,} for"
+                " validation"
+            ),
+        ],
+        [
+            "steps",
+            (
+                f"{optim.num_steps(plan.num_pairs['train']):,} of {optim.batch_pairs} pairs,"
+                f" {optim.micro_batch_pairs} in a pass"
+            ),
+        ],
         ["runs on", place + (" with a GPU each" if section.workers.use_gpu else "")],
         ["out", section.out + (" (finished)" if plan.finished else "")],
     ]
@@ -155,9 +207,15 @@ def print_result(plan: Plan, record: dict[str, Any]) -> None:
     """Before and after on the held-out pairs, where the model is, and what to run next."""
     start, final, seconds = record["start"], record["final"], record["seconds"]
     if final:
-        rows = [[_label(name), _cell(name, start[name], is_start=True), _cell(name, value)] for name, value in final.items()]
+        rows = [
+            [_label(name), _cell(name, start[name], is_start=True), _cell(name, value)]
+            for name, value in final.items()
+        ]
         summary_table("Held-out pairs", ["", "before", "after"], rows)
-    say(f"{record['steps']} steps in {seconds['training']:.1f} s ({seconds['total']:.1f} s with loading and the reference)")
+    say(
+        f"{record['steps']} steps in {seconds['training']:.1f} s ({seconds['total']:.1f} s with"
+        " loading and the reference)"
+    )
     say(f"model   {plan.out}\nlog     {plan.out}/metrics.jsonl")
     on_gpu = " workers.use_gpu=true dtype=bfloat16" if plan.section.workers.use_gpu else ""
     command = "python eval/run_eval.py --recipe recipes/eval_contrast.yaml"
@@ -166,7 +224,11 @@ def print_result(plan: Plan, record: dict[str, Any]) -> None:
 
 def _label(name: str) -> str:
     kind, _, term = name.partition("_")
-    return {"loss": f"loss {term}".strip(), "margin": f"margin {term}, nats", "accuracy": f"accuracy {term}"}[kind]
+    return {
+        "loss": f"loss {term}".strip(),
+        "margin": f"margin {term}, nats",
+        "accuracy": f"accuracy {term}",
+    }[kind]
 
 
 def _cell(name: str, value: float, *, is_start: bool = False) -> str:
@@ -176,7 +238,10 @@ def _cell(name: str, value: float, *, is_start: bool = False) -> str:
 
 
 def run(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/model.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/model."),
+    ] = None,
     recipe: Annotated[Path, typer.Option(help="The recipe.")] = DEFAULT_RECIPE,
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,

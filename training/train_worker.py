@@ -11,7 +11,9 @@ from training.runtime.environment import Advances, LocalEnv, _Silence
 
 
 class RayEnv(LocalEnv):
-    """One worker of a Ray Train job, which has set up the torch.distributed group; its words go to the driver."""
+    """One worker of a Ray Train job, which has set up the torch.distributed group; its words go to
+    the driver.
+    """
 
     def __init__(self, messages: Messages) -> None:
         import ray.train
@@ -23,7 +25,9 @@ class RayEnv(LocalEnv):
         self._messages = messages
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Passes the metrics to Ray Train. A call waits for the controller's next poll, so the loop calls it seldom."""
+        """Passes the metrics to Ray Train. A call waits for the controller's next poll, so the loop
+        calls it seldom.
+        """
         import ray.train
 
         ray.train.report(dict(metrics))
@@ -35,7 +39,11 @@ class RayEnv(LocalEnv):
 
     def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
         """See Env."""
-        return RelayedProgress(self._messages, title, total, unit) if self.rank == 0 and title else _Silence()
+        return (
+            RelayedProgress(self._messages, title, total, unit)
+            if self.rank == 0 and title
+            else _Silence()
+        )
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:
@@ -50,7 +58,12 @@ def train_worker(config: dict[str, Any]) -> dict[str, Any]:
     from training.config import TrainSection
     from training.trainer.loop import fit
 
-    # Ray sets OMP_NUM_THREADS=1 for workers that reserve a fraction of a CPU; take a fair share of the cores instead.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Ray sets OMP_NUM_THREADS=1 for workers that reserve a fraction of a CPU; take a fair share of
+    # the cores instead.
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
-    return fit(TrainSection.model_validate(config["recipe"]), RayEnv(Messages(Path(config["messages"]))))
+    return fit(
+        TrainSection.model_validate(config["recipe"]), RayEnv(Messages(Path(config["messages"])))
+    )

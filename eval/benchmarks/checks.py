@@ -1,4 +1,6 @@
-"""Checks that every benchmark makes: fields, repeated ids, the number of questions, options; and how a part of it is chosen."""
+"""Checks that every benchmark makes: fields, repeated ids, the number of questions, options; and
+how a part of it is chosen.
+"""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -10,7 +12,8 @@ T = TypeVar("T")
 
 
 def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[T]) -> T:
-    """A field of a record, under the first of `names` that it has; a whole number may be written as text and the other way round.
+    """A field of a record, under the first of `names` that it has; a whole number may be written as
+    text and the other way round.
 
     Raises:
         BenchmarkError: It has none of them, or of another kind.
@@ -18,9 +21,14 @@ def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[
     wanted = (names,) if isinstance(names, str) else tuple(names)
     value = next((record[name] for name in wanted if record.get(name) is not None), None)
     if value is None:
-        raise BenchmarkError(f"{where} has no {' or '.join(wanted)}; it has {', '.join(map(str, record)) or 'nothing'}")
+        raise BenchmarkError(
+            f"{where} has no {' or '.join(wanted)}; it has"
+            f" {', '.join(map(str, record)) or 'nothing'}"
+        )
     try:
-        found = kind(value) if kind in (str, int) and isinstance(value, str | int | float) else value  # type: ignore[call-arg]
+        found = (
+            kind(value) if kind in (str, int) and isinstance(value, str | int | float) else value
+        )  # type: ignore[call-arg]
     except ValueError:
         found = value
     if not isinstance(found, kind):
@@ -28,8 +36,12 @@ def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[
     return found
 
 
-def take_whole(records: Sequence[T], limit: int | None, group: Callable[[T], Hashable], questions_each: int = 1) -> list[T]:
-    """The first records of whole groups that give at most `limit` questions, and at least one group."""
+def take_whole(
+    records: Sequence[T], limit: int | None, group: Callable[[T], Hashable], questions_each: int = 1
+) -> list[T]:
+    """The first records of whole groups that give at most `limit` questions, and at least one
+    group.
+    """
     if limit is None:
         return list(records)
     groups: dict[Hashable, list[T]] = {}
@@ -43,8 +55,12 @@ def take_whole(records: Sequence[T], limit: int | None, group: Callable[[T], Has
     return kept
 
 
-def take_evenly(records: Sequence[T], limit: int | None, stratum: Callable[[T], Hashable]) -> list[T]:
-    """At most `limit` records, taken from each stratum in turn: a score over strata stays defined on a few questions."""
+def take_evenly(
+    records: Sequence[T], limit: int | None, stratum: Callable[[T], Hashable]
+) -> list[T]:
+    """At most `limit` records, taken from each stratum in turn: a score over strata stays defined
+    on a few questions.
+    """
     if limit is None:
         return list(records)
     seen: dict[Hashable, int] = {}
@@ -56,7 +72,9 @@ def take_evenly(records: Sequence[T], limit: int | None, stratum: Callable[[T], 
     return [record for _, _, record in sorted(ranked, key=lambda entry: entry[:2])[:limit]]
 
 
-def checked(name: str, questions: list[Question], *, limit: int | None, expected_size: int) -> list[Question]:
+def checked(
+    name: str, questions: list[Question], *, limit: int | None, expected_size: int
+) -> list[Question]:
     """The questions, if their ids differ and their number is the expected one.
 
     Raises:
@@ -65,19 +83,24 @@ def checked(name: str, questions: list[Question], *, limit: int | None, expected
     seen: set[str] = set()
     for question in questions:
         if question.item_id in seen:
-            raise BenchmarkError(f"{name}: the id {question.item_id!r} occurs twice; every question must occur once")
+            raise BenchmarkError(
+                f"{name}: the id {question.item_id!r} occurs twice; every question must occur once"
+            )
         seen.add(question.item_id)
     if not questions:
         raise BenchmarkError(f"{name}: no questions found")
     if limit is None and len(questions) != expected_size:
         raise BenchmarkError(
-            f"{name}: expected {expected_size:,} questions, found {len(questions):,}; fetch the benchmark again, or state "
-            "expected_size (another version of it) or limit (a part of it)"
+            f"{name}: expected {expected_size:,} questions, found {len(questions):,}; fetch the"
+            " benchmark again, or state expected_size (another version of it) or limit (a part"
+            " of it)"
         )
     return questions
 
 
-def checked_options(name: str, given: Mapping[str, str], allowed: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+def checked_options(
+    name: str, given: Mapping[str, str], allowed: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
     """The options with defaults filled in.
 
     Raises:
@@ -85,7 +108,11 @@ def checked_options(name: str, given: Mapping[str, str], allowed: Mapping[str, t
     """
     for key, value in given.items():
         if key not in allowed:
-            raise BenchmarkError(f"{name}: no option {key!r}; it has {', '.join(allowed) or 'none'}")
+            raise BenchmarkError(
+                f"{name}: no option {key!r}; it has {', '.join(allowed) or 'none'}"
+            )
         if value not in allowed[key]:
-            raise BenchmarkError(f"{name}: {key}={value!r}; expected one of {', '.join(allowed[key])}")
+            raise BenchmarkError(
+                f"{name}: {key}={value!r}; expected one of {', '.join(allowed[key])}"
+            )
     return {key: given.get(key, values[0]) for key, values in allowed.items()}

@@ -1,11 +1,14 @@
-"""CV-Bench (Tong et al., NeurIPS 2024): counting, spatial relations, depth order and distance, from three labelled image sets.
+"""CV-Bench (Tong et al., NeurIPS 2024): counting, spatial relations, depth order and distance, from
+three labelled image sets.
 
-Native files: cvbench_test.jsonl or test*.jsonl (idx, type, task, image, question, choices, answer "(C)", prompt, source) and the
-images beside it, in img/ or in images/; or the Parquet files of the Hub's nyu-visionx/CV-Bench.
+Native files: cvbench_test.jsonl or test*.jsonl (idx, type, task, image, question, choices, answer
+"(C)", prompt, source) and the images beside it, in img/ or in images/; or the Parquet files of the
+Hub's nyu-visionx/CV-Bench.
 
 Chance: one over the number of choices, weighed as the score.
 
-Its authors' score weighs sources, not questions: 2D = (ADE20K + COCO) / 2, 3D = Omni3D, combined = (2D + 3D) / 2.
+Its authors' score weighs sources, not questions: 2D = (ADE20K + COCO) / 2, 3D = Omni3D, combined =
+(2D + 3D) / 2.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,22 +31,42 @@ class CvBench:
     name, expected_size, headline = NAME, 2638, "combined"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """See `Benchmark.load`; a limit takes from the three sources in turn."""
         checked_options(NAME, options, self.options)
         found = open_source(NAME, source, files=("cvbench_test.jsonl", "*.jsonl"))
-        kept = take_evenly(list(enumerate(found.records)), limit, lambda entry: str(entry[1].get("source")))
+        kept = take_evenly(
+            list(enumerate(found.records)), limit, lambda entry: str(entry[1].get("source"))
+        )
         questions = [_question(found, row, record) for row, record in kept]
-        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+        return checked(
+            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
+        )
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right letter."""
         return equals_truth(question, verdict)
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
-        """combined (the authors' formula), 2d, 3d, accuracy over questions, and accuracy per source and task."""
-        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
-        per_source = by_slice("source", questions, scores, lambda question: str(question.meta["source"]))
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
+        """combined (the authors' formula), 2d, 3d, accuracy over questions, and accuracy per source
+        and task.
+        """
+        scores = [
+            self.score(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
+        per_source = by_slice(
+            "source", questions, scores, lambda question: str(question.meta["source"])
+        )
         empty = mean_score([], [])
         parts = {name: per_source.get(f"source/{name}", empty) for name in SOURCES}
         return {
@@ -63,7 +86,9 @@ def _question(found: Source, row: int, record: Record) -> Question:
     letter = value_of(record, "answer", where, str).strip().strip("()").upper()
     origin = value_of(record, "source", where, str)
     if letter not in LETTERS[: len(choices)] or len(letter) != 1:
-        raise BenchmarkError(f"{where}: expected an answer like '(A)' among {len(choices)} choices, got {letter!r}")
+        raise BenchmarkError(
+            f"{where}: expected an answer like '(A)' among {len(choices)} choices, got {letter!r}"
+        )
     if origin not in SOURCES:
         raise BenchmarkError(f"{where}: expected source {', '.join(SOURCES)}, got {origin!r}")
     image = found.image(record.get("image"), where, ("", "img", "images"))
@@ -76,7 +101,11 @@ def _question(found: Source, row: int, record: Record) -> Question:
         truth=letter,
         cluster=sha256_hex(image)[:16],
         max_new_tokens=128,
-        meta={"source": origin, "task": value_of(record, "task", where, str), "type": str(record.get("type", ""))},
+        meta={
+            "source": origin,
+            "task": value_of(record, "task", where, str),
+            "type": str(record.get("type", "")),
+        },
     )
 
 

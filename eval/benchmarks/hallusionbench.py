@@ -1,14 +1,18 @@
-"""HallusionBench (Guan et al., CVPR 2024): illusions, charts, maps and edited figures; yes/no questions in sets.
+"""HallusionBench (Guan et al., CVPR 2024): illusions, charts, maps and edited figures; yes/no
+questions in sets.
 
-Native files: HallusionBench.json (category VD | VS, subcategory, visual_input, set_id, figure_id, question_id, question, gt_answer,
-gt_answer_details, filename) and the folder hallusion_bench/ of images; or the Hub's lmms-lab/HallusionBench, of which the split with
-images is read: give `questions: image`.
+Native files: HallusionBench.json (category VD | VS, subcategory, visual_input, set_id, figure_id,
+question_id, question, gt_answer, gt_answer_details, filename) and the folder hallusion_bench/ of
+images; or the Hub's lmms-lab/HallusionBench, of which the split with images is read: give
+`questions: image`.
 
 Chance: 1/2.
 
-Of the 1,129 questions 178 (VS, figure 0) come without a figure. Metrics: aAcc per question; fAcc: every question of a figure right
-(what has no figure is left out); qAcc: a question right on every figure of its set. As its authors score it, a question without a
-figure is also right when the answer commits to neither yes nor no. Their judge is GPT-4; here yes and no are read from the answer.
+Of the 1,129 questions 178 (VS, figure 0) come without a figure. Metrics: aAcc per question; fAcc:
+every question of a figure right (what has no figure is left out); qAcc: a question right on every
+figure of its set. As its authors score it, a question without a figure is also right when the
+answer commits to neither yes nor no. Their judge is GPT-4; here yes and no are read from the
+answer.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,20 +29,39 @@ ASK = "Please answer yes or no."
 
 
 class HallusionBench:
-    """`questions`: "image" leaves out those without a figure, as VLMEvalKit does. `prompt`: "plain" asks without an instruction."""
+    """`questions`: "image" leaves out those without a figure, as VLMEvalKit does. `prompt`: "plain"
+    asks without an instruction.
+    """
 
     name, expected_size, headline = NAME, SIZES["all"], "aacc"
-    options: Mapping[str, tuple[str, ...]] = MappingProxyType({"questions": ("all", "image"), "prompt": ("yes_no", "plain")})
+    options: Mapping[str, tuple[str, ...]] = MappingProxyType(
+        {"questions": ("all", "image"), "prompt": ("yes_no", "plain")}
+    )
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """See `Benchmark.load`; a limit takes whole sets."""
         chosen = checked_options(NAME, options, self.options)
         found = open_source(NAME, source, files=("HallusionBench.json",), split="image")
-        records = [(row, record) for row, record in enumerate(found.records) if chosen["questions"] == "all" or not _is_blind(record)]
+        records = [
+            (row, record)
+            for row, record in enumerate(found.records)
+            if chosen["questions"] == "all" or not _is_blind(record)
+        ]
         kept = take_whole(records, limit, lambda entry: _key(entry[1], entry[0])[:3])
         figures = {_key(record, row) for row, record in kept}
-        questions = [_question(found, row, record, chosen["prompt"], figures) for row, record in kept]
-        return checked(NAME, questions, limit=limit, expected_size=expected_size or SIZES[chosen["questions"]])
+        questions = [
+            _question(found, row, record, chosen["prompt"], figures) for row, record in kept
+        ]
+        return checked(
+            NAME, questions, limit=limit, expected_size=expected_size or SIZES[chosen["questions"]]
+        )
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right one of yes and no; without a figure also for an answer that is neither."""
@@ -46,18 +69,43 @@ class HallusionBench:
             return 1.0
         return equals_truth(question, verdict)
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
-        """aacc, facc, qacc, over all and (aacc) per category and subcategory; aacc_strict takes a missing commitment as wrong."""
-        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
-        shown = [(question, score) for question, score in zip(questions, scores, strict=True) if not question.meta["is_blind"]]
-        strict = [equals_truth(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
+        """aacc, facc, qacc, over all and (aacc) per category and subcategory; aacc_strict takes a
+        missing commitment as wrong.
+        """
+        scores = [
+            self.score(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
+        shown = [
+            (question, score)
+            for question, score in zip(questions, scores, strict=True)
+            if not question.meta["is_blind"]
+        ]
+        strict = [
+            equals_truth(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
         return {
             "aacc": mean_score(questions, scores),
-            "facc": all_right([q for q, _ in shown], [score for _, score in shown], lambda q: (q.cluster, "figure", q.meta["figure_id"])),
-            "qacc": all_right(questions, scores, lambda q: (q.cluster, "question", q.meta["question_id"])),
+            "facc": all_right(
+                [q for q, _ in shown],
+                [score for _, score in shown],
+                lambda q: (q.cluster, "figure", q.meta["figure_id"]),
+            ),
+            "qacc": all_right(
+                questions, scores, lambda q: (q.cluster, "question", q.meta["question_id"])
+            ),
             "aacc_strict": mean_score(questions, strict),
             **by_slice("category", questions, scores, lambda q: str(q.meta["category"])),
-            **by_slice("subcategory", questions, scores, lambda q: f"{q.meta['category']} {q.meta['subcategory']}"),
+            **by_slice(
+                "subcategory",
+                questions,
+                scores,
+                lambda q: f"{q.meta['category']} {q.meta['subcategory']}",
+            ),
         }
 
 
@@ -70,18 +118,36 @@ def _key(record: Record, row: int) -> tuple[str, ...]:
     return tuple(value_of(record, name, f"{NAME}: row {row + 1}", str) for name in names)
 
 
-def _question(found: Source, row: int, record: Record, prompt: str, figures: set[tuple[str, ...]]) -> Question:
+def _question(
+    found: Source, row: int, record: Record, prompt: str, figures: set[tuple[str, ...]]
+) -> Question:
     category, subcategory, set_id, figure_id, question_id = key = _key(record, row)
     where, cluster = f"{NAME}: {'_'.join(key)}", "_".join(key[:3])
     truth = {"1": "yes", "0": "no"}.get(value_of(record, "gt_answer", where, str))
     if truth is None or category not in ("VD", "VS"):
-        raise BenchmarkError(f"{where}: expected gt_answer 0 or 1 and category VD or VS, got {record.get('gt_answer')!r}, {category!r}")
+        raise BenchmarkError(
+            f"{where}: expected gt_answer 0 or 1 and category VD or VS, got"
+            f" {record.get('gt_answer')!r}, {category!r}"
+        )
     blind = _is_blind(record)
     text = value_of(record, "question", where, str).strip()
-    image = None if blind else found.image(record.get("image") or record.get("filename"), where, ("", "hallusion_bench"))
-    # The pair of an edited figure is the original, number 0, and the other way round; in VS number 0 is no figure at all.
+    image = (
+        None
+        if blind
+        else found.image(
+            record.get("image") or record.get("filename"), where, ("", "hallusion_bench")
+        )
+    )
+    # The pair of an edited figure is the original, number 0, and the other way round; in VS number
+    # 0 is no figure at all.
     original = "1" if category == "VS" else "0"
-    other = (category, subcategory, set_id, original if figure_id != original else str(int(original) + 1), question_id)
+    other = (
+        category,
+        subcategory,
+        set_id,
+        original if figure_id != original else str(int(original) + 1),
+        question_id,
+    )
     return Question(
         item_id="_".join(key),
         prompt=f"{text}\n{ASK}" if prompt == "yes_no" else text,

@@ -1,6 +1,8 @@
-"""Reading a benchmark's records and images: native files, a `datasets` folder, Parquet files or a Hub id.
+"""Reading a benchmark's records and images: native files, a `datasets` folder, Parquet files or a
+Hub id.
 
-A record that cannot be used is an error that names its place: a benchmark is scored whole or not at all.
+A record that cannot be used is an error that names its place: a benchmark is scored whole or not at
+all.
 """
 
 import csv
@@ -24,21 +26,26 @@ MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold any
 
 @dataclass(slots=True)
 class Source:
-    """Where the records come from: `root` is the folder that image paths are relative to (None: the records hold the images)."""
+    """Where the records come from: `root` is the folder that image paths are relative to (None: the
+    records hold the images).
+    """
 
     name: str
     root: Path | None
     records: list[Record]
     checked: dict[str, bytes] = field(default_factory=dict)
-    named: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)  # several questions share an image
+    # several questions share an image
+    named: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
 
     def image(self, value: Any, where: str, folders: Sequence[str] = ("",)) -> bytes:
-        """The encoded bytes of an image, which is a path under one of `folders`, bytes, or {"bytes", "path"} as `datasets` has it.
+        """The encoded bytes of an image, which is a path under one of `folders`, bytes, or
+        {"bytes", "path"} as `datasets` has it.
 
         What does not decode is found here, before a model has answered half of the benchmark.
 
         Raises:
-            BenchmarkError: No such file, a path that leaves the folder, or bytes that do not decode.
+            BenchmarkError: No such file, a path that leaves the folder, or bytes that do not
+                decode.
         """
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
@@ -52,24 +59,34 @@ class Source:
             self.named[name] = key
         else:
             raise BenchmarkError(
-                f"{self.name}: {where} has no image; expected encoded bytes or the path of a file, got {type(value).__name__}"
+                f"{self.name}: {where} has no image; expected encoded bytes or the path of a file,"
+                f" got {type(value).__name__}"
             )
         if key not in self.checked:
             data = read()
             try:
                 decode_rgb(data)
             except ImageError as error:
-                raise BenchmarkError(f"{self.name}: the image of {where} cannot be used ({error}); fetch the benchmark again") from error
+                raise BenchmarkError(
+                    f"{self.name}: the image of {where} cannot be used ({error}); fetch the"
+                    " benchmark again"
+                ) from error
             self.checked[key] = data
         return self.checked[key]
 
 
-def _found(root: Path, folders: Sequence[str], relative: str, where: str) -> tuple[str, Callable[[], bytes]]:
-    """A name for an image file and a way to read it: from a folder, or from an archive as the Hub has it."""
+def _found(
+    root: Path, folders: Sequence[str], relative: str, where: str
+) -> tuple[str, Callable[[], bytes]]:
+    """A name for an image file and a way to read it: from a folder, or from an archive as the Hub
+    has it.
+    """
     for folder in folders:
         path = (root / folder / relative).resolve()
         if not path.is_relative_to(root.resolve()):
-            raise BenchmarkError(f"{where}: the image path {relative!r} leaves {root}; expected a path inside it")
+            raise BenchmarkError(
+                f"{where}: the image path {relative!r} leaves {root}; expected a path inside it"
+            )
         for candidate in (path, path.with_suffix(path.suffix.upper())):
             if candidate.is_file():
                 return str(candidate), candidate.read_bytes
@@ -78,9 +95,13 @@ def _found(root: Path, folders: Sequence[str], relative: str, where: str) -> tup
             wanted = [str(PurePosixPath(folder) / relative) for folder in folders]
             for entry in opened.infolist():
                 if entry.filename in wanted and entry.file_size <= MAX_ZIPPED_BYTES:
-                    return f"{archive}:{entry.filename}", functools.partial(bytes, opened.read(entry))
+                    return f"{archive}:{entry.filename}", functools.partial(
+                        bytes, opened.read(entry)
+                    )
     tried = ", ".join(str(Path(folder) / relative) for folder in folders)
-    raise BenchmarkError(f"{where}: no image file; looked for {tried} in {root}; put the benchmark's images there")
+    raise BenchmarkError(
+        f"{where}: no image file; looked for {tried} in {root}; put the benchmark's images there"
+    )
 
 
 def open_source(
@@ -109,20 +130,31 @@ def open_source(
             return Source(name, None, _from_hub(name, source, config, split))
         path = _fetched(name, source)
     if path.is_file():
-        return Source(name, path.parent, (read or read_file)(path) if path.suffix != ".parquet" else _parquet([path]))
+        return Source(
+            name,
+            path.parent,
+            (read or read_file)(path) if path.suffix != ".parquet" else _parquet([path]),
+        )
     if not path.is_dir():
-        raise BenchmarkError(f"{name}: {source!r} is neither a file, nor a folder, nor a Hub id (ORG/NAME)")
+        raise BenchmarkError(
+            f"{name}: {source!r} is neither a file, nor a folder, nor a Hub id (ORG/NAME)"
+        )
     for pattern in files:
         for found in sorted(path.glob(pattern)):
             return Source(name, path, (read or read_file)(found))
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return Source(name, path, _from_disk(name, path, split))
-    parts = sorted(found for found in path.rglob("*.parquet") if config is None or config in found.as_posix())
+    parts = sorted(
+        found for found in path.rglob("*.parquet") if config is None or config in found.as_posix()
+    )
     parts = [part for part in parts if part.name.startswith(f"{split}-")] or parts
     if parts:
         return Source(name, path, _parquet(parts))
     held = ", ".join(sorted(found.name for found in path.iterdir())[:8]) or "nothing"
-    raise BenchmarkError(f"{name}: expected {' or '.join(files)}, Parquet files or a saved data set in {path}; found {held}")
+    raise BenchmarkError(
+        f"{name}: expected {' or '.join(files)}, Parquet files or a saved data set in {path}; found"
+        f" {held}"
+    )
 
 
 def read_file(path: Path) -> list[Record]:
@@ -133,13 +165,26 @@ def read_file(path: Path) -> list[Record]:
     """
     text = read_text(path)
     if path.suffix in (".csv", ".tsv"):
-        rows = list(csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if path.suffix == ".tsv" else ",", strict=True))
+        rows = list(
+            csv.DictReader(
+                text.splitlines(keepends=True),
+                delimiter="\t" if path.suffix == ".tsv" else ",",
+                strict=True,
+            )
+        )
         for number, row in enumerate(rows, start=2):
             if None in row or None in row.values():
-                raise BenchmarkError(f"{path}: row {number} has another number of columns than the header; the file is damaged or cut off")
+                raise BenchmarkError(
+                    f"{path}: row {number} has another number of columns than the header; the file"
+                    " is damaged or cut off"
+                )
         return rows
     if path.suffix == ".jsonl" or text.lstrip().startswith("{"):
-        return [_line(path, number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        return [
+            _line(path, number, line)
+            for number, line in enumerate(text.splitlines(), start=1)
+            if line.strip()
+        ]
     value = read_json_file(path, text)
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
         raise BenchmarkError(f"{path}: expected a JSON list of objects, got {type(value).__name__}")
@@ -151,7 +196,9 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BenchmarkError(f"{path}: expected UTF-8 text, found other bytes at {error.start}") from error
+        raise BenchmarkError(
+            f"{path}: expected UTF-8 text, found other bytes at {error.start}"
+        ) from error
 
 
 def read_json_file(path: Path, text: str | None = None) -> Any:
@@ -163,16 +210,23 @@ def read_json_file(path: Path, text: str | None = None) -> Any:
     try:
         return json.loads(read_text(path) if text is None else text)
     except json.JSONDecodeError as error:
-        raise BenchmarkError(f"{path}: not valid JSON at line {error.lineno} ({error.msg}); the file is damaged or cut off") from error
+        raise BenchmarkError(
+            f"{path}: not valid JSON at line {error.lineno} ({error.msg}); the file is damaged or"
+            " cut off"
+        ) from error
 
 
 def _line(path: Path, number: int, line: str) -> Record:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise BenchmarkError(f"{path}: line {number} is not valid JSON ({error.msg}); the file is damaged or cut off") from error
+        raise BenchmarkError(
+            f"{path}: line {number} is not valid JSON ({error.msg}); the file is damaged or cut off"
+        ) from error
     if not isinstance(value, dict):
-        raise BenchmarkError(f"{path}: line {number}: expected a JSON object, got {type(value).__name__}")
+        raise BenchmarkError(
+            f"{path}: line {number}: expected a JSON object, got {type(value).__name__}"
+        )
     return value
 
 
@@ -182,12 +236,16 @@ def _parquet(parts: Sequence[Path]) -> list[Record]:
         try:
             rows += pq.read_table(part).to_pylist()
         except (OSError, ValueError) as error:
-            raise BenchmarkError(f"{part}: not a whole Parquet file ({str(error).splitlines()[0]}); fetch it again") from error
+            raise BenchmarkError(
+                f"{part}: not a whole Parquet file ({str(error).splitlines()[0]}); fetch it again"
+            ) from error
     return rows
 
 
 def _undecoded(table: Any) -> list[Record]:
-    """The rows of a `datasets` table with images as they are stored: decoding and encoding them again would change the bytes."""
+    """The rows of a `datasets` table with images as they are stored: decoding and encoding them
+    again would change the bytes.
+    """
     import datasets
 
     for column, feature in table.features.items():
@@ -201,9 +259,12 @@ def _from_hub(name: str, repository: str, config: str | None, split: str) -> lis
 
     try:
         return _undecoded(datasets.load_dataset(repository, config, split=split))
-    except Exception as error:  # the Hub client raises of many kinds: offline, no such split, no such repository, gated
+    # the Hub client raises of many kinds: offline, no such split, no such repository, gated
+    except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BenchmarkError(f"{name}: {repository!r} (split {split}) cannot be loaded from the Hub: {reason}") from error
+        raise BenchmarkError(
+            f"{name}: {repository!r} (split {split}) cannot be loaded from the Hub: {reason}"
+        ) from error
 
 
 def _from_disk(name: str, folder: Path, split: str) -> list[Record]:
@@ -212,10 +273,14 @@ def _from_disk(name: str, folder: Path, split: str) -> list[Record]:
     try:
         found = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise BenchmarkError(f"{name}: {folder} cannot be read as a saved data set: {str(error).splitlines()[0]}") from error
+        raise BenchmarkError(
+            f"{name}: {folder} cannot be read as a saved data set: {str(error).splitlines()[0]}"
+        ) from error
     if isinstance(found, datasets.DatasetDict):
         if split not in found:
-            raise BenchmarkError(f"{name}: {folder} has no split {split!r}; it has {', '.join(found)}")
+            raise BenchmarkError(
+                f"{name}: {folder} has no split {split!r}; it has {', '.join(found)}"
+            )
         found = found[split]
     return _undecoded(found)
 
@@ -227,4 +292,6 @@ def _fetched(name: str, repository: str) -> Path:
         return Path(snapshot_download(repository, repo_type="dataset"))
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BenchmarkError(f"{name}: {repository!r} cannot be fetched from the Hub: {reason}") from error
+        raise BenchmarkError(
+            f"{name}: {repository!r} cannot be fetched from the Hub: {reason}"
+        ) from error

@@ -1,13 +1,16 @@
-"""MMHal-Bench (Sun et al., 2023): 96 open questions in eight types; a judge without sight rates each answer from 0 to 6.
+"""MMHal-Bench (Sun et al., 2023): 96 open questions in eight types; a judge without sight rates
+each answer from 0 to 6.
 
-Native files: response_template.json (question_type, question_topic, image_id, image_src, image_content, question, gt_answer) and the
-images, named by the last part of `image_src`, beside it or in images/; or the Hub's Shengcao1006/MMHal-Bench, which holds the same.
+Native files: response_template.json (question_type, question_topic, image_id, image_src,
+image_content, question, gt_answer) and the images, named by the last part of `image_src`, beside it
+or in images/; or the Hub's Shengcao1006/MMHal-Bench, which holds the same.
 
 Chance: none.
 
-Metrics: mean rating and hallucination rate, the share of ratings below 3 (a rating of 2.5, the mean of several, counts). The types follow
-each other in a strict cycle, which the loader checks. What nobody rated is missing: it is left out and counted, and never a rating of 0,
-which would be a hallucination.
+Metrics: mean rating and hallucination rate, the share of ratings below 3 (a rating of 2.5, the mean
+of several, counts). The types follow each other in a strict cycle, which the loader checks. What
+nobody rated is missing: it is left out and counted, and never a rating of 0, which would be a
+hallucination.
 """
 
 import re
@@ -21,7 +24,16 @@ from eval.benchmarks.ratios import by_slice, mean_score
 from eval.question import BenchmarkError, Metric, Question, Verdict
 
 NAME = "mmhal"
-TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+TYPES = (
+    "attribute",
+    "adversarial",
+    "comparison",
+    "counting",
+    "relation",
+    "environment",
+    "holistic",
+    "other",
+)
 HALLUCINATED_BELOW = 3.0
 MAX_RATING = 6.0
 
@@ -32,14 +44,29 @@ class MmHal:
     name, expected_size, headline = NAME, 96, "score"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """See `Benchmark.load`."""
         checked_options(NAME, options, self.options)
         repositories = ("Shengcao1006/MMHal-Bench",)
-        found = open_source(NAME, source, files=("response_template.json",), read=_read_native, file_repositories=repositories)
+        found = open_source(
+            NAME,
+            source,
+            files=("response_template.json",),
+            read=_read_native,
+            file_repositories=repositories,
+        )
         kept = take_whole(list(enumerate(found.records)), limit, lambda entry: entry[0])
         questions = [_question(found, row, record) for row, record in kept]
-        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+        return checked(
+            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
+        )
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """The rating, 0 to 6; None where nobody rated."""
@@ -47,18 +74,35 @@ class MmHal:
             return None
         rating = float(verdict.value)
         if not 0.0 <= rating <= MAX_RATING:
-            raise BenchmarkError(f"{NAME}: question {question.item_id}: expected a rating from 0 to 6, got {verdict.value}")
+            raise BenchmarkError(
+                f"{NAME}: question {question.item_id}: expected a rating from 0 to 6, got"
+                f" {verdict.value}"
+            )
         return rating
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
-        """score (0 to 6), hallucination_rate, and the score per type of question. Neither has a chance level."""
-        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
-        hallucinated = [None if score is None else float(score < HALLUCINATED_BELOW) for score in scores]
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
+        """score (0 to 6), hallucination_rate, and the score per type of question. Neither has a
+        chance level.
+        """
+        scores = [
+            self.score(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
+        hallucinated = [
+            None if score is None else float(score < HALLUCINATED_BELOW) for score in scores
+        ]
         per_type = by_slice("type", questions, scores, lambda question: str(question.meta["type"]))
-        points = {name: Metric(units=metric.units, chance=None, unit="points") for name, metric in per_type.items()}
+        points = {
+            name: Metric(units=metric.units, chance=None, unit="points")
+            for name, metric in per_type.items()
+        }
         return {
             "score": mean_score(questions, scores, chance=None, unit="points"),
-            "hallucination_rate": mean_score(questions, hallucinated, chance=None, higher_is_better=False),
+            "hallucination_rate": mean_score(
+                questions, hallucinated, chance=None, higher_is_better=False
+            ),
             **points,
         }
 
@@ -66,29 +110,38 @@ class MmHal:
 def _read_native(path: Path) -> list[Record]:
     value = read_json_file(path)
     if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
-        raise BenchmarkError(f"{path}: expected a JSON list of questions, got {type(value).__name__}")
+        raise BenchmarkError(
+            f"{path}: expected a JSON list of questions, got {type(value).__name__}"
+        )
     return value
 
 
 def _question(found: Source, row: int, record: Record) -> Question:
     where = f"{NAME}: question {row}"
     kind = value_of(record, "question_type", where, str).strip().lower()
-    # Graders find a question's type by its place (row % 8): a file in another order would be scored under wrong names.
+    # Graders find a question's type by its place (row % 8): a file in another order would be scored
+    # under wrong names.
     if kind != TYPES[row % len(TYPES)]:
         raise BenchmarkError(
-            f"{where}: expected type {TYPES[row % len(TYPES)]!r} at this place, got {kind!r}; rows are missing or reordered"
+            f"{where}: expected type {TYPES[row % len(TYPES)]!r} at this place, got {kind!r}; rows"
+            " are missing or reordered"
         )
     named = PurePosixPath(re.sub(r"[?#].*$", "", str(record.get("image_src", "")))).name
     image_id = value_of(record, ("image_id", "image_src"), where, str)
     return Question(
         item_id=str(row),
         prompt=value_of(record, "question", where, str).strip(),
-        image=found.image(record.get("image") or named, where, ("images", "", "test_data/images", "test_data")),
+        image=found.image(
+            record.get("image") or named, where, ("images", "", "test_data/images", "test_data")
+        ),
         kind="free",
         truth=value_of(record, "gt_answer", where, str),
         cluster=image_id,
         max_new_tokens=1024,
-        meta={"type": kind, "image_content": [str(content) for content in record.get("image_content") or []]},
+        meta={
+            "type": kind,
+            "image_content": [str(content) for content in record.get("image_content") or []],
+        },
     )
 
 

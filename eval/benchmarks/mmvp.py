@@ -1,12 +1,14 @@
-"""MMVP (Tong et al., CVPR 2024): 150 pairs of images that CLIP takes for alike, one question, opposite answers.
+"""MMVP (Tong et al., CVPR 2024): 150 pairs of images that CLIP takes for alike, one question,
+opposite answers.
 
-Native files: Questions.csv (Index, Question, Options "(a) Open (b) Closed", Correct Answer "(a)") and "MMVP Images/1.jpg" .. "300.jpg";
-or the Hub's MMVP/MMVP, which holds the same.
+Native files: Questions.csv (Index, Question, Options "(a) Open (b) Closed", Correct Answer "(a)")
+and "MMVP Images/1.jpg" .. "300.jpg"; or the Hub's MMVP/MMVP, which holds the same.
 
 Chance: 1/4 (both questions of a pair).
 
-Two metrics: accuracy over questions and over pairs. They are easily taken for each other: 56 % and 25 % may be the same answers.
-Four labels (rows 99 and 100, 279 and 280) are said to be swapped; both readings are always reported.
+Two metrics: accuracy over questions and over pairs. They are easily taken for each other: 56 % and
+25 % may be the same answers. Four labels (rows 99 and 100, 279 and 280) are said to be swapped;
+both readings are always reported.
 """
 
 import re
@@ -19,7 +21,8 @@ from eval.benchmarks.ratios import all_right, equals_truth, mean_score
 from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
 
 NAME = "mmvp"
-DISPUTED = {99: ("A", "B"), 100: ("B", "A"), 279: ("A", "B"), 280: ("B", "A")}  # index -> (original, corrected)
+# index -> (original, corrected)
+DISPUTED = {99: ("A", "B"), 100: ("B", "A"), 279: ("A", "B"), 280: ("B", "A")}
 ASK = "Answer with the option's letter from the given choices directly."
 _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.IGNORECASE | re.DOTALL)
 
@@ -30,37 +33,68 @@ class Mmvp:
     name, expected_size, headline = NAME, 300, "pair_accuracy"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"labels": ("original", "corrected")})
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """See `Benchmark.load`."""
         chosen = checked_options(NAME, options, self.options)
-        found = open_source(NAME, source, files=("Questions.csv", "questions.csv"), split="train", file_repositories=("MMVP/MMVP",))
-        indexed = sorted(((_index(record, row), record) for row, record in enumerate(found.records)), key=lambda entry: entry[0])
+        found = open_source(
+            NAME,
+            source,
+            files=("Questions.csv", "questions.csv"),
+            split="train",
+            file_repositories=("MMVP/MMVP",),
+        )
+        indexed = sorted(
+            ((_index(record, row), record) for row, record in enumerate(found.records)),
+            key=lambda entry: entry[0],
+        )
         kept = take_whole(indexed, limit, lambda entry: (entry[0] - 1) // 2)
         questions = [_question(found, index, record, chosen["labels"]) for index, record in kept]
-        questions = checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+        questions = checked(
+            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
+        )
         for pair in {question.cluster for question in questions}:
             if sum(question.cluster == pair for question in questions) != 2:
-                raise BenchmarkError(f"{NAME}: pair {pair} has one question of two; fetch the benchmark again")
+                raise BenchmarkError(
+                    f"{NAME}: pair {pair} has one question of two; fetch the benchmark again"
+                )
         return questions
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right letter."""
         return equals_truth(question, verdict)
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
         """accuracy, pair_accuracy; and the latter under either reading of the disputed labels."""
-        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+        scores = [
+            self.score(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
         found = {
             "accuracy": mean_score(questions, scores),
             "pair_accuracy": all_right(questions, scores, lambda question: question.cluster),
         }
         for labels in self.options["labels"]:
             under = [
-                None if verdict.status == "missing" else float(verdict.value == question.meta[f"truth_{labels}"])
+                (
+                    None
+                    if verdict.status == "missing"
+                    else float(verdict.value == question.meta[f"truth_{labels}"])
+                )
                 for question, verdict in zip(questions, verdicts, strict=True)
             ]
             found[f"accuracy_{labels}"] = mean_score(questions, under)
-            found[f"pair_accuracy_{labels}"] = all_right(questions, under, lambda question: question.cluster)
+            found[f"pair_accuracy_{labels}"] = all_right(
+                questions, under, lambda question: question.cluster
+            )
         return found
 
 
@@ -75,13 +109,18 @@ def _question(found: Source, index: int, record: Record, labels: str) -> Questio
     choices = tuple(text for _, text in _OPTION.findall(options))
     letter = value_of(record, ("Correct Answer", "answer"), where, str).strip().strip("()").upper()
     if len(choices) < 2 or letter not in LETTERS[: len(choices)]:
-        raise BenchmarkError(f"{where}: expected options like '(a) Open (b) Closed' and one of their letters, got {options!r}, {letter!r}")
+        raise BenchmarkError(
+            f"{where}: expected options like '(a) Open (b) Closed' and one of their letters, got"
+            f" {options!r}, {letter!r}"
+        )
     original, corrected = DISPUTED.get(index, (letter, letter))
     text = value_of(record, ("Question", "question"), where, str).strip()
     return Question(
         item_id=str(index),
         prompt=f"{text} {options}\n{ASK}",
-        image=found.image(record.get("image") or f"{index}.jpg", where, ("MMVP Images", "images", "")),
+        image=found.image(
+            record.get("image") or f"{index}.jpg", where, ("MMVP Images", "images", "")
+        ),
         kind="choice",
         choices=choices,
         truth=corrected if labels == "corrected" else original,

@@ -1,12 +1,15 @@
-"""NaturalBench (Li et al., NeurIPS 2024): 1,900 samples of two images and two questions whose answers change with the image.
+"""NaturalBench (Li et al., NeurIPS 2024): 1,900 samples of two images and two questions whose
+answers change with the image.
 
-Native files: the Parquet files of the Hub's BaiqiL/NaturalBench (Index, Image_0, Image_1, Question_0, Question_1, Image_0_Question_0 ..
-Image_1_Question_1, Question_Type), that id itself, or naturalbench*.json, a list of the same with image paths.
+Native files: the Parquet files of the Hub's BaiqiL/NaturalBench (Index, Image_0, Image_1,
+Question_0, Question_1, Image_0_Question_0 .. Image_1_Question_1, Question_Type), that id itself, or
+naturalbench*.json, a list of the same with image paths.
 
 Chance: 1/16 (four answers of a sample).
 
-In every sample the truth is positive (Yes, or A) for question 0 on image 0 and question 1 on image 1, or the reverse. Metrics: Acc over
-4; Q_Acc: a question right on both images; I_Acc: an image right on both questions; G_Acc: all four.
+In every sample the truth is positive (Yes, or A) for question 0 on image 0 and question 1 on image
+1, or the reverse. Metrics: Acc over 4; Q_Acc: a question right on both images; I_Acc: an image
+right on both questions; G_Acc: all four.
 """
 
 import re
@@ -19,7 +22,10 @@ from eval.benchmarks.ratios import all_right, by_slice, equals_truth, mean_score
 from eval.question import BenchmarkError, Kind, Metric, Question, Verdict
 
 NAME = "naturalbench"
-ASK = {"yes_no": "Please answer Yes or No.", "multiple_choice": "Please output the letter corresponding to the correct option."}
+ASK = {
+    "yes_no": "Please answer Yes or No.",
+    "multiple_choice": "Please output the letter corresponding to the correct option.",
+}
 _OPTIONS = re.compile(r"\bA\s*[:.)]\s*(.+?)\s*[;,\n]\s*B\s*[:.)]\s*(.+?)\s*[;.]?\s*$", re.DOTALL)
 
 
@@ -29,25 +35,53 @@ class NaturalBench:
     name, expected_size, headline = NAME, 7600, "g_acc"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """See `Benchmark.load`; a sample is four questions."""
         checked_options(NAME, options, self.options)
-        found = open_source(NAME, source, files=("naturalbench*.json", "naturalbench*.jsonl"), split="train")
-        kept = take_whole(list(enumerate(found.records)), limit, lambda entry: entry[0], questions_each=4)
-        questions = [question for row, record in kept for question in _questions(found, row, record)]
-        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+        found = open_source(
+            NAME, source, files=("naturalbench*.json", "naturalbench*.jsonl"), split="train"
+        )
+        kept = take_whole(
+            list(enumerate(found.records)), limit, lambda entry: entry[0], questions_each=4
+        )
+        questions = [
+            question for row, record in kept for question in _questions(found, row, record)
+        ]
+        return checked(
+            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
+        )
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right one of yes and no, or of A and B."""
         return equals_truth(question, verdict)
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
         """acc, q_acc, i_acc, g_acc, and acc per form of the answer."""
-        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+        scores = [
+            self.score(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
         return {
             "acc": mean_score(questions, scores),
-            "q_acc": all_right(questions, scores, lambda question: (question.cluster, "question", question.meta["question"])),
-            "i_acc": all_right(questions, scores, lambda question: (question.cluster, "image", question.meta["image"])),
+            "q_acc": all_right(
+                questions,
+                scores,
+                lambda question: (question.cluster, "question", question.meta["question"]),
+            ),
+            "i_acc": all_right(
+                questions,
+                scores,
+                lambda question: (question.cluster, "image", question.meta["image"]),
+            ),
             "g_acc": all_right(questions, scores, lambda question: question.cluster),
             **by_slice("kind", questions, scores, lambda question: question.kind),
         }
@@ -60,7 +94,10 @@ def _questions(found: Source, row: int, record: Record) -> list[Question]:
     if form not in ASK:
         raise BenchmarkError(f"{where}: expected Question_Type {' or '.join(ASK)}, got {form!r}")
     kind: Kind = "yes_no" if form == "yes_no" else "choice"
-    images = [found.image(record.get(f"Image_{side}"), f"{where}, image {side}", ("", "images")) for side in (0, 1)]
+    images = [
+        found.image(record.get(f"Image_{side}"), f"{where}, image {side}", ("", "images"))
+        for side in (0, 1)
+    ]
     questions = []
     for number in (0, 1):
         text = value_of(record, f"Question_{number}", where, str)
@@ -68,7 +105,10 @@ def _questions(found: Source, row: int, record: Record) -> list[Question]:
             answer = value_of(record, f"Image_{side}_Question_{number}", where, str).strip()
             truth = answer.casefold() if kind == "yes_no" else answer.upper()
             if truth not in (("yes", "no") if kind == "yes_no" else ("A", "B")):
-                raise BenchmarkError(f"{where}: question {number} of image {side}: the answer {answer!r} does not fit {form}")
+                raise BenchmarkError(
+                    f"{where}: question {number} of image {side}: the answer {answer!r} does not"
+                    f" fit {form}"
+                )
             questions.append(
                 Question(
                     item_id=f"{sample}-q{number}-i{side}",
@@ -84,7 +124,10 @@ def _questions(found: Source, row: int, record: Record) -> list[Question]:
                 )
             )
         if questions[-1].truth == questions[-2].truth:
-            raise BenchmarkError(f"{where}: question {number} has the same answer on both images; the record is damaged")
+            raise BenchmarkError(
+                f"{where}: question {number} has the same answer on both images; the record is"
+                " damaged"
+            )
     return questions
 
 

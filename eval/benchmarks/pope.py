@@ -1,12 +1,15 @@
-"""POPE (Li et al., EMNLP 2023): is an object in the image? Three splits of 3,000 questions over 500 COCO images.
+"""POPE (Li et al., EMNLP 2023): is an object in the image? Three splits of 3,000 questions over 500
+COCO images.
 
-Native files: coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json (JSON lines of question_id, image, text, label)
-and the COCO val2014 images beside them, in val2014/ or in images/; or the Hub's lmms-lab/POPE.
+Native files: coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json (JSON lines
+of question_id, image, text, label) and the COCO val2014 images beside them, in val2014/ or in
+images/; or the Hub's lmms-lab/POPE.
 
 Chance: 1/2, where half of the objects are there.
 
-"Yes" is positive. An answer that cannot be read is wrong: it says neither yes nor no, so it is a miss where the object is there and no
-false alarm where it is not. The yes-ratio is that of the predictions.
+"Yes" is positive. An answer that cannot be read is wrong: it says neither yes nor no, so it is a
+miss where the object is there and no false alarm where it is not. The yes-ratio is that of the
+predictions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,42 +27,91 @@ SPLITS = ("random", "popular", "adversarial")
 
 
 class Pope:
-    """`prompt`: "single_word" appends LLaVA's instruction, "plain" asks the question alone as its authors do."""
+    """`prompt`: "single_word" appends LLaVA's instruction, "plain" asks the question alone as its
+    authors do.
+    """
 
     name, expected_size, headline = NAME, 9000, "f1"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"prompt": ("single_word", "plain")})
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
-        """See `Benchmark.load`; a limit takes from the three splits in turn. The first random split had 2,910 questions: 8,910 in all."""
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
+        """See `Benchmark.load`; a limit takes from the three splits in turn. The first random split
+        had 2,910 questions: 8,910 in all.
+        """
         chosen = checked_options(NAME, options, self.options)
-        found = open_source(NAME, source, files=("coco_pope_random.json", "output/coco/coco_pope_random.json"), read=_read_splits)
+        found = open_source(
+            NAME,
+            source,
+            files=("coco_pope_random.json", "output/coco/coco_pope_random.json"),
+            read=_read_splits,
+        )
         kept = take_evenly(found.records, limit, lambda record: str(record.get("category")))
-        questions = [_question(found, row, record, chosen["prompt"]) for row, record in enumerate(kept)]
-        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+        questions = [
+            _question(found, row, record, chosen["prompt"]) for row, record in enumerate(kept)
+        ]
+        return checked(
+            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
+        )
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right one of yes and no."""
         return equals_truth(question, verdict)
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
-        """f1 and accuracy as means of the three splits, yes_ratio over all; accuracy, precision, recall, f1, yes_ratio of each split."""
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
+        """f1 and accuracy as means of the three splits, yes_ratio over all; accuracy, precision,
+        recall, f1, yes_ratio of each split.
+        """
         per_split = {
-            split: _split_metrics([(q, v) for q, v in zip(questions, verdicts, strict=True) if q.meta["split"] == split])
+            split: _split_metrics(
+                [
+                    (q, v)
+                    for q, v in zip(questions, verdicts, strict=True)
+                    if q.meta["split"] == split
+                ]
+            )
             for split in SPLITS
         }
-        found = {name: weighted([(split, 1 / len(SPLITS), per_split[split][name]) for split in SPLITS]) for name in ("f1", "accuracy")}
-        found["yes_ratio"] = _split_metrics(list(zip(questions, verdicts, strict=True)))["yes_ratio"]
-        return found | {f"{split}/{name}": metric for split, metrics in per_split.items() for name, metric in metrics.items()}
+        found = {
+            name: weighted([(split, 1 / len(SPLITS), per_split[split][name]) for split in SPLITS])
+            for name in ("f1", "accuracy")
+        }
+        found["yes_ratio"] = _split_metrics(list(zip(questions, verdicts, strict=True)))[
+            "yes_ratio"
+        ]
+        return found | {
+            f"{split}/{name}": metric
+            for split, metrics in per_split.items()
+            for name, metric in metrics.items()
+        }
 
 
 def _split_metrics(answered: Sequence[tuple[Question, Verdict]]) -> dict[str, Metric]:
-    """Precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN): ratios of sums, so they resample."""
+    """Precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN): ratios of
+    sums, so they resample.
+    """
     judged = [(question, verdict) for question, verdict in answered if verdict.status != "missing"]
     share = sum(question.truth == "yes" for question, _ in judged) / len(judged) if judged else 0.0
 
-    def ratio(chance: float | None, numerator: Sequence[float], denominator: Sequence[float], better: bool | None = True) -> Metric:
+    def ratio(
+        chance: float | None,
+        numerator: Sequence[float],
+        denominator: Sequence[float],
+        better: bool | None = True,
+    ) -> Metric:
         parts = zip(judged, numerator, denominator, strict=True)
-        units = tuple(Unit(question.item_id, question.cluster, top, bottom) for (question, _), top, bottom in parts)
+        units = tuple(
+            Unit(question.item_id, question.cluster, top, bottom)
+            for (question, _), top, bottom in parts
+        )
         return Metric(units=units, chance=chance, higher_is_better=better)
 
     said = [float(verdict.value == "yes") for _, verdict in judged]
@@ -67,11 +119,18 @@ def _split_metrics(answered: Sequence[tuple[Question, Verdict]]) -> dict[str, Me
     hits = [one * other for one, other in zip(said, there, strict=True)]
     questions = [question for question, _ in judged]
     return {
-        "accuracy": mean_score(questions, [equals_truth(question, verdict) for question, verdict in judged]),
+        "accuracy": mean_score(
+            questions, [equals_truth(question, verdict) for question, verdict in judged]
+        ),
         "precision": ratio(share, hits, said),
         "recall": ratio(0.5, hits, there),
-        # A coin on a share p of positives: TP = FN = p / 2, FP = (1 - p) / 2. Always "yes" would reach 2 p / (1 + p).
-        "f1": ratio(share / (share + 0.5), [2 * hit for hit in hits], [one + other for one, other in zip(said, there, strict=True)]),
+        # A coin on a share p of positives: TP = FN = p / 2, FP = (1 - p) / 2. Always "yes" would
+        # reach 2 p / (1 + p).
+        "f1": ratio(
+            share / (share + 0.5),
+            [2 * hit for hit in hits],
+            [one + other for one, other in zip(said, there, strict=True)],
+        ),
         "yes_ratio": ratio(0.5, said, [1.0] * len(judged), better=None),
     }
 
@@ -82,7 +141,9 @@ def _read_splits(path: Path) -> list[Record]:
     for split in SPLITS:
         part = path.with_name(f"coco_pope_{split}.json")
         if not part.is_file():
-            raise BenchmarkError(f"{NAME}: expected {part.name} beside {path.name} in {path.parent}, found none")
+            raise BenchmarkError(
+                f"{NAME}: expected {part.name} beside {path.name} in {path.parent}, found none"
+            )
         records += [record | {"category": split} for record in read_file(part)]
     return records
 
@@ -93,7 +154,9 @@ def _question(found: Source, row: int, record: Record, prompt: str) -> Question:
     where = f"{NAME}: question {number} ({split})"
     label = value_of(record, ("label", "answer"), where, str).strip().casefold()
     if label not in ("yes", "no") or split not in SPLITS:
-        raise BenchmarkError(f"{where}: expected a label yes or no in a split {', '.join(SPLITS)}, got {label!r}")
+        raise BenchmarkError(
+            f"{where}: expected a label yes or no in a split {', '.join(SPLITS)}, got {label!r}"
+        )
     text = value_of(record, ("text", "question"), where, str).strip()
     return Question(
         item_id=f"{split}-{number}",
@@ -101,7 +164,10 @@ def _question(found: Source, row: int, record: Record, prompt: str) -> Question:
         image=found.image(record.get("image"), where, ("", "val2014", "images", "coco/val2014")),
         kind="yes_no",
         truth=label,
-        cluster=str(record.get("image_source") or (record["image"] if isinstance(record["image"], str) else number)),
+        cluster=str(
+            record.get("image_source")
+            or (record["image"] if isinstance(record["image"], str) else number)
+        ),
         max_new_tokens=128,
         meta={"split": split},
     )

@@ -1,4 +1,6 @@
-"""Scores as ratios over questions, pairs or other units; what a missing judgement or an unreadable answer counts."""
+"""Scores as ratios over questions, pairs or other units; what a missing judgement or an unreadable
+answer counts.
+"""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -15,7 +17,9 @@ def chance_of(question: Question) -> float:
 
 
 def equals_truth(question: Question, verdict: Verdict) -> float | None:
-    """1 if the answer says the truth, 0 if it says anything else or nothing that can be read; None if nobody judged."""
+    """1 if the answer says the truth, 0 if it says anything else or nothing that can be read; None
+    if nobody judged.
+    """
     if verdict.status == "missing":
         return None
     return float(verdict.value is not None and verdict.value == question.truth)
@@ -30,16 +34,30 @@ def mean_score(
     higher_is_better: bool | None = True,
 ) -> Metric:
     """The mean over the questions that have a score; chance is the mean over the same questions."""
-    kept = [(question, score) for question, score in zip(questions, scores, strict=True) if score is not None]
+    kept = [
+        (question, score)
+        for question, score in zip(questions, scores, strict=True)
+        if score is not None
+    ]
     units = tuple(Unit(question.item_id, question.cluster, score) for question, score in kept)
-    level = None if chance is None or not kept else math.fsum(chance(question) for question, _ in kept) / len(kept)
+    level = (
+        None
+        if chance is None or not kept
+        else math.fsum(chance(question) for question, _ in kept) / len(kept)
+    )
     return Metric(units=units, chance=level, unit=unit, higher_is_better=higher_is_better)
 
 
-def all_right(questions: Sequence[Question], scores: Sequence[float | None], unit_of: Callable[[Question], Hashable]) -> Metric:
-    """The share of units (pairs, figures) whose every question is right; a unit with a missing judgement is left out.
+def all_right(
+    questions: Sequence[Question],
+    scores: Sequence[float | None],
+    unit_of: Callable[[Question], Hashable],
+) -> Metric:
+    """The share of units (pairs, figures) whose every question is right; a unit with a missing
+    judgement is left out.
 
-    All questions of a unit must share a cluster. Chance is the product over a unit's questions, averaged over units.
+    All questions of a unit must share a cluster. Chance is the product over a unit's questions,
+    averaged over units.
     """
     members: dict[Hashable, list[tuple[Question, float | None]]] = {}
     for question, score in zip(questions, scores, strict=True):
@@ -48,25 +66,44 @@ def all_right(questions: Sequence[Question], scores: Sequence[float | None], uni
     for name, held in members.items():
         if any(score is None for _, score in held):
             continue
-        units.append(Unit(str(name), held[0][0].cluster, float(all(score == 1.0 for _, score in held))))
+        units.append(
+            Unit(str(name), held[0][0].cluster, float(all(score == 1.0 for _, score in held)))
+        )
         levels.append(math.prod(chance_of(question) for question, _ in held))
     return Metric(units=tuple(units), chance=math.fsum(levels) / len(levels) if levels else None)
 
 
 def weighted(parts: Sequence[tuple[str, float, Metric]]) -> Metric:
-    """The weighted sum of plain ratios, kept apart as terms so that a draw can resample all of them at once."""
+    """The weighted sum of plain ratios, kept apart as terms so that a draw can resample all of them
+    at once.
+    """
     units = tuple(
-        Unit(unit.unit_id, unit.cluster, unit.numerator, unit.denominator, term) for term, _, metric in parts for unit in metric.units
+        Unit(unit.unit_id, unit.cluster, unit.numerator, unit.denominator, term)
+        for term, _, metric in parts
+        for unit in metric.units
     )
     levels = [metric.chance for _, _, metric in parts]
     known = [level for level in levels if level is not None]
     weights = {term: weight for term, weight, _ in parts}
-    chance = math.fsum(weight * level for weight, level in zip(weights.values(), known, strict=True)) if len(known) == len(parts) else None
-    return Metric(units=units, chance=chance, weights=weights, unit=parts[0][2].unit, higher_is_better=parts[0][2].higher_is_better)
+    chance = (
+        math.fsum(weight * level for weight, level in zip(weights.values(), known, strict=True))
+        if len(known) == len(parts)
+        else None
+    )
+    return Metric(
+        units=units,
+        chance=chance,
+        weights=weights,
+        unit=parts[0][2].unit,
+        higher_is_better=parts[0][2].higher_is_better,
+    )
 
 
 def by_slice(
-    prefix: str, questions: Sequence[Question], scores: Sequence[float | None], slice_of: Callable[[Question], str]
+    prefix: str,
+    questions: Sequence[Question],
+    scores: Sequence[float | None],
+    slice_of: Callable[[Question], str],
 ) -> dict[str, Metric]:
     """`prefix/NAME` -> the mean score of each slice, in the order in which the slices first occur."""
     names = dict.fromkeys(slice_of(question) for question in questions)
@@ -74,5 +111,7 @@ def by_slice(
     for name in names:
         inside = [slice_of(question) == name for question in questions]
         held = [question for question, kept in zip(questions, inside, strict=True) if kept]
-        found[f"{prefix}/{name}"] = mean_score(held, [score for score, kept in zip(scores, inside, strict=True) if kept])
+        found[f"{prefix}/{name}"] = mean_score(
+            held, [score for score, kept in zip(scores, inside, strict=True) if kept]
+        )
     return found

@@ -1,12 +1,12 @@
 """ScienceQA (Lu et al., NeurIPS 2022), the 2,017 test questions with an image ("IMG").
 
-Native files: problems.json ({pid: {question, choices, answer, hint, image, split, subject, grade}}), pid_splits.json, and
-test/PID/image.png; or the Hub's derek-thomas/ScienceQA.
+Native files: problems.json ({pid: {question, choices, answer, hint, image, split, subject,
+grade}}), pid_splits.json, and test/PID/image.png; or the Hub's derek-thomas/ScienceQA.
 
 Chance: the mean of one over the number of choices.
 
-Rows without an image are left out (the published IMG score is over the others). Metric: accuracy, also per subject and per range of
-grades as its authors report it.
+Rows without an image are left out (the published IMG score is over the others). Metric: accuracy,
+also per subject and per range of grades as its authors report it.
 """
 
 import re
@@ -29,42 +29,71 @@ class ScienceQa:
     name, expected_size, headline = NAME, 2017, "accuracy"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """See `Benchmark.load`."""
         checked_options(NAME, options, self.options)
         # lmms' copy on the Hub has the questions with an image as a configuration of their own.
         config = "ScienceQA-IMG" if "lmms" in source else None
-        found = open_source(NAME, source, files=("problems.json",), read=_read_native, config=config)
-        with_image = [(row, record) for row, record in enumerate(found.records) if record.get("image")]
+        found = open_source(
+            NAME, source, files=("problems.json",), read=_read_native, config=config
+        )
+        with_image = [
+            (row, record) for row, record in enumerate(found.records) if record.get("image")
+        ]
         kept = take_evenly(with_image, limit, lambda _: None)
         questions = [_question(found, row, record) for row, record in kept]
-        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+        return checked(
+            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
+        )
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right letter."""
         return equals_truth(question, verdict)
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
         """accuracy, and accuracy per subject and range of grades."""
-        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+        scores = [
+            self.score(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
         return {
             "accuracy": mean_score(questions, scores),
-            **by_slice("subject", questions, scores, lambda question: str(question.meta["subject"])),
+            **by_slice(
+                "subject", questions, scores, lambda question: str(question.meta["subject"])
+            ),
             **by_slice("grades", questions, scores, lambda question: str(question.meta["grades"])),
         }
 
 
 def _read_native(path: Path) -> list[Record]:
-    """The test problems in the order of pid_splits.json, each with its `pid` and the path of its image."""
+    """The test problems in the order of pid_splits.json, each with its `pid` and the path of its
+    image.
+    """
     problems, splits = read_json_file(path), path.with_name("pid_splits.json")
-    if not isinstance(problems, dict) or not all(isinstance(problem, dict) for problem in problems.values()):
+    if not isinstance(problems, dict) or not all(
+        isinstance(problem, dict) for problem in problems.values()
+    ):
         raise BenchmarkError(f"{path}: expected an object of problems by id")
     pids = (
-        read_json_file(splits).get("test", []) if splits.is_file() else [pid for pid, one in problems.items() if one.get("split") == "test"]
+        read_json_file(splits).get("test", [])
+        if splits.is_file()
+        else [pid for pid, one in problems.items() if one.get("split") == "test"]
     )
     lost = [pid for pid in pids if str(pid) not in problems]
     if lost:
-        raise BenchmarkError(f"{path}: {len(lost)} problems of pid_splits.json are not in it, {lost[0]} first; the file is cut off")
+        raise BenchmarkError(
+            f"{path}: {len(lost)} problems of pid_splits.json are not in it, {lost[0]} first; the"
+            " file is cut off"
+        )
     return [_with_path(str(pid), problems[str(pid)]) for pid in pids]
 
 
@@ -92,7 +121,10 @@ def _question(found: Source, row: int, record: Record) -> Question:
         truth=LETTERS[answer],
         cluster=pid,
         max_new_tokens=128,
-        meta={"subject": str(record.get("subject", "")), "grades": grades(str(record.get("grade", "")))},
+        meta={
+            "subject": str(record.get("subject", "")),
+            "grades": grades(str(record.get("grade", ""))),
+        },
     )
 
 

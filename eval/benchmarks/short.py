@@ -1,7 +1,8 @@
-"""Short answers: what is the same answer, by our reading and by the VQA challenges' (EvalAI) normalisation.
+"""Short answers: what is the same answer, by our reading and by the VQA challenges' (EvalAI)
+normalisation.
 
-The EvalAI rules and their tables are those of the VQA evaluation that TextVQA's authors use; their defects (a flag passed as a count,
-so that only 32 full stops are removed) are not repeated.
+The EvalAI rules and their tables are those of the VQA evaluation that TextVQA's authors use; their
+defects (a flag passed as a count, so that only 32 full stops are removed) are not repeated.
 """
 
 import re
@@ -18,16 +19,23 @@ _CONTRACTIONS = """
  we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
  why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've he'd he's""".split()
 _WITHOUT_APOSTROPHE = {
-    form[:place] + form[place + 1 :]: form for form in _CONTRACTIONS for place, character in enumerate(form) if character == "'"
+    form[:place] + form[place + 1 :]: form
+    for form in _CONTRACTIONS
+    for place, character in enumerate(form)
+    if character == "'"
 }
-_DIGITS = {word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())} | {"none": "0"}
+_DIGITS = {
+    word: str(number)
+    for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+} | {"none": "0"}
 _ARTICLES = ("a", "an", "the")
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
 def evalai_normalise(text: str) -> str:
-    """An answer as the VQA challenges compare it: case, punctuation, articles, number words and contractions.
+    """An answer as the VQA challenges compare it: case, punctuation, articles, number words and
+    contractions.
 
     "The  Well-known Café, no. 3!" -> "well known café no 3";  "Dont" -> "don't"
     """
@@ -35,7 +43,8 @@ def evalai_normalise(text: str) -> str:
     line = line.replace("\n", " ").replace("\t", " ").strip()
     spaced = line
     for mark in _PUNCTUATION:
-        # A mark beside a space leaves nothing, one inside a word leaves a space; judged on the text before any is removed.
+        # A mark beside a space leaves nothing, one inside a word leaves a space; judged on the text
+        # before any is removed.
         beside_space = f"{mark} " in line or f" {mark}" in line
         spaced = spaced.replace(mark, "" if beside_space else " ")
     words = [_DIGITS.get(word, word) for word in _FULL_STOP.sub("", spaced).split()]
@@ -43,7 +52,8 @@ def evalai_normalise(text: str) -> str:
 
 
 def soft_accuracy(said: str, answers: tuple[str, ...]) -> float:
-    """The VQA accuracy: over each leave-one-out of the human answers, min(1, matches / 3), averaged.
+    """The VQA accuracy: over each leave-one-out of the human answers, min(1, matches / 3),
+    averaged.
 
     ten answers, "red" 3 times: the 7 that leave out another see 3 matches (1.0 each), the 3 see 2 (2/3 each)  ->  0.9
     """
@@ -59,7 +69,10 @@ def accepts(question: Question, verdict: Verdict) -> float | None:
         return None
     if verdict.value is None:
         return 0.0
-    # A compat parser's value keeps what its harness keeps ("two" stays two), so the truth is also offered as it is written.
+    # A compat parser's value keeps what its harness keeps ("two" stays two), so the truth is also
+    # offered as it is written.
     truths = (question.truth,) if isinstance(question.truth, str) else question.truth
-    accepted = {short_answer(truth) for truth in truths} | {truth.strip().lower().strip("() .") for truth in truths}
+    accepted = {short_answer(truth) for truth in truths} | {
+        truth.strip().lower().strip("() .") for truth in truths
+    }
     return float(verdict.value in accepted)

@@ -1,7 +1,8 @@
-"""The answers of a model to a benchmark as a table: what a run leaves in `benchmarks/<name>.parquet`.
+"""The answers of a model to a benchmark as a table: what a run leaves in
+`benchmarks/<name>.parquet`.
 
-One row per question and condition. It holds all that a metric needs, so that scores can be computed again (over the items that two
-runs share, say) without the benchmark's files and without images.
+One row per question and condition. It holds all that a metric needs, so that scores can be computed
+again (over the items that two runs share, say) without the benchmark's files and without images.
 """
 
 import json
@@ -44,7 +45,9 @@ def answer_table(
 ) -> pa.Table:
     """The rows of one condition, in the order of the questions."""
     rows = []
-    for question, response, verdict, sha256 in zip(questions, responses, verdicts, image_sha256, strict=True):
+    for question, response, verdict, sha256 in zip(
+        questions, responses, verdicts, image_sha256, strict=True
+    ):
         rows.append(
             {
                 "item_id": question.item_id,
@@ -54,7 +57,9 @@ def answer_table(
                 "kind": question.kind,
                 "prompt": question.prompt,
                 "choices": list(question.choices),
-                "truth": [question.truth] if isinstance(question.truth, str) else list(question.truth),
+                "truth": (
+                    [question.truth] if isinstance(question.truth, str) else list(question.truth)
+                ),
                 "image_sha256": sha256,
                 "response": response,
                 "verdict": verdict.value,

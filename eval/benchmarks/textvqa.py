@@ -1,12 +1,15 @@
-"""TextVQA (Singh et al., CVPR 2019), validation split: questions whose answer is written in the image; ten human answers each.
+"""TextVQA (Singh et al., CVPR 2019), validation split: questions whose answer is written in the
+image; ten human answers each.
 
-Native files: TextVQA_0.5.1_val.json ({"data": [{question_id, image_id, question, answers}]}) and train_images/IMAGE_ID.jpg, for
-`ocr: with` also llava_textvqa_val_v051_ocr.jsonl (LLaVA's prompts) or TextVQA_Rosetta_OCR_v0.2_val.json; or the Hub's lmms-lab/textvqa.
+Native files: TextVQA_0.5.1_val.json ({"data": [{question_id, image_id, question, answers}]}) and
+train_images/IMAGE_ID.jpg, for `ocr: with` also llava_textvqa_val_v051_ocr.jsonl (LLaVA's prompts)
+or TextVQA_Rosetta_OCR_v0.2_val.json; or the Hub's lmms-lab/textvqa.
 
 Chance: 0 (open answers).
 
-OCR tokens come from the record (`ocr_tokens`), from LLaVA's prompt file, or from Rosetta's. Scores with and without them are not
-comparable: 58.2 and 45.5 for the same LLaVA-1.5-7B. Metric: the VQA soft accuracy after EvalAI normalisation.
+OCR tokens come from the record (`ocr_tokens`), from LLaVA's prompt file, or from Rosetta's. Scores
+with and without them are not comparable: 58.2 and 45.5 for the same LLaVA-1.5-7B. Metric: the VQA
+soft accuracy after EvalAI normalisation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,19 +30,36 @@ LLAVA_PROMPTS, ROSETTA = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_Rosetta_OC
 
 
 class TextVqa:
-    """`ocr`: whether the prompt names the words that an OCR system read (the paper's protocol does, most others do not)."""
+    """`ocr`: whether the prompt names the words that an OCR system read (the paper's protocol does,
+    most others do not).
+    """
 
     name, expected_size, headline = NAME, 5000, "accuracy"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"ocr": ("without", "with")})
 
-    def load(self, source: str, *, limit: int | None = None, expected_size: int | None = None, **options: str) -> list[Question]:
+    def load(
+        self,
+        source: str,
+        *,
+        limit: int | None = None,
+        expected_size: int | None = None,
+        **options: str,
+    ) -> list[Question]:
         """See `Benchmark.load`."""
         chosen = checked_options(NAME, options, self.options)
-        found = open_source(NAME, source, files=("TextVQA_0.5.1_val.json", "TextVQA*val.json"), read=_read_native, split="validation")
+        found = open_source(
+            NAME,
+            source,
+            files=("TextVQA_0.5.1_val.json", "TextVQA*val.json"),
+            read=_read_native,
+            split="validation",
+        )
         prompts = _ocr_prompts(found) if chosen["ocr"] == "with" else {}
         kept = take_evenly(list(enumerate(found.records)), limit, lambda _: None)
         questions = [_question(found, row, record, chosen["ocr"], prompts) for row, record in kept]
-        return checked(NAME, questions, limit=limit, expected_size=expected_size or self.expected_size)
+        return checked(
+            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
+        )
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """The VQA soft accuracy, in [0, 1]."""
@@ -47,9 +67,14 @@ class TextVqa:
             return None
         return soft_accuracy(verdict.value, tuple(question.truth)) if verdict.value else 0.0
 
-    def metrics(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> dict[str, Metric]:
+    def metrics(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    ) -> dict[str, Metric]:
         """accuracy: the mean of the soft accuracy."""
-        scores = [self.score(question, verdict) for question, verdict in zip(questions, verdicts, strict=True)]
+        scores = [
+            self.score(question, verdict)
+            for question, verdict in zip(questions, verdicts, strict=True)
+        ]
         return {"accuracy": mean_score(questions, scores)}
 
 
@@ -62,17 +87,30 @@ def _read_native(path: Path) -> list[Record]:
 
 
 def _ocr_prompts(found: Source) -> dict[tuple[str, str], str]:
-    """(image_id, question) -> the OCR line of its prompt, or with an empty question for all questions of an image."""
+    """(image_id, question) -> the OCR line of its prompt, or with an empty question for all
+    questions of an image.
+    """
     if found.root is None:
         return {}
     llava, rosetta = found.root / LLAVA_PROMPTS, found.root / ROSETTA
     if llava.is_file():
         lines = [
-            (value_of(row, ("question_id", "image"), str(llava), str), str(row.get("text", "")).split("\n")) for row in read_file(llava)
+            (
+                value_of(row, ("question_id", "image"), str(llava), str),
+                str(row.get("text", "")).split("\n"),
+            )
+            for row in read_file(llava)
         ]
-        return {(image_id, parts[0].strip().casefold()): parts[1] for image_id, parts in lines if len(parts) > 1}
+        return {
+            (image_id, parts[0].strip().casefold()): parts[1]
+            for image_id, parts in lines
+            if len(parts) > 1
+        }
     if rosetta.is_file():
-        return {(str(row["image_id"]), ""): _ocr_line(row.get("ocr_tokens", [])) for row in _read_native(rosetta)}
+        return {
+            (str(row["image_id"]), ""): _ocr_line(row.get("ocr_tokens", []))
+            for row in _read_native(rosetta)
+        }
     return {}
 
 
@@ -80,10 +118,15 @@ def _ocr_line(tokens: Sequence[Any]) -> str:
     return f"Reference OCR token: {', '.join(str(token) for token in tokens)}"
 
 
-def _question(found: Source, row: int, record: Record, ocr: str, prompts: Mapping[tuple[str, str], str]) -> Question:
+def _question(
+    found: Source, row: int, record: Record, ocr: str, prompts: Mapping[tuple[str, str], str]
+) -> Question:
     item_id = value_of(record, "question_id", f"{NAME}: row {row + 1}", str)
     where = f"{NAME}: question {item_id}"
-    image_id, text = value_of(record, "image_id", where, str), value_of(record, "question", where, str).strip()
+    image_id, text = (
+        value_of(record, "image_id", where, str),
+        value_of(record, "question", where, str).strip(),
+    )
     answers = tuple(str(answer) for answer in value_of(record, "answers", where, list))
     if len(answers) != NUM_ANSWERS:
         raise BenchmarkError(f"{where}: expected {NUM_ANSWERS} human answers, got {len(answers)}")
@@ -92,11 +135,16 @@ def _question(found: Source, row: int, record: Record, ocr: str, prompts: Mappin
     if line is None and "ocr_tokens" in record:
         line = _ocr_line(record["ocr_tokens"] or [])
     if ocr == "with" and line is None:
-        raise BenchmarkError(f"{where}: no OCR tokens; put {LLAVA_PROMPTS} or {ROSETTA} beside the questions, or use ocr=without")
+        raise BenchmarkError(
+            f"{where}: no OCR tokens; put {LLAVA_PROMPTS} or {ROSETTA} beside the questions, or use"
+            " ocr=without"
+        )
     return Question(
         item_id=item_id,
         prompt="\n".join([text, *([line or ""] if ocr == "with" else []), ASK]),
-        image=found.image(record.get("image") or f"{image_id}.jpg", where, ("train_images", "images", "")),
+        image=found.image(
+            record.get("image") or f"{image_id}.jpg", where, ("train_images", "images", "")
+        ),
         kind="short",
         truth=answers,
         cluster=image_id,

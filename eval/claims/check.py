@@ -1,6 +1,8 @@
-"""Whether generated answers state what is not in the picture: claims against the exact truth in `meta`.
+"""Whether generated answers state what is not in the picture: claims against the exact truth in
+`meta`.
 
-Knows nothing of models. Truth is what the scene generator writes: objects with a noun, a colour and a box in pixels.
+Knows nothing of models. Truth is what the scene generator writes: objects with a noun, a colour and
+a box in pixels.
 """
 
 import json
@@ -15,7 +17,9 @@ from eval.claims.lexicon import Lexicon
 
 @dataclass(frozen=True, slots=True)
 class SeenObject:
-    """One object of the truth: its noun, its colour, and the centre of its box in pixels (y grows downwards)."""
+    """One object of the truth: its noun, its colour, and the centre of its box in pixels (y grows
+    downwards).
+    """
 
     noun: str
     colour: str
@@ -34,7 +38,9 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class AnswerCheck:
-    """One generated answer against the truth: checkable claims, how many of them are false, and its length."""
+    """One generated answer against the truth: checkable claims, how many of them are false, and its
+    length.
+    """
 
     num_claims: int
     num_false: int
@@ -47,10 +53,12 @@ class AnswerCheck:
 
 
 def truths_in(meta: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
-    """The objects of image a and image b as `meta` states them, or None if this row has no exact truth.
+    """The objects of image a and image b as `meta` states them, or None if this row has no exact
+    truth.
 
-    None too where `meta` is no JSON, or where any object is not a noun, a colour and a box of four numbers: other makers
-    of a folder may keep whatever they like in `meta`, and a truth in parts would call true claims false.
+    None too where `meta` is no JSON, or where any object is not a noun, a colour and a box of four
+    numbers: other makers of a folder may keep whatever they like in `meta`, and a truth in parts
+    would call true claims false.
     """
     try:
         value = json.loads(meta or "{}")
@@ -64,13 +72,22 @@ def truths_in(meta: str | None) -> tuple[list[dict[str, Any]], list[dict[str, An
 
 def _is_side(side: object) -> bool:
     objects = side.get("objects") if isinstance(side, dict) else None
-    return isinstance(objects, list) and all(isinstance(item, dict) and _is_object(item) for item in objects)
+    return isinstance(objects, list) and all(
+        isinstance(item, dict) and _is_object(item) for item in objects
+    )
 
 
 def _is_object(item: Mapping[str, Any]) -> bool:
     box = item.get("box")
-    named = all(isinstance(item.get(key), str) and item[key].strip() for key in ("object", "colour"))
-    return named and isinstance(box, list) and len(box) == 4 and all(_is_number(value) for value in box)
+    named = all(
+        isinstance(item.get(key), str) and item[key].strip() for key in ("object", "colour")
+    )
+    return (
+        named
+        and isinstance(box, list)
+        and len(box) == 4
+        and all(_is_number(value) for value in box)
+    )
 
 
 def _is_number(value: object) -> bool:
@@ -82,14 +99,23 @@ def truth_of(objects: Sequence[Mapping[str, Any]], width_px: int, height_px: int
     seen = []
     for item in objects:
         x0, y0, x1, y1 = (float(value) for value in item["box"])
-        seen.append(SeenObject(str(item["object"]).lower(), str(item["colour"]).lower(), (x0 + x1) / 2, (y0 + y1) / 2))
+        seen.append(
+            SeenObject(
+                str(item["object"]).lower(),
+                str(item["colour"]).lower(),
+                (x0 + x1) / 2,
+                (y0 + y1) / 2,
+            )
+        )
     return Truth(tuple(seen), width_px, height_px)
 
 
 def lexicon_of(stated: Iterable[Sequence[Mapping[str, Any]]]) -> Lexicon:
     """The lexicon of a folder: every object and colour that any of its truths names."""
     items = [item for objects in stated for item in objects]
-    return Lexicon.of({str(item["object"]) for item in items}, {str(item["colour"]) for item in items})
+    return Lexicon.of(
+        {str(item["object"]) for item in items}, {str(item["colour"]) for item in items}
+    )
 
 
 def check_answer(answer: str, question: str, truth: Truth, lexicon: Lexicon) -> AnswerCheck:
@@ -102,9 +128,10 @@ def check_answer(answer: str, question: str, truth: Truth, lexicon: Lexicon) -> 
 def holds(claim: Claim, truth: Truth) -> bool:
     """Whether the truth bears a claim out.
 
-    "The star" is read as some star: with two stars, a statement that is true of one of them holds, and its negation
-    does not. A number without "at least" is exact. A half holds an object whose box centre lies in it, unless it lies
-    in the middle ninth of the image: that is the centre, and on no side.
+    "The star" is read as some star: with two stars, a statement that is true of one of them holds,
+    and its negation does not. A number without "at least" is exact. A half holds an object whose
+    box centre lies in it, unless it lies in the middle ninth of the image: that is the centre, and
+    on no side.
     """
     return _affirmed(claim, truth) != claim.negated
 
@@ -121,7 +148,9 @@ def _affirmed(claim: Claim, truth: Truth) -> bool:
         return any(_in_place(seen, claim.value, truth) for seen in subjects)
     assert claim.other is not None, "a relation names what it relates to"
     others = [seen for seen in truth.objects if _fits(seen, claim.other, truth)]
-    return any(_related(one, claim.value, two) for one in subjects for two in others if one is not two)
+    return any(
+        _related(one, claim.value, two) for one in subjects for two in others if one is not two
+    )
 
 
 def _fits(seen: SeenObject, thing: Thing, truth: Truth) -> bool:
@@ -137,7 +166,10 @@ def _in_place(seen: SeenObject, place: str, truth: Truth) -> bool:
     centred = abs(across) <= truth.width_px / 6 and abs(down) <= truth.height_px / 6
     if place == "centre":
         return centred
-    return not centred and {"left": across < 0, "right": across > 0, "top": down < 0, "bottom": down > 0}[place]
+    return (
+        not centred
+        and {"left": across < 0, "right": across > 0, "top": down < 0, "bottom": down > 0}[place]
+    )
 
 
 def _related(one: SeenObject, relation: str, two: SeenObject) -> bool:

@@ -1,11 +1,13 @@
-"""What an answer states about a picture: from words to claims that a truth can decide. Knows no truth and no picture.
+"""What an answer states about a picture: from words to claims that a truth can decide. Knows no
+truth and no picture.
 
-Only what the lexicon names is seen: objects, their colours, numbers, halves of the image, and left / right / above /
-below between two objects. Everything else in an answer is no claim, never a wrong one.
+Only what the lexicon names is seen: objects, their colours, numbers, halves of the image, and left
+/ right / above / below between two objects. Everything else in an answer is no claim, never a wrong
+one.
 
-The reading is shallow and meant for short answers: a sentence is cut at commas, "and" and "but"; a negation reaches
-to the end of its piece; a statement without a subject is about the last thing mentioned, at first the question's.
-A sentence that says that it is not sure states nothing.
+The reading is shallow and meant for short answers: a sentence is cut at commas, "and" and "but"; a
+negation reaches to the end of its piece; a statement without a subject is about the last thing
+mentioned, at first the question's. A sentence that says that it is not sure states nothing.
 """
 
 import re
@@ -39,7 +41,9 @@ _EXACTLY = {"only", "exactly", "just"}
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What a noun phrase picks out: objects of this noun (None: any), one of these colours (if any), in this half."""
+    """What a noun phrase picks out: objects of this noun (None: any), one of these colours (if
+    any), in this half.
+    """
 
     noun: str | None
     colours: tuple[str, ...] = ()
@@ -48,7 +52,9 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One statement about a picture. `value` is the colour, place or relation, or the number in digits."""
+    """One statement about a picture. `value` is the colour, place or relation, or the number in
+    digits.
+    """
 
     kind: ClaimKind
     subject: Thing
@@ -64,14 +70,16 @@ class _Mention:
     definite: bool = False
     negated: bool = False
     used: bool = False  # a statement was made about it, which already implies that it exists
-    after_link: bool = False  # it follows "of", "from", "with" or "to": in a question, what something is compared with
+    # it follows "of", "from", "with" or "to": in a question, what something is compared with
+    after_link: bool = False
 
 
 @dataclass
 class _Reading:
     """The state of reading one text from left to right.
 
-    `landmark` is what the question compares with: in "left" to "Where is the star, seen from the box?", the box.
+    `landmark` is what the question compares with: in "left" to "Where is the star, seen from the
+    box?", the box.
     """
 
     lexicon: Lexicon
@@ -94,7 +102,9 @@ def read_claims(answer: str, question: str, lexicon: Lexicon) -> list[Claim]:
     landmarks = [mention.thing for mention in named if mention.after_link] if len(named) > 1 else []
     subjects = [mention.thing for mention in named if mention.thing not in landmarks]
     wanted = [claim for claim in asked.claims if claim.subject.noun is None]
-    vague = [mention.thing for mention in asked.mentions if not mention.thing.noun and not mention.used]
+    vague = [
+        mention.thing for mention in asked.mentions if not mention.thing.noun and not mention.used
+    ]
     wanted += [Claim("exists", thing) for thing in vague if thing != Thing(None)]
     reading = _Reading(
         lexicon,
@@ -116,7 +126,8 @@ def read_claims(answer: str, question: str, lexicon: Lexicon) -> list[Claim]:
 def _about(mention: _Mention, wanted: list[Claim]) -> list[Claim]:
     """The claims that a mention makes by itself: what was asked for, a number, or that it exists."""
     thing = mention.thing
-    presupposed = mention.definite and (mention.negated or thing.noun is None)  # "the red shape", "not the star"
+    # "the red shape", "not the star"
+    presupposed = mention.definite and (mention.negated or thing.noun is None)
     if mention.used or presupposed or thing == Thing(None):
         return []
     if wanted and thing.noun and not mention.negated:
@@ -157,7 +168,10 @@ def _read_piece(words: list[str], reading: _Reading) -> None:
         if word in NEGATIONS and words[position + 1 : position + 2] != ["only"]:
             negated = True
         # "none of the stars", "none of them is blue"; but "none of them" alone is a number
-        negated = negated or (words[position : position + 2] == ["none", "of"] and not _is_all_of_them(words, position + 1))
+        negated = negated or (
+            words[position : position + 2] == ["none", "of"]
+            and not _is_all_of_them(words, position + 1)
+        )
         pronoun = pronoun or word in PRONOUNS
         phrase = _phrase(words, position, reading.lexicon)
         if phrase is not None:
@@ -180,7 +194,12 @@ def _mention(mention: _Mention, previous: str, negated: bool, here: int, reading
     """Adds a noun phrase; in "the red shape is a star" the star takes the place of the vague shape."""
     mention.negated, mention.after_link = negated, previous in LANDMARK_AFTER
     vague = reading.mentions[-1] if len(reading.mentions) > here else None
-    if vague is not None and vague.thing.noun is None and previous in ("is", "are", "not") and mention.thing.noun:
+    if (
+        vague is not None
+        and vague.thing.noun is None
+        and previous in ("is", "are", "not")
+        and mention.thing.noun
+    ):
         mention.thing = _merged(mention.thing, vague.thing)
         mention.definite = False
         reading.mentions.pop()
@@ -191,11 +210,15 @@ def _mention(mention: _Mention, previous: str, negated: bool, here: int, reading
 def _state(claim: Claim, mention: _Mention | None, reading: _Reading) -> None:
     if mention is not None:
         mention.used = True
-    reading.claims.append(replace(claim, subject=mention.thing if mention is not None else Thing(None)))
+    reading.claims.append(
+        replace(claim, subject=mention.thing if mention is not None else Thing(None))
+    )
 
 
 def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, int] | None:
-    """A noun phrase that begins at `start` ("two small red stars", "the left circle"), and where it ends."""
+    """A noun phrase that begins at `start` ("two small red stars", "the left circle"), and where it
+    ends.
+    """
     count: int | None = None
     colours: list[str] = []
     half: str | None = None
@@ -221,7 +244,9 @@ def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, i
     position += 1
     if noun and words[position : position + 1] == ["shaped"]:  # "a star shaped red object"
         while position < len(words) and words[position] in {"shaped", *lexicon.colours, *GENERIC}:
-            colours += [lexicon.colours[words[position]]] if words[position] in lexicon.colours else []
+            colours += (
+                [lexicon.colours[words[position]]] if words[position] in lexicon.colours else []
+            )
             position += 1
     while noun and position < len(words) and words[position] in GENERIC:  # "the star shape"
         position += 1
@@ -229,8 +254,12 @@ def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, i
     return _Mention(Thing(noun, tuple(colours), half), count=count, definite=definite), position
 
 
-def _predicate(words: list[str], position: int, negated: bool, reading: _Reading) -> tuple[Claim | None, int]:
-    """A statement that begins at `position` (a colour, number, place or relation), and where to read on."""
+def _predicate(
+    words: list[str], position: int, negated: bool, reading: _Reading
+) -> tuple[Claim | None, int]:
+    """A statement that begins at `position` (a colour, number, place or relation), and where to
+    read on.
+    """
     word, after = words[position], position + 1
     following = words[after] if after < len(words) else ""
     previous = words[position - 1] if position else ""
@@ -238,9 +267,14 @@ def _predicate(words: list[str], position: int, negated: bool, reading: _Reading
     bare = not following or following in AFTER_PREDICATE
     if word in reading.lexicon.colours and bare and previous not in DETERMINERS:
         return Claim("colour", anything, reading.lexicon.colours[word], negated=negated), after
-    if (word in NUMBERS or word.isdigit()) and bare and previous not in INEXACT | DETERMINERS - _EXACTLY:
+    if (
+        (word in NUMBERS or word.isdigit())
+        and bare
+        and previous not in INEXACT | DETERMINERS - _EXACTLY
+    ):
         if following == "of" and not _is_all_of_them(words, after):
-            return None, after  # "two of the stars are red" says nothing about how many stars there are
+            # "two of the stars are red" says nothing about how many stars there are
+            return None, after
         if following in ("in", "on", "at", "is") and _is_counted(reading):
             return None, after  # "two stars, one at the top": one of those that were counted before
         number = NUMBERS[word] if word in NUMBERS else int(word)
@@ -258,7 +292,11 @@ def _predicate(words: list[str], position: int, negated: bool, reading: _Reading
 
 def _is_all_of_them(words: list[str], position: int) -> bool:
     """Whether "of them" is all that is left: "two of them", and not "two of them are red"."""
-    return words[position : position + 1] == ["of"] and len(words) == position + 2 and words[-1] in PRONOUNS
+    return (
+        words[position : position + 1] == ["of"]
+        and len(words) == position + 2
+        and words[-1] in PRONOUNS
+    )
 
 
 def _is_counted(reading: _Reading) -> bool:
@@ -268,8 +306,12 @@ def _is_counted(reading: _Reading) -> bool:
     return subject is not None and (subject.count is not None or subject.thing in stated)
 
 
-def _place(words: list[str], position: int, negated: bool, reading: _Reading) -> tuple[Claim | None, int]:
-    """A half of the image ("on the left", "in the upper half") or a comparison ("to the left of the circle")."""
+def _place(
+    words: list[str], position: int, negated: bool, reading: _Reading
+) -> tuple[Claim | None, int]:
+    """A half of the image ("on the left", "in the upper half") or a comparison ("to the left of the
+    circle").
+    """
     word, after = words[position], position + 1
     if word == "right" and words[after : after + 1] and words[after] in INTENSIFIED:
         return None, after  # "right above" is no side
@@ -280,18 +322,30 @@ def _place(words: list[str], position: int, negated: bool, reading: _Reading) ->
         compared = _relation(COMPARISONS[word], words, after + 1, negated, reading)
         if compared is not None:
             return compared
-    unclear = linked and (words[after] == "than" or bool(PRONOUNS & set(words[after + 1 : after + 2])))
+    unclear = linked and (
+        words[after] == "than" or bool(PRONOUNS & set(words[after + 1 : after + 2]))
+    )
     if word not in HALVES or unclear:
         return None, after
     return Claim("position", Thing(None), HALVES[word], negated=negated), after
 
 
-def _relation(relation: str, words: list[str], position: int, negated: bool, reading: _Reading) -> tuple[Claim, int] | None:
-    """The relation to what is named at `position` ("it" and nothing: what the question compares with), or None."""
+def _relation(
+    relation: str, words: list[str], position: int, negated: bool, reading: _Reading
+) -> tuple[Claim, int] | None:
+    """The relation to what is named at `position` ("it" and nothing: what the question compares
+    with), or None.
+    """
     phrase = _phrase(words, position, reading.lexicon)
     if phrase is not None and phrase[0].thing != Thing(None):
-        return Claim("relation", Thing(None), relation, other=phrase[0].thing, negated=negated), phrase[1]
+        return (
+            Claim("relation", Thing(None), relation, other=phrase[0].thing, negated=negated),
+            phrase[1],
+        )
     unnamed = position >= len(words) or words[position] in PRONOUNS
     if unnamed and reading.landmark is not None:
-        return Claim("relation", Thing(None), relation, other=reading.landmark, negated=negated), position + 1
+        return (
+            Claim("relation", Thing(None), relation, other=reading.landmark, negated=negated),
+            position + 1,
+        )
     return None

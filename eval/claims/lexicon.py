@@ -1,4 +1,6 @@
-"""The words by which answers are read: closed lists of English, and the open ones of a folder's own truth."""
+"""The words by which answers are read: closed lists of English, and the open ones of a folder's own
+truth.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,30 +11,110 @@ _FROM_ZERO = "zero one two three four five six seven eight nine ten eleven twelv
 NUMBERS = {word: number for number, word in enumerate(_FROM_ZERO)} | {"none": 0, "single": 1}
 HALVES = {"left": "left", "leftmost": "left", "right": "right", "rightmost": "right"}
 HALVES |= {"top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
-RELATIONS = {"above": "above", "over": "above", "below": "below", "under": "below", "underneath": "below", "beneath": "below"}
-COMPARISONS = {"left": "left", "right": "right", "higher": "above", "lower": "below"}  # before "of" or "than"
+RELATIONS = {
+    "above": "above",
+    "over": "above",
+    "below": "below",
+    "under": "below",
+    "underneath": "below",
+    "beneath": "below",
+}
+# before "of" or "than"
+COMPARISONS = {"left": "left", "right": "right", "higher": "above", "lower": "below"}
 
 NEGATIONS = {"not", "n't", "no", "never", "without", "nor", "neither", "cannot"}
 CUTS = {",", "and", "but", "while", "whereas"}
-DETERMINERS = {"the", "a", "an", "this", "that", "these", "those", "any", "some", "its", "both", "only", "exactly", "just"}
-ADJECTIVES = {"small", "little", "tiny", "big", "large", "bright", "dark", "light", "solid", "plain", "coloured", "colored", "different"}
+DETERMINERS = {
+    "the",
+    "a",
+    "an",
+    "this",
+    "that",
+    "these",
+    "those",
+    "any",
+    "some",
+    "its",
+    "both",
+    "only",
+    "exactly",
+    "just",
+}
+ADJECTIVES = {
+    "small",
+    "little",
+    "tiny",
+    "big",
+    "large",
+    "bright",
+    "dark",
+    "light",
+    "solid",
+    "plain",
+    "coloured",
+    "colored",
+    "different",
+}
 CENTRES = {"centre", "center", "middle"}
-LANDMARK_AFTER = {"of", "from", "with", "to"}  # in a question: "seen from the box", "on which side of the box"
-GENERIC = {"object", "objects", "shape", "shapes", "thing", "things", "figure", "figures", "item", "items"}
+# in a question: "seen from the box", "on which side of the box"
+LANDMARK_AFTER = {"of", "from", "with", "to"}
+GENERIC = {
+    "object",
+    "objects",
+    "shape",
+    "shapes",
+    "thing",
+    "things",
+    "figure",
+    "figures",
+    "item",
+    "items",
+}
 SIDE_WORDS = {"side", "hand", "half", "part", "edge", "corner"}
 PRONOUNS = {"it", "they", "them"}
-AFTER_PREDICATE = {"in", "on", "at", "or", "with", "which", "that", "who", "here", "there", "too", "to", "of", "is", "are"}
+AFTER_PREDICATE = {
+    "in",
+    "on",
+    "at",
+    "or",
+    "with",
+    "which",
+    "that",
+    "who",
+    "here",
+    "there",
+    "too",
+    "to",
+    "of",
+    "is",
+    "are",
+}
 AFTER_PREDICATE |= {"colour", "color"}
 INEXACT = {"least", "most", "than", "about", "around", "almost", "nearly", "over"}
-HEDGES = {"might", "may", "maybe", "could", "perhaps", "possibly", "probably", "likely", "unlikely", "whether", "if"}
+HEDGES = {
+    "might",
+    "may",
+    "maybe",
+    "could",
+    "perhaps",
+    "possibly",
+    "probably",
+    "likely",
+    "unlikely",
+    "whether",
+    "if",
+}
 HEDGES |= {"unclear", "unsure", "uncertain"}
-UNSURE = {"clear", "sure", "certain"}  # hedges where they are denied: "I am not sure", "it is not clear that"
+# hedges where they are denied: "I am not sure", "it is not clear that"
+UNSURE = {"clear", "sure", "certain"}
 NOT_ALL = {"all", "every", "each"}  # "not all stars are red" denies nothing of any one star
 INTENSIFIED = {"next", "above", "below", "beside", "under", "beneath", "near"}
 
 
 def is_hedged(words: Sequence[str]) -> bool:
-    """Whether a sentence says that it may not be so ("there might be a star", "it is not clear"), or not of all."""
+    """Whether a sentence says that it may not be so ("there might be a star", "it is not clear"),
+    or not of all.
+    """
     denied = any(word in NEGATIONS for word in words)
     not_all = any(word in NEGATIONS and after in NOT_ALL for word, after in pairwise(words))
     return not HEDGES.isdisjoint(words) or (denied and not UNSURE.isdisjoint(words)) or not_all
@@ -47,14 +129,22 @@ class Lexicon:
 
     @classmethod
     def of(cls, objects: Iterable[str], colours: Iterable[str]) -> "Lexicon":
-        """A lexicon of these words, their plurals, and grey / gray; words of several parts are allowed."""
+        """A lexicon of these words, their plurals, and grey / gray; words of several parts are
+        allowed.
+        """
         nouns = {_as_one(form): word.lower() for word in objects for form in _forms(word.lower())}
         named = {colour.lower() for colour in colours}
-        spelled = {_as_one(form): c for c in named for form in (c.replace("grey", "gray"), c.replace("gray", "grey"))}
+        spelled = {
+            _as_one(form): c
+            for c in named
+            for form in (c.replace("grey", "gray"), c.replace("gray", "grey"))
+        }
         return cls(nouns, spelled)
 
     def joined(self, text: str) -> str:
-        """A text in lower case, with words of several parts written as one ("traffic light" -> "traffic_light")."""
+        """A text in lower case, with words of several parts written as one ("traffic light" ->
+        "traffic_light").
+        """
         plain = text.lower().replace("\u2019", "'").replace("-", " ")
         for form in sorted([*self.nouns, *self.colours], key=len, reverse=True):
             if "_" in form:

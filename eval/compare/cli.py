@@ -1,4 +1,6 @@
-"""Finished evaluations side by side: the paper's table, and which differences are more than luck. The verb `svco compare`."""
+"""Finished evaluations side by side: the paper's table, and which differences are more than luck.
+The verb `svco compare`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,10 +29,14 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
     raise AssertionError("different paths differ in some part")
 
 
-def comparison_of(folders: Sequence[Path], *, num_draws: int, confidence: float, seed: int) -> dict[str, Any]:
-    """The comparison of the models in these folders; the first is the one that the others are compared with.
+def comparison_of(
+    folders: Sequence[Path], *, num_draws: int, confidence: float, seed: int
+) -> dict[str, Any]:
+    """The comparison of the models in these folders; the first is the one that the others are
+    compared with.
 
-    That is the model from which the first folder's was finetuned, where that folder holds both, otherwise the first folder's own.
+    That is the model from which the first folder's was finetuned, where that folder holds both,
+    otherwise the first folder's own.
 
     Raises:
         UserError: Folders that cannot be compared.
@@ -38,13 +44,16 @@ def comparison_of(folders: Sequence[Path], *, num_draws: int, confidence: float,
     from eval.compare.comparison import compare_runs
     from eval.compare.runs import read_runs
 
-    found = [read_runs(folder, label) for folder, label in zip(folders, labels_of(folders), strict=True)]
+    found = [
+        read_runs(folder, label) for folder, label in zip(folders, labels_of(folders), strict=True)
+    ]
     runs = [*found[0][1:], *(runs[0] for runs in found)]
     comparison = compare_runs(runs, num_draws=num_draws, confidence=confidence, seed=seed)
     bases = {runs[1].model for runs in found if len(runs) > 1}
     if len(bases) > 1:
         comparison["notes"].append(
-            f"the models were finetuned from different ones ({', '.join(sorted(bases))}); all are compared with {runs[0].label}"
+            f"the models were finetuned from different ones ({', '.join(sorted(bases))}); all are"
+            f" compared with {runs[0].label}"
         )
     return comparison
 
@@ -54,7 +63,10 @@ def print_comparison(comparison: dict[str, Any], confidence: float) -> None:
     labels = [model["label"] for model in comparison["models"]]
     summary_table("Scores", *score_rows(comparison))
     for label in labels[1:]:
-        title = f"{label} minus {labels[0]}: points with {confidence:.0%} intervals, p by Holm over these scores"
+        title = (
+            f"{label} minus {labels[0]}: points with {confidence:.0%} intervals, p by Holm over"
+            " these scores"
+        )
         summary_table(title, *difference_rows(comparison, label))
     for label, shares in comparison["unreadable"].items():
         unread = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
@@ -65,14 +77,26 @@ def print_comparison(comparison: dict[str, Any], confidence: float) -> None:
 
 
 def run(
-    folders: Annotated[list[Path], typer.Argument(metavar="DIR [DIR ...]", help="Folders of finished evaluations; the first is the base.")],
+    folders: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="DIR [DIR ...]", help="Folders of finished evaluations; the first is the base."
+        ),
+    ],
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws.")] = 4_000,
-    confidence: Annotated[float, typer.Option(min=0.5, max=0.999, help="Of the intervals, and 1 - the level of the tests.")] = 0.95,
+    confidence: Annotated[
+        float,
+        typer.Option(min=0.5, max=0.999, help="Of the intervals, and 1 - the level of the tests."),
+    ] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     json: Annotated[Path | None, typer.Option(help="Also write everything to this file.")] = None,
-    page: Annotated[Path | None, typer.Option(help="Also write a page (HTML) to this file.")] = None,
+    page: Annotated[
+        Path | None, typer.Option(help="Also write a page (HTML) to this file.")
+    ] = None,
 ) -> None:
-    """Print the scores of several evaluations side by side, and which differences are more than luck."""
+    """Print the scores of several evaluations side by side, and which differences are more than
+    luck.
+    """
     from pipeline.core.storage import write_json
 
     comparison = comparison_of(folders, num_draws=draws, confidence=confidence, seed=seed)

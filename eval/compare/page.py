@@ -1,4 +1,6 @@
-"""A comparison as one self-contained page. Takes what `eval.compare.comparison` computed; computes nothing that it shows."""
+"""A comparison as one self-contained page. Takes what `eval.compare.comparison` computed; computes
+nothing that it shows.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,23 +14,31 @@ BETTER, WORSE, UNSURE = "#1f5fbf", "#b3261e", "#9aa5b4"
 
 
 def write_comparison_page(comparison: dict[str, Any], confidence: float, path: Path) -> None:
-    """Scores with chance, each model's differences with intervals and tests, answers that could not be read, and the notes."""
+    """Scores with chance, each model's differences with intervals and tests, answers that could not
+    be read, and the notes.
+    """
     labels = [model["label"] for model in comparison["models"]]
     sections = [PageSection("Scores", html_table(*score_rows(comparison)) + _notes(comparison))]
     for label in labels[1:]:
         remark = (
-            f"Differences of shares are in percentage points, with {confidence:.0%} intervals from a bootstrap over pairs or images. "
-            "The test is McNemar's where every question stands alone, otherwise the bootstrap; p is adjusted by Holm over these scores."
+            f"Differences of shares are in percentage points, with {confidence:.0%} intervals from"
+            " a bootstrap over pairs or images. The test is McNemar's where every question stands"
+            " alone, otherwise the bootstrap; p is adjusted by Holm over these scores."
         )
         figures = [forest(comparison, label), *dependency_plot(comparison, label)]
         figure = plots([figure_svg(one) for one in figures])
         sections.append(
-            PageSection(f"{label} minus {labels[0]}", figure + html_table(*difference_rows(comparison, label)) + paragraph(remark))
+            PageSection(
+                f"{label} minus {labels[0]}",
+                figure + html_table(*difference_rows(comparison, label)) + paragraph(remark),
+            )
         )
     unread = comparison["unreadable"]
     names = list(unread[labels[0]])
     rows = [[label, *(f"{unread[label][name]:.1%}" for name in names)] for label in labels]
-    sections.append(PageSection("Answers that could not be read", html_table(["model", *names], rows)))
+    sections.append(
+        PageSection("Answers that could not be read", html_table(["model", *names], rows))
+    )
     lead = "; ".join(f"{model['label']}: {model['model']}" for model in comparison["models"])
     render_page("Comparison", sections, path, lead)
 
@@ -38,8 +48,14 @@ def _notes(comparison: dict[str, Any]) -> str:
 
 
 def forest(comparison: dict[str, Any], label: str) -> Figure:
-    """One line per score that is a share: the difference in points, its interval, and whether it is more than luck."""
-    found = [(column, comparison["differences"][label][column["key"]]) for column in comparison["columns"] if column["unit"] == "share"]
+    """One line per score that is a share: the difference in points, its interval, and whether it is
+    more than luck.
+    """
+    found = [
+        (column, comparison["differences"][label][column["key"]])
+        for column in comparison["columns"]
+        if column["unit"] == "share"
+    ]
     lines = [(column, one) for column, one in found if one is not None]
     figure = Figure(figsize=(7, 0.9 + 0.36 * len(lines)), layout="constrained")
     axes = figure.subplots()
@@ -47,7 +63,9 @@ def forest(comparison: dict[str, Any], label: str) -> Figure:
         gain = one["value"] if column["higher_is_better"] is not False else -one["value"]
         colour = UNSURE if not one["significant"] else BETTER if gain > 0 else WORSE
         if one["low"] is not None:
-            axes.plot([100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=2.2)
+            axes.plot(
+                [100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=2.2
+            )
         axes.plot(100 * one["value"], place, "o", color=colour, markersize=6)
     axes.axvline(0.0, color="#444", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [_heading(column) for column, _ in reversed(lines)])
@@ -57,12 +75,19 @@ def forest(comparison: dict[str, Any], label: str) -> Figure:
 
 
 def dependency_plot(comparison: dict[str, Any], label: str) -> list[Figure]:
-    """Improvement against dependency on the image, one point per score; nothing where fewer than two are known."""
+    """Improvement against dependency on the image, one point per score; nothing where fewer than
+    two are known.
+    """
     points = []
     for column in comparison["columns"]:
-        dependency, improvement = comparison["dependency"][column["key"]], comparison["improvement"][label][column["key"]]
+        dependency, improvement = (
+            comparison["dependency"][column["key"]],
+            comparison["improvement"][label][column["key"]],
+        )
         if dependency is not None and improvement is not None:
-            points.append((100 * dependency["value"], 100 * improvement["value"], column["heading"]))
+            points.append(
+                (100 * dependency["value"], 100 * improvement["value"], column["heading"])
+            )
     if len(points) < 2:
         return []
     figure = Figure(figsize=(5.5, 4), layout="constrained")
@@ -79,4 +104,8 @@ def dependency_plot(comparison: dict[str, Any], label: str) -> list[Figure]:
 
 
 def _heading(column: dict[str, Any]) -> str:
-    return f"{column['heading']} (lower is better)" if column["higher_is_better"] is False else str(column["heading"])
+    return (
+        f"{column['heading']} (lower is better)"
+        if column["higher_is_better"] is False
+        else str(column["heading"])
+    )

@@ -1,7 +1,8 @@
-"""Every answer that a model ever gave, by what decided it: weights, prompt, image, settings. Survives kills; shared between runs.
+"""Every answer that a model ever gave, by what decided it: weights, prompt, image, settings.
+Survives kills; shared between runs.
 
-The key holds what the model was shown, not what the condition is called: an answer without an image is the same answer whichever
-benchmark or condition asks for it, and two images never share one.
+The key holds what the model was shown, not what the condition is called: an answer without an image
+is the same answer whichever benchmark or condition asks for it, and two images never share one.
 """
 
 import hashlib
@@ -20,9 +21,11 @@ _AT_ONCE = 500  # below sqlite's bound on variables of one statement
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model said. `ended`: it stopped by itself, and was not cut off at the bound on its tokens.
+    """What a model said. `ended`: it stopped by itself, and was not cut off at the bound on its
+    tokens.
 
-    `fault` is "" or what an endpoint says instead of an answer (reply_refused, reply_empty, request_refused).
+    `fault` is "" or what an endpoint says instead of an answer (reply_refused, reply_empty,
+    request_refused).
     """
 
     text: str
@@ -44,7 +47,9 @@ def answer_key(weights: str, prompt: str, shown: str | None, settings: Mapping[s
 
 
 class AnswerStore:
-    """Answers in one sqlite file on a local disk; what `put` returned from is kept, however the process ends."""
+    """Answers in one sqlite file on a local disk; what `put` returned from is kept, however the
+    process ends.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -54,16 +59,25 @@ class AnswerStore:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=NORMAL")
             self._connection.execute(
-                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, num_tokens INTEGER NOT NULL,"
-                " ended INTEGER NOT NULL, fault TEXT NOT NULL) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL,"
+                " num_tokens INTEGER NOT NULL, ended INTEGER NOT NULL, fault TEXT NOT NULL) WITHOUT"
+                " ROWID"
             )
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"answers.cache={path}: cannot be used as a store of answers ({error}); name another file") from error
+            raise StoreError(
+                f"answers.cache={path}: cannot be used as a store of answers ({error}); name"
+                " another file"
+            ) from error
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._connection.close()
 
     def get(self, keys: Iterable[str]) -> dict[str, Answer]:
@@ -78,10 +92,20 @@ class AnswerStore:
             for start in range(0, len(wanted), _AT_ONCE):
                 some = wanted[start : start + _AT_ONCE]
                 marks = ",".join("?" * len(some))
-                rows = self._connection.execute(f"SELECT key, text, num_tokens, ended, fault FROM answers WHERE key IN ({marks})", some)  # noqa: S608 - question marks only
-                found |= {key: Answer(text, num_tokens, bool(ended), fault) for key, text, num_tokens, ended, fault in rows}
+                rows = self._connection.execute(
+                    "SELECT key, text, num_tokens, ended, fault FROM answers WHERE key IN"  # noqa: S608
+                    f" ({marks})",
+                    some,
+                )
+                found |= {
+                    key: Answer(text, num_tokens, bool(ended), fault)
+                    for key, text, num_tokens, ended, fault in rows
+                }
         except sqlite3.Error as error:
-            raise StoreError(f"answers.cache={self._path}: {error}; move the file away to make every answer again") from error
+            raise StoreError(
+                f"answers.cache={self._path}: {error}; move the file away to make every answer"
+                " again"
+            ) from error
         return found
 
     def put(self, answers: Mapping[str, Answer] | Sequence[tuple[str, Answer]]) -> None:
@@ -91,9 +115,17 @@ class AnswerStore:
             StoreError: They could not be written.
         """
         pairs = answers.items() if isinstance(answers, Mapping) else answers
-        rows = [(key, answer.text, answer.num_tokens, int(answer.ended), answer.fault) for key, answer in pairs]
+        rows = [
+            (key, answer.text, answer.num_tokens, int(answer.ended), answer.fault)
+            for key, answer in pairs
+        ]
         try:
             with self._connection:
-                self._connection.executemany("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", rows)
+                self._connection.executemany(
+                    "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)", rows
+                )
         except sqlite3.Error as error:
-            raise StoreError(f"answers.cache={self._path}: {error}; what is in it stays, run the same command again") from error
+            raise StoreError(
+                f"answers.cache={self._path}: {error}; what is in it stays, run the same command"
+                " again"
+            ) from error

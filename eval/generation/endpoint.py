@@ -1,4 +1,6 @@
-"""Answers of a model behind an OpenAI-compatible server: requests in, answers out, as many at once as the recipe allows."""
+"""Answers of a model behind an OpenAI-compatible server: requests in, answers out, as many at once
+as the recipe allows.
+"""
 
 import asyncio
 import base64
@@ -20,20 +22,27 @@ PURPOSE = "answers"
 
 
 def ask_server(endpoint: AnswerEndpoint, requests: Sequence[Request], keep: Keep) -> None:
-    """Gives every answer to `keep` as it comes; a request that the server never answered is left out.
+    """Gives every answer to `keep` as it comes; a request that the server never answered is left
+    out.
 
     Raises:
         EndpointError: No request can succeed: key, model, address.
     """
     by_length = sorted(requests, key=lambda one: one.max_new_tokens)
     for max_new_tokens, group in groupby(by_length, key=lambda one: one.max_new_tokens):
-        asyncio.run(_ask_all(list(group), endpoint.model_copy(update={"max_tokens": max_new_tokens}), keep))
+        asyncio.run(
+            _ask_all(list(group), endpoint.model_copy(update={"max_tokens": max_new_tokens}), keep)
+        )
 
 
 async def _ask_all(requests: Sequence[Request], section: AnswerEndpoint, keep: Keep) -> None:
-    left = iter(requests)  # shared: whoever is free takes the next, so that nobody waits for the slowest of a batch
+    # shared: whoever is free takes the next, so that nobody waits for the slowest of a batch
+    left = iter(requests)
     async with Endpoint(section, PURPOSE) as endpoint:
-        workers = [asyncio.create_task(_work(left, endpoint, keep)) for _ in range(min(section.max_in_flight, len(requests)))]
+        workers = [
+            asyncio.create_task(_work(left, endpoint, keep))
+            for _ in range(min(section.max_in_flight, len(requests)))
+        ]
         try:
             await asyncio.gather(*workers)
         finally:
@@ -44,9 +53,22 @@ async def _ask_all(requests: Sequence[Request], section: AnswerEndpoint, keep: K
 async def _work(left: Iterator[Request], endpoint: Endpoint, keep: Keep) -> None:
     for request in left:
         reply = await endpoint.ask(messages_of(request))
-        if reply.model:  # otherwise the server gave none: not an answer of the model, and asked again next time
+        # otherwise the server gave none: not an answer of the model, and asked again next time
+        if reply.model:
             fault = "" if reply.fault == "reply_cut_off" else reply.fault
-            keep([(request.key, Answer(reply.text.strip(), reply.completion_tokens, reply.fault != "reply_cut_off", fault))])
+            keep(
+                [
+                    (
+                        request.key,
+                        Answer(
+                            reply.text.strip(),
+                            reply.completion_tokens,
+                            reply.fault != "reply_cut_off",
+                            fault,
+                        ),
+                    )
+                ]
+            )
 
 
 def messages_of(request: Request) -> list[dict[str, Any]]:
@@ -55,7 +77,10 @@ def messages_of(request: Request) -> list[dict[str, Any]]:
     if encoded is None:
         return [{"role": "user", "content": request.prompt}]
     url = f"data:{_media_type(encoded)};base64,{base64.b64encode(encoded).decode()}"
-    content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": request.prompt}]
+    content = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": request.prompt},
+    ]
     return [{"role": "user", "content": content}]
 
 

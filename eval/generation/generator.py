@@ -1,6 +1,8 @@
-"""Greedy answers of a model in a folder, a batch at a time. Holds the model; knows nothing of Ray, of files, or of what is asked.
+"""Greedy answers of a model in a folder, a batch at a time. Holds the model; knows nothing of Ray,
+of files, or of what is asked.
 
-A batch of requests comes in as a table and goes out as a table, so the same class works in this process and as an actor.
+A batch of requests comes in as a table and goes out as a table, so the same class works in this
+process and as an actor.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,7 +43,9 @@ ANSWER_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to be answered: the model's folder ("" for an endpoint), the prompt, the picture, how long at most."""
+    """One thing to be answered: the model's folder ("" for an endpoint), the prompt, the picture,
+    how long at most.
+    """
 
     key: str
     model: str
@@ -62,16 +66,32 @@ class AnsweringPlan:
 
 
 def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """The requests in batches of at most `size`: one model and one bound on the length per batch, like lengths together.
+    """The requests in batches of at most `size`: one model and one bound on the length per batch,
+    like lengths together.
 
-    The longest come first: what takes the most memory shows at once whether it fits, and the last batches are short.
+    The longest come first: what takes the most memory shows at once whether it fits, and the last
+    batches are short.
     """
-    order = sorted(requests, key=lambda one: (one.model, -one.max_new_tokens, one.alone, one.shown == Shown(), -len(one.prompt), one.key))
+    order = sorted(
+        requests,
+        key=lambda one: (
+            one.model,
+            -one.max_new_tokens,
+            one.alone,
+            one.shown == Shown(),
+            -len(one.prompt),
+            one.key,
+        ),
+    )
     batches: list[list[Request]] = []
     for request in order:
         last = batches[-1] if batches else []
         fits = last and len(last) < (1 if request.alone else size)
-        if fits and (last[0].model, last[0].max_new_tokens, last[0].alone) == (request.model, request.max_new_tokens, request.alone):
+        if fits and (last[0].model, last[0].max_new_tokens, last[0].alone) == (
+            request.model,
+            request.max_new_tokens,
+            request.alone,
+        ):
             last.append(request)
         else:
             batches.append([request])
@@ -83,8 +103,21 @@ def request_table(batch: Sequence[Request]) -> pa.Table:
     rows = []
     for one in batch:
         width, height = one.shown.blank_px or (None, None)
-        row = {"key": one.key, "model": one.model, "label": one.label, "prompt": one.prompt, "image": one.shown.image}
-        rows.append(row | {"blank_width_px": width, "blank_height_px": height, "max_new_tokens": one.max_new_tokens})
+        row = {
+            "key": one.key,
+            "model": one.model,
+            "label": one.label,
+            "prompt": one.prompt,
+            "image": one.shown.image,
+        }
+        rows.append(
+            row
+            | {
+                "blank_width_px": width,
+                "blank_height_px": height,
+                "max_new_tokens": one.max_new_tokens,
+            }
+        )
     return pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
 
 
@@ -99,7 +132,9 @@ class Answerer:
         self.loaded: tuple[str, Any] | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Answers one batch. What a user can mend comes back as `error`: an exception loses its kind on its way through Ray."""
+        """Answers one batch. What a user can mend comes back as `error`: an exception loses its
+        kind on its way through Ray.
+        """
         try:
             return self._answer(batch)
         except UserError as error:
@@ -118,7 +153,9 @@ class Answerer:
             self._check(vlm, row)
         with torch.inference_mode():
             limit = rows[0]["max_new_tokens"]
-            found = generate_answers(vlm, images, [row["prompt"] for row in rows], max_new_tokens=limit)
+            found = generate_answers(
+                vlm, images, [row["prompt"] for row in rows], max_new_tokens=limit
+            )
         answers = [
             {"key": row["key"], "text": one.text, "num_tokens": one.num_tokens, "ended": one.ended}
             for row, one in zip(rows, found, strict=True)
@@ -145,7 +182,10 @@ class Answerer:
 
         for control in control_texts(vlm.processor):
             if control in row["prompt"]:
-                raise UserError(f"{row['label']}: its prompt holds {control!r}, which the tokenizer reads as a control token; leave it out")
+                raise UserError(
+                    f"{row['label']}: its prompt holds {control!r}, which the tokenizer reads as a"
+                    " control token; leave it out"
+                )
 
 
 def _picture(row: dict[str, Any]) -> "Image | None":
@@ -160,7 +200,9 @@ def _picture(row: dict[str, Any]) -> "Image | None":
     try:
         return decode_rgb(row["image"])
     except ImageError as error:
-        raise UserError(f"{row['label']}: its image cannot be used ({error}); fetch the benchmark's files again") from error
+        raise UserError(
+            f"{row['label']}: its image cannot be used ({error}); fetch the benchmark's files again"
+        ) from error
 
 
 def answers_in(table: pa.Table) -> Iterator[dict[str, Any]]:

@@ -1,4 +1,5 @@
-"""What a model is shown with a benchmark's question under each image condition: questions in, images out. Knows no model.
+"""What a model is shown with a benchmark's question under each image condition: questions in,
+images out. Knows no model.
 
 image        as the benchmark asks it            none      the question alone, as a text-only prompt
 blank        mid-grey, of the image's own size    shuffled  the image of another item
@@ -18,12 +19,15 @@ from pipeline.core.images import FORMATS, ImageError, encode_png
 from pipeline.core.schema import sha256_hex
 
 GREY = (128, 128, 128)
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, 5  # the EXIF tag, and the value from which width and height are exchanged
+# the EXIF tag, and the value from which width and height are exchanged
+_ORIENTATION, _ON_ITS_SIDE = 0x0112, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A picture as encoded bytes with their sha256, a grey one of `blank_px` (width, height), or nothing."""
+    """A picture as encoded bytes with their sha256, a grey one of `blank_px` (width, height), or
+    nothing.
+    """
 
     image: bytes | None = None
     sha256: str = ""
@@ -31,8 +35,12 @@ class Shown:
 
     @property
     def name(self) -> str | None:
-        """What the picture is known by: the sha256 of its bytes, "blank:640x480", or None for no picture."""
-        return f"blank:{self.blank_px[0]}x{self.blank_px[1]}" if self.blank_px else self.sha256 or None
+        """What the picture is known by: the sha256 of its bytes, "blank:640x480", or None for no
+        picture.
+        """
+        return (
+            f"blank:{self.blank_px[0]}x{self.blank_px[1]}" if self.blank_px else self.sha256 or None
+        )
 
     def encoded(self) -> bytes | None:
         """The bytes of the picture; a grey one is drawn only when somebody wants to see it."""
@@ -44,39 +52,57 @@ NOTHING = Shown()
 
 def shown_as_asked(questions: Sequence[Question]) -> list[Shown]:
     """Every question with its own image, or with none where the benchmark asks without one."""
-    images = {question.image for question in questions if question.image is not None}  # several questions share an image
+    # several questions share an image
+    images = {question.image for question in questions if question.image is not None}
     shown = {image: Shown(image, sha256_hex(image)) for image in images}
     return [NOTHING if question.image is None else shown[question.image] for question in questions]
 
 
-def shown_under(ablation: Ablation, questions: Sequence[Question], asked: Sequence[Shown], seed: int) -> list[Shown | None]:
-    """What is shown instead of the images, one entry per question; None where the condition does not exist for a question.
+def shown_under(
+    ablation: Ablation, questions: Sequence[Question], asked: Sequence[Shown], seed: int
+) -> list[Shown | None]:
+    """What is shown instead of the images, one entry per question; None where the condition does
+    not exist for a question.
 
     A question that the benchmark asks without an image stays as it is under all but "counterpart".
 
     Args:
         asked: `shown_as_asked` of the questions.
-        seed: Decides who gets whose image under "shuffled": no image keeps its place, and equal images move together.
+        seed: Decides who gets whose image under "shuffled": no image keeps its place, and equal
+            images move together.
 
     Raises:
         BenchmarkError: A blank image is wanted and an image has no readable size.
     """
     if ablation == "counterpart":
         place = {question.item_id: index for index, question in enumerate(questions)}
-        return [None if question.counterpart is None else asked[place[question.counterpart]] for question in questions]
+        return [
+            None if question.counterpart is None else asked[place[question.counterpart]]
+            for question in questions
+        ]
     if ablation == "none":
         return [NOTHING] * len(questions)
     if ablation == "blank":
-        first = {shown.sha256: question for question, shown in zip(reversed(questions), reversed(asked), strict=True)}
+        first = {
+            shown.sha256: question
+            for question, shown in zip(reversed(questions), reversed(asked), strict=True)
+        }
         blanks = {shown.sha256: _blank(first[shown.sha256], shown) for shown in set(asked)}
         return [blanks[shown.sha256] for shown in asked]
     others = derangement([shown.sha256 for shown in asked if shown.image is not None], seed)
     by_sha256 = {shown.sha256: shown for shown in asked}
-    return [shown if shown.image is None else by_sha256[others[shown.sha256]] if others else None for shown in asked]
+    return [
+        shown if shown.image is None else by_sha256[others[shown.sha256]] if others else None
+        for shown in asked
+    ]
 
 
-def possible_ablations(wanted: Sequence[Ablation], asked: Sequence[Shown], questions: Sequence[Question]) -> list[Ablation]:
-    """Those that exist for these questions: with any image at all, two different ones, any counterpart."""
+def possible_ablations(
+    wanted: Sequence[Ablation], asked: Sequence[Shown], questions: Sequence[Question]
+) -> list[Ablation]:
+    """Those that exist for these questions: with any image at all, two different ones, any
+    counterpart.
+    """
     num_images = len({shown.sha256 for shown in asked if shown.image is not None})
     exists = {
         "none": num_images > 0,
@@ -88,7 +114,8 @@ def possible_ablations(wanted: Sequence[Ablation], asked: Sequence[Shown], quest
 
 
 def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
-    """To each different name another one, each used once: one random cycle through all; empty for a single name.
+    """To each different name another one, each used once: one random cycle through all; empty for a
+    single name.
 
     The same names and seed give the same cycle, in whatever order they come.
     """
@@ -105,11 +132,15 @@ def _blank(question: Question, shown: Shown) -> Shown:
     try:
         return Shown(blank_px=upright_size(shown.image))
     except ImageError as error:
-        raise BenchmarkError(f"item {question.item_id}: its image cannot be used ({error}); fetch the benchmark's files again") from error
+        raise BenchmarkError(
+            f"item {question.item_id}: its image cannot be used ({error}); fetch the benchmark's"
+            " files again"
+        ) from error
 
 
 def upright_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image as a person sees it, in pixels, read from its header alone.
+    """Width and height of an encoded image as a person sees it, in pixels, read from its header
+    alone.
 
     Raises:
         ImageError: The header cannot be read.

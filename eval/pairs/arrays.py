@@ -1,4 +1,5 @@
-"""One model's results as arrays, and its generated answers judged: everything the measures are computed from.
+"""One model's results as arrays, and its generated answers judged: everything the measures are
+computed from.
 
 Shapes: P pairs; 3 image conditions (a, b, none); 2 responses or sides (a, b).
 """
@@ -10,14 +11,23 @@ import numpy as np
 import pyarrow as pa
 
 from eval.claims.check import check_answer, lexicon_of, truth_of, truths_in
-from eval.pairs.paired_scores import TIE_NATS, BoolArray, FavouredSides, FloatArray, IntArray, favoured_sides
+from eval.pairs.paired_scores import (
+    TIE_NATS,
+    BoolArray,
+    FavouredSides,
+    FloatArray,
+    IntArray,
+    favoured_sides,
+)
 from eval.pairs.scorer import LOGP_COLUMNS
 from eval.parsing.parse import num_words, verdict
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Generated answers, one per side, judged. Where a row has no exact truth its claims are 0 and `has_truth` false."""
+    """Generated answers, one per side, judged. Where a row has no exact truth its claims are 0 and
+    `has_truth` false.
+    """
 
     texts: list[tuple[str, str]]
     verdicts: list[tuple[str, str]]  # own | other | neither
@@ -40,26 +50,39 @@ class View:
 def view_of(items: pa.Table, results: pa.Table, tie_nats: float = TIE_NATS) -> View:
     """The arrays of one model from its result rows, in the order of `items`."""
     if results["pair_id"].to_pylist() != items["pair_id"].to_pylist():
-        raise ValueError("results: expected one row per pair in the order of the pairs, got others; delete .work and run again")
-    logps_P32 = np.stack([results[name].to_numpy() for name in LOGP_COLUMNS], axis=1).reshape(-1, 3, 2)
+        raise ValueError(
+            "results: expected one row per pair in the order of the pairs, got others; delete .work"
+            " and run again"
+        )
+    logps_P32 = np.stack([results[name].to_numpy() for name in LOGP_COLUMNS], axis=1).reshape(
+        -1, 3, 2
+    )
     if not np.isfinite(logps_P32).all():
         row = int(np.flatnonzero(~np.isfinite(logps_P32).all(axis=(1, 2)))[0])
-        raise ValueError(f"pair {items['pair_id'][row]}: its log-probability is not a finite number; try dtype=float32")
+        raise ValueError(
+            f"pair {items['pair_id'][row]}: its log-probability is not a finite number; try"
+            " dtype=float32"
+        )
     num_tokens_P2 = np.stack([results[f"num_tokens_{side}"].to_numpy() for side in "ab"], axis=1)
-    texts = list(zip(results["generated_a"].to_pylist(), results["generated_b"].to_pylist(), strict=True))
+    texts = list(
+        zip(results["generated_a"].to_pylist(), results["generated_b"].to_pylist(), strict=True)
+    )
     answers = None if any(None in pair for pair in texts) else judge(items, results, texts)
     return View(logps_P32, num_tokens_P2, answers, tie_nats)
 
 
 def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Answers:
-    """Every generated answer against the pair's two answers and, where `meta` has it, against the exact truth.
+    """Every generated answer against the pair's two answers and, where `meta` has it, against the
+    exact truth.
 
     Args:
         sizes: width_a_px, height_a_px, width_b_px, height_b_px of each pair.
     """
     stated = [truths_in(meta) for meta in items["meta"].to_pylist()]
     lexicon = lexicon_of(side for row in stated if row for side in row)
-    questions, answers_a, answers_b = (items[name].to_pylist() for name in ("question", "answer_a", "answer_b"))
+    questions, answers_a, answers_b = (
+        items[name].to_pylist() for name in ("question", "answer_a", "answer_b")
+    )
     size_px = {name: sizes[name].to_pylist() for name in sizes.column_names if name.endswith("_px")}
     verdicts = []
     counts_3P2 = np.zeros((3, len(texts), 2), np.int64)
@@ -70,14 +93,22 @@ def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Ans
             counts_3P2[0, row, side] = num_words(text)
             truths = stated[row]
             if truths is not None:
-                width, height = (size_px[f"{name}_{'ab'[side]}_px"][row] for name in ("width", "height"))
-                check = check_answer(text, questions[row], truth_of(truths[side], width, height), lexicon)
+                width, height = (
+                    size_px[f"{name}_{'ab'[side]}_px"][row] for name in ("width", "height")
+                )
+                check = check_answer(
+                    text, questions[row], truth_of(truths[side], width, height), lexicon
+                )
                 counts_3P2[1:, row, side] = check.num_claims, check.num_false
-    has_truth_P2 = np.repeat(np.array([row is not None for row in stated], bool)[:, None], 2, axis=1)
+    has_truth_P2 = np.repeat(
+        np.array([row is not None for row in stated], bool)[:, None], 2, axis=1
+    )
     return Answers(texts, verdicts, counts_3P2[0], has_truth_P2, counts_3P2[1], counts_3P2[2])
 
 
-def favoured_of(items: pa.Table, favoured: Mapping[str, Sequence[str]] | None) -> FavouredSides | None:
+def favoured_of(
+    items: pa.Table, favoured: Mapping[str, Sequence[str]] | None
+) -> FavouredSides | None:
     """Where a stated prior misleads on these pairs, or None without a stated prior."""
     if favoured is None:
         return None

@@ -1,6 +1,8 @@
-"""Every number that is reported: its name, its chance level, and the sums over pairs that it is a ratio of.
+"""Every number that is reported: its name, its chance level, and the sums over pairs that it is a
+ratio of.
 
-Shapes: P pairs, 2 sides. A measure is sum(numerator_P) / sum(denominator_P), so both sides of a pair add to one term.
+Shapes: P pairs, 2 sides. A measure is sum(numerator_P) / sum(denominator_P), so both sides of a
+pair add to one term.
 """
 
 from dataclasses import dataclass
@@ -9,7 +11,16 @@ from typing import Literal
 import numpy as np
 
 from eval.pairs.arrays import Answers, View
-from eval.pairs.paired_scores import BoolArray, FavouredSides, FloatArray, flips, margins, paired_scores, prior_sides, right_sides
+from eval.pairs.paired_scores import (
+    BoolArray,
+    FavouredSides,
+    FloatArray,
+    flips,
+    margins,
+    paired_scores,
+    prior_sides,
+    right_sides,
+)
 
 Terms = tuple[FloatArray, FloatArray]  # numerator and denominator, [P] each
 
@@ -18,8 +29,9 @@ Terms = tuple[FloatArray, FloatArray]  # numerator and denominator, [P] each
 class Measure:
     """What a number is called and how to read it.
 
-    `chance` is what independent random scores reach. A model that ignores the image altogether is worse on what needs
-    both sides: text, image and group score, flip rate and accuracy against the prior are then 0.
+    `chance` is what independent random scores reach. A model that ignores the image altogether is
+    worse on what needs both sides: text, image and group score, flip rate and accuracy against the
+    prior are then 0.
     """
 
     label: str
@@ -35,79 +47,173 @@ _PAIRED, _DEPENDS, _PRIOR = "Paired scores", "Dependency on the image", "Languag
 _GROUND, _SAID = "Grounding (log-likelihood)", "Generated answers"
 
 
-def _paired(heading: str, label: str, counted: Literal["pairs", "sides"], chance: float, note: str) -> Measure:
+def _paired(
+    heading: str, label: str, counted: Literal["pairs", "sides"], chance: float, note: str
+) -> Measure:
     return Measure(label, heading, "share", counted, chance, "higher", note)
 
 
-def _said(label: str, counted: Literal["answers", "claims"], better: Literal["higher", "lower", "neither"], note: str) -> Measure:
+def _said(
+    label: str,
+    counted: Literal["answers", "claims"],
+    better: Literal["higher", "lower", "neither"],
+    note: str,
+) -> Measure:
     return Measure(label, _SAID, "share", counted, None, better, note)
 
 
 _MARGINS = {
-    "matching_contradictory": ("contrast margin", "log p(text | matching image) - log p(text | contradictory image)"),
+    "matching_contradictory": (
+        "contrast margin",
+        "log p(text | matching image) - log p(text | contradictory image)",
+    ),
     "matching_none": ("attend margin", "log p(text | matching image) - log p(text | no image)"),
-    "none_contradictory": ("reject margin", "log p(text | no image) - log p(text | contradictory image)"),
+    "none_contradictory": (
+        "reject margin",
+        "log p(text | no image) - log p(text | contradictory image)",
+    ),
 }
 
 
 def _margin_measures(name: str, label: str, formula: str) -> dict[str, Measure]:
     per_token = f"{formula}, each text's divided by its tokens first"
     return {
-        f"{name}_positive": _paired(_GROUND, f"{label} > 0", "sides", 1 / 2, f"share of texts with a positive {formula}"),
-        f"{name}_nats": Measure(f"{label}, nats", _GROUND, "nats", "sides", 0.0, "higher", f"mean of {formula}"),
+        f"{name}_positive": _paired(
+            _GROUND, f"{label} > 0", "sides", 1 / 2, f"share of texts with a positive {formula}"
+        ),
+        f"{name}_nats": Measure(
+            f"{label}, nats", _GROUND, "nats", "sides", 0.0, "higher", f"mean of {formula}"
+        ),
         f"{name}_nats_per_token": Measure(
-            f"{label}, nats / token", _GROUND, "nats per token", "sides", 0.0, "higher", f"mean of {per_token}"
+            f"{label}, nats / token",
+            _GROUND,
+            "nats per token",
+            "sides",
+            0.0,
+            "higher",
+            f"mean of {per_token}",
         ),
     }
 
 
 MEASURES: dict[str, Measure] = {
-    "text_score": _paired(_PAIRED, "text score", "pairs", 1 / 4, "the right answer is preferred under both images"),
-    "image_score": _paired(_PAIRED, "image score", "pairs", 1 / 4, "both answers prefer their own image"),
+    "text_score": _paired(
+        _PAIRED, "text score", "pairs", 1 / 4, "the right answer is preferred under both images"
+    ),
+    "image_score": _paired(
+        _PAIRED, "image score", "pairs", 1 / 4, "both answers prefer their own image"
+    ),
     "group_score": _paired(_PAIRED, "group score", "pairs", 1 / 6, "text and image score both"),
-    "side_accuracy": _paired(_PAIRED, "side accuracy", "sides", 1 / 2, "the right answer is preferred, one image at a time"),
+    "side_accuracy": _paired(
+        _PAIRED,
+        "side accuracy",
+        "sides",
+        1 / 2,
+        "the right answer is preferred, one image at a time",
+    ),
     "flip_rate": _paired(
-        _DEPENDS, "flip rate", "pairs", 1 / 2, "the preferred answer changes when the image is exchanged, as it always should"
+        _DEPENDS,
+        "flip rate",
+        "pairs",
+        1 / 2,
+        "the preferred answer changes when the image is exchanged, as it always should",
     ),
     "image_gain": _paired(
-        _DEPENDS, "accuracy gained by the image", "sides", 0.0,
-        "side accuracy with image minus without; without one it is 1/2 but for ties: one text of a pair wins for both sides",
+        _DEPENDS,
+        "accuracy gained by the image",
+        "sides",
+        0.0,
+        "side accuracy with image minus without; without one it is 1/2 but for ties: one text of a"
+        " pair wins for both sides",
     ),
     "prior_errors": Measure(
-        "prior errors", _PRIOR, "share", "sides", 1 / 4, "lower",
-        "of all sides, those that are wrong and whose wrong answer is also the one preferred without an image",
+        "prior errors",
+        _PRIOR,
+        "share",
+        "sides",
+        1 / 4,
+        "lower",
+        "of all sides, those that are wrong and whose wrong answer is also the one preferred"
+        " without an image",
     ),
     "accuracy_against_prior": _paired(
-        _PRIOR, "accuracy against own prior", "sides", 1 / 2, "sides whose truth is not what the same model prefers without an image"
+        _PRIOR,
+        "accuracy against own prior",
+        "sides",
+        1 / 2,
+        "sides whose truth is not what the same model prefers without an image",
     ),
     "accuracy_with_prior": _paired(
-        _PRIOR, "accuracy with own prior", "sides", 1 / 2, "sides whose truth is what the same model prefers without an image"
+        _PRIOR,
+        "accuracy with own prior",
+        "sides",
+        1 / 2,
+        "sides whose truth is what the same model prefers without an image",
     ),
     "accuracy_neutral": _paired(
-        _PRIOR, "accuracy, prior neutral", "sides", 1 / 2, "the prior stated beside the base (prior.json) favours both answers or neither"
+        _PRIOR,
+        "accuracy, prior neutral",
+        "sides",
+        1 / 2,
+        "the prior stated beside the base (prior.json) favours both answers or neither",
     ),
     "accuracy_misled": _paired(
-        _PRIOR, "accuracy, prior misleads", "sides", 1 / 2, "prior.json favours the wrong answer and not the right one"
+        _PRIOR,
+        "accuracy, prior misleads",
+        "sides",
+        1 / 2,
+        "prior.json favours the wrong answer and not the right one",
     ),
-    **{key: measure for name, words in _MARGINS.items() for key, measure in _margin_measures(name, *words).items()},
+    **{
+        key: measure
+        for name, words in _MARGINS.items()
+        for key, measure in _margin_measures(name, *words).items()
+    },
     "auroc": Measure(
-        "AUROC matching / contradictory", _GROUND, "area", "sides", 1 / 2, "higher",
-        "how well the rise of a text's log-probability over no image tells its own image from the other one",
+        "AUROC matching / contradictory",
+        _GROUND,
+        "area",
+        "sides",
+        1 / 2,
+        "higher",
+        "how well the rise of a text's log-probability over no image tells its own image from the"
+        " other one",
     ),
     "hallucinated_answers": _said(
-        "hallucinated answers", "answers", "lower", "answers with a false claim, of answers with a checkable claim (exact truth)"
+        "hallucinated answers",
+        "answers",
+        "lower",
+        "answers with a false claim, of answers with a checkable claim (exact truth)",
     ),
-    "hallucinated_claims": _said("hallucinated claims", "claims", "lower", "false claims, of all checkable claims"),
+    "hallucinated_claims": _said(
+        "hallucinated claims", "claims", "lower", "false claims, of all checkable claims"
+    ),
     "no_checkable_claim": _said(
-        "no checkable claim", "answers", "neither", "silence is not truth: read the two rates above together with this"
+        "no checkable claim",
+        "answers",
+        "neither",
+        "silence is not truth: read the two rates above together with this",
     ),
-    "generated_own": _said("generates its own answer", "answers", "higher", "word for word, but for case and punctuation"),
-    "generated_other": _said("generates the other answer", "answers", "lower", "the answer of the contradictory image"),
+    "generated_own": _said(
+        "generates its own answer",
+        "answers",
+        "higher",
+        "word for word, but for case and punctuation",
+    ),
+    "generated_other": _said(
+        "generates the other answer", "answers", "lower", "the answer of the contradictory image"
+    ),
     "generated_neither": _said("generates neither", "answers", "neither", "any other text"),
     "answer_words": Measure(
-        "words per answer", _SAID, "words", "answers", None, "neither", "hallucination falls when answers shrink"
+        "words per answer",
+        _SAID,
+        "words",
+        "answers",
+        None,
+        "neither",
+        "hallucination falls when answers shrink",
     ),
-}  # fmt: skip
+}
 
 
 def terms_of(view: View, favoured: FavouredSides | None) -> dict[str, Terms]:
@@ -148,7 +254,10 @@ def _answer_terms(answers: Answers) -> dict[str, Terms]:
 
     return {
         "hallucinated_answers": _among(answers.num_false_P2 > 0, checkable_P2),
-        "hallucinated_claims": (answers.num_false_P2.sum(axis=1).astype(float), answers.num_claims_P2.sum(axis=1).astype(float)),
+        "hallucinated_claims": (
+            answers.num_false_P2.sum(axis=1).astype(float),
+            answers.num_claims_P2.sum(axis=1).astype(float),
+        ),
         "no_checkable_claim": _among(answers.num_claims_P2 == 0, answers.has_truth_P2),
         "generated_own": (says("own"), sides_P),
         "generated_other": (says("other"), sides_P),
@@ -166,13 +275,16 @@ def _among(hits_P2: BoolArray, counted_P2: BoolArray) -> Terms:
 
 
 def image_effects(view: View) -> tuple[FloatArray, FloatArray]:
-    """By how much each text's log-probability rises over no image: with its matching and with its contradictory image.
+    """By how much each text's log-probability rises over no image: with its matching and with its
+    contradictory image.
 
-    Each [P, 2], in nats; subtracting the text's own log-probability without image makes texts comparable.
-    What is within a tie is 0, so that rounding noise does not rank the texts of a model that ignores the image.
+    Each [P, 2], in nats; subtracting the text's own log-probability without image makes texts
+    comparable. What is within a tie is 0, so that rounding noise does not rank the texts of a model
+    that ignores the image.
     """
     found = margins(view.logps_P32)
     matching_P2, contradictory_P2 = (
-        np.where(np.abs(effect_P2) <= view.tie_nats, 0.0, effect_P2) for effect_P2 in (found.matching_none_P2, -found.none_contradictory_P2)
+        np.where(np.abs(effect_P2) <= view.tie_nats, 0.0, effect_P2)
+        for effect_P2 in (found.matching_none_P2, -found.none_contradictory_P2)
     )
     return matching_P2, contradictory_P2

@@ -1,11 +1,13 @@
 """Whether log-likelihoods show that the model looks: pure functions of six numbers per pair.
 
-Knows nothing of models, files or intervals. Ties count as wrong everywhere, so a model that ignores the image scores
-0 on the paired scores, not half. Two log-probabilities tie when they differ by no more than `tie_nats`: the same text
-at other offsets of a packed row differs in its last bits, and which way it differs says nothing about the image.
+Knows nothing of models, files or intervals. Ties count as wrong everywhere, so a model that ignores
+the image scores 0 on the paired scores, not half. Two log-probabilities tie when they differ by no
+more than `tie_nats`: the same text at other offsets of a packed row differs in its last bits, and
+which way it differs says nothing about the image.
 
-Shapes: P pairs; 3 image conditions in the order a, b, none; 2 responses in the order a, b (`logps_P32`).
-A trailing 2 on other arrays is the side: text a with its matching image a, text b with image b.
+Shapes: P pairs; 3 image conditions in the order a, b, none; 2 responses in the order a, b
+(`logps_P32`). A trailing 2 on other arrays is the side: text a with its matching image a, text b
+with image b.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +21,8 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.int64]
 
 A, B, NONE = 0, 1, 2
-TIE_NATS = 1e-3  # sums over a response in float32 were seen to differ by up to 1.5e-5 nats between offsets
+# sums over a response in float32 were seen to differ by up to 1.5e-5 nats between offsets
+TIE_NATS = 1e-3
 TIE_NATS_BFLOAT16 = 0.02  # and in bfloat16 by up to 7.6e-3
 
 
@@ -27,7 +30,8 @@ TIE_NATS_BFLOAT16 = 0.02  # and in bfloat16 by up to 7.6e-3
 class Margins:
     """Differences of log-probabilities of each side's own text, [P, 2], in nats.
 
-    `matching_contradictory` is their sum: attend (matching - none) plus reject (none - contradictory).
+    `matching_contradictory` is their sum: attend (matching - none) plus reject (none -
+    contradictory).
     """
 
     matching_contradictory_P2: FloatArray
@@ -36,7 +40,9 @@ class Margins:
 
 
 def tie_nats_of(dtype: str) -> float:
-    """Up to what difference two log-probabilities of a model in "float32" or "bfloat16" are the same, in nats."""
+    """Up to what difference two log-probabilities of a model in "float32" or "bfloat16" are the
+    same, in nats.
+    """
     return TIE_NATS_BFLOAT16 if dtype == "bfloat16" else TIE_NATS
 
 
@@ -46,7 +52,9 @@ def _exceeds(one_P: FloatArray, other_P: FloatArray, tie_nats: float) -> BoolArr
 
 
 def right_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
-    """Per side: under its image, the right answer is preferred to the other one, [P, 2]. Chance 1/2."""
+    """Per side: under its image, the right answer is preferred to the other one, [P, 2]. Chance
+    1/2.
+    """
     right_a = _exceeds(logps_P32[:, A, A], logps_P32[:, A, B], tie_nats)
     right_b = _exceeds(logps_P32[:, B, B], logps_P32[:, B, A], tie_nats)
     return np.stack([right_a, right_b], axis=1)
@@ -59,11 +67,14 @@ def own_image_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolAr
     return np.stack([own_a, own_b], axis=1)
 
 
-def paired_scores(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> tuple[BoolArray, BoolArray, BoolArray]:
+def paired_scores(
+    logps_P32: FloatArray, tie_nats: float = TIE_NATS
+) -> tuple[BoolArray, BoolArray, BoolArray]:
     """Text, image and group score of each pair, [P] each.
 
-    text: under both images the right answer is preferred. image: both answers prefer their own image. group: both.
-    By chance 1/4, 1/4 and 1/6, for independent continuous scores (of the 24 orders of 4 numbers, 4 satisfy the group).
+    text: under both images the right answer is preferred. image: both answers prefer their own
+    image. group: both. By chance 1/4, 1/4 and 1/6, for independent continuous scores (of the 24
+    orders of 4 numbers, 4 satisfy the group).
 
     Source: Winoground (arXiv:2204.03162), section 3.
     """
@@ -87,15 +98,19 @@ def preferences(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> IntArray:
 
 
 def flips(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
-    """The preferred answer changes when image a is exchanged for image b, [P]. Chance 1/2; a tie is no change."""
+    """The preferred answer changes when image a is exchanged for image b, [P]. Chance 1/2; a tie is
+    no change.
+    """
     preferred_P3 = preferences(logps_P32, tie_nats)
     return preferred_P3[:, A] * preferred_P3[:, B] == -1
 
 
 def prior_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> tuple[BoolArray, BoolArray]:
-    """Sides whose truth contradicts, and sides whose truth agrees with, what is preferred without any image.
+    """Sides whose truth contradicts, and sides whose truth agrees with, what is preferred without
+    any image.
 
-    Each [P, 2]. Without a tie every pair has exactly one of each, so accuracy without an image is 1/2; a tie has neither.
+    Each [P, 2]. Without a tie every pair has exactly one of each, so accuracy without an image is
+    1/2; a tie has neither.
     """
     preferred_P = preferences(logps_P32, tie_nats)[:, NONE]
     with_prior_P2 = np.stack([preferred_P == 1, preferred_P == -1], axis=1)
@@ -115,7 +130,8 @@ def favoured_sides(
     answers: Sequence[tuple[str, str]],
     favoured: Mapping[str, Sequence[str]],
 ) -> FavouredSides:
-    """Where a stated prior misleads: the truth is not among the favoured answers and the contradictory answer is.
+    """Where a stated prior misleads: the truth is not among the favoured answers and the
+    contradictory answer is.
 
         favoured {"What colour?": ["red"]}, answers ("red", "blue")  ->  side a neither, side b misled
         answers ("green", "blue"), or a question that is not named   ->  both neutral
@@ -124,7 +140,10 @@ def favoured_sides(
         favoured: Answers that the prior favours, by question.
     """
     status = np.array(
-        [[answer in favoured.get(question, ()) for answer in pair] for question, pair in zip(questions, answers, strict=True)],
+        [
+            [answer in favoured.get(question, ()) for answer in pair]
+            for question, pair in zip(questions, answers, strict=True)
+        ],
         dtype=bool,
     ).reshape(-1, 2)
     other = status[:, ::-1]

@@ -26,20 +26,34 @@ class PairResults:
 
 
 def write_pairs(
-    items: pa.Table, results: Mapping[Role, pa.Table], favoured: dict[str, list[str]] | None, section: EvalSection
+    items: pa.Table,
+    results: Mapping[Role, pa.Table],
+    favoured: dict[str, list[str]] | None,
+    section: EvalSection,
 ) -> PairResults:
     """Scores the pairs and writes both files into `out`."""
     out = Path(section.out)
-    views = {role: view_of(items, rows, tie_nats_of(section.dtype)) for role, rows in results.items()}
+    views = {
+        role: view_of(items, rows, tie_nats_of(section.dtype)) for role, rows in results.items()
+    }
     scores = score_table(items, views, favoured_of(items, favoured), section)
     write_json(out / "scores.json", scores)
     write_table(out / "items.parquet", items_table(items, results, views, verdict_of_pairs(views)))
     return PairResults(items, views, scores)
 
 
-def items_table(items: pa.Table, results: Mapping[Role, pa.Table], views: Mapping[Role, View], verdicts: list[str]) -> pa.Table:
-    """One row per pair: its texts, what happened to it, and under each model the six log-probabilities and answers."""
-    shown = items.select(["pair_id", "source", "category", "group", "question", "answer_a", "answer_b"])
+def items_table(
+    items: pa.Table,
+    results: Mapping[Role, pa.Table],
+    views: Mapping[Role, View],
+    verdicts: list[str],
+) -> pa.Table:
+    """One row per pair: its texts, what happened to it, and under each model the six
+    log-probabilities and answers.
+    """
+    shown = items.select(
+        ["pair_id", "source", "category", "group", "question", "answer_a", "answer_b"]
+    )
     shown = shown.append_column("text_verdict", pa.array(verdicts))
     for role, rows in results.items():
         for name in rows.column_names:
@@ -49,7 +63,13 @@ def items_table(items: pa.Table, results: Mapping[Role, pa.Table], views: Mappin
         if answers is None:
             continue
         for side in range(2):
-            shown = shown.append_column(f"{role}_verdict_{'ab'[side]}", pa.array([pair[side] for pair in answers.verdicts]))
-            shown = shown.append_column(f"{role}_num_claims_{'ab'[side]}", pa.array(answers.num_claims_P2[:, side]))
-            shown = shown.append_column(f"{role}_num_false_{'ab'[side]}", pa.array(answers.num_false_P2[:, side]))
+            shown = shown.append_column(
+                f"{role}_verdict_{'ab'[side]}", pa.array([pair[side] for pair in answers.verdicts])
+            )
+            shown = shown.append_column(
+                f"{role}_num_claims_{'ab'[side]}", pa.array(answers.num_claims_P2[:, side])
+            )
+            shown = shown.append_column(
+                f"{role}_num_false_{'ab'[side]}", pa.array(answers.num_false_P2[:, side])
+            )
     return shown

@@ -1,9 +1,10 @@
 """Every measure of one or two models with its interval: overall, per category and per source.
 
 Knows nothing of models or files. The result is plain values, ready for JSON:
-    {"overall": {measure: entry}, "category": {name: {measure: entry}}, "source": {name: {measure: entry}}}
-    entry = {"chance", "before": number | null, "after": number, "difference": number | null}
-    number = {"value", "low", "high", "n", "num_groups"}; low and high are null where fewer than two groups were seen
+    {"overall": {measure: entry}, "category": {name: {measure: entry}}, "source": {name: {measure:
+    entry}}} entry = {"chance", "before": number | null, "after": number, "difference": number |
+    null} number = {"value", "low", "high", "n", "num_groups"}; low and high are null where fewer
+    than two groups were seen
 
 Shapes: P pairs; G groups; D draws; M measures.
 """
@@ -20,48 +21,85 @@ from eval.inputs import Role
 from eval.pairs.arrays import View
 from eval.pairs.measures import MEASURES, image_effects, terms_of
 from eval.pairs.paired_scores import BoolArray, FavouredSides, FloatArray, IntArray, paired_scores
-from eval.stats.intervals import auroc, auroc_draws, cluster_counts, group_index, interval, ratio_draws, sums_by_group
+from eval.stats.intervals import (
+    auroc,
+    auroc_draws,
+    cluster_counts,
+    group_index,
+    interval,
+    ratio_draws,
+    sums_by_group,
+)
 
 Entries = dict[str, dict[str, Any]]
 
 
-def score_table(items: pa.Table, views: Mapping[Role, View], favoured: FavouredSides | None, section: EvalSection) -> dict[str, Any]:
+def score_table(
+    items: pa.Table,
+    views: Mapping[Role, View],
+    favoured: FavouredSides | None,
+    section: EvalSection,
+) -> dict[str, Any]:
     """All measures of all slices.
 
     Args:
         items: The pairs, in the order of the views.
-        views: "after" is the evaluated model, "before" (optional) the one that it was finetuned from.
+        views: "after" is the evaluated model, "before" (optional) the one that it was finetuned
+            from.
         favoured: Where a stated prior misleads, if one is known.
     """
     everything_P = np.ones(items.num_rows, bool)
-    slices: dict[str, Any] = {"overall": slice_scores(items, views, favoured, everything_P, section)}
+    slices: dict[str, Any] = {
+        "overall": slice_scores(items, views, favoured, everything_P, section)
+    }
     for column in ("category", "source"):
         values_P = np.asarray(items[column].to_pylist(), dtype=object)
         names = sorted(set(values_P.tolist()))
-        slices[column] = {name: slice_scores(items, views, favoured, values_P == name, section) for name in names}
+        slices[column] = {
+            name: slice_scores(items, views, favoured, values_P == name, section) for name in names
+        }
     return slices | {"measures": {key: asdict(measure) for key, measure in MEASURES.items()}}
 
 
 def slice_scores(
-    items: pa.Table, views: Mapping[Role, View], favoured: FavouredSides | None, inside_P: BoolArray, section: EvalSection
+    items: pa.Table,
+    views: Mapping[Role, View],
+    favoured: FavouredSides | None,
+    inside_P: BoolArray,
+    section: EvalSection,
 ) -> Entries:
     """All measures over the pairs in `inside_P`; groups of this slice are resampled."""
-    index_P, num_groups = group_index([group for group, kept in zip(items["group"].to_pylist(), inside_P, strict=True) if kept])
+    index_P, num_groups = group_index(
+        [group for group, kept in zip(items["group"].to_pylist(), inside_P, strict=True) if kept]
+    )
     counts_DG = cluster_counts(num_groups, section.intervals.num_draws, section.seed)
     terms = {role: terms_of(view, favoured) for role, view in views.items()}
     entries: Entries = {}
     draws: dict[tuple[str, Role], FloatArray] = {}
     for role, of_role in terms.items():
         keys = list(of_role)
-        tops_PM, bottoms_PM = (np.stack([of_role[key][part][inside_P] for key in keys], axis=1) for part in (0, 1))
-        tops_GM, bottoms_GM = (sums_by_group(values, index_P, num_groups) for values in (tops_PM, bottoms_PM))
+        tops_PM, bottoms_PM = (
+            np.stack([of_role[key][part][inside_P] for key in keys], axis=1) for part in (0, 1)
+        )
+        tops_GM, bottoms_GM = (
+            sums_by_group(values, index_P, num_groups) for values in (tops_PM, bottoms_PM)
+        )
         draws_DM = ratio_draws(tops_GM, bottoms_GM, counts_DG)
         for column, key in enumerate(keys):
             top, bottom = tops_GM[:, column].sum(), bottoms_GM[:, column].sum()
             if bottom > 0:
                 draws[key, role] = draws_DM[:, column]
                 seen = int((bottoms_GM[:, column] > 0).sum())
-                _put(entries, key, role, float(top / bottom), draws_DM[:, column], int(bottom), seen, section)
+                _put(
+                    entries,
+                    key,
+                    role,
+                    float(top / bottom),
+                    draws_DM[:, column],
+                    int(bottom),
+                    seen,
+                    section,
+                )
     for role, view in views.items():
         value, draws_D = _auroc(view, inside_P, index_P, counts_DG)
         draws["auroc", role] = draws_D
@@ -71,40 +109,72 @@ def slice_scores(
     return {key: entries[key] for key in MEASURES if key in entries}
 
 
-def _put(entries: Entries, key: str, role: Role, value: float, draws_D: FloatArray, n: int, num_groups: int, section: EvalSection) -> None:
+def _put(
+    entries: Entries,
+    key: str,
+    role: Role,
+    value: float,
+    draws_D: FloatArray,
+    n: int,
+    num_groups: int,
+    section: EvalSection,
+) -> None:
     entry = entries.setdefault(key, {"chance": MEASURES[key].chance, "before": None, "after": None})
-    entry[role] = _number(value, draws_D, num_groups, section.intervals.confidence) | {"n": n, "num_groups": num_groups}
+    entry[role] = _number(value, draws_D, num_groups, section.intervals.confidence) | {
+        "n": n,
+        "num_groups": num_groups,
+    }
 
 
-def _number(value: float, draws_D: FloatArray, num_groups: int, confidence: float) -> dict[str, Any]:
+def _number(
+    value: float, draws_D: FloatArray, num_groups: int, confidence: float
+) -> dict[str, Any]:
     low, high = (interval(draws_D, confidence) if num_groups > 1 else None) or (None, None)
     return {"value": value, "low": low, "high": high}
 
 
 def _difference(
-    key: str, entry: dict[str, Any], draws: Mapping[tuple[str, Role], FloatArray], section: EvalSection
+    key: str,
+    entry: dict[str, Any],
+    draws: Mapping[tuple[str, Role], FloatArray],
+    section: EvalSection,
 ) -> dict[str, Any] | None:
     """After minus before, the interval from the same draws for both: what they share cancels."""
     if entry["before"] is None or entry["after"] is None:
         return None
     num_groups = min(entry["before"]["num_groups"], entry["after"]["num_groups"])
     value = entry["after"]["value"] - entry["before"]["value"]
-    return _number(value, draws[key, "after"] - draws[key, "before"], num_groups, section.intervals.confidence)
+    return _number(
+        value, draws[key, "after"] - draws[key, "before"], num_groups, section.intervals.confidence
+    )
 
 
-def _auroc(view: View, inside_P: BoolArray, index_P: IntArray, counts_DG: IntArray) -> tuple[float, FloatArray]:
+def _auroc(
+    view: View, inside_P: BoolArray, index_P: IntArray, counts_DG: IntArray
+) -> tuple[float, FloatArray]:
     matching_P2, contradictory_P2 = (effects[inside_P] for effects in image_effects(view))
     group_of_text = np.repeat(index_P, 2)
-    draws_D = auroc_draws(matching_P2.ravel(), contradictory_P2.ravel(), group_of_text, group_of_text, counts_DG)
+    draws_D = auroc_draws(
+        matching_P2.ravel(), contradictory_P2.ravel(), group_of_text, group_of_text, counts_DG
+    )
     return auroc(matching_P2.ravel(), contradictory_P2.ravel()), draws_D
 
 
 def verdict_of_pairs(views: Mapping[Role, View]) -> list[str]:
-    """What happened to each pair's text score: fixed, broken, right, or wrong ("right" and "wrong": still, or the only model)."""
+    """What happened to each pair's text score: fixed, broken, right, or wrong ("right" and "wrong":
+    still, or the only model).
+    """
     after_P = _text_scores(views["after"])
     before_P = _text_scores(views["before"]) if "before" in views else after_P
-    names = {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}
-    return [names[bool(before), bool(after)] for before, after in zip(before_P, after_P, strict=True)]
+    names = {
+        (False, True): "fixed",
+        (True, False): "broken",
+        (True, True): "right",
+        (False, False): "wrong",
+    }
+    return [
+        names[bool(before), bool(after)] for before, after in zip(before_P, after_P, strict=True)
+    ]
 
 
 def _text_scores(view: View) -> BoolArray:

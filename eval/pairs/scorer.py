@@ -1,7 +1,8 @@
 """What a model makes of each pair under its three image conditions: image a, image b, no image.
 
-Holds the model; knows nothing of Ray, of files, or of what the numbers mean. A chunk of pairs comes in as a table and
-goes out as a table, so the same class works in this process and as an actor of a pool.
+Holds the model; knows nothing of Ray, of files, or of what the numbers mean. A chunk of pairs comes
+in as a table and goes out as a table, so the same class works in this process and as an actor of a
+pool.
 """
 
 from dataclasses import dataclass
@@ -18,9 +19,22 @@ if TYPE_CHECKING:
 
 CONDITIONS = ("a", "b", "none")
 RESPONSES = ("a", "b")
-LOGP_COLUMNS = tuple(f"logp_{condition}_{response}" for condition in CONDITIONS for response in RESPONSES)
-NEEDED_COLUMNS = ("chunk", "pair_id", "question", "answer_a", "answer_b", "image_a", "image_b", "image_a_sha256", "image_b_sha256")
-MODEL_COLUMN = "model"  # the folder of the model that is to score the chunk; the same in all its rows
+LOGP_COLUMNS = tuple(
+    f"logp_{condition}_{response}" for condition in CONDITIONS for response in RESPONSES
+)
+NEEDED_COLUMNS = (
+    "chunk",
+    "pair_id",
+    "question",
+    "answer_a",
+    "answer_b",
+    "image_a",
+    "image_b",
+    "image_a_sha256",
+    "image_b_sha256",
+)
+# the folder of the model that is to score the chunk; the same in all its rows
+MODEL_COLUMN = "model"
 
 RESULT_SCHEMA = pa.schema(
     [
@@ -30,13 +44,15 @@ RESULT_SCHEMA = pa.schema(
         *[(name, pa.float64()) for name in LOGP_COLUMNS],  # nats, summed over the response tokens
         ("num_tokens_a", pa.int64()),  # of the response, with its end-of-turn token
         ("num_tokens_b", pa.int64()),
-        ("generated_a", pa.string()),  # greedy answer to the question about image a; null where none was asked for
+        # greedy answer to the question about image a; null where none was asked for
+        ("generated_a", pa.string()),
         ("generated_b", pa.string()),
         ("width_a_px", pa.int64()),
         ("height_a_px", pa.int64()),
         ("width_b_px", pa.int64()),
         ("height_b_px", pa.int64()),
-        ("error", pa.string()),  # why the chunk could not be scored, in its only row; null otherwise
+        # why the chunk could not be scored, in its only row; null otherwise
+        ("error", pa.string()),
     ]
 )
 
@@ -45,7 +61,8 @@ RESULT_SCHEMA = pa.schema(
 class ScoringPlan:
     """All that a worker must know: plain values, so that it travels to any machine.
 
-    `num_threads` None leaves torch's own choice; in a Ray actor with part of a CPU that choice is one thread.
+    `num_threads` None leaves torch's own choice; in a Ray actor with part of a CPU that choice is
+    one thread.
     """
 
     dtype: str
@@ -57,9 +74,11 @@ class ScoringPlan:
 
 
 class PairScorer:
-    """Scores chunks of pairs: a table with `NEEDED_COLUMNS` and `MODEL_COLUMN` gives one with `RESULT_SCHEMA`, in order.
+    """Scores chunks of pairs: a table with `NEEDED_COLUMNS` and `MODEL_COLUMN` gives one with
+    `RESULT_SCHEMA`, in order.
 
-    The model is loaded with the first chunk that names it and kept until a chunk names another: one at a time in memory.
+    The model is loaded with the first chunk that names it and kept until a chunk names another: one
+    at a time in memory.
     """
 
     def __init__(self, plan: ScoringPlan) -> None:
@@ -67,21 +86,28 @@ class PairScorer:
         self.loaded: tuple[str, Any] | None = None
 
     def __call__(self, chunk: pa.Table) -> pa.Table:
-        """Scores one chunk. What a user can mend comes back as `error`: an exception loses its kind on its way through Ray."""
+        """Scores one chunk. What a user can mend comes back as `error`: an exception loses its kind
+        on its way through Ray.
+        """
         from training.models.vlm import ModelError
 
         try:
             self._load(chunk[MODEL_COLUMN][0].as_py())
             return self._score(chunk)
         except (MvcError, ModelError) as error:
-            row = {"model": chunk[MODEL_COLUMN][0].as_py(), "chunk": chunk["chunk"][0].as_py(), "error": str(error)}
+            row = {
+                "model": chunk[MODEL_COLUMN][0].as_py(),
+                "chunk": chunk["chunk"][0].as_py(),
+                "error": str(error),
+            }
             return pa.Table.from_pylist([row], schema=RESULT_SCHEMA)
 
     def _score(self, chunk: pa.Table) -> pa.Table:
         """The results of a chunk.
 
         Raises:
-            MvcError: A pair whose image does not decode or whose texts the model cannot take, by pair_id.
+            MvcError: A pair whose image does not decode or whose texts the model cannot take, by
+                pair_id.
         """
         import torch
 
@@ -89,7 +115,11 @@ class PairScorer:
         num_pairs, size = chunk.num_rows, self.plan.batch_pairs
         with torch.inference_mode():
             parts = [
-                self._logps(chunk.slice(start, size), images_a[start : start + size], images_b[start : start + size])
+                self._logps(
+                    chunk.slice(start, size),
+                    images_a[start : start + size],
+                    images_b[start : start + size],
+                )
                 for start in range(0, num_pairs, size)
             ]
             answers = self._answers(_keys(chunk), [*images_a, *images_b])
@@ -121,7 +151,10 @@ class PairScorer:
         if self.plan.num_threads is not None:
             torch.set_num_threads(self.plan.num_threads)
         self.loaded = None  # free the last model before the next needs the memory
-        self.loaded = folder, load_vlm(folder, dtype=getattr(torch, self.plan.dtype), device=self.plan.device)
+        self.loaded = (
+            folder,
+            load_vlm(folder, dtype=getattr(torch, self.plan.dtype), device=self.plan.device),
+        )
 
     @property
     def vlm(self) -> Any:
@@ -129,7 +162,9 @@ class PairScorer:
         assert self.loaded is not None, "a chunk loads its model first"
         return self.loaded[1]
 
-    def _logps(self, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]") -> tuple[np.ndarray, np.ndarray]:
+    def _logps(
+        self, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]"
+    ) -> tuple[np.ndarray, np.ndarray]:
         """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""
         from training.models.logps import pair_logps
         from training.models.packing import pack
@@ -144,12 +179,16 @@ class PairScorer:
             except ValueError as error:
                 raise MvcError(f"pair {row['pair_id']}: {error}") from error
         packed = pack(tokens, vlm.image_token_id).to(vlm.model.device)
-        logps_P32 = pair_logps(vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b))
+        logps_P32 = pair_logps(
+            vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b)
+        )
         lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
         return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
 
     def _answers(self, keys: list[tuple[str, str]], images: "list[Image]") -> list[str | None]:
-        """The greedy answer to each (image, question); what occurs twice in a chunk is generated once."""
+        """The greedy answer to each (image, question); what occurs twice in a chunk is generated
+        once.
+        """
         from training.models.generation import generate
 
         if self.plan.max_new_tokens == 0:
@@ -159,7 +198,12 @@ class PairScorer:
         for start in range(0, len(unique), self.plan.batch_images):
             batch = unique[start : start + self.plan.batch_images]
             questions = [question for (_, question), _ in batch]
-            texts = generate(self.vlm, [image for _, image in batch], questions, max_new_tokens=self.plan.max_new_tokens)
+            texts = generate(
+                self.vlm,
+                [image for _, image in batch],
+                questions,
+                max_new_tokens=self.plan.max_new_tokens,
+            )
             said.update(zip((key for key, _ in batch), texts, strict=True))
         return [said[key] for key in keys]
 
@@ -170,7 +214,11 @@ def _keys(pairs: pa.Table) -> list[tuple[str, str]]:
     Where a row has no hash its place stands for it: two unknown images are not the same image.
     """
     questions = pairs["question"].to_pylist()
-    hashes = [sha256 or f"row {row} {side}" for side in ("a", "b") for row, sha256 in enumerate(pairs[f"image_{side}_sha256"].to_pylist())]
+    hashes = [
+        sha256 or f"row {row} {side}"
+        for side in ("a", "b")
+        for row, sha256 in enumerate(pairs[f"image_{side}_sha256"].to_pylist())
+    ]
     return list(zip(hashes, questions * 2, strict=True))
 
 
@@ -181,5 +229,7 @@ def _images(pairs: pa.Table, column: str) -> "list[Image]":
         try:
             images.append(decode_rgb(data or b""))
         except ImageError as error:
-            raise MvcError(f"pair {pair_id}: {column} cannot be used ({error}); build the MVC folder again") from error
+            raise MvcError(
+                f"pair {pair_id}: {column} cannot be used ({error}); build the MVC folder again"
+            ) from error
     return images

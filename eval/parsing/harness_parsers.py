@@ -1,8 +1,10 @@
-"""How other harnesses read an answer, so that their numbers can be reproduced: their rules, with their defects, in our words.
+"""How other harnesses read an answer, so that their numbers can be reproduced: their rules, with
+their defects, in our words.
 
-Keyed by (harness, benchmark). A parser gives the value its harness scores; what the harness takes for wrong or unknown is "failed". The
-same answer gets different verdicts: "B." is wrong to the official S-VCO script, "The answer is B." is T to its ScienceQA grader, and
-"I cannot tell" is yes to POPE's. Nothing else in this package uses these rules.
+Keyed by (harness, benchmark). A parser gives the value its harness scores; what the harness takes
+for wrong or unknown is "failed". The same answer gets different verdicts: "B." is wrong to the
+official S-VCO script, "The answer is B." is T to its ScienceQA grader, and "I cannot tell" is yes
+to POPE's. Nothing else in this package uses these rules.
 
 Versions read: VLMEvalKit e8e78f0, lmms-eval 75571cf, s-vco bc8f941.
 """
@@ -30,7 +32,10 @@ def parser(harness: str, benchmark: str) -> Parser:
         raise RecipeError(f"parser {harness!r}: expected one of {', '.join(HARNESSES)}")
     if (harness, benchmark) not in COMPAT_PARSERS:
         known = ", ".join(name for key, name in COMPAT_PARSERS if key == harness)
-        raise RecipeError(f"parser {harness!r} has no rule for {benchmark!r}; it has one for {known}; use the default parser")
+        raise RecipeError(
+            f"parser {harness!r} has no rule for {benchmark!r}; it has one for {known}; use the"
+            " default parser"
+        )
     return COMPAT_PARSERS[harness, benchmark]
 
 
@@ -39,13 +44,17 @@ def _said(value: str | None) -> Verdict:
 
 
 def svco_four_characters(_: Question, response: str) -> Verdict:
-    """S-VCO on MMVP and CV-Bench: the first four characters without parentheses and spaces must be the letter."""
+    """S-VCO on MMVP and CV-Bench: the first four characters without parentheses and spaces must be
+    the letter.
+    """
     head = response[:4].lower().replace("(", "").replace(")", "").replace(" ", "")
     return _said(head.upper() if len(head) == 1 and head.isalpha() else None)
 
 
 def svco_realworldqa(question: Question, response: str) -> Verdict:
-    """S-VCO on RealWorldQA: four characters stripped of "() ." for a letter, the whole text stripped of them for anything else."""
+    """S-VCO on RealWorldQA: four characters stripped of "() ." for a letter, the whole text
+    stripped of them for anything else.
+    """
     if question.kind == "choice":
         head = response[:4].lower().strip("() .")
         return _said(head.upper() if len(head) == 1 and head.isalpha() else None)
@@ -70,7 +79,9 @@ def lmms_cv_bench(_: Question, response: str) -> Verdict:
 
 
 def lmms_mmvp(_: Question, response: str) -> Verdict:
-    """lmms-eval on MMVP: a letter A or B alone, first, after "answer is" or "option", at the end of any word, or as first character."""
+    """lmms-eval on MMVP: a letter A or B alone, first, after "answer is" or "option", at the end of
+    any word, or as first character.
+    """
     text = response.strip()
     for pattern in (
         r"^\(?([ab])\)?\.?$",
@@ -87,13 +98,19 @@ def lmms_mmvp(_: Question, response: str) -> Verdict:
 
 
 def lmms_extract(question: Question, response: str) -> Verdict:
-    """lmms-eval's shared extractor: capital letters in a ranking of forms, the last of the best form; failing all, any capital letter."""
+    """lmms-eval's shared extractor: capital letters in a ranking of forms, the last of the best
+    form; failing all, any capital letter.
+    """
     text = response.strip()
     for mark in ",.!?;:'\"":
         text = text.strip(mark)
     if not text:
         return _said(None)
-    ranked = [(rank, place, letter) for letter in LETTERS[: len(question.choices)] for rank, place in _lmms_forms(f" {text} ", letter)]
+    ranked = [
+        (rank, place, letter)
+        for letter in LETTERS[: len(question.choices)]
+        for rank, place in _lmms_forms(f" {text} ", letter)
+    ]
     return _said(max(ranked, key=lambda entry: entry[:2])[2] if ranked else None)
 
 
@@ -104,7 +121,13 @@ def _lmms_forms(padded: str, letter: str) -> list[tuple[int, int]]:
         found.append((10, 0))
     if text.endswith(letter) and not text[-2:-1].isalpha():
         found.append((9, len(padded) - 1))
-    for rank, form in ((6, f"({letter})"), (5, f"{letter}."), (4, f"{letter}:"), (3, f"{letter})"), (2, f"{letter} ")):
+    for rank, form in (
+        (6, f"({letter})"),
+        (5, f"{letter}."),
+        (4, f"{letter}:"),
+        (3, f"{letter})"),
+        (2, f"{letter} "),
+    ):
         if form in padded:
             found.append((rank, padded.rfind(form)))
     for phrase in ("answer is", "option is", "choice is", "i choose", "i select", "i pick"):
@@ -116,12 +139,20 @@ def _lmms_forms(padded: str, letter: str) -> list[tuple[int, int]]:
 
 
 def lmms_realworldqa(question: Question, response: str) -> Verdict:
-    """lmms-eval on RealWorldQA: the shared extractor for letters, otherwise the text in lower case without a full stop."""
-    return lmms_extract(question, response) if question.kind == "choice" else _said(response.lower().strip().rstrip("."))
+    """lmms-eval on RealWorldQA: the shared extractor for letters, otherwise the text in lower case
+    without a full stop.
+    """
+    return (
+        lmms_extract(question, response)
+        if question.kind == "choice"
+        else _said(response.lower().strip().rstrip("."))
+    )
 
 
 def lmms_scienceqa(_: Question, response: str) -> Verdict:
-    """lmms-eval on ScienceQA: the letter alone in either case, or a capital letter and a full stop first."""
+    """lmms-eval on ScienceQA: the letter alone in either case, or a capital letter and a full stop
+    first.
+    """
     text = response.strip()
     if len(text) == 1 and text.isalpha():
         return _said(text.upper())
@@ -129,7 +160,9 @@ def lmms_scienceqa(_: Question, response: str) -> Verdict:
 
 
 def vlmevalkit_choice(question: Question, response: str) -> Verdict:
-    """VLMEvalKit before its judge: one capital letter among the last words, else the text of exactly one option in a short answer."""
+    """VLMEvalKit before its judge: one capital letter among the last words, else the text of
+    exactly one option in a short answer.
+    """
     letters = LETTERS[: len(question.choices)]
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", response).split()
     named = [letter for letter in letters if letter in words]
@@ -153,11 +186,17 @@ def vlmevalkit_realworldqa(question: Question, response: str) -> Verdict:
     """VLMEvalKit's rules by the form of the answer (its own file is all letters)."""
     if question.kind == "yes_no":
         return vlmevalkit_yes_no(question, response)
-    return vlmevalkit_choice(question, response) if question.kind == "choice" else whole_text(question, response)
+    return (
+        vlmevalkit_choice(question, response)
+        if question.kind == "choice"
+        else whole_text(question, response)
+    )
 
 
 def official_pope(_: Question, response: str) -> Verdict:
-    """POPE's script: no if the first sentence has the word No, no or not; everything else is yes, an empty answer too."""
+    """POPE's script: no if the first sentence has the word No, no or not; everything else is yes,
+    an empty answer too.
+    """
     words = response.split(".")[0].replace(",", "").split(" ")
     return _said("no" if {"No", "no", "not"} & set(words) else "yes")
 
@@ -174,7 +213,9 @@ def official_amber(_: Question, response: str) -> Verdict:
 
 
 def official_naturalbench(question: Question, response: str) -> Verdict:
-    """NaturalBench's script: which of the words yes and no (or A and B, the article included) comes first, in either case."""
+    """NaturalBench's script: which of the words yes and no (or A and B, the article included) comes
+    first, in either case.
+    """
     first, second = ("yes", "no") if question.kind == "yes_no" else ("A", "B")
     found = re.search(rf"\b(?:({first})|({second}))\b", response, re.IGNORECASE)
     return _said((first if found[1] else second) if found else None)

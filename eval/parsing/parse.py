@@ -1,7 +1,9 @@
-"""What a generated answer says: against the two answers of its pair, or as an answer to a benchmark's question.
+"""What a generated answer says: against the two answers of its pair, or as an answer to a
+benchmark's question.
 
-The parser never guesses: what names two answers is ambiguous, what names none has failed, and both are counted beside every score.
-Pure functions of strings. How other harnesses read the same answers is in `eval.parsing.harness_parsers`.
+The parser never guesses: what names two answers is ambiguous, what names none has failed, and both
+are counted beside every score. Pure functions of strings. How other harnesses read the same answers
+is in `eval.parsing.harness_parsers`.
 """
 
 import re
@@ -14,27 +16,46 @@ from eval.question import LETTERS, Question, Status, Verdict
 
 PairVerdict = Literal["own", "other", "neither"]
 
-_NUMBER_WORDS = {word: str(number) for number, word in enumerate("zero one two three four five six seven eight nine ten".split())}
-_DECORATION = re.compile(r"[*`_$#]+|\\(?:boxed|text|mathbf|textbf)\b|</?answer>|<\|?/?\w+\|?>", re.IGNORECASE)
+_NUMBER_WORDS = {
+    word: str(number)
+    for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
+}
+_DECORATION = re.compile(
+    r"[*`_$#]+|\\(?:boxed|text|mathbf|textbf)\b|</?answer>|<\|?/?\w+\|?>", re.IGNORECASE
+)
 _LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|\{\s*([A-Za-z])\s*\}|([A-Za-z]))"
 _ONLY_LETTER = re.compile(rf"^(?:(?:option|choice|letter)\s+)?{_LETTER}\s*[).:,!]*$", re.IGNORECASE)
-_LABEL_FIRST = re.compile(r"^(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])(?:[).:]|\s*[\n,]|\s+-))\s*(.*)$", re.DOTALL)
+_LABEL_FIRST = re.compile(
+    r"^(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])(?:[).:]|\s*[\n,]|\s+-))\s*(.*)$",
+    re.DOTALL,
+)
 _DECLARES = re.compile(
     r"\b(?:answer|option|choice|response)\b(?:\s+(?:here|to\s+the\s+question))?\s*(?:is\b|would\s+be\b|:|=)\s*:?\s*(?:option\s+|choice\s+)?"
     r"|\bI\s+(?:would\s+)?(?:choose|select|pick)\s+(?:option\s+|choice\s+)?|\bcorrect\s+(?:one\s+)?is\s+(?:option\s+)?",
     re.IGNORECASE,
 )
-# A bare letter counts only where nothing follows that would make it a word: "is A." but not "is A dog".
+# A bare letter counts only where nothing follows that would make it a word: "is A." but not "is A
+# dog".
 _DECLARED = re.compile(rf"\s*{_LETTER}(?=\s*(?:$|[.,;:!)\n]|because\b|since\b|as\b))")
 _MARKED = re.compile(r"\(\s*([A-Za-z])\s*\)|\b(?:option|choice)\s+([A-Z])\b", re.IGNORECASE)
-_NEGATION = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|unlike|instead|rather|without)\b|n['\u2019 ]t\b", re.IGNORECASE)
+_NEGATION = re.compile(
+    r"\b(?:not|no|never|neither|nor|none|cannot|unlike|instead|rather|without)\b|n['\u2019 ]t\b",
+    re.IGNORECASE,
+)
 # A letter on its own; the article and the pronoun are followed by a word in lower case.
 _ALONE = re.compile(r"(?<![\w'])(?:([AI])(?!\s+(?!(?:or|and)\s+[A-Z]\b)[a-z])|([B-HJ-Z]))(?![\w'])")
-_SAYS_LETTER = re.compile(r"\b(?:is|be|with|for)\s+[A-Z]\s*[.!]?$|^[A-Z]\s+(?:because|since|as|is\s+(?:the\s+)?(?:correct|right|best))\b")
-_LOOK_AHEAD = 200  # characters in which a declared answer must stand: answers of any length are read in linear time
-_LEAD_IN = re.compile(r"^(?:(?:the|my)\s+)?(?:(?:correct|final|best)\s+)?answer\s*(?:is\b|:)\s*:?\s*(.*)$", re.IGNORECASE | re.DOTALL)
+_SAYS_LETTER = re.compile(
+    r"\b(?:is|be|with|for)\s+[A-Z]\s*[.!]?$|^[A-Z]\s+(?:because|since|as|is\s+(?:the\s+)?(?:correct|right|best))\b"
+)
+# characters in which a declared answer must stand: answers of any length are read in linear time
+_LOOK_AHEAD = 200
+_LEAD_IN = re.compile(
+    r"^(?:(?:the|my)\s+)?(?:(?:correct|final|best)\s+)?answer\s*(?:is\b|:)\s*:?\s*(.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
 _YES_NO_FIRST = re.compile(
-    r"^(yes|no)(?![\w'-])(\s*[,.;:!\u2013-]|\s*\n|\s*$|\s+(?:there|it|they|he|she|the|this|that|i|you|we|both)\b)?", re.I
+    r"^(yes|no)(?![\w'-])(\s*[,.;:!\u2013-]|\s*\n|\s*$|\s+(?:there|it|they|he|she|the|this|that|i|you|we|both)\b)?",
+    re.I,
 )
 _YES_NO = re.compile(r"(?<![\w'-])(yes|no)(?![\w'-])", re.IGNORECASE)
 
@@ -69,31 +90,48 @@ def num_words(text: str) -> int:
 def parse(question: Question, response: str) -> Verdict:
     """What `response` says in answer to `question`; it does not look at the truth.
 
-    "B.", "(b) Closed" and "Closed" are exact; "The answer is B." is extracted; "A or B" is ambiguous; "I cannot tell" has failed.
-    An answer to a "free" question is for a judge: missing until there is one.
+    "B.", "(b) Closed" and "Closed" are exact; "The answer is B." is extracted; "A or B" is
+    ambiguous; "I cannot tell" has failed. An answer to a "free" question is for a judge: missing
+    until there is one.
     """
     if question.kind == "free":
         return Verdict(None, "missing")
-    text = _DECORATION.sub("", unicodedata.normalize("NFKC", response)).strip().strip("\"'\u201c\u201d\u2018\u2019").strip()
+    text = (
+        _DECORATION.sub("", unicodedata.normalize("NFKC", response))
+        .strip()
+        .strip("\"'\u201c\u201d\u2018\u2019")
+        .strip()
+    )
     if not text:
         return Verdict(None, "failed")
     if question.kind == "yes_no":
         return _yes_no(text)
     if question.kind == "choice":
         return _choice(text, question.choices)
-    return _short(response.strip(), str) if question.meta.get("normalise") == "evalai" else _short(text, short_answer)
+    return (
+        _short(response.strip(), str)
+        if question.meta.get("normalise") == "evalai"
+        else _short(text, short_answer)
+    )
 
 
 def short_answer(text: str) -> str:
-    """A short answer for comparison: normalised, number words as digits, no articles. "Two dogs." -> "2 dogs"."""
-    words = [_NUMBER_WORDS.get(word, word) for word in normalise(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)).split()]
+    """A short answer for comparison: normalised, number words as digits, no articles. "Two dogs."
+    -> "2 dogs".
+    """
+    words = [
+        _NUMBER_WORDS.get(word, word)
+        for word in normalise(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)).split()
+    ]
     return " ".join(word for word in words if word not in ("a", "an", "the")) or " ".join(words)
 
 
 def status_rates(verdicts: Sequence[Verdict]) -> dict[str, float]:
     """The share of each status over all answers; empty if there are none."""
     counts = Counter(verdict.status for verdict in verdicts)
-    return {status: counts[status] / len(verdicts) for status in get_args(Status)} if verdicts else {}
+    return (
+        {status: counts[status] / len(verdicts) for status in get_args(Status)} if verdicts else {}
+    )
 
 
 def _short(text: str, normal: Callable[[str], str]) -> Verdict:
@@ -110,15 +148,24 @@ def _yes_no(text: str) -> Verdict:
     if first and (first[2] is not None or first[1].lower() == "yes"):
         # "Yes, there is no doubt." answers yes; "Yes. No." and "Yes and no." answer nothing.
         later = re.search(
-            r"(?:^|[.!?;\n])\s*(?:but\s+|or\s+|and\s+)?(yes|no)(?![\w'-])\s*(?:[,.;!]|$)", text[first.end(1) :], re.IGNORECASE
+            r"(?:^|[.!?;\n])\s*(?:but\s+|or\s+|and\s+)?(yes|no)(?![\w'-])\s*(?:[,.;!]|$)",
+            text[first.end(1) :],
+            re.IGNORECASE,
         )
-        undecided = re.match(r"\s*(?:/|,?\s*(?:and|or|but)\s+)\s*(?:yes|no)\b", text[first.end(1) :], re.IGNORECASE)
+        undecided = re.match(
+            r"\s*(?:/|,?\s*(?:and|or|but)\s+)\s*(?:yes|no)\b", text[first.end(1) :], re.IGNORECASE
+        )
         said = {first[1].lower()} | declared | ({later[1].lower()} if later else set())
-        return Verdict(None, "ambiguous") if undecided or len(said) > 1 else Verdict(said.pop(), "extracted")
+        return (
+            Verdict(None, "ambiguous")
+            if undecided or len(said) > 1
+            else Verdict(said.pop(), "extracted")
+        )
     if len(declared) == 1:
         return Verdict(declared.pop(), "extracted")
     words = {word.lower() for word in _YES_NO.findall(text)}
-    # "no" inside a sentence may be part of a statement ("there is no dog"), which to the question may mean either.
+    # "no" inside a sentence may be part of a statement ("there is no dog"), which to the question
+    # may mean either.
     if words == {"yes"} and not declared and not _NEGATION.search(text):
         return Verdict("yes", "extracted")
     return Verdict(None, "ambiguous" if len(words | declared) > 1 else "failed")
@@ -126,7 +173,11 @@ def _yes_no(text: str) -> Verdict:
 
 def _declared_words(text: str) -> list[str]:
     ahead = (text[found.end() : found.end() + _LOOK_AHEAD] for found in _DECLARES.finditer(text))
-    return [match[1] for rest in ahead if (match := re.match(r"\s*[\"']?(yes|no)\b", rest, re.IGNORECASE))]
+    return [
+        match[1]
+        for rest in ahead
+        if (match := re.match(r"\s*[\"']?(yes|no)\b", rest, re.IGNORECASE))
+    ]
 
 
 def _choice(text: str, choices: Sequence[str]) -> Verdict:
@@ -135,15 +186,27 @@ def _choice(text: str, choices: Sequence[str]) -> Verdict:
     if only:
         letter = _group(only).upper()
         return Verdict(letter, "exact") if letter in letters else Verdict(None, "failed")
-    whole = [letter for letter, choice in zip(letters, choices, strict=True) if choice and normalise(choice) == normalise(text)]
+    whole = [
+        letter
+        for letter, choice in zip(letters, choices, strict=True)
+        if choice and normalise(choice) == normalise(text)
+    ]
     if whole:
         return Verdict(whole[0], "exact") if len(whole) == 1 else Verdict(None, "ambiguous")
     label = _LABEL_FIRST.match(text)
-    if label and (letter := next(found for found in label.groups()[:3] if found).upper()) in letters:
+    if (
+        label
+        and (letter := next(found for found in label.groups()[:3] if found).upper()) in letters
+    ):
         rest = label[4]
         if normalise(rest) == normalise(choices[letters.index(letter)]):
             return Verdict(letter, "exact")
-        others = _declared_letters(rest, letters, choices) | _marked(rest, letters) | _alone(rest, letters) | _named(rest, letters, choices)
+        others = (
+            _declared_letters(rest, letters, choices)
+            | _marked(rest, letters)
+            | _alone(rest, letters)
+            | _named(rest, letters, choices)
+        )
         return _agreed({letter} | others)
     declared = _declared_letters(text, letters, choices)
     if declared:
@@ -179,7 +242,9 @@ def _declared_letters(text: str, letters: str, choices: Sequence[str]) -> set[st
 
 def _marked(text: str, letters: str) -> set[str]:
     """Letters in parentheses or after "option"."""
-    return {letter for match in _MARKED.finditer(text) if (letter := _group(match).upper()) in letters}
+    return {
+        letter for match in _MARKED.finditer(text) if (letter := _group(match).upper()) in letters
+    }
 
 
 def _alone(text: str, letters: str) -> set[str]:
@@ -188,11 +253,16 @@ def _alone(text: str, letters: str) -> set[str]:
 
 
 def _named(text: str, letters: str, choices: Sequence[str]) -> set[str]:
-    """The options whose text stands in a text, the longest first; none where a negation may turn it round."""
+    """The options whose text stands in a text, the longest first; none where a negation may turn it
+    round.
+    """
     rest, found = f" {normalise(text)} ", set()
-    for letter, choice in sorted(zip(letters, choices, strict=True), key=lambda entry: -len(entry[1])):
+    for letter, choice in sorted(
+        zip(letters, choices, strict=True), key=lambda entry: -len(entry[1])
+    ):
         wanted = f" {normalise(choice)} "
         if choice and wanted.strip() and wanted in rest:
             found.add(letter)
             rest = rest.replace(wanted, "  ")
-    return set() if _NEGATION.search(rest) else found  # "not visible" may be an option; "not open" is none
+    # "not visible" may be an option; "not open" is none
+    return set() if _NEGATION.search(rest) else found

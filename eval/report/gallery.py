@@ -1,4 +1,6 @@
-"""Cards of single items: image, question, what is right, what each model says and how it was read. Neither best nor worst are picked."""
+"""Cards of single items: image, question, what is right, what each model says and how it was read.
+Neither best nor worst are picked.
+"""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -30,30 +32,48 @@ class _Said:
 
 
 def galleries(asked: Asked, heard: Hearings, max_cards: int) -> str:
-    """HTML of right, wrong and flipped items, each kind under its heading and in the order of a hash of the ids."""
+    """HTML of right, wrong and flipped items, each kind under its heading and in the order of a
+    hash of the ids.
+    """
     if not max_cards:
         return ""
     names = role_names([role for role, condition in heard if condition == "image"])
     said = {key: _said_of(asked, heard, key) for key in heard}
-    order = sorted(range(len(asked.questions)), key=lambda row: hashlib.sha256(asked.questions[row].item_id.encode()).hexdigest())
-    kinds = [_kind([said[role, "image"][question.item_id] for role in names], question) for question in asked.questions]
+    order = sorted(
+        range(len(asked.questions)),
+        key=lambda row: hashlib.sha256(asked.questions[row].item_id.encode()).hexdigest(),
+    )
+    kinds = [
+        _kind([said[role, "image"][question.item_id] for role in names], question)
+        for question in asked.questions
+    ]
     html = ""
     for kind, heading in KINDS.items():
         rows = [row for row in order if kinds[row] == kind]
         found = [
-            _card(asked.questions[row], asked.shown["image"][row], {r: said[r, "image"] for r in names}, names) for row in rows[:max_cards]
+            _card(
+                asked.questions[row],
+                asked.shown["image"][row],
+                {r: said[r, "image"] for r in names},
+                names,
+            )
+            for row in rows[:max_cards]
         ]
         html += _part(heading, found, len(rows), len(asked.questions))
     exchanged = "counterpart" if "counterpart" in asked.shown else "none"
     if exchanged in asked.shown:
-        html += _flipped(asked, said["after", "image"], said["after", exchanged], exchanged, order, max_cards)
+        html += _flipped(
+            asked, said["after", "image"], said["after", exchanged], exchanged, order, max_cards
+        )
     return html
 
 
 def _part(heading: str, found: Sequence[str], count: int, total: int) -> str:
     if not found:
         return ""
-    counted = f"{count:,} of {total:,} questions; shown: the first {len(found)} by a hash of their ids"
+    counted = (
+        f"{count:,} of {total:,} questions; shown: the first {len(found)} by a hash of their ids"
+    )
     return f"<h3>{text(heading)}</h3>{paragraph(counted)}{cards(found)}"
 
 
@@ -61,19 +81,29 @@ def _said_of(asked: Asked, heard: Hearings, key: tuple[Role, str]) -> dict[str, 
     one = heard[key]
     return {
         question.item_id: _Said(
-            "" if answer is None else answer.text, verdict, asked.benchmark.score(question, verdict), answer is None or answer.ended
+            "" if answer is None else answer.text,
+            verdict,
+            asked.benchmark.score(question, verdict),
+            answer is None or answer.ended,
         )
         for question, answer, verdict in zip(one.questions, one.answers, one.verdicts, strict=True)
     }
 
 
 def _kind(said: Sequence[_Said], question: Question) -> str:
-    """What happened to an item, from the first model (the base, if there are two) to the last; "" where nobody judged."""
+    """What happened to an item, from the first model (the base, if there are two) to the last; ""
+    where nobody judged.
+    """
     right = [_is_right(one, question) for one in said]
     if None in right:
         return ""
     before, after = right[0], right[-1]
-    return {(False, True): "fixed", (True, False): "broken", (True, True): "right", (False, False): "wrong"}[bool(before), bool(after)]
+    return {
+        (False, True): "fixed",
+        (True, False): "broken",
+        (True, True): "right",
+        (False, False): "wrong",
+    }[bool(before), bool(after)]
 
 
 def _is_right(said: _Said, question: Question) -> bool | None:
@@ -82,33 +112,71 @@ def _is_right(said: _Said, question: Question) -> bool | None:
     return said.score >= (HALLUCINATION_BELOW if question.kind == "free" else 0.5)
 
 
-def _card(question: Question, shown: Shown | None, said: Mapping[Role, Mapping[str, _Said]], names: Mapping[Role, str]) -> str:
+def _card(
+    question: Question,
+    shown: Shown | None,
+    said: Mapping[Role, Mapping[str, _Said]],
+    names: Mapping[Role, str],
+) -> str:
     beside = [_cut(question.prompt, MAX_QUESTION_CHARS), _truth(question)]
-    below = [f"{names[role]}: {_words(answers[question.item_id])}" for role, answers in said.items()]
+    below = [
+        f"{names[role]}: {_words(answers[question.item_id])}" for role, answers in said.items()
+    ]
     image = thumbnail(shown.encoded() if shown else None)
-    one, two = ("".join(f'<p dir="auto">{text(line)}</p>' for line in lines) for lines in (beside, below))
-    return f'<div class="card"><p>{text(question.item_id)}</p><div class="sides"><div>{image}</div><div>{one}</div></div>{two}</div>'
+    one, two = (
+        "".join(f'<p dir="auto">{text(line)}</p>' for line in lines) for lines in (beside, below)
+    )
+    return (
+        f'<div class="card"><p>{text(question.item_id)}</p><div'
+        f' class="sides"><div>{image}</div><div>{one}</div></div>{two}</div>'
+    )
 
 
 def _flipped(
-    asked: Asked, seeing: Mapping[str, _Said], exchanged: Mapping[str, _Said], condition: str, order: Sequence[int], max_cards: int
+    asked: Asked,
+    seeing: Mapping[str, _Said],
+    exchanged: Mapping[str, _Said],
+    condition: str,
+    order: Sequence[int],
+    max_cards: int,
 ) -> str:
-    """Items whose answer the evaluated model changes, and those whose answer it keeps, when the image is exchanged."""
+    """Items whose answer the evaluated model changes, and those whose answer it keeps, when the
+    image is exchanged.
+    """
     changed: dict[bool, list[int]] = {True: [], False: []}
     for row in order:
         item_id = asked.questions[row].item_id
-        if item_id in exchanged and seeing[item_id].verdict.value is not None and exchanged[item_id].verdict.value is not None:
+        if (
+            item_id in exchanged
+            and seeing[item_id].verdict.value is not None
+            and exchanged[item_id].verdict.value is not None
+        ):
             changed[seeing[item_id].verdict.value != exchanged[item_id].verdict.value].append(row)
     words = "the pair's other image" if condition == "counterpart" else "no image"
     html = ""
-    for flips, heading in ((True, f"Flipped: another answer with {words}"), (False, f"Not flipped: the same answer with {words}")):
+    for flips, heading in (
+        (True, f"Flipped: another answer with {words}"),
+        (False, f"Not flipped: the same answer with {words}"),
+    ):
         found = []
         for row in changed[flips][:max_cards]:
-            question, shown, other = asked.questions[row], asked.shown["image"][row], asked.shown[condition][row]
+            question, shown, other = (
+                asked.questions[row],
+                asked.shown["image"][row],
+                asked.shown[condition][row],
+            )
             images = [one.encoded() if one else None for one in (shown, other)]
             said = (seeing[question.item_id], exchanged[question.item_id])
             lines = ([_truth(question), f"says {_words(said[0])}"], [f"says {_words(said[1])}"])
-            found.append(pair_card(images[0], images[1], *lines, [_cut(question.prompt, MAX_QUESTION_CHARS)], question.item_id))
+            found.append(
+                pair_card(
+                    images[0],
+                    images[1],
+                    *lines,
+                    [_cut(question.prompt, MAX_QUESTION_CHARS)],
+                    question.item_id,
+                )
+            )
         readable = len(changed[True]) + len(changed[False])
         html += _part(heading, found, len(changed[flips]), readable)
     return html
@@ -117,11 +185,18 @@ def _flipped(
 def _words(said: _Said) -> str:
     read = said.verdict.value if said.verdict.value is not None else "nothing"
     more = "" if said.ended else ", cut off"
-    return f"\u201c{_cut(said.text, MAX_ANSWER_CHARS)}\u201d (read as {_cut(read, 40)}, {said.verdict.status}{more})"
+    return (
+        f"\u201c{_cut(said.text, MAX_ANSWER_CHARS)}\u201d (read as {_cut(read, 40)},"
+        f" {said.verdict.status}{more})"
+    )
 
 
 def _truth(question: Question) -> str:
-    accepted = (question.truth,) if isinstance(question.truth, str) else tuple(dict.fromkeys(question.truth))
+    accepted = (
+        (question.truth,)
+        if isinstance(question.truth, str)
+        else tuple(dict.fromkeys(question.truth))
+    )
     option = ""
     place = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(accepted[0]) if question.kind == "choice" else -1
     if 0 <= place < len(question.choices):

@@ -16,7 +16,11 @@ from pipeline.pages.page import render_page
 
 
 def write_page(
-    section: EvalSection, subjects: Mapping[Role, Subject], pairs: PairResults | None, benchmarks: BenchmarkResults | None, path: Path
+    section: EvalSection,
+    subjects: Mapping[Role, Subject],
+    pairs: PairResults | None,
+    benchmarks: BenchmarkResults | None,
+    path: Path,
 ) -> None:
     """Writes report.html: one file that opens anywhere."""
     lead = [f"{role}: {subject.name}" for role, subject in subjects.items()]
@@ -29,7 +33,9 @@ def write_page(
         lead.append(f"data: {section.data}, split {section.split}")
         sections += pair_sections(pairs, section)
     words = [part if part.endswith((".", ")")) else f"{part};" for part in lead[:-1]]
-    render_page("Does the model look at the image?", sections, path, lead=" ".join([*words, lead[-1]]))
+    render_page(
+        "Does the model look at the image?", sections, path, lead=" ".join([*words, lead[-1]])
+    )
 
 
 def headline_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,33 +43,56 @@ def headline_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
     return {key: scores["overall"][key] for key in HEADLINE if key in scores["overall"]}
 
 
-def print_summary(section: EvalSection, pairs: PairResults | None, benchmarks: BenchmarkResults | None) -> None:
+def print_summary(
+    section: EvalSection, pairs: PairResults | None, benchmarks: BenchmarkResults | None
+) -> None:
     """The most important numbers on the terminal."""
     confidence = f"{section.intervals.confidence:.0%}"
     if pairs is not None:
-        title = f"{pairs.items.num_rows:,} pairs of split {section.split}, {confidence} intervals; differences of shares in points"
-        summary_table(title, *table(pairs.scores["overall"], TERMINAL, role_names(list(pairs.views))))
+        title = (
+            f"{pairs.items.num_rows:,} pairs of split {section.split}, {confidence} intervals;"
+            " differences of shares in points"
+        )
+        summary_table(
+            title, *table(pairs.scores["overall"], TERMINAL, role_names(list(pairs.views)))
+        )
     if benchmarks is not None:
         columns, rows = overview(benchmarks.results, brief=True)
-        summary_table(f"Benchmarks, {confidence} intervals; differences and drops of shares in points", columns, rows)
+        summary_table(
+            f"Benchmarks, {confidence} intervals; differences and drops of shares in points",
+            columns,
+            rows,
+        )
         for one in benchmarks.results:
             for line in warnings_about(one):
                 say(f"{one['label']}: {line}")
 
 
 def warnings_about(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of a score must know: a part of the benchmark, answers that did not come, end, or could not be read."""
+    """What a reader of a score must know: a part of the benchmark, answers that did not come, end,
+    or could not be read.
+    """
     found = []
     if result["limit"] is not None:
-        found.append(f"the first {result['num_questions']:,} of {result['expected_size']:,} questions only; not comparable with the whole")
+        found.append(
+            f"the first {result['num_questions']:,} of {result['expected_size']:,} questions only;"
+            " not comparable with the whole"
+        )
     for role, of_role in result["scores"]["image"].items():
         answers = of_role["answers"]
         counted = {
             "num_without_answer": "got no answer from the server and are in no score",
             "num_not_ended": "were cut off at the bound on their tokens",
         }
-        found += [f"{role}: {answers[key]:,} of {answers['num_asked']:,} answers {words}" for key, words in counted.items() if answers[key]]
+        found += [
+            f"{role}: {answers[key]:,} of {answers['num_asked']:,} answers {words}"
+            for key, words in counted.items()
+            if answers[key]
+        ]
         num_missing = answers["statuses"]["missing"] - answers["num_without_answer"]
         if num_missing:
-            found.append(f"{role}: {num_missing:,} of {answers['num_asked']:,} answers were judged by nobody and are in no score")
+            found.append(
+                f"{role}: {num_missing:,} of {answers['num_asked']:,} answers were judged by nobody"
+                " and are in no score"
+            )
     return found

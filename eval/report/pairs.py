@@ -1,4 +1,6 @@
-"""What a person reads about the pairs: tables and the page's sections. Takes scores and arrays; computes nothing that it shows."""
+"""What a person reads about the pairs: tables and the page's sections. Takes scores and arrays;
+computes nothing that it shows.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,19 +15,58 @@ from eval.pairs.paired_scores import margins, preferences
 from eval.pairs.results import PairResults
 from eval.pairs.score_table import verdict_of_pairs
 from pipeline.core.schema import image_bytes
-from pipeline.pages.page import PageSection, cards, figure_svg, html_table, pair_card, paragraph, text
+from pipeline.pages.page import (
+    PageSection,
+    cards,
+    figure_svg,
+    html_table,
+    pair_card,
+    paragraph,
+    text,
+)
 
 HEADLINE = (
-    "text_score", "image_score", "group_score", "side_accuracy", "accuracy_neutral", "accuracy_misled", "accuracy_against_prior",
-    "accuracy_with_prior", "flip_rate", "matching_contradictory_nats_per_token", "auroc",
-    "hallucinated_answers", "hallucinated_claims", "no_checkable_claim", "generated_own", "generated_other", "generated_neither",
+    "text_score",
+    "image_score",
+    "group_score",
+    "side_accuracy",
+    "accuracy_neutral",
+    "accuracy_misled",
+    "accuracy_against_prior",
+    "accuracy_with_prior",
+    "flip_rate",
+    "matching_contradictory_nats_per_token",
+    "auroc",
+    "hallucinated_answers",
+    "hallucinated_claims",
+    "no_checkable_claim",
+    "generated_own",
+    "generated_other",
+    "generated_neither",
     "answer_words",
-)  # fmt: skip
+)
 TERMINAL = (
-    "text_score", "image_score", "group_score", "side_accuracy", "accuracy_neutral", "accuracy_misled", "accuracy_against_prior",
-    "flip_rate", "hallucinated_answers", "no_checkable_claim", "generated_own", "generated_other",
-)  # fmt: skip
-IN_SLICES = ("text_score", "side_accuracy", "accuracy_misled", "hallucinated_answers", "answer_words")  # fewer words, fewer claims
+    "text_score",
+    "image_score",
+    "group_score",
+    "side_accuracy",
+    "accuracy_neutral",
+    "accuracy_misled",
+    "accuracy_against_prior",
+    "flip_rate",
+    "hallucinated_answers",
+    "no_checkable_claim",
+    "generated_own",
+    "generated_other",
+)
+# fewer words, fewer claims
+IN_SLICES = (
+    "text_score",
+    "side_accuracy",
+    "accuracy_misled",
+    "hallucinated_answers",
+    "answer_words",
+)
 KINDS = {
     "fixed": "Fixed: wrong before, right after",
     "wrong": "Wrong",
@@ -40,7 +81,8 @@ def role_names(roles: Sequence[Role]) -> dict[Role, str]:
 
 
 def show(key: str, number: Mapping[str, Any] | None, *, difference: bool = False) -> str:
-    """A number with its interval in the unit of its measure; a difference of shares is in percentage points.
+    """A number with its interval in the unit of its measure; a difference of shares is in
+    percentage points.
 
     share 0.813, 0.77, 0.85  ->  "81.3% [77.0, 85.2]"; as a difference "+81.3 [77.0, 85.2]"; not measured  ->  "-"
     No brackets where a single group gives no interval.
@@ -50,16 +92,22 @@ def show(key: str, number: Mapping[str, Any] | None, *, difference: bool = False
     share = MEASURES[key].unit == "share"
     sign = "+" if difference or MEASURES[key].unit.startswith("nats") else ""
     scale, digits = (100.0, 1) if share else (1.0, 3 if MEASURES[key].unit == "area" else 2)
-    value = f"{number['value'] * scale:{sign}.{digits}f}" + ("%" if share and not difference else "")
+    value = f"{number['value'] * scale:{sign}.{digits}f}" + (
+        "%" if share and not difference else ""
+    )
     if number["low"] is None:
         return value
     return f"{value} [{number['low'] * scale:.{digits}f}, {number['high'] * scale:.{digits}f}]"
 
 
-def table(entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: Mapping[Role, str]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the measures `keys` that were measured: label, chance, each model, difference, n.
+def table(
+    entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: Mapping[Role, str]
+) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the measures `keys` that were measured: label, chance, each model,
+    difference, n.
 
-    n is what the ratio was taken over; "8 / 6 answers" where the models, in the order of `names`, have another each.
+    n is what the ratio was taken over; "8 / 6 answers" where the models, in the order of `names`,
+    have another each.
     """
     columns = ["", "chance", *names.values(), *(["difference"] if "before" in names else []), "n"]
     rows = []
@@ -67,12 +115,16 @@ def table(entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: 
         if key not in entries:
             continue
         entry = entries[key]
-        chance = "" if entry["chance"] is None else show(key, {"value": entry["chance"], "low": None})
+        chance = (
+            "" if entry["chance"] is None else show(key, {"value": entry["chance"], "low": None})
+        )
         change = [show(key, entry["difference"], difference=True)] if "before" in names else []
         shown = [show(key, entry[role]) for role in names]
         counts = [f"{entry[role]['n']:,}" if entry[role] is not None else "0" for role in names]
         counted = " / ".join(counts if len(set(counts)) > 1 else counts[:1])
-        rows.append([MEASURES[key].label, chance, *shown, *change, f"{counted} {MEASURES[key].counted}"])
+        rows.append(
+            [MEASURES[key].label, chance, *shown, *change, f"{counted} {MEASURES[key].counted}"]
+        )
     return columns, rows
 
 
@@ -80,8 +132,15 @@ def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]
     """The result in one sentence: the text score, and by how much it changed."""
     entry = overall["text_score"]
     words = " -> ".join(show("text_score", entry[role]) for role in names)
-    change = f", difference {show('text_score', entry['difference'], difference=True)} points" if "before" in names else ""
-    return f"Prefers the right answer under both images: {words} of {entry['after']['n']:,} pairs{change} (chance 25%)."
+    change = (
+        f", difference {show('text_score', entry['difference'], difference=True)} points"
+        if "before" in names
+        else ""
+    )
+    return (
+        f"Prefers the right answer under both images: {words} of {entry['after']['n']:,}"
+        f" pairs{change} (chance 25%)."
+    )
 
 
 def pair_sections(results: PairResults, section: EvalSection) -> list[PageSection]:
@@ -95,18 +154,30 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
     num_groups = len(set(items["group"].to_pylist()))
     groups = "1 group" if num_groups == 1 else f"{num_groups:,} groups"
     note = (
-        f"Brackets: {percent} intervals, bootstrap over {groups} ({section.intervals.num_draws:,} draws). Differences of "
-        "shares are in percentage points, their intervals paired. An interval without width means that no draw differed, not that "
-        "the score is certain."
+        f"Brackets: {percent} intervals, bootstrap over {groups} ({section.intervals.num_draws:,}"
+        " draws). Differences of shares are in percentage points, their intervals paired. An"
+        " interval without width means that no draw differed, not that the score is certain."
     )
     sections = [
-        PageSection("Before and after" if "before" in views else "Scores", html_table(columns, rows) + paragraph(note)),
-        PageSection("By category", figure_svg(category_bars(scores["category"], names)) + _slices(scores["category"], names)),
+        PageSection(
+            "Before and after" if "before" in views else "Scores",
+            html_table(columns, rows) + paragraph(note),
+        ),
+        PageSection(
+            "By category",
+            figure_svg(category_bars(scores["category"], names))
+            + _slices(scores["category"], names),
+        ),
     ]
     if len(scores["source"]) > 1:
         sections.append(PageSection("By source", _slices(scores["source"], names)))
-    explained = "What the image adds to the log-probability of a text, one value per text; the line is 0, right of it is right."
-    sections.append(PageSection("Margins", figure_svg(margin_histograms(views, names)) + paragraph(explained)))
+    explained = (
+        "What the image adds to the log-probability of a text, one value per text; the line is 0,"
+        " right of it is right."
+    )
+    sections.append(
+        PageSection("Margins", figure_svg(margin_histograms(views, names)) + paragraph(explained))
+    )
     sections += _gallery(items, views, names, section.page.max_cards)
     sections.append(PageSection("All numbers", _all_numbers(scores["overall"], names)))
     sections.append(PageSection("How to read this", _reading(views["after"].tie_nats)))
@@ -121,7 +192,9 @@ def _slices(slices: Mapping[str, Any], names: Mapping[Role, str]) -> str:
         for name, entries in slices.items():
             columns, found = table(entries, [key], names)
             rows += [[name, *row[1:]] for row in found]
-        parts.append(f"<h3>{text(MEASURES[key].label)}</h3>{html_table(columns, rows)}" if rows else "")
+        parts.append(
+            f"<h3>{text(MEASURES[key].label)}</h3>{html_table(columns, rows)}" if rows else ""
+        )
     return "".join(parts)
 
 
@@ -129,7 +202,9 @@ def _all_numbers(overall: Mapping[str, Any], names: Mapping[Role, str]) -> str:
     headings = dict.fromkeys(measure.heading for measure in MEASURES.values())
     parts = []
     for heading in headings:
-        columns, rows = table(overall, [key for key, measure in MEASURES.items() if measure.heading == heading], names)
+        columns, rows = table(
+            overall, [key for key, measure in MEASURES.items() if measure.heading == heading], names
+        )
         parts.append(f"<h3>{text(heading)}</h3>{html_table(columns, rows)}" if rows else "")
     return "".join(parts)
 
@@ -138,18 +213,25 @@ def _reading(tie_nats: float) -> str:
     rows = [[measure.label, measure.note] for measure in MEASURES.values()]
     words = "".join(f"<li><b>{text(label)}</b>: {text(note)}</li>" for label, note in rows)
     chance = (
-        "Chance levels are those of independent random scores (text 1/4, image 1/4, group 1/6). A model that ignores the image scores "
-        "0 on everything that needs both sides of a pair, because ties count as wrong; what differs by no more than "
-        f"{tie_nats:g} nats is a tie, since rounding alone makes such differences. Log-probabilities are sums over the response's "
-        "tokens in nats, with the prompt exactly as in use; no image means a text-only prompt. Claims are read from generated answers "
-        "with the words of the data's own truth: what the truth has no word for is not checked. A bare yes or no is no claim: such "
-        "answers are counted under no checkable claim. A sentence that says that it is not sure makes no claim either."
+        "Chance levels are those of independent random scores (text 1/4, image 1/4, group 1/6). A"
+        " model that ignores the image scores 0 on everything that needs both sides of a pair,"
+        f" because ties count as wrong; what differs by no more than {tie_nats:g} nats is a tie,"
+        " since rounding alone makes such differences. Log-probabilities are sums over the"
+        " response's tokens in nats, with the prompt exactly as in use; no image means a text-only"
+        " prompt. Claims are read from generated answers with the words of the data's own truth:"
+        " what the truth has no word for is not checked. A bare yes or no is no claim: such"
+        " answers are counted under no checkable claim. A sentence that says that it is not sure"
+        " makes no claim either."
     )
     return f"{paragraph(chance)}<ul>{words}</ul>"
 
 
-def _gallery(items: pa.Table, views: Mapping[Role, View], names: Mapping[Role, str], max_cards: int) -> list[PageSection]:
-    """Cards of each kind, taken in the order of pair_id (a hash), so neither the best nor the worst are picked."""
+def _gallery(
+    items: pa.Table, views: Mapping[Role, View], names: Mapping[Role, str], max_cards: int
+) -> list[PageSection]:
+    """Cards of each kind, taken in the order of pair_id (a hash), so neither the best nor the worst
+    are picked.
+    """
     verdicts = verdict_of_pairs(views)
     order = sorted(range(items.num_rows), key=lambda row: str(items["pair_id"][row]))
     sections = []
@@ -160,20 +242,36 @@ def _gallery(items: pa.Table, views: Mapping[Role, View], names: Mapping[Role, s
         shown = rows[:max_cards]
         pairs = items.take(shown)
         images = zip(image_bytes(pairs, "image_a"), image_bytes(pairs, "image_b"), strict=True)
-        found = [_card(row, pair, both, views, names) for row, pair, both in zip(shown, _texts(pairs), images, strict=True)]
-        counted = f"{len(rows):,} of {items.num_rows:,} pairs; shown: the first {len(shown)} by pair id"
+        found = [
+            _card(row, pair, both, views, names)
+            for row, pair, both in zip(shown, _texts(pairs), images, strict=True)
+        ]
+        counted = (
+            f"{len(rows):,} of {items.num_rows:,} pairs; shown: the first {len(shown)} by pair id"
+        )
         sections.append(PageSection(heading, paragraph(counted) + cards(found)))
     return sections
 
 
 def _texts(pairs: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pairs.select(["question", "answer_a", "answer_b", "category"]).to_pylist()
+    rows: list[dict[str, Any]] = pairs.select(
+        ["question", "answer_a", "answer_b", "category"]
+    ).to_pylist()
     return rows
 
 
-def _card(row: int, pair: Mapping[str, Any], images: tuple[bytes, bytes], views: Mapping[Role, View], names: Mapping[Role, str]) -> str:
+def _card(
+    row: int,
+    pair: Mapping[str, Any],
+    images: tuple[bytes, bytes],
+    views: Mapping[Role, View],
+    names: Mapping[Role, str],
+) -> str:
     """Both images with their answers; under each, what each model prefers and generates."""
-    lines: tuple[list[str], list[str]] = ([f"truth: {pair['answer_a']}"], [f"truth: {pair['answer_b']}"])
+    lines: tuple[list[str], list[str]] = (
+        [f"truth: {pair['answer_a']}"],
+        [f"truth: {pair['answer_b']}"],
+    )
     for role, view in views.items():
         logps_32 = view.logps_P32[row]
         preferred = preferences(view.logps_P32[row : row + 1], view.tie_nats)[0]

@@ -1,4 +1,6 @@
-"""The pictures of the report: scores by category and where the margins lie. Values in, matplotlib figures out."""
+"""The pictures of the report: scores by category and where the margins lie. Values in, matplotlib
+figures out.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +24,9 @@ MARGINS = {
 }
 
 
-def category_bars(by_category: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]) -> Figure:
+def category_bars(
+    by_category: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]
+) -> Figure:
     """Paired scores and side accuracy per category with intervals; the dashed line is chance."""
     categories = list(by_category)
     figure = Figure(figsize=(11, 1.1 + 0.5 * len(categories)), layout="constrained")
@@ -39,11 +43,23 @@ def category_bars(by_category: Mapping[str, Mapping[str, Any]], names: Mapping[R
         axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
         _clean(axes)
     panels[0].set_yticks(np.arange(len(categories))[::-1], categories)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
-def _bars(axes: Axes, positions: "np.ndarray[Any, Any]", numbers: list[dict[str, Any]], role: Role, name: str) -> None:
+def _bars(
+    axes: Axes,
+    positions: "np.ndarray[Any, Any]",
+    numbers: list[dict[str, Any]],
+    role: Role,
+    name: str,
+) -> None:
     values = [number["value"] for number in numbers]
     axes.barh(positions, values, height=0.36, color=COLOURS[role], label=name)
     for position, number in zip(positions, numbers, strict=True):
@@ -56,19 +72,36 @@ def margin_histograms(views: Mapping[Role, View], names: Mapping[Role, str]) -> 
     figure = Figure(figsize=(11, 2.7), layout="constrained")
     panels = figure.subplots(1, len(MARGINS), squeeze=False)[0]
     for axes, (name, label) in zip(panels, MARGINS.items(), strict=True):
-        values = {role: getattr(margins(view.logps_P32), f"{name}_P2").ravel() for role, view in views.items()}
-        low, high = np.quantile(np.concatenate(list(values.values())), [0.005, 0.995])  # a few far ones would hide the rest
+        values = {
+            role: getattr(margins(view.logps_P32), f"{name}_P2").ravel()
+            for role, view in views.items()
+        }
+        # a few far ones would hide the rest
+        low, high = np.quantile(np.concatenate(list(values.values())), [0.005, 0.995])
         edges = np.linspace(min(low, -0.1), max(high, 0.1), 41)
         for role, of_role in values.items():
             held = np.clip(of_role, edges[0], edges[-1])
-            axes.hist(held, bins=list(edges), color=COLOURS[role], alpha=0.65, label=names[role], density=True)
+            axes.hist(
+                held,
+                bins=list(edges),
+                color=COLOURS[role],
+                alpha=0.65,
+                label=names[role],
+                density=True,
+            )
         axes.axvline(0, color="#1c2430", linewidth=0.9)
         axes.set_title(label, fontsize=10, loc="left")
         axes.set_xlabel("nats", fontsize=9)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         _clean(axes)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False, fontsize=9)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
@@ -78,8 +111,12 @@ def _clean(axes: Axes) -> None:
         axes.spines[side].set_visible(False)
 
 
-def slices_of(image: Mapping[str, Any], names: Mapping[Role, str]) -> dict[str, dict[str, dict[Role, Any]]]:
-    """Metrics named "kind/slice" by kind and slice, where a kind has at least two slices that both models have numbers for."""
+def slices_of(
+    image: Mapping[str, Any], names: Mapping[Role, str]
+) -> dict[str, dict[str, dict[Role, Any]]]:
+    """Metrics named "kind/slice" by kind and slice, where a kind has at least two slices that both
+    models have numbers for.
+    """
     found: dict[str, dict[str, dict[Role, Any]]] = {}
     for key in image["after"]["metrics"]:
         kind, slash, slice_name = key.partition("/")
@@ -89,16 +126,25 @@ def slices_of(image: Mapping[str, Any], names: Mapping[Role, str]) -> dict[str, 
     return {kind: slices for kind, slices in found.items() if len(slices) > 1}
 
 
-def slice_bars(title: str, slices: Mapping[str, Mapping[Role, Any]], names: Mapping[Role, str]) -> Figure:
+def slice_bars(
+    title: str, slices: Mapping[str, Mapping[Role, Any]], names: Mapping[Role, str]
+) -> Figure:
     """One score per slice of a benchmark with intervals; the red mark is chance where it is known."""
     figure = Figure(figsize=(5.4, 0.9 + 0.42 * len(slices)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(slices))[::-1].astype(float)
     for offset, role in zip((0.19, -0.19) if len(names) > 1 else (0.0,), names, strict=True):
-        _bars(axes, places + offset, [numbers[role] for numbers in slices.values()], role, names[role])
+        _bars(
+            axes, places + offset, [numbers[role] for numbers in slices.values()], role, names[role]
+        )
     for place, numbers in zip(places, slices.values(), strict=True):
         if numbers["after"]["chance"] is not None:
-            axes.plot([numbers["after"]["chance"]] * 2, [place - 0.4, place + 0.4], color="#b3261e", linewidth=1.2)
+            axes.plot(
+                [numbers["after"]["chance"]] * 2,
+                [place - 0.4, place + 0.4],
+                color="#b3261e",
+                linewidth=1.2,
+            )
     axes.set_yticks(places, list(slices))
     _score_axis(axes, str(next(iter(slices.values()))["after"]["unit"]))
     axes.set_title(title, fontsize=10, loc="left")
@@ -114,21 +160,50 @@ def _score_axis(axes: Axes, unit: str) -> None:
         axes.set_xlim(left=0)
 
 
-CONDITION_COLOURS = {"image": "#1f5fbf", "none": "#9aa5b4", "blank": "#c3cad4", "shuffled": "#d99a4e", "counterpart": "#b3261e"}
+CONDITION_COLOURS = {
+    "image": "#1f5fbf",
+    "none": "#9aa5b4",
+    "blank": "#c3cad4",
+    "shuffled": "#d99a4e",
+    "counterpart": "#b3261e",
+}
 
 
-def condition_bars(results: Sequence[Mapping[str, Any]], names: Mapping[Role, str], conditions: Mapping[str, str]) -> Figure:
-    """The headline score of every benchmark (that is a share) under every image condition, one panel per model."""
-    shown = [one for one in results if (one["scores"]["image"]["after"]["metrics"].get(one["headline"]) or {}).get("unit") == "share"]
-    used = [condition for condition in conditions if any(condition in one["scores"] for one in shown)]
-    figure = Figure(figsize=(11 if len(names) > 1 else 7.5, 1.1 + 0.14 * (len(used) + 1) * max(1, len(shown))), layout="constrained")
+def condition_bars(
+    results: Sequence[Mapping[str, Any]], names: Mapping[Role, str], conditions: Mapping[str, str]
+) -> Figure:
+    """The headline score of every benchmark (that is a share) under every image condition, one
+    panel per model.
+    """
+    shown = [
+        one
+        for one in results
+        if (one["scores"]["image"]["after"]["metrics"].get(one["headline"]) or {}).get("unit")
+        == "share"
+    ]
+    used = [
+        condition for condition in conditions if any(condition in one["scores"] for one in shown)
+    ]
+    figure = Figure(
+        figsize=(11 if len(names) > 1 else 7.5, 1.1 + 0.14 * (len(used) + 1) * max(1, len(shown))),
+        layout="constrained",
+    )
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     centres = np.arange(len(shown))[::-1].astype(float)
     height = 0.8 / max(1, len(used))
     for axes, role in zip(panels, names, strict=True):
         for rank, condition in enumerate(used):
-            numbers = [one["scores"].get(condition, {}).get(role, {}).get("metrics", {}).get(one["headline"]) for one in shown]
-            known = [(place, number) for place, number in zip(centres, numbers, strict=True) if number]
+            numbers = [
+                one["scores"]
+                .get(condition, {})
+                .get(role, {})
+                .get("metrics", {})
+                .get(one["headline"])
+                for one in shown
+            ]
+            known = [
+                (place, number) for place, number in zip(centres, numbers, strict=True) if number
+            ]
             places = np.array([place for place, _ in known]) + 0.4 - height * (rank + 0.5)
             axes.barh(
                 places,
@@ -139,17 +214,27 @@ def condition_bars(results: Sequence[Mapping[str, Any]], names: Mapping[Role, st
             )
             for place, (_, number) in zip(places, known, strict=True):
                 if number["low"] is not None:
-                    axes.plot([number["low"], number["high"]], [place] * 2, color="#1c2430", linewidth=0.9)
+                    axes.plot(
+                        [number["low"], number["high"]], [place] * 2, color="#1c2430", linewidth=0.9
+                    )
         axes.set_title(names[role], fontsize=10, loc="left")
         _score_axis(axes, "share")
         _clean(axes)
     panels[0].set_yticks(centres, [one["label"] for one in shown])
-    figure.legend(*panels[-1].get_legend_handles_labels(), loc="outside lower left", ncols=5, frameon=False, fontsize=9)
+    figure.legend(
+        *panels[-1].get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=5,
+        frameon=False,
+        fontsize=9,
+    )
     return figure
 
 
 def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """What the base loses without an image against what finetuning gained, one point per benchmark, in % of the base's score."""
+    """What the base loses without an image against what finetuning gained, one point per benchmark,
+    in % of the base's score.
+    """
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axes = figure.subplots()
     for point in points:
@@ -158,9 +243,19 @@ def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
             if number["low"] is not None:
                 ends = [100 * number["low"], 100 * number["high"]]
                 fixed = [100 * (up if horizontal else across)["value"]] * 2
-                axes.plot(*((ends, fixed) if horizontal else (fixed, ends)), color="#9aa5b4", linewidth=1)
-        axes.plot(100 * across["value"], 100 * up["value"], "o", color=COLOURS["after"], markersize=6)
-        axes.annotate(point["label"], (100 * across["value"], 100 * up["value"]), textcoords="offset points", xytext=(7, 5), fontsize=9)
+                axes.plot(
+                    *((ends, fixed) if horizontal else (fixed, ends)), color="#9aa5b4", linewidth=1
+                )
+        axes.plot(
+            100 * across["value"], 100 * up["value"], "o", color=COLOURS["after"], markersize=6
+        )
+        axes.annotate(
+            point["label"],
+            (100 * across["value"], 100 * up["value"]),
+            textcoords="offset points",
+            xytext=(7, 5),
+            fontsize=9,
+        )
     axes.axhline(0, color="#1c2430", linewidth=0.8)
     axes.set_xlabel("the base without an image loses, % of its score", fontsize=9)
     axes.set_ylabel("finetuning gains, % of the base's score", fontsize=9)

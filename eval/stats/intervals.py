@@ -1,8 +1,9 @@
-"""How far a score could be off: bootstrap intervals that resample whole groups. Arrays in, arrays out.
+"""How far a score could be off: bootstrap intervals that resample whole groups. Arrays in, arrays
+out.
 
-Pairs of one group (one person, one scene) are not independent, so a draw takes groups with replacement, never pairs.
-Every score is a ratio of sums over pairs, so a draw needs only the sums of each group; the area under the ROC curve
-is the exception and takes the draw as weights.
+Pairs of one group (one person, one scene) are not independent, so a draw takes groups with
+replacement, never pairs. Every score is a ratio of sums over pairs, so a draw needs only the sums
+of each group; the area under the ROC curve is the exception and takes the draw as weights.
 
 Shapes: P pairs; G groups; D draws; M measures; N scored texts of either kind.
 """
@@ -13,7 +14,8 @@ from numpy.typing import NDArray
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-_DRAWS_AT_ONCE = 250  # bounds the memory of the weighted rank statistic: 250 draws x 20,000 texts are 40 MB
+# bounds the memory of the weighted rank statistic: 250 draws x 20,000 texts are 40 MB
+_DRAWS_AT_ONCE = 250
 
 
 def group_index(groups: list[str]) -> tuple[IntArray, int]:
@@ -23,11 +25,17 @@ def group_index(groups: list[str]) -> tuple[IntArray, int]:
 
 
 def cluster_counts(num_groups: int, num_draws: int, seed: int) -> IntArray:
-    """How often each draw holds each group, [D, G]; every row sums to G. The same seed gives the same draws."""
+    """How often each draw holds each group, [D, G]; every row sums to G. The same seed gives the
+    same draws.
+    """
     if num_groups == 0:
         return np.zeros((num_draws, 0), np.int64)
     chances_G = np.full(num_groups, 1.0 / num_groups)
-    return np.random.default_rng(seed).multinomial(num_groups, chances_G, size=num_draws).astype(np.int64)
+    return (
+        np.random.default_rng(seed)
+        .multinomial(num_groups, chances_G, size=num_draws)
+        .astype(np.int64)
+    )
 
 
 def sums_by_group(values_PM: FloatArray, index_P: IntArray, num_groups: int) -> FloatArray:
@@ -37,7 +45,9 @@ def sums_by_group(values_PM: FloatArray, index_P: IntArray, num_groups: int) -> 
     return sums_GM
 
 
-def ratio_draws(numerator_GM: FloatArray, denominator_GM: FloatArray, counts_DG: IntArray) -> FloatArray:
+def ratio_draws(
+    numerator_GM: FloatArray, denominator_GM: FloatArray, counts_DG: IntArray
+) -> FloatArray:
     """The ratio of sums in every draw, [D, M]; NaN where a draw holds nothing to divide by."""
     weights_DG = counts_DG.astype(np.float64)
     top_DM, bottom_DM = weights_DG @ numerator_GM, weights_DG @ denominator_GM
@@ -55,14 +65,17 @@ def interval(draws_D: FloatArray, confidence: float) -> tuple[float, float] | No
 
 
 def auroc(matching_N: FloatArray, contradictory_N: FloatArray) -> float:
-    """The probability that a matching score exceeds a contradictory one, ties counted half; NaN when either is empty.
+    """The probability that a matching score exceeds a contradictory one, ties counted half; NaN
+    when either is empty.
 
     matching [2, 3], contradictory [1, 2]  ->  (1 + 0.5 + 1 + 1) / 4 = 0.875
     """
     ones_1G = np.ones((1, 1), np.int64)
     index_matching = np.zeros(len(matching_N), np.int64)
     index_contradictory = np.zeros(len(contradictory_N), np.int64)
-    return float(auroc_draws(matching_N, contradictory_N, index_matching, index_contradictory, ones_1G)[0])
+    return float(
+        auroc_draws(matching_N, contradictory_N, index_matching, index_contradictory, ones_1G)[0]
+    )
 
 
 def auroc_draws(
@@ -72,7 +85,8 @@ def auroc_draws(
     contradictory_group_N: IntArray,
     counts_DG: IntArray,
 ) -> FloatArray:
-    """The area under the ROC curve in every draw, [D]: each text weighs as often as its group was drawn.
+    """The area under the ROC curve in every draw, [D]: each text weighs as often as its group was
+    drawn.
 
     Args:
         matching_group_N: Number of the group of each matching score (a column of `counts_DG`).
@@ -84,7 +98,8 @@ def auroc_draws(
     group = np.concatenate([matching_group_N, contradictory_group_N])
     is_matching = np.arange(len(values)) < len(matching_N)
     order = np.argsort(values, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(values[order]) > 0])  # where each run of equal values begins
+    # where each run of equal values begins
+    starts = np.flatnonzero(np.r_[True, np.diff(values[order]) > 0])
     parts = []
     for first in range(0, len(counts_DG), _DRAWS_AT_ONCE):
         weights = counts_DG[first : first + _DRAWS_AT_ONCE][:, group[order]].astype(np.float64)

@@ -1,4 +1,6 @@
-"""The judge at work on one benchmark: which answers it sees, its ratings as verdicts, its comparisons as a win rate."""
+"""The judge at work on one benchmark: which answers it sees, its ratings as verdicts, its
+comparisons as a win rate.
+"""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -39,7 +41,8 @@ class Judged:
 
 
 def judge_benchmark(asked: Asked, heard: Hearings, section: EvalSection) -> Judged | None:
-    """The hearings with ratings as verdicts; None without a judge, or without a question that needs one.
+    """The hearings with ratings as verdicts; None without a judge, or without a question that needs
+    one.
 
     Raises:
         EndpointError: The judge cannot be reached at all.
@@ -86,8 +89,12 @@ def comparisons(heard: Hearings, judge: JudgeSection) -> list[Ask]:
     ]
 
 
-def rated_hearing(heard: Heard, role: str, condition: str, found: Mapping[tuple[str, ...], Judgement]) -> Heard:
-    """The same hearing with every free answer's verdict from its rating: "exact", or "missing" where there is none."""
+def rated_hearing(
+    heard: Heard, role: str, condition: str, found: Mapping[tuple[str, ...], Judgement]
+) -> Heard:
+    """The same hearing with every free answer's verdict from its rating: "exact", or "missing"
+    where there is none.
+    """
     verdicts = []
     for question, verdict in zip(heard.questions, heard.verdicts, strict=True):
         judgement = found.get(("rate", question.item_id, role, condition))
@@ -98,14 +105,21 @@ def rated_hearing(heard: Heard, role: str, condition: str, found: Mapping[tuple[
     return replace(heard, verdicts=verdicts)
 
 
-def win_rate(after: Heard, found: Mapping[tuple[str, ...], Judgement], section: EvalSection) -> dict[str, Any]:
-    """How often the finetuned model's answer is better, a tie or a contradiction counting half; what was not judged counts nothing."""
+def win_rate(
+    after: Heard, found: Mapping[tuple[str, ...], Judgement], section: EvalSection
+) -> dict[str, Any]:
+    """How often the finetuned model's answer is better, a tie or a contradiction counting half;
+    what was not judged counts nothing.
+    """
     counts: Counter[str] = Counter()
     parts = []
     for question, answer in zip(after.questions, after.answers, strict=True):
         if question.kind != "free" or answer is None:
             continue
-        orders = [found.get(("compare", question.item_id, order)) for order in ("before_first", "after_first")]
+        orders = [
+            found.get(("compare", question.item_id, order))
+            for order in ("before_first", "after_first")
+        ]
         if orders == [None, None]:  # both said the same, or the base gave no answer
             counts["same_text_or_no_answer"] += 1
             continue
@@ -114,7 +128,12 @@ def win_rate(after: Heard, found: Mapping[tuple[str, ...], Judgement], section: 
         if result is not None:
             parts.append((question.cluster, {"after": 1.0, "before": 0.0}.get(result, 0.5), 1.0))
     intervals = section.intervals
-    draws = Draws.of([cluster for cluster, _, _ in parts], intervals.num_draws, intervals.confidence, section.seed)
+    draws = Draws.of(
+        [cluster for cluster, _, _ in parts],
+        intervals.num_draws,
+        intervals.confidence,
+        section.seed,
+    )
     rate = sum(part[1] for part in parts) / len(parts) if parts else None
     number = draws.number(rate, draws.ratios(parts), len(draws.place)) if parts else None
     return {"win_rate": number, "n": len(parts), "counts": dict(counts)}
@@ -125,7 +144,24 @@ def judged_table(found: Mapping[tuple[str, ...], Judgement]) -> pa.Table:
     rows = []
     for key, one in found.items():
         task, item_id = key[:2]
-        role, condition, order = (key[2], key[3], None) if task == "rate" else ("both", "image", key[2])
-        row = {"task": task, "item_id": item_id, "model_role": role, "condition": condition, "order": order, "value": one.value}
-        rows.append(row | {"fault": one.fault, "raw": list(one.raw), "judge": one.judge, "prompt_sha256": one.prompt_sha256})
+        role, condition, order = (
+            (key[2], key[3], None) if task == "rate" else ("both", "image", key[2])
+        )
+        row = {
+            "task": task,
+            "item_id": item_id,
+            "model_role": role,
+            "condition": condition,
+            "order": order,
+            "value": one.value,
+        }
+        rows.append(
+            row
+            | {
+                "fault": one.fault,
+                "raw": list(one.raw),
+                "judge": one.judge,
+                "prompt_sha256": one.prompt_sha256,
+            }
+        )
     return pa.Table.from_pylist(rows, schema=JUDGED_SCHEMA)

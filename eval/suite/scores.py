@@ -1,4 +1,6 @@
-"""What a run says about one benchmark: a table of every answer, and its scores with intervals as plain values for JSON."""
+"""What a run says about one benchmark: a table of every answer, and its scores with intervals as
+plain values for JSON.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +14,16 @@ from eval.config import EvalSection
 from eval.inputs import Role
 from eval.parsing.parse import num_words
 from eval.question import Metric, Verdict
-from eval.stats.dependency import Draws, Number, change, drop, flip_rate, flips, relative_change, scored
+from eval.stats.dependency import (
+    Draws,
+    Number,
+    change,
+    drop,
+    flip_rate,
+    flips,
+    relative_change,
+    scored,
+)
 from eval.suite.requests import Asked, Heard, Hearings, Subject
 
 STATUSES = ("exact", "extracted", "ambiguous", "failed", "missing")
@@ -21,41 +32,60 @@ STATUSES = ("exact", "extracted", "ambiguous", "failed", "missing")
 def answers_table(asked: Asked, heard: Hearings) -> pa.Table:
     """One row per question, condition and model.
 
-    The columns of a table of answers, and: `model_role` (before | after), `num_tokens` and `ended` (null where no answer came),
-    `fault` (what an endpoint said instead of an answer).
+    The columns of a table of answers, and: `model_role` (before | after), `num_tokens` and `ended`
+    (null where no answer came), `fault` (what an endpoint said instead of an answer).
     """
     parts = []
     for (role, condition), one in heard.items():
         responses = ["" if answer is None else answer.text for answer in one.answers]
         names = [shown.name for shown in one.shown]
-        part = answer_table(asked.benchmark, condition, one.questions, responses, one.verdicts, names)
+        part = answer_table(
+            asked.benchmark, condition, one.questions, responses, one.verdicts, names
+        )
         part = part.append_column("model_role", pa.array([role] * part.num_rows))
-        for name, kind in (("num_tokens", pa.int64()), ("ended", pa.bool_()), ("fault", pa.string())):
+        for name, kind in (
+            ("num_tokens", pa.int64()),
+            ("ended", pa.bool_()),
+            ("fault", pa.string()),
+        ):
             values = [None if answer is None else getattr(answer, name) for answer in one.answers]
             part = part.append_column(name, pa.array(values, kind))
         parts.append(part)
     return pa.concat_tables(parts)
 
 
-def benchmark_scores(asked: Asked, heard: Hearings, subjects: Mapping[Role, Subject], section: EvalSection) -> dict[str, Any]:
+def benchmark_scores(
+    asked: Asked, heard: Hearings, subjects: Mapping[Role, Subject], section: EvalSection
+) -> dict[str, Any]:
     """Every number of one benchmark.
 
-        {"benchmark", "label", "source", "options", "parser", "max_new_tokens", "dtype", "limit", "num_questions", "expected_size",
+        {"benchmark", "label", "source", "options", "parser", "max_new_tokens", "dtype", "limit",
+        "num_questions", "expected_size",
          "headline",
          "models": {role: name},
          "scores": {condition: {role: {"metrics": {metric: number}, "answers": facts}}},
          "difference": {metric: {"plain": number, "relative": number}},                  after minus before, with the image
          "dependency": {condition: {role: {"metrics": {metric: {"drop", "corrected", "relative"}}, "flip_rate": number}}}}
 
-    number = {"value", "low", "high", "n", "num_clusters", "chance"} or null; a difference has no n and chance.
-    Scores under a condition that exists for some questions only ("counterpart") are compared over those questions.
+    number = {"value", "low", "high", "n", "num_clusters", "chance"} or null; a difference has no n
+    and chance. Scores under a condition that exists for some questions only ("counterpart") are
+    compared over those questions.
     """
     intervals = section.intervals
-    draws = Draws.of([one.cluster for one in asked.questions], intervals.num_draws, intervals.confidence, section.seed)
-    metrics = {key: asked.benchmark.metrics(one.questions, one.verdicts) for key, one in heard.items()}
+    draws = Draws.of(
+        [one.cluster for one in asked.questions],
+        intervals.num_draws,
+        intervals.confidence,
+        section.seed,
+    )
+    metrics = {
+        key: asked.benchmark.metrics(one.questions, one.verdicts) for key, one in heard.items()
+    }
     scores: dict[str, Any] = {}
     for (role, condition), one in heard.items():
-        numbers = {name: _number(metric, draws) for name, metric in metrics[role, condition].items()}
+        numbers = {
+            name: _number(metric, draws) for name, metric in metrics[role, condition].items()
+        }
         scores.setdefault(condition, {})[role] = {"metrics": numbers, "answers": answer_facts(one)}
     return {
         "benchmark": asked.entry.name,
@@ -73,7 +103,10 @@ def benchmark_scores(asked: Asked, heard: Hearings, subjects: Mapping[Role, Subj
         "scores": scores,
         "difference": _differences(metrics, draws) if "before" in subjects else None,
         "dependency": {
-            condition: {role: _dependence(asked, heard, metrics, role, condition, draws) for role in subjects}
+            condition: {
+                role: _dependence(asked, heard, metrics, role, condition, draws)
+                for role in subjects
+            }
             for condition in asked.shown
             if condition != "image"
         },
@@ -81,18 +114,24 @@ def benchmark_scores(asked: Asked, heard: Hearings, subjects: Mapping[Role, Subj
 
 
 def answer_facts(heard: Heard) -> dict[str, Any]:
-    """What the answers are like: how they could be read, how long they are, how many did not end or did not come."""
+    """What the answers are like: how they could be read, how long they are, how many did not end or
+    did not come.
+    """
     given = [answer for answer in heard.answers if answer is not None]
     counts: Counter[str] = Counter(verdict.status for verdict in heard.verdicts)
     return {
         "num_asked": len(heard.answers),
         "num_without_answer": len(heard.answers) - len(given),
         "statuses": {status: counts[status] for status in STATUSES},
-        "frac_unreadable": _share(counts["failed"] + counts["ambiguous"], len(heard.answers) - counts["missing"]),
+        "frac_unreadable": _share(
+            counts["failed"] + counts["ambiguous"], len(heard.answers) - counts["missing"]
+        ),
         "num_empty": sum(not answer.text.strip() for answer in given),
         "num_not_ended": sum(not answer.ended for answer in given),
         "num_faults": dict(Counter(answer.fault for answer in given if answer.fault)),
-        "mean_words": float(np.mean([num_words(answer.text) for answer in given])) if given else None,
+        "mean_words": (
+            float(np.mean([num_words(answer.text) for answer in given])) if given else None
+        ),
     }
 
 
@@ -105,22 +144,36 @@ def _number(metric: Metric, draws: Draws) -> Number | None:
     return found and {**found, "unit": metric.unit, "higher_is_better": metric.higher_is_better}  # type: ignore[dict-item]
 
 
-def _differences(metrics: Mapping[tuple[Role, str], Mapping[str, Metric]], draws: Draws) -> dict[str, Any]:
+def _differences(
+    metrics: Mapping[tuple[Role, str], Mapping[str, Metric]], draws: Draws
+) -> dict[str, Any]:
     before, after = metrics["before", "image"], metrics["after", "image"]
     return {
-        name: {"plain": change(after[name], before[name], draws), "relative": relative_change(before[name], after[name], draws)}
+        name: {
+            "plain": change(after[name], before[name], draws),
+            "relative": relative_change(before[name], after[name], draws),
+        }
         for name in after
         if name in before
     }
 
 
 def _dependence(
-    asked: Asked, heard: Hearings, metrics: Mapping[tuple[Role, str], Mapping[str, Metric]], role: Role, condition: str, draws: Draws
+    asked: Asked,
+    heard: Hearings,
+    metrics: Mapping[tuple[Role, str], Mapping[str, Metric]],
+    role: Role,
+    condition: str,
+    draws: Draws,
 ) -> dict[str, Any]:
     seeing, ablated = heard[role, "image"], heard[role, condition]
     rows = asked.rows(condition)
     questions, verdicts = ablated.questions, [seeing.verdicts[row] for row in rows]
-    with_image = metrics[role, "image"] if len(rows) == len(asked.questions) else asked.benchmark.metrics(questions, verdicts)
+    with_image = (
+        metrics[role, "image"]
+        if len(rows) == len(asked.questions)
+        else asked.benchmark.metrics(questions, verdicts)
+    )
     drops = {
         name: drop(with_image[name], metric, draws)
         for name, metric in metrics[role, condition].items()
@@ -128,7 +181,11 @@ def _dependence(
     }
     said = [_said(seeing, row, verdict) for row, verdict in zip(rows, verdicts, strict=True)]
     said_then = [_said(ablated, row, verdict) for row, verdict in enumerate(ablated.verdicts)]
-    answered = [row for row in range(len(rows)) if seeing.answers[rows[row]] is not None and ablated.answers[row] is not None]
+    answered = [
+        row
+        for row in range(len(rows))
+        if seeing.answers[rows[row]] is not None and ablated.answers[row] is not None
+    ]
     pick = [questions[row] for row in answered]
     flipped = flips(pick, [said[row] for row in answered], [said_then[row] for row in answered])
     return {"metrics": drops, "flip_rate": flip_rate(pick, flipped, draws), "n": len(rows)}
@@ -139,13 +196,18 @@ def _said(heard: Heard, row: int, verdict: Verdict) -> tuple[str, Verdict]:
     return ("" if answer is None else answer.text), verdict
 
 
-def dependency_points(results: Sequence[Mapping[str, Any]], condition: str = "none") -> list[dict[str, Any]]:
-    """One point per benchmark for the question: did finetuning gain most where the base depends most on the image?
+def dependency_points(
+    results: Sequence[Mapping[str, Any]], condition: str = "none"
+) -> list[dict[str, Any]]:
+    """One point per benchmark for the question: did finetuning gain most where the base depends
+    most on the image?
 
-    {"label", "dependency": number, "improvement": number}: what the base's headline score loses without an image, as a share of it,
-    and by what share finetuning improved it. Benchmarks on which either is not defined are left out.
+    {"label", "dependency": number, "improvement": number}: what the base's headline score loses
+    without an image, as a share of it, and by what share finetuning improved it. Benchmarks on
+    which either is not defined are left out.
 
-    Source: S-VCO (arXiv:2502.13928), figure 6, which shows the drop of the base without an image against the improvement.
+    Source: S-VCO (arXiv:2502.13928), figure 6, which shows the drop of the base without an image
+    against the improvement.
     """
     points = []
     for one in results:
@@ -155,8 +217,14 @@ def dependency_points(results: Sequence[Mapping[str, Any]], condition: str = "no
         improvement = one["difference"] and one["difference"].get(name, {}).get("relative")
         if dependency and improvement:
             if one["scores"]["image"]["after"]["metrics"][name]["higher_is_better"] is False:
-                improvement = {"value": -improvement["value"], "low": _minus(improvement["high"]), "high": _minus(improvement["low"])}
-            points.append({"label": one["label"], "dependency": dependency, "improvement": improvement})
+                improvement = {
+                    "value": -improvement["value"],
+                    "low": _minus(improvement["high"]),
+                    "high": _minus(improvement["low"]),
+                }
+            points.append(
+                {"label": one["label"], "dependency": dependency, "improvement": improvement}
+            )
     return points
 
 

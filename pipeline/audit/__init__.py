@@ -1,1 +1,3 @@
-"""The shortcut audit: can the original be told from the edited side without looking at what it shows?"""
+"""The shortcut audit: can the original be told from the edited side without looking at what it
+shows?
+"""

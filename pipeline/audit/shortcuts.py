@@ -1,7 +1,9 @@
-"""The shortcut audit: can the original side of pairs be told from the edited side without a look at content?
+"""The shortcut audit: can the original side of pairs be told from the edited side without a look at
+content?
 
-If format, compression, size, noise or blur give a side away, a model trained on the pairs may learn that instead of what
-the pairs show. Features of images (`image_facts`) go in, one result per source and operation comes out.
+If format, compression, size, noise or blur give a side away, a model trained on the pairs may learn
+that instead of what the pairs show. Features of images (`image_facts`) go in, one result per source
+and operation comes out.
 """
 
 # Shapes: N pairs, S sampled pairs, M distinct images of one side or both, D features.
@@ -22,7 +24,8 @@ from pipeline.selection.sampling import Mask, over_cap, seeded_hash
 
 VERSION = 2
 
-NO_ORIGINAL = ("captured", "render")  # operations that make both sides alike; of all others a is the original
+# operations that make both sides alike; of all others a is the original
+NO_ORIGINAL = ("captured", "render")
 MIN_PAIRS, MIN_GROUPS = 20, 10  # below, neither the classifier nor its interval means anything
 NUM_FOLDS, NUM_REPEATS = 5, 3
 NUM_DRAWS = 1000
@@ -33,7 +36,9 @@ IntArray = npt.NDArray[np.int64]
 
 
 class AuditSection(Section):
-    """The shortcut audit: how many pairs of each source and operation it looks at, and the AUC from which it warns."""
+    """The shortcut audit: how many pairs of each source and operation it looks at, and the AUC from
+    which it warns.
+    """
 
     enabled: bool = True
     max_pairs: int = Field(default=1000, ge=MIN_PAIRS)
@@ -43,7 +48,9 @@ class AuditSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class Clue:
-    """A feature and how well it tells the sides apart alone: 1 means always larger in b, 0 always smaller."""
+    """A feature and how well it tells the sides apart alone: 1 means always larger in b, 0 always
+    smaller.
+    """
 
     feature: str
     auc: float
@@ -63,8 +70,9 @@ class Separability:
 class AuditResult:
     """The audit of one source and operation.
 
-    The verdict is "warning" where the AUC is above the limit and its interval above chance. "too_few" is said of less
-    than `MIN_PAIRS` pairs or `MIN_GROUPS` groups, and of an AUC above the limit whose interval reaches down to chance.
+    The verdict is "warning" where the AUC is above the limit and its interval above chance.
+    "too_few" is said of less than `MIN_PAIRS` pairs or `MIN_GROUPS` groups, and of an AUC above the
+    limit whose interval reaches down to chance.
     """
 
     source: str
@@ -94,23 +102,37 @@ class Images(Protocol):
 
 
 def sample_for_audit(
-    pair_ids: npt.NDArray[Any], sources: npt.NDArray[Any], operations: npt.NDArray[Any], stays: Mask, section: AuditSection
+    pair_ids: npt.NDArray[Any],
+    sources: npt.NDArray[Any],
+    operations: npt.NDArray[Any],
+    stays: Mask,
+    section: AuditSection,
 ) -> IntArray:
-    """Which rows to audit, [S] ascending: of those that stay and have an original, the first by hash of each source and operation."""
+    """Which rows to audit, [S] ascending: of those that stay and have an original, the first by
+    hash of each source and operation.
+    """
     auditable = stays & ~np.isin(operations.astype(str), NO_ORIGINAL)
     order = seeded_hash(pair_ids, section.seed)
-    return np.flatnonzero(auditable & ~over_cap(_strata(sources, operations)[1], auditable, order, section.max_pairs))
+    return np.flatnonzero(
+        auditable & ~over_cap(_strata(sources, operations)[1], auditable, order, section.max_pairs)
+    )
 
 
 def audit_features(images: Images, sha256s: Iterable[str]) -> pa.Table:
     """The features of images, one row each: their content id, then the columns of `FEATURES`."""
     keys = list(sha256s)
-    features = np.array([shortcut_features(images[key]) for key in keys]).reshape(len(keys), len(FEATURES))
-    return pa.table({"sha256": pa.array(keys, pa.string())} | dict(zip(FEATURES, features.T, strict=True)))
+    features = np.array([shortcut_features(images[key]) for key in keys]).reshape(
+        len(keys), len(FEATURES)
+    )
+    return pa.table(
+        {"sha256": pa.array(keys, pa.string())} | dict(zip(FEATURES, features.T, strict=True))
+    )
 
 
 def features_of(table: pa.Table, sha256s: Sequence[str]) -> FloatArray:
-    """The rows of a table of `audit_features` that belong to these images, [S, D]; every image must be in it."""
+    """The rows of a table of `audit_features` that belong to these images, [S, D]; every image must
+    be in it.
+    """
     row_of = {key: row for row, key in enumerate(table["sha256"].to_pylist())}
     features = np.column_stack([table[name].to_numpy() for name in FEATURES])
     return features[[row_of[key] for key in sha256s]]
@@ -144,11 +166,22 @@ def audit_sources(
             results.append(AuditResult(source, operation, num_pairs, num_audited, "too_few"))
             continue
         found = audit(features_a_SD[chosen], features_b_SD[chosen], mine, seed=section.seed)
-        results.append(AuditResult(source, operation, num_pairs, num_audited, _verdict(found, section.warn_above), found))
+        results.append(
+            AuditResult(
+                source,
+                operation,
+                num_pairs,
+                num_audited,
+                _verdict(found, section.warn_above),
+                found,
+            )
+        )
     return results
 
 
-def _strata(sources: npt.NDArray[Any], operations: npt.NDArray[Any]) -> tuple[list[tuple[str, str]], IntArray]:
+def _strata(
+    sources: npt.NDArray[Any], operations: npt.NDArray[Any]
+) -> tuple[list[tuple[str, str]], IntArray]:
     """The (source, operation) that occur, in alphabetical order, and the number of each row's, [N]."""
     rows = list(zip(sources.tolist(), operations.tolist(), strict=True))
     names = sorted(set(rows))
@@ -162,14 +195,18 @@ def _verdict(found: Separability, warn_above: float) -> Verdict:
     return "warning" if found.auc_low > 0.5 else "too_few"
 
 
-def audit(features_a_ND: FloatArray, features_b_ND: FloatArray, groups_N: npt.NDArray[Any], *, seed: int) -> Separability:
+def audit(
+    features_a_ND: FloatArray, features_b_ND: FloatArray, groups_N: npt.NDArray[Any], *, seed: int
+) -> Separability:
     """How well the sides of N pairs can be told apart by their features, one image at a time.
 
-    Trees are trained on four fifths of the groups and score the rest, so an image is never scored by trees that saw its
-    partner or another pair of its original; scores are averaged over three ways to part the groups, without which the AUC
-    of 50 pairs changes by 0.1 with the seed. An image that many pairs share counts once per side. The interval is a
-    bootstrap over groups of the scores, and does not hold how the trees would change with other training data. An AUC
-    below 0.5 is chance: with partners of opposite sides in the same fold, what is learnt by accident is wrong there.
+    Trees are trained on four fifths of the groups and score the rest, so an image is never scored
+    by trees that saw its partner or another pair of its original; scores are averaged over three
+    ways to part the groups, without which the AUC of 50 pairs changes by 0.1 with the seed. An
+    image that many pairs share counts once per side. The interval is a bootstrap over groups of the
+    scores, and does not hold how the trees would change with other training data. An AUC below 0.5
+    is chance: with partners of opposite sides in the same fold, what is learnt by accident is wrong
+    there.
 
     Args:
         groups_N: Pairs of one group share an image or its content. At least two groups.
@@ -177,30 +214,46 @@ def audit(features_a_ND: FloatArray, features_b_ND: FloatArray, groups_N: npt.ND
     features = np.concatenate([features_a_ND, features_b_ND])
     is_b = np.repeat([False, True], [len(features_a_ND), len(features_b_ND)])
     group = np.unique(np.concatenate([groups_N, groups_N]), return_inverse=True)[1]
-    distinct = np.sort(np.unique(np.column_stack([features, is_b, group]), axis=0, return_index=True)[1])
+    distinct = np.sort(
+        np.unique(np.column_stack([features, is_b, group]), axis=0, return_index=True)[1]
+    )
     features, is_b, group = features[distinct], is_b[distinct], group[distinct]
     scores = _out_of_fold_scores(features, is_b, group, seed)
-    low, high = np.quantile(weighted_aucs(scores, is_b, _bootstrap_weights(group, seed)), [0.025, 0.975])
+    low, high = np.quantile(
+        weighted_aucs(scores, is_b, _bootstrap_weights(group, seed)), [0.025, 0.975]
+    )
     alone = [(name, _auc(features[:, column], is_b)) for column, name in enumerate(FEATURES)]
     clues = sorted(alone, key=lambda clue: -abs(clue[1] - 0.5))[:NUM_CLUES]
     auc, auc_low, auc_high = (round(float(value), 4) for value in (_auc(scores, is_b), low, high))
-    return Separability(auc, auc_low, auc_high, tuple(Clue(name, round(value, 4)) for name, value in clues))
+    return Separability(
+        auc, auc_low, auc_high, tuple(Clue(name, round(value, 4)) for name, value in clues)
+    )
 
 
-def _out_of_fold_scores(features_MD: FloatArray, is_b_M: Mask, group_M: IntArray, seed: int) -> FloatArray:
+def _out_of_fold_scores(
+    features_MD: FloatArray, is_b_M: Mask, group_M: IntArray, seed: int
+) -> FloatArray:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import GroupKFold
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     scores = np.zeros(len(is_b_M))
-    # More than one OpenMP thread gains little on so few rows, and on a busy machine they wait for each other many times as long.
+    # More than one OpenMP thread gains little on so few rows, and on a busy machine they wait for
+    # each other many times as long.
     with threadpool_limits(1):
         for repeat in range(NUM_REPEATS):
-            folds = GroupKFold(min(NUM_FOLDS, int(group_M.max()) + 1), shuffle=True, random_state=seed + repeat)
+            folds = GroupKFold(
+                min(NUM_FOLDS, int(group_M.max()) + 1), shuffle=True, random_state=seed + repeat
+            )
             for train, test in folds.split(features_MD, is_b_M, group_M):
-                # Few and small trees: the most sensitive of what was tried, down to 40 pairs, and the fastest.
-                trees = HistGradientBoostingClassifier(max_iter=40, max_leaf_nodes=8, min_samples_leaf=5, early_stopping=False)
-                scores[test] += trees.fit(features_MD[train], is_b_M[train]).predict_proba(features_MD[test])[:, 1]
+                # Few and small trees: the most sensitive of what was tried, down to 40 pairs, and
+                # the fastest.
+                trees = HistGradientBoostingClassifier(
+                    max_iter=40, max_leaf_nodes=8, min_samples_leaf=5, early_stopping=False
+                )
+                scores[test] += trees.fit(features_MD[train], is_b_M[train]).predict_proba(
+                    features_MD[test]
+                )[:, 1]
     return scores / NUM_REPEATS
 
 
@@ -209,19 +262,27 @@ def _bootstrap_weights(group_M: IntArray, seed: int) -> Iterator[FloatArray]:
     num_groups = int(group_M.max()) + 1
     rng = np.random.default_rng(seed)
     for _ in range(NUM_DRAWS):
-        yield np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)[group_M].astype(np.float64)
+        yield np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)[
+            group_M
+        ].astype(np.float64)
 
 
 def _auc(scores_M: FloatArray, is_b_M: Mask) -> float:
     return weighted_aucs(scores_M, is_b_M, [np.ones(len(scores_M))])[0]
 
 
-def weighted_aucs(scores_M: FloatArray, is_b_M: Mask, weights_M: Iterable[FloatArray]) -> list[float]:
-    """The probability that an image of side b scores above one of side a, ties counting half, under each of several weightings."""
+def weighted_aucs(
+    scores_M: FloatArray, is_b_M: Mask, weights_M: Iterable[FloatArray]
+) -> list[float]:
+    """The probability that an image of side b scores above one of side a, ties counting half, under
+    each of several weightings.
+    """
     values, place = np.unique(scores_M, return_inverse=True)
     aucs = []
     for weights in weights_M:
-        num_a, num_b = (np.bincount(place, weights * side, len(values)) for side in (~is_b_M, is_b_M))
+        num_a, num_b = (
+            np.bincount(place, weights * side, len(values)) for side in (~is_b_M, is_b_M)
+        )
         below = np.cumsum(num_a) - num_a
         aucs.append(float(num_b @ (below + num_a / 2) / (num_a.sum() * num_b.sum())))
     return aucs
@@ -230,10 +291,19 @@ def weighted_aucs(scores_M: FloatArray, is_b_M: Mask, weights_M: Iterable[FloatA
 def audit_html(results: Sequence[AuditResult]) -> str:
     """The audit as a table for report.html, with a line that says how to read it."""
     note = (
-        '<p class="soft">Can the original side be told from the edited one by format, compression, size, noise or blur alone? '
-        "AUC 0.5 is chance, 1 is every time.</p>"
+        '<p class="soft">Can the original side be told from the edited one by format, compression,'
+        " size, noise or blur alone? AUC 0.5 is chance, 1 is every time.</p>"
     )
-    columns = ["source", "operation", "pairs", "audited", "AUC", "95 % interval", "verdict", "what differs (AUC alone)"]
+    columns = [
+        "source",
+        "operation",
+        "pairs",
+        "audited",
+        "AUC",
+        "95 % interval",
+        "verdict",
+        "what differs (AUC alone)",
+    ]
     return note + html_table(columns, [_cells(result) for result in results])
 
 
@@ -242,6 +312,15 @@ def _cells(result: AuditResult) -> list[str]:
     found = result.separability
     if found is None:
         return [*counts, "", "", _SAID[result.verdict], ""]
-    clues = [f"{clue.feature} {'higher' if clue.auc > 0.5 else 'lower'} in b ({clue.auc:.2f})" for clue in found.clues]
+    clues = [
+        f"{clue.feature} {'higher' if clue.auc > 0.5 else 'lower'} in b ({clue.auc:.2f})"
+        for clue in found.clues
+    ]
     told = ", ".join(clues) if result.verdict == "warning" else ""
-    return [*counts, f"{found.auc:.2f}", f"{found.auc_low:.2f} to {found.auc_high:.2f}", _SAID[result.verdict], told]
+    return [
+        *counts,
+        f"{found.auc:.2f}",
+        f"{found.auc_low:.2f} to {found.auc_high:.2f}",
+        _SAID[result.verdict],
+        told,
+    ]

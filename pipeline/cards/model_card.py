@@ -1,4 +1,6 @@
-"""The card of a finetuned model: README.md of a folder that `svco train` wrote, made from its record svco.json."""
+"""The card of a finetuned model: README.md of a folder that `svco train` wrote, made from its
+record svco.json.
+"""
 
 import re
 from collections.abc import Mapping
@@ -21,31 +23,51 @@ CITATION = """```bibtex
 
 
 def render_model_card(repo: str, record: Record, adapter: Mapping[str, Any] | None = None) -> str:
-    """The card's text. Of the base model's terms nothing is known here, so the header states no licence.
+    """The card's text. Of the base model's terms nothing is known here, so the header states no
+    licence.
 
     Args:
         repo: ORG/NAME on the Hub.
         record: What svco.json says, without paths of this machine; may be empty.
-        adapter: What adapter_config.json says, where the folder holds a PEFT adapter and not a whole model.
+        adapter: What adapter_config.json says, where the folder holds a PEFT adapter and not a
+            whole model.
     """
     base = str((adapter or {}).get("base_model_name_or_path") or record.get("base_model") or "")
     recipe, is_adapter = record.get("recipe") or {}, adapter is not None
-    header: dict[str, Any] = {"library_name": "peft" if is_adapter else "transformers", "pipeline_tag": "image-text-to-text"}
+    header: dict[str, Any] = {
+        "library_name": "peft" if is_adapter else "transformers",
+        "pipeline_tag": "image-text-to-text",
+    }
     if re.fullmatch(r"[\w.-]+/[\w.-]+", base):
-        header |= {"base_model": base, "base_model_relation": "adapter" if is_adapter else "finetune"}
+        header |= {
+            "base_model": base,
+            "base_model_relation": "adapter" if is_adapter else "finetune",
+        }
     header["tags"] = ["s-vco", "visual-contrast", "hallucination", "preference"]
-    parts = ["---\n" + yaml.safe_dump(header, sort_keys=False).rstrip() + "\n---", f"# {repo.split('/')[-1]}"]
+    parts = [
+        "---\n" + yaml.safe_dump(header, sort_keys=False).rstrip() + "\n---",
+        f"# {repo.split('/')[-1]}",
+    ]
     name = f"`{base or 'a base model'}`"
     what = (
-        f"A PEFT adapter for the vision-language model {name}, trained" if is_adapter else f"A vision-language model finetuned from {name}"
+        f"A PEFT adapter for the vision-language model {name}, trained"
+        if is_adapter
+        else f"A vision-language model finetuned from {name}"
     )
     parts.append(
-        f"{what} on pairs of images that differ in one meaningful detail, so that it attends to the image it is asked about. "
-        "Its licence is that of the base model, together with the terms of the data."
+        f"{what} on pairs of images that differ in one meaningful detail, so that it attends to the"
+        " image it is asked about. Its licence is that of the base model, together with the terms"
+        " of the data."
     )
-    parts.append((_USE_ADAPTER if is_adapter else _USE).replace("ORG/NAME", repo).replace("BASE", base))
+    parts.append(
+        (_USE_ADAPTER if is_adapter else _USE).replace("ORG/NAME", repo).replace("BASE", base)
+    )
     facts = {
-        "adapter": f"{adapter.get('peft_type', 'PEFT')}, rank {adapter.get('r', '?')}" if adapter is not None else None,
+        "adapter": (
+            f"{adapter.get('peft_type', 'PEFT')}, rank {adapter.get('r', '?')}"
+            if adapter is not None
+            else None
+        ),
         "objective": (record.get("objective") or {}).get("name"),
         "pairs": (record.get("pairs") or {}).get("train"),
         "steps": record.get("steps"),
@@ -57,9 +79,16 @@ def render_model_card(repo: str, record: Record, adapter: Mapping[str, Any] | No
     if stated:
         parts += ["## How it was made", "\n".join(["| | |", "|---|---|", *stated])]
     start, final = record.get("start") or {}, record.get("final") or {}
-    measured = [f"| {name.replace('_', ' ')} | {start[name]:.4g} | {final[name]:.4g} |" for name in final if name in start]
+    measured = [
+        f"| {name.replace('_', ' ')} | {start[name]:.4g} | {final[name]:.4g} |"
+        for name in final
+        if name in start
+    ]
     if measured:
-        parts += ["## On the held-out pairs of its data", "\n".join(["| | before | after |", "|---|---|---|", *measured])]
+        parts += [
+            "## On the held-out pairs of its data",
+            "\n".join(["| | before | after |", "|---|---|---|", *measured]),
+        ]
     return "\n\n".join([*parts, "## Citation", CITATION]) + "\n"
 
 
@@ -79,7 +108,9 @@ processor = AutoProcessor.from_pretrained("BASE")
 
 
 def portable(value: Any) -> Any:
-    """A record with absolute paths cut to their last part: where things lay on this machine is nobody's business."""
+    """A record with absolute paths cut to their last part: where things lay on this machine is
+    nobody's business.
+    """
     if isinstance(value, dict):
         return {key: portable(inner) for key, inner in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,6 @@
-"""What the three job entry points share: a Ray session, and how a command ends. The one ground module that knows Ray."""
+"""What the three job entry points share: a Ray session, and how a command ends. The one ground
+module that knows Ray.
+"""
 
 import contextlib
 import logging
@@ -13,12 +15,16 @@ from pipeline.core.progress import say
 from pipeline.core.recipe import UserError
 
 # What every job takes besides its recipe and overrides.
-PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")]
+PrintRecipe = Annotated[
+    bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 
 
 def run_command(command: Callable[..., None]) -> None:
-    """Runs a typed function as a command line; what a user can mend is one line on standard error and exit code 2."""
+    """Runs a typed function as a command line; what a user can mend is one line on standard error
+    and exit code 2.
+    """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     try:
@@ -30,8 +36,11 @@ def run_command(command: Callable[..., None]) -> None:
 
 @contextlib.contextmanager
 def ray_session() -> Iterator[None]:
-    """Ray while the body runs: the cluster that RAY_ADDRESS names, or one started here and ended afterwards."""
-    # Read when Ray Train is imported: how often its controller looks at the workers, which each report waits for.
+    """Ray while the body runs: the cluster that RAY_ADDRESS names, or one started here and ended
+    afterwards.
+    """
+    # Read when Ray Train is imported: how often its controller looks at the workers, which each
+    # report waits for.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
     import ray
     import ray.data
@@ -40,8 +49,9 @@ def ray_session() -> Iterator[None]:
         yield
         return
     say("starting Ray (about 10 s)")
-    # A cluster is joined where RAY_ADDRESS names it (inside a submitted job it does; "auto" finds one on this machine).
-    # Without an address Ray would join any that happens to run here, a stranger's test among them.
+    # A cluster is joined where RAY_ADDRESS names it (inside a submitted job it does; "auto" finds
+    # one on this machine). Without an address Ray would join any that happens to run here, a
+    # stranger's test among them.
     named = os.environ.get("RAY_ADDRESS")
     options = {} if named else {"address": "local", "include_dashboard": False}
     ray.init(**options, log_to_driver=False, logging_level="ERROR")

@@ -1,4 +1,6 @@
-"""64-bit keys: what names a picture, a group or a pair in the narrow columns that decisions are made on."""
+"""64-bit keys: what names a picture, a group or a pair in the narrow columns that decisions are
+made on.
+"""
 
 import numpy as np
 
@@ -7,7 +9,9 @@ NULL_KEY = int(np.iinfo(np.int64).min)
 
 
 def hash_key(sha256: str) -> int:
-    """The first 64 bits of a sha256 in hex as a signed number, which is what Parquet and numpy hold."""
+    """The first 64 bits of a sha256 in hex as a signed number, which is what Parquet and numpy
+    hold.
+    """
     return signed(int(sha256[:16], 16))
 
 

@@ -1,4 +1,6 @@
-"""From encoded bytes to pixels, safely: sizes are checked before decoding, and each failure has a name."""
+"""From encoded bytes to pixels, safely: sizes are checked before decoding, and each failure has a
+name.
+"""
 
 import hashlib
 import io
@@ -27,13 +29,15 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         max_pixels: Width times height beyond which an image is refused before it is decoded.
 
     Raises:
-        ImageError: reason "empty", "not_an_image", "too_many_pixels", "too_narrow", "animated" or "truncated".
+        ImageError: reason "empty", "not_an_image", "too_many_pixels", "too_narrow", "animated" or
+            "truncated".
     """
     if not data:
         raise ImageError("empty", "0 bytes")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit below is the one that counts
+            # our own limit below is the one that counts
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ImageError("too_many_pixels", str(error)) from error
@@ -41,9 +45,13 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("not_an_image", f"{len(data)} bytes that no decoder knows") from error
     num_pixels = image.width * image.height
     if num_pixels > max_pixels:
-        raise ImageError("too_many_pixels", f"{image.width}x{image.height}, more than {max_pixels} pixels")
+        raise ImageError(
+            "too_many_pixels", f"{image.width}x{image.height}, more than {max_pixels} pixels"
+        )
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise ImageError("too_narrow", f"{image.width}x{image.height}, sides of more than {MAX_ASPECT} to 1")
+        raise ImageError(
+            "too_narrow", f"{image.width}x{image.height}, sides of more than {MAX_ASPECT} to 1"
+        )
     try:
         # MPO is how many phones store a photograph: a JPEG whose first frame is the picture.
         num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
@@ -54,7 +62,8 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         image.load()
         return _to_rgb(_upright(image))
-    except Exception as error:  # on broken bytes Pillow's readers raise anything: struct.error, IndexError, TypeError ..
+    # on broken bytes Pillow's readers raise anything: struct.error, IndexError, TypeError ..
+    except Exception as error:
         raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
 
 
@@ -67,7 +76,8 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey to white when it converts; the upper byte is what an 8-bit file would hold.
+        # Pillow clips 16-bit grey to white when it converts; the upper byte is what an 8-bit file
+        # would hold.
         grey = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
         return Image.fromarray(grey).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:

@@ -1,4 +1,6 @@
-"""What a person sees while a job runs: a bar with the time left on a terminal, plain lines in a log."""
+"""What a person sees while a job runs: a bar with the time left on a terminal, plain lines in a
+log.
+"""
 
 import sys
 import time
@@ -7,7 +9,13 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bar
 from rich.table import Table
 
@@ -15,9 +23,13 @@ LOG_EVERY_S = 10.0
 
 
 def console() -> Console:
-    """The terminal that progress and tables go to (standard error, so that standard output stays for results)."""
+    """The terminal that progress and tables go to (standard error, so that standard output stays
+    for results).
+    """
     # A log file has no width of its own; 120 keeps tables whole.
-    return Console(stderr=True, highlight=False, soft_wrap=False, width=None if sys.stderr.isatty() else 120)
+    return Console(
+        stderr=True, highlight=False, soft_wrap=False, width=None if sys.stderr.isatty() else 120
+    )
 
 
 def say(text: str) -> None:
@@ -26,7 +38,9 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts `total` units of work: `with Progress("embed", 100, "images") as progress: progress.advance(8, loss=0.1)`."""
+    """Counts `total` units of work: `with Progress("embed", 100, "images") as progress:
+    progress.advance(8, loss=0.1)`.
+    """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
         self.title, self.total, self.unit = title, total, unit
@@ -56,7 +70,12 @@ class Progress:
             self._task = self._bar.add_task(self.title, total=self.total, facts="")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:
@@ -66,7 +85,10 @@ class Progress:
     def advance(self, n: int = 1, **facts: float | str) -> None:
         """Reports `n` more units done, with facts to show beside them (numbers are shortened)."""
         self._done += n
-        shown = "  ".join(f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in facts.items())
+        shown = "  ".join(
+            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            for key, value in facts.items()
+        )
         if self._bar is not None:
             self._bar.update(self._task, advance=n, facts=shown)
             return
@@ -75,12 +97,21 @@ class Progress:
         if now_s - self._logged_s >= LOG_EVERY_S and self._done < self.total:
             self._logged_s = now_s
             left_s = self._s_per_unit(now_s) * (self.total - self._done)
-            say(f"{self.title}: {self._done}/{self.total} {self.unit}, about {left_s:.0f} s left  {shown}".rstrip())
+            say(
+                f"{self.title}: {self._done}/{self.total} {self.unit}, about {left_s:.0f} s left "
+                f" {shown}".rstrip()
+            )
 
     def _s_per_unit(self, now_s: float) -> float:
-        """The pace since the first report: what came before it loaded models, or counted the work of an earlier run."""
+        """The pace since the first report: what came before it loaded models, or counted the work
+        of an earlier run.
+        """
         first_s, first = self._first or (self._started_s, 0)
-        return (now_s - first_s) / (self._done - first) if self._done > first else (now_s - self._started_s) / max(self._done, 1)
+        return (
+            (now_s - first_s) / (self._done - first)
+            if self._done > first
+            else (now_s - self._started_s) / max(self._done, 1)
+        )
 
 
 def summary_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

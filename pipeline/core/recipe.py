@@ -22,13 +22,17 @@ JOB_ENVIRONMENT_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 class UserError(ValueError):
-    """Something that the person who started a job can mend; a command shows its message alone and ends with `exit_code`."""
+    """Something that the person who started a job can mend; a command shows its message alone and
+    ends with `exit_code`.
+    """
 
     exit_code = 2
 
 
 class RecipeError(UserError):
-    """A recipe, an override or a path in them cannot be used; the message is for the person who wrote it."""
+    """A recipe, an override or a path in them cannot be used; the message is for the person who
+    wrote it.
+    """
 
 
 class Section(BaseModel):
@@ -41,11 +45,13 @@ S = TypeVar("S", bound=Section)
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str], shape: type[S]) -> S:
-    """The recipe in `path` with `overrides` ("a.b=value", "list.0.key=value") applied, as a `shape`.
+    """The recipe in `path` with `overrides` ("a.b=value", "list.0.key=value") applied, as a
+    `shape`.
 
     Raises:
-        RecipeError: The file is missing or no mapping, an override has no "=", or a value is not allowed;
-            the message names the key, what was given, what is allowed, and the nearest known key.
+        RecipeError: The file is missing or no mapping, an override has no "=", or a value is not
+            allowed; the message names the key, what was given, what is allowed, and the nearest
+            known key.
     """
     file = Path(path)
     if not file.is_file():
@@ -55,7 +61,9 @@ def load_recipe(path: str | Path, overrides: Sequence[str], shape: type[S]) -> S
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {str(path)!r} is not valid YAML: {error}") from error
     if not isinstance(config, DictConfig):
-        raise RecipeError(f"recipe {str(path)!r}: expected a mapping of keys at the top, got a list")
+        raise RecipeError(
+            f"recipe {str(path)!r}: expected a mapping of keys at the top, got a list"
+        )
     for override in overrides:
         _apply(config, override)
     try:
@@ -76,11 +84,14 @@ def _apply(config: DictConfig, override: str) -> None:
     if not equals or not key:
         raise RecipeError(f"override {override!r}: expected key=value, for example data.seed=1")
     try:
-        # from_dotlist parses the value as OmegaConf's YAML does (1e-3 is a number); update reaches into lists.
+        # from_dotlist parses the value as OmegaConf's YAML does (1e-3 is a number); update reaches
+        # into lists.
         value = OmegaConf.from_dotlist([f"value={raw}"])["value"]
         OmegaConf.update(config, key, value, merge=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError, TypeError) as error:
-        raise RecipeError(f"override {override!r} cannot be applied: {str(error).splitlines()[0]}") from error
+        raise RecipeError(
+            f"override {override!r} cannot be applied: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def _explain(item: Any, shape: type[Section]) -> str:
@@ -88,7 +99,9 @@ def _explain(item: Any, shape: type[Section]) -> str:
     location: tuple[int | str, ...] = item["loc"]
     said = str(item["msg"]).removeprefix("Value error, ")
     if not location:
-        return said  # a check of the whole recipe, which names the keys that it is about; all the others would hide them
+        # a check of the whole recipe, which names the keys that it is about; all the others would
+        # hide them
+        return said
     parents, named = _walk(location[:-1], shape)
     known = sorted({name for parent in parents for name in parent.model_fields})
     key = ".".join([*named, str(location[-1])])
@@ -101,8 +114,12 @@ def _explain(item: Any, shape: type[Section]) -> str:
     return f"{key}: {said}, got {item['input']!r}"
 
 
-def _walk(location: Iterable[int | str], shape: type[Section]) -> tuple[list[type[Section]], list[str]]:
-    """The sections that a validation path leads to, and the path as the user wrote it (without union tags)."""
+def _walk(
+    location: Iterable[int | str], shape: type[Section]
+) -> tuple[list[type[Section]], list[str]]:
+    """The sections that a validation path leads to, and the path as the user wrote it (without
+    union tags).
+    """
     models, named = [shape], []
     for step in location:
         if isinstance(step, int):
@@ -113,7 +130,9 @@ def _walk(location: Iterable[int | str], shape: type[Section]) -> tuple[list[typ
             models = [model for field in fields for model in _sections_in(field.annotation)]
             named.append(step)
             continue
-        tagged = [model for model in models if "kind" in model.model_fields and step in _literals(model)]
+        tagged = [
+            model for model in models if "kind" in model.model_fields and step in _literals(model)
+        ]
         if tagged:  # the tag of a discriminated union, which is no key of the recipe
             models = tagged
         else:  # the key of a mapping
@@ -133,7 +152,9 @@ def _literals(model: type[Section]) -> tuple[Any, ...]:
 
 def fingerprint(*parts: object) -> str:
     """16 hex digits that change whenever any of `parts` (sections, dicts, texts, numbers) changes."""
-    canonical = json.dumps([_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    canonical = json.dumps(
+        [_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True
+    )
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
@@ -143,13 +164,16 @@ def _plain(part: object) -> object:
 
 def resolved_yaml(section: Section) -> str:
     """The whole recipe with every default filled in, as YAML."""
-    return yaml.safe_dump(section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+    return yaml.safe_dump(
+        section.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120
+    )
 
 
 def absolute_path(path: str, what: str) -> str:
     """`path` made absolute; a URI such as s3://bucket/key stays as it is.
 
-    Inside a Ray job the working directory is a temporary copy: what is relative there would be missing or lost.
+    Inside a Ray job the working directory is a temporary copy: what is relative there would be
+    missing or lost.
 
     Raises:
         RecipeError: A relative path inside a Ray job.
@@ -159,8 +183,9 @@ def absolute_path(path: str, what: str) -> str:
     local = Path(path).expanduser()
     if not local.is_absolute() and in_ray_job():
         raise RecipeError(
-            f"{what}={path}: a Ray job runs in a temporary copy of the folder, so a relative path is lost there; "
-            f"give the absolute form, for example {what}=/data/{path.lstrip('./')} or s3://bucket/{path.lstrip('./')}"
+            f"{what}={path}: a Ray job runs in a temporary copy of the folder, so a relative path"
+            f" is lost there; give the absolute form, for example {what}=/data/{path.lstrip('./')}"
+            f" or s3://bucket/{path.lstrip('./')}"
         )
     return str(Path(os.path.abspath(local)))
 

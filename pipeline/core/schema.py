@@ -20,15 +20,18 @@ Category = Literal["object", "attribute", "count", "position", "relation", "othe
 
 
 class MvcError(UserError):
-    """A folder is not an MVC that this version can read; the message says what is wrong and what to do."""
+    """A folder is not an MVC that this version can read; the message says what is wrong and what to
+    do.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A pair as a source yields it, before anything is decided. Images are encoded bytes, untouched.
+    """A pair as a source yields it, before anything is decided. Images are encoded bytes,
+    untouched.
 
-    `group` names what must never be split across train and validation (the original image, person or scene).
-    `meta` is JSON text. Where one side was made from the other, a is the original.
+    `group` names what must never be split across train and validation (the original image, person
+    or scene). `meta` is JSON text. Where one side was made from the other, a is the original.
     """
 
     source: str
@@ -72,7 +75,9 @@ def pair_id(image_a_sha256: str, caption_a: str, image_b_sha256: str, caption_b:
 
 
 def malformed_id(source: str, row: int) -> str:
-    """The pair_id of a row whose content cannot be addressed: named by where in its source it stands instead."""
+    """The pair_id of a row whose content cannot be addressed: named by where in its source it
+    stands instead.
+    """
     return hashlib.sha256(json.dumps(["malformed", source, row]).encode()).hexdigest()[:32]
 
 
@@ -105,11 +110,18 @@ _COLUMNS: tuple[tuple[str, pa.DataType], ...] = (
     ("meta", pa.string()),
 )
 COLUMNS = tuple(name for name, _ in _COLUMNS)
-SCORE_COLUMNS = ("clip_image_cos", "dinov2_image_cos", "pixels_image_cos", "caption_margin_a", "caption_margin_b")
+SCORE_COLUMNS = (
+    "clip_image_cos",
+    "dinov2_image_cos",
+    "pixels_image_cos",
+    "caption_margin_a",
+    "caption_margin_b",
+)
 
 
 def mvc_schema(*, rejects: bool = False) -> pa.Schema:
-    """The Arrow schema of a shard, with the metadata by which `load_dataset` and the Hub see images.
+    """The Arrow schema of a shard, with the metadata by which `load_dataset` and the Hub see
+    images.
 
     Args:
         rejects: The schema of `rejects/`, which has `drop_reason` as its last column.
@@ -130,21 +142,27 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     """The manifest of an MVC folder.
 
     Raises:
-        MvcError: No manifest (not an MVC, or a build that did not finish), or another schema version.
+        MvcError: No manifest (not an MVC, or a build that did not finish), or another schema
+            version.
     """
     path = Path(folder) / "manifest.json"
     if not path.is_file():
         raise MvcError(
-            f"{folder}: expected an MVC folder with manifest.json, found none; make one with pipeline/build_mvc.py "
-            "(a build that did not finish has none: run it again)"
+            f"{folder}: expected an MVC folder with manifest.json, found none; make one with"
+            " pipeline/build_mvc.py (a build that did not finish has none: run it again)"
         )
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise MvcError(f"{path}: expected JSON, got something else ({error}); build the folder again") from error
+        raise MvcError(
+            f"{path}: expected JSON, got something else ({error}); build the folder again"
+        ) from error
     version = manifest.get("schema_version") if isinstance(manifest, dict) else None
     if version != SCHEMA_VERSION:
-        raise MvcError(f"{path}: expected schema version {SCHEMA_VERSION}, got {version!r}; build the folder again")
+        raise MvcError(
+            f"{path}: expected schema version {SCHEMA_VERSION}, got {version!r}; build the folder"
+            " again"
+        )
     return manifest
 
 
@@ -154,7 +172,8 @@ def shard_paths(folder: str | Path, split: str) -> list[Path]:
 
 
 def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One split of an MVC folder as a table with the columns of the contract (or only `columns`), in shard order.
+    """One split of an MVC folder as a table with the columns of the contract (or only `columns`),
+    in shard order.
 
     Raises:
         MvcError: Not an MVC folder, a missing column, an unreadable shard, or an empty split.
@@ -167,19 +186,29 @@ def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = Non
             present = pq.read_schema(path).names
             missing = [name for name in wanted if name not in present]
             if missing:
-                raise MvcError(f"{path}: column {missing[0]!r} is missing; the columns are {', '.join(COLUMNS)}")
+                raise MvcError(
+                    f"{path}: column {missing[0]!r} is missing; the columns are"
+                    f" {', '.join(COLUMNS)}"
+                )
             tables.append(pq.read_table(path, columns=wanted, partitioning=None))
         except (pa.ArrowInvalid, OSError) as error:
-            raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+            raise MvcError(
+                f"{path}: cannot be read as Parquet ({error}); build the folder again"
+            ) from error
     table = pa.concat_tables(tables) if tables else None
     if table is None or table.num_rows == 0:
-        raise MvcError(f"{folder}: split {split!r} has no rows; lower the thresholds or raise validation.fraction")
+        raise MvcError(
+            f"{folder}: split {split!r} has no rows; lower the thresholds or raise"
+            " validation.fraction"
+        )
     return table
 
 
 def image_bytes(table: pa.Table, column: str) -> list[bytes]:
     """The encoded bytes of an image column ("image_a" or "image_b"), one entry per row."""
-    return [data for chunk in table.column(column).chunks for data in chunk.field("bytes").to_pylist()]
+    return [
+        data for chunk in table.column(column).chunks for data in chunk.field("bytes").to_pylist()
+    ]
 
 
 DECIMALS = 4

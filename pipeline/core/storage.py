@@ -1,7 +1,9 @@
-"""Files that are whole or absent: atomic writes, stage folders with DONE.json, the cache folder, one builder per out.
+"""Files that are whole or absent: atomic writes, stage folders with DONE.json, the cache folder,
+one builder per out.
 
-A stage lives in `<work>/<stage>/<fingerprint>/`. Its parts are written one by one, DONE.json last, so the presence of
-DONE.json means that the stage is complete and the presence of a part means that the part is.
+A stage lives in `<work>/<stage>/<fingerprint>/`. Its parts are written one by one, DONE.json last,
+so the presence of DONE.json means that the stage is complete and the presence of a part means that
+the part is.
 """
 
 import contextlib
@@ -32,7 +34,9 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a temporary neighbour of `path`, flushes it to disk, then renames it into place."""
+    """Lets `write` fill a temporary neighbour of `path`, flushes it to disk, then renames it into
+    place.
+    """
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -41,12 +45,16 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes 0600, which other users of a shared disk cannot read
+        # mkstemp makes 0600, which other users of a shared disk cannot read
+        os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
         _discard(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(f"{path.parent}: the disk is full; free some space and run the same command again, it will go on") from error
+            raise StoreError(
+                f"{path.parent}: the disk is full; free some space and run the same command again,"
+                " it will go on"
+            ) from error
         raise
     except BaseException:
         _discard(temporary)
@@ -77,7 +85,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"{path}: expected JSON, got something else ({error}); delete the file to make it anew") from error
+        raise StoreError(
+            f"{path}: expected JSON, got something else ({error}); delete the file to make it anew"
+        ) from error
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -86,7 +96,9 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_mapped(path: Path, table: pa.Table) -> None:
-    """Writes an Arrow IPC file of one batch, whole or not at all; `open_mapped` reads it without loading it."""
+    """Writes an Arrow IPC file of one batch, whole or not at all; `open_mapped` reads it without
+    loading it.
+    """
 
     def write(file: BinaryIO) -> None:
         with pa.ipc.new_file(file, table.schema) as writer:
@@ -98,14 +110,17 @@ def write_mapped(path: Path, table: pa.Table) -> None:
 def open_mapped(path: Path) -> pa.Table:
     """An Arrow IPC file as a table whose values stay on disk until they are read.
 
-    The mapping lives as long as the table; the file is closed, so that any number of chunks fits a process's limit on files.
+    The mapping lives as long as the table; the file is closed, so that any number of chunks fits a
+    process's limit on files.
     """
     with pa.memory_map(str(path)) as file:
         return pa.ipc.open_file(file).read_all()
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file as one table. `memory_map=False`: a mapped file that is replaced under a reader kills it."""
+    """A Parquet file as one table. `memory_map=False`: a mapped file that is replaced under a
+    reader kills it.
+    """
     return pq.read_table(path, columns=columns, memory_map=False, partitioning=None)
 
 
@@ -132,8 +147,12 @@ class Stage:
         return read_json(marker) if marker.is_file() else None
 
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Marks the stage complete with `facts` and the hash of each of its files; returns what was written."""
-        files = sorted(p for p in self.folder.iterdir() if p.is_file() and not p.name.startswith((".", "DONE")))
+        """Marks the stage complete with `facts` and the hash of each of its files; returns what was
+        written.
+        """
+        files = sorted(
+            p for p in self.folder.iterdir() if p.is_file() and not p.name.startswith((".", "DONE"))
+        )
         record = {"stage": self.name, **facts, "files": {p.name: sha256_file(p) for p in files}}
         write_json(self.folder / "DONE.json", record)
         return record
@@ -145,7 +164,9 @@ def open_stage(work: Path, name: str, fingerprint: str) -> Stage:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"{folder}: cannot be written ({error.strerror}); choose another out or work folder") from error
+        raise StoreError(
+            f"{folder}: cannot be written ({error.strerror}); choose another out or work folder"
+        ) from error
     return Stage(name, folder)
 
 
@@ -162,10 +183,15 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / ".lock").open("w")
     except OSError as error:
-        raise StoreError(f"{what}={folder}: cannot be written ({error.strerror}); choose another folder") from error
+        raise StoreError(
+            f"{what}={folder}: cannot be written ({error.strerror}); choose another folder"
+        ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(f"{what}={folder}: another job is writing there; wait for it or choose another folder") from error
+            raise StoreError(
+                f"{what}={folder}: another job is writing there; wait for it or choose another"
+                " folder"
+            ) from error
         yield

@@ -26,8 +26,19 @@ MARKER = ".svco-export"
 # Rows in memory at a time.
 BATCH_ROWS = 32
 COLUMNS = (
-    "pair_id", "source", "category", "operation", "group", "license", "question", "answer_a", "answer_b", "image_a", "image_b", "meta",
-)  # fmt: skip
+    "pair_id",
+    "source",
+    "category",
+    "operation",
+    "group",
+    "license",
+    "question",
+    "answer_a",
+    "answer_b",
+    "image_a",
+    "image_b",
+    "meta",
+)
 
 # What a record of any format keeps of its pair.
 STATED = ("pair_id", "source", "category", "operation", "group", "license")
@@ -52,7 +63,8 @@ class Split(StrEnum):
 def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> int:
     """Writes one split of an MVC folder into `out` in another format; returns the number of pairs.
 
-    An earlier export of the same format in `out` is replaced. Memory does not grow with the number of pairs.
+    An earlier export of the same format in `out` is replaced. Memory does not grow with the number
+    of pairs.
 
     Raises:
         MvcError: `folder` is no MVC folder, or the split has no rows or an image that is none.
@@ -72,7 +84,8 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
                     write_trl(rows, out / f"{split}.parquet")
         except OSError as error:
             raise StoreError(
-                f"out={out}: cannot be written ({error.strerror or error}); choose another folder or free some space"
+                f"out={out}: cannot be written ({error.strerror or error}); choose another folder"
+                " or free some space"
             ) from error
     return num_rows
 
@@ -83,8 +96,14 @@ def _refuse_foreign_folder(out: Path, to: Format) -> None:
     found = marker.read_text(encoding="utf-8").strip() if marker.is_file() else ""
     if found not in ("", to):
         raise StoreError(f"out={out}: holds an export of format {found}; choose another folder")
-    if not found and out.exists() and (not out.is_dir() or any(entry.name != ".lock" for entry in out.iterdir())):
-        raise StoreError(f"out={out}: holds something that no export wrote; choose an empty or a new folder")
+    if (
+        not found
+        and out.exists()
+        and (not out.is_dir() or any(entry.name != ".lock" for entry in out.iterdir()))
+    ):
+        raise StoreError(
+            f"out={out}: holds something that no export wrote; choose an empty or a new folder"
+        )
 
 
 def _count_rows(folder: Path, split: Split) -> int:
@@ -96,7 +115,10 @@ def _count_rows(folder: Path, split: Split) -> int:
                 raise MvcError(f"{path}: column {missing[0]!r} is missing; build the folder again")
             num_rows += shard.metadata.num_rows
     if not num_rows:
-        raise MvcError(f"{folder}: split {split.value!r} has no rows; give --split another one, or build with more pairs")
+        raise MvcError(
+            f"{folder}: split {split.value!r} has no rows; give --split another one, or build with"
+            " more pairs"
+        )
     return num_rows
 
 
@@ -116,15 +138,19 @@ def _shard(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path, pre_buffer=False) as shard:
             yield shard
     except (pa.ArrowInvalid, OSError) as error:
-        raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+        raise MvcError(
+            f"{path}: cannot be read as Parquet ({error}); build the folder again"
+        ) from error
 
 
 def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
-    """The layout that the authors' trainer reads: `mvc.json`, a list of records, and `images/<sha256>.<ending>`.
+    """The layout that the authors' trainer reads: `mvc.json`, a list of records, and
+    `images/<sha256>.<ending>`.
 
-    Side a is "chosen" and b "rejected". Image paths are relative to the folder that the trainer is started in: `out`
-    itself, or the one above if `out` is called `data`. Besides the trainer's keys a record keeps `pair_id`, `source`,
-    `category`, `operation`, `group` and `license`. The list is written last, so where it is, all its images are.
+    Side a is "chosen" and b "rejected". Image paths are relative to the folder that the trainer is
+    started in: `out` itself, or the one above if `out` is called `data`. Besides the trainer's keys
+    a record keeps `pair_id`, `source`, `category`, `operation`, `group` and `license`. The list is
+    written last, so where it is, all its images are.
     """
     listed, images = out / "mvc.json", out / "images"
     listed.unlink(missing_ok=True)
@@ -154,16 +180,19 @@ def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
 
 
 def write_trl(rows: Iterator[Row], path: Path) -> None:
-    """TRL's vision preference rows as `<split>.parquet`: what its DPOTrainer takes from `load_dataset(out)`.
+    """TRL's vision preference rows as `<split>.parquet`: what its DPOTrainer takes from
+    `load_dataset(out)`.
 
-    TRL has one list of images per row, shared by both responses, so a pair becomes two preferences between texts:
+    TRL has one list of images per row, shared by both responses, so a pair becomes two preferences
+    between texts:
 
         images [image_a]   prompt question   chosen answer_a   rejected answer_b
         images [image_b]   prompt question   chosen answer_b   rejected answer_a
 
-    Lost is what S-VCO adds to such preferences. No image is set against the other one under the same text, and the
-    condition without an image, against which attend and reject are measured, is nowhere. The trainer shuffles the two
-    rows of a pair apart; `pair_id` and `side`, which it does not read, still tell.
+    Lost is what S-VCO adds to such preferences. No image is set against the other one under the
+    same text, and the condition without an image, against which attend and reject are measured, is
+    nowhere. The trainer shuffles the two rows of a pair apart; `pair_id` and `side`, which it does
+    not read, still tell.
     """
     for stale in path.parent.glob("*.parquet"):
         stale.unlink()
@@ -172,7 +201,9 @@ def write_trl(rows: Iterator[Row], path: Path) -> None:
     def write(file: BinaryIO) -> None:
         with pq.ParquetWriter(file, schema, compression="zstd", write_page_index=True) as writer:
             while batch := list(itertools.islice(rows, BATCH_ROWS)):
-                preferences = [_preference(row, side, other) for row in batch for side, other in ("ab", "ba")]
+                preferences = [
+                    _preference(row, side, other) for row in batch for side, other in ("ab", "ba")
+                ]
                 writer.write_table(pa.Table.from_pylist(preferences, schema=schema))
 
     write_atomically(path, write)
@@ -195,9 +226,15 @@ def _preference(row: Row, side: str, other: str) -> Row:
 def _trl_schema() -> pa.Schema:
     """The columns, with the metadata by which `load_dataset` decodes the images."""
     text: Row = {"dtype": "string", "_type": "Value"}
-    message = pa.struct([("role", pa.string()), ("content", pa.string())]), {"role": text, "content": text}
+    message = (
+        pa.struct([("role", pa.string()), ("content", pa.string())]),
+        {"role": text, "content": text},
+    )
     columns = [("images", pa.list_(IMAGE), {"feature": {"_type": "Image"}, "_type": "List"})]
-    columns += [(name, pa.list_(message[0]), {"feature": message[1], "_type": "List"}) for name in ("prompt", "chosen", "rejected")]
+    columns += [
+        (name, pa.list_(message[0]), {"feature": message[1], "_type": "List"})
+        for name in ("prompt", "chosen", "rejected")
+    ]
     columns += [(name, pa.string(), text) for name in ("side", *STATED)]
     features = {name: feature for name, _, feature in columns}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
@@ -216,13 +253,25 @@ def _write_image(row: Row, side: str, folder: Path) -> str:
 def _image_bytes(row: Row, side: str) -> bytes:
     data: bytes = (row[f"image_{side}"] or {}).get("bytes") or b""
     if not image_ending(data):
-        raise MvcError(f"pair {row['pair_id']}: image_{side} is no image that we know; the shard is damaged, build the folder again")
+        raise MvcError(
+            f"pair {row['pair_id']}: image_{side} is no image that we know; the shard is damaged,"
+            " build the folder again"
+        )
     return data
 
 
 def image_ending(data: bytes) -> str:
-    """The usual ending of a file with these first bytes ("jpg", "png" ..), or "" if they start no image that we know."""
-    endings = {b"\xff\xd8\xff": "jpg", b"\x89PNG": "png", b"GIF8": "gif", b"BM": "bmp", b"II*\0": "tif", b"MM\0*": "tif"}
+    """The usual ending of a file with these first bytes ("jpg", "png" ..), or "" if they start no
+    image that we know.
+    """
+    endings = {
+        b"\xff\xd8\xff": "jpg",
+        b"\x89PNG": "png",
+        b"GIF8": "gif",
+        b"BM": "bmp",
+        b"II*\0": "tif",
+        b"MM\0*": "tif",
+    }
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
     return next((ending for start, ending in endings.items() if data.startswith(start)), "")
@@ -238,14 +287,19 @@ def _system_prompt(meta: str | None) -> str:
 def run(
     folder: Annotated[str, typer.Argument(metavar="DIR", help="The MVC folder.")],
     to: Annotated[Format, typer.Option("--to", help="The format to write.")],
-    out: Annotated[str | None, typer.Option(help="Where to; by default DIR-FORMAT-SPLIT beside DIR.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where to; by default DIR-FORMAT-SPLIT beside DIR.")
+    ] = None,
     split: Annotated[Split, typer.Option(help="Which split.")] = Split.TRAIN,
 ) -> None:
     """Write one split of an MVC folder in the format that another trainer reads."""
     source = absolute_path(folder, "DIR")
     target = absolute_path(out, "out") if out else f"{source}-{to}-{split}"
     if "://" in source + target:
-        raise StoreError(f"{source} -> {target}: only local folders can be exported; copy the MVC here first, and the result there")
+        raise StoreError(
+            f"{source} -> {target}: only local folders can be exported; copy the MVC here first,"
+            " and the result there"
+        )
     num_pairs = export(Path(source), to, Path(target), split)
     say(f"{num_pairs:,} pairs of {split}  {target}")
 

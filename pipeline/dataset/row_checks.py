@@ -17,14 +17,18 @@ from pipeline.text.contrast import leaked_words
 # The viewer of the Hub reads whole row groups, and none above this size (it says 286.10 MiB).
 MAX_GROUP_BYTES = 300_000_000
 NULLABLE = {*SCORE_COLUMNS, "rewrite_model"}
-NULLABLE_REJECTS = {name for name in mvc_schema().names if name not in ("pair_id", "source", "source_id")}
+NULLABLE_REJECTS = {
+    name for name in mvc_schema().names if name not in ("pair_id", "source", "source_id")
+}
 ALLOWED = {"category": CATEGORIES, "rewrite_status": ("template", "llm", "llm_retried", "fallback")}
 TEXTS = ("question", "answer_a", "answer_b", "caption_a", "caption_b")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong, where, and of which kind; a warning is no reason to refuse the folder."""
+    """Something that is wrong, where, and of which kind; a warning is no reason to refuse the
+    folder.
+    """
 
     where: str
     kind: str
@@ -33,14 +37,17 @@ class Problem:
 
     def line(self) -> str:
         """As `svco validate` prints it, on one line whatever the data hold."""
-        return " ".join(f"{'warning: ' if self.is_warning else ''}{self.where}: {self.message}".split())
+        return " ".join(
+            f"{'warning: ' if self.is_warning else ''}{self.where}: {self.message}".split()
+        )
 
 
 @dataclass(slots=True)
 class Seen:
     """What was seen in the shards so far, for what only all of them together can show."""
 
-    num_rows: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)  # by split, drop reason, category, source
+    # by split, drop reason, category, source
+    num_rows: Counter[tuple[str, str, str, str]] = field(default_factory=Counter)
     split_of_pair: dict[str, str] = field(default_factory=dict)
     split_of_group: dict[str, str] = field(default_factory=dict)
     split_of_image: dict[str, str] = field(default_factory=dict)
@@ -51,7 +58,15 @@ class Seen:
     def counts(self) -> dict[str, Any]:
         """The numbers of rows under the names that the manifest has for them."""
         found: dict[str, Any] = {"in": self.num_rows.total(), "kept": 0, "dropped": 0}
-        keys = ("by_split", "dropped_by_reason", *(f"{what}_by_{name}" for what in ("kept", "dropped") for name in ("category", "source")))
+        keys = (
+            "by_split",
+            "dropped_by_reason",
+            *(
+                f"{what}_by_{name}"
+                for what in ("kept", "dropped")
+                for name in ("category", "source")
+            ),
+        )
         found |= {key: Counter[str]() for key in keys}
         for (split, reason, category, source), number in self.num_rows.items():
             what = "dropped" if split == "rejects" else "kept"
@@ -72,7 +87,9 @@ class Seen:
         return ", ".join(f"{splits[split]:,} {split}" for split in (*SPLITS, "rejects"))
 
 
-def shard_problems(path: Path, name: str, split: str, seen: Seen, *, quick: bool) -> Iterator[Problem]:
+def shard_problems(
+    path: Path, name: str, split: str, seen: Seen, *, quick: bool
+) -> Iterator[Problem]:
     """Everything that is wrong with one shard; notes in `seen` what others are compared with.
 
     Args:
@@ -83,21 +100,32 @@ def shard_problems(path: Path, name: str, split: str, seen: Seen, *, quick: bool
     try:
         with pq.ParquetFile(path) as file:
             yield from _schema_problems(name, file.schema_arrow, schema)
-            yield from group_problems(name, [file.metadata.row_group(g).total_byte_size for g in range(file.num_row_groups)])
+            yield from group_problems(
+                name,
+                [file.metadata.row_group(g).total_byte_size for g in range(file.num_row_groups)],
+            )
             if any(
-                name not in file.schema_arrow.names or file.schema_arrow.field(name).type != schema.field(name).type
+                name not in file.schema_arrow.names
+                or file.schema_arrow.field(name).type != schema.field(name).type
                 for name in schema.names
             ):
                 seen.is_complete = False
                 return
             start = 0
-            columns = [column for column in schema.names if not (quick and column in ("image_a", "image_b"))]
+            columns = [
+                column
+                for column in schema.names
+                if not (quick and column in ("image_a", "image_b"))
+            ]
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group, columns=columns).to_pylist()
                 for number, row in enumerate(rows, start):
                     where = f"{name} row {number} (pair_id {row['pair_id']})"
                     yield from (Problem(where, *found) for found in _row_problems(row, split, seen))
-                    yield from (Problem(where, *found) for found in ([] if quick else _image_problems(row, seen)))
+                    yield from (
+                        Problem(where, *found)
+                        for found in ([] if quick else _image_problems(row, seen))
+                    )
                 start += len(rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         seen.is_complete = False
@@ -107,18 +135,32 @@ def shard_problems(path: Path, name: str, split: str, seen: Seen, *, quick: bool
 def _schema_problems(name: str, found: pa.Schema, expected: pa.Schema) -> Iterator[Problem]:
     for column in expected.names:
         if column not in found.names:
-            yield Problem(name, "column_missing", f"column {column!r} is missing; its rows were not checked")
+            yield Problem(
+                name, "column_missing", f"column {column!r} is missing; its rows were not checked"
+            )
         elif found.field(column).type != expected.field(column).type:
-            said = f"column {column!r} is {found.field(column).type}, expected {expected.field(column).type}; its rows were not checked"
+            said = (
+                f"column {column!r} is {found.field(column).type}, expected"
+                f" {expected.field(column).type}; its rows were not checked"
+            )
             yield Problem(name, "column_type", said)
     extra = [column for column in found.names if column not in expected.names]
     if extra:
         yield Problem(name, "column_extra", f"columns that an MVC has not: {', '.join(extra)}")
     shared = [column for column in found.names if column in expected.names]
     if shared != [column for column in expected.names if column in shared]:
-        yield Problem(name, "column_order", f"columns are in the order {', '.join(shared)}, expected {', '.join(expected.names)}")
+        yield Problem(
+            name,
+            "column_order",
+            f"columns are in the order {', '.join(shared)}, expected {', '.join(expected.names)}",
+        )
     if _features(found) != _features(expected):
-        yield Problem(name, "features", "the metadata 'huggingface' is missing or differs, so load_dataset would show images as dicts")
+        yield Problem(
+            name,
+            "features",
+            "the metadata 'huggingface' is missing or differs, so load_dataset would show images as"
+            " dicts",
+        )
 
 
 def _features(schema: pa.Schema) -> Any:
@@ -136,7 +178,10 @@ def group_problems(name: str, group_bytes: list[int]) -> Iterator[Problem]:
     """
     for group, size in enumerate(group_bytes):
         if size > MAX_GROUP_BYTES:
-            said = f"row group {group} has {size / 1e6:,.0f} MB, more than the {MAX_GROUP_BYTES / 1e6:.0f} MB that the Hub's viewer reads"
+            said = (
+                f"row group {group} has {size / 1e6:,.0f} MB, more than the"
+                f" {MAX_GROUP_BYTES / 1e6:.0f} MB that the Hub's viewer reads"
+            )
             yield Problem(name, "group_size", said)
 
 
@@ -147,7 +192,9 @@ Found = tuple[str, str] | tuple[str, str, bool]
 def _row_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Found]:
     is_kept = split != "rejects"
     identity = row["pair_id"] or ""
-    seen.num_rows[split, row.get("drop_reason") or "", row["category"] or "", row["source"] or ""] += 1
+    seen.num_rows[
+        split, row.get("drop_reason") or "", row["category"] or "", row["source"] or ""
+    ] += 1
     for name, value in row.items():
         if value is None and name not in (NULLABLE if is_kept else NULLABLE_REJECTS):
             yield "null", f"{name} is null"
@@ -167,7 +214,11 @@ def _row_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Fo
         if None not in (row["question"], row["caption_a"], row["caption_b"]):
             leaked = leaked_words(row["question"], row["caption_a"], row["caption_b"])
             if leaked:
-                yield "question_leaks", f"the question {row['question']!r} gives away {', '.join(sorted(leaked))}", True
+                yield (
+                    "question_leaks",
+                    f"the question {row['question']!r} gives away {', '.join(sorted(leaked))}",
+                    True,
+                )
 
 
 def _score_problems(row: Mapping[str, Any]) -> Iterator[Found]:
@@ -175,7 +226,8 @@ def _score_problems(row: Mapping[str, Any]) -> Iterator[Found]:
         value = row[name]
         if value is None:
             continue
-        limit = 2 if name.startswith("caption_margin") else 1  # a margin is the difference of two cosines
+        # a margin is the difference of two cosines
+        limit = 2 if name.startswith("caption_margin") else 1
         if not -limit <= value <= limit:
             yield "score_range", f"{name} is {value}, expected a number from -{limit} to {limit}"
         elif round(value, 4) != value:

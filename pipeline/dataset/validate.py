@@ -1,4 +1,5 @@
-"""`svco validate DIR`: is this folder the MVC that its manifest says? Every problem is named, not only the first.
+"""`svco validate DIR`: is this folder the MVC that its manifest says? Every problem is named, not
+only the first.
 
 Reads one row group at a time. What a single shard can show about itself is in `validate_rows`.
 """
@@ -22,7 +23,8 @@ LINES_PER_KIND = 20
 
 
 def problems(folder: Path, *, quick: bool, seen: Seen | None = None) -> Iterator[Problem]:
-    """Everything that is wrong with an MVC folder, as it is found; nothing comes from one that is in order.
+    """Everything that is wrong with an MVC folder, as it is found; nothing comes from one that is
+    in order.
 
     Args:
         quick: Leaves out what needs the bytes of files and pictures: checksums and decoding.
@@ -32,7 +34,9 @@ def problems(folder: Path, *, quick: bool, seen: Seen | None = None) -> Iterator
         MvcError: There is no such folder.
     """
     if not folder.is_dir():
-        raise MvcError(f"{folder}: expected an MVC folder, found none there; make one with svco build")
+        raise MvcError(
+            f"{folder}: expected an MVC folder, found none there; make one with svco build"
+        )
     return _problems(folder, Seen() if seen is None else seen, quick)
 
 
@@ -40,11 +44,26 @@ def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
     try:
         manifest = read_manifest(folder)
     except MvcError as error:
-        yield Problem("manifest.json", "manifest", str(error).removeprefix(f"{folder}: ").removeprefix(f"{folder / 'manifest.json'}: "))
+        yield Problem(
+            "manifest.json",
+            "manifest",
+            str(error).removeprefix(f"{folder}: ").removeprefix(f"{folder / 'manifest.json'}: "),
+        )
         manifest = {}
     if not (folder / "README.md").is_file():
-        yield Problem("README.md", "card_missing", "missing; without its header the Hub does not know the splits", is_warning=True)
-    shards = sorted(path for name in _FOLDERS if (folder / name).is_dir() for path in (folder / name).iterdir() if path.name[0] != ".")
+        yield Problem(
+            "README.md",
+            "card_missing",
+            "missing; without its header the Hub does not know the splits",
+            is_warning=True,
+        )
+    shards = sorted(
+        path
+        for name in _FOLDERS
+        if (folder / name).is_dir()
+        for path in (folder / name).iterdir()
+        if path.name[0] != "."
+    )
     names = [path.relative_to(folder).as_posix() for path in shards]
     yield from _name_problems(names)
     if manifest:
@@ -57,8 +76,12 @@ def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
 
 
 def split_of(name: str) -> str:
-    """The split of a shard by its path below the folder ("rejects" for dropped rows), whether or not the name is a proper one."""
-    return "rejects" if name.startswith("rejects/") else name.removeprefix("data/").partition("-")[0]
+    """The split of a shard by its path below the folder ("rejects" for dropped rows), whether or
+    not the name is a proper one.
+    """
+    return (
+        "rejects" if name.startswith("rejects/") else name.removeprefix("data/").partition("-")[0]
+    )
 
 
 def _name_problems(names: list[str]) -> Iterator[Problem]:
@@ -68,24 +91,40 @@ def _name_problems(names: list[str]) -> Iterator[Problem]:
         folder, _, file = name.partition("/")
         found = _NAME.fullmatch(file)
         if found is None or found["split"] not in _FOLDERS[folder]:
-            expected = " or ".join(f"{folder}/{split}-00000-of-0000N.parquet" for split in _FOLDERS[folder])
+            expected = " or ".join(
+                f"{folder}/{split}-00000-of-0000N.parquet" for split in _FOLDERS[folder]
+            )
             yield Problem(name, "file_name", f"expected a name like {expected}")
             continue
-        numbers.setdefault((f"{folder}/{found['split']}", int(found["total"])), set()).add(int(found["index"]))
+        numbers.setdefault((f"{folder}/{found['split']}", int(found["total"])), set()).add(
+            int(found["index"])
+        )
     for (stem, total), indices in numbers.items():
         if indices != set(range(total)):
             wrong = sorted(indices ^ set(range(total)))
-            yield Problem(stem, "file_numbers", f"of {total} files numbered from 0, these are missing or too many: {wrong[:10]}")
+            yield Problem(
+                stem,
+                "file_numbers",
+                f"of {total} files numbered from 0, these are missing or too many: {wrong[:10]}",
+            )
     stems = Counter(stem for stem, _ in numbers)
     for stem in (stem for stem, count in stems.items() if count > 1):
         totals = sorted(total for other, total in numbers if other == stem)
-        yield Problem(stem, "file_numbers", f"files of several writings are mixed: -of- {' and '.join(map(str, totals))}")
+        yield Problem(
+            stem,
+            "file_numbers",
+            f"files of several writings are mixed: -of- {' and '.join(map(str, totals))}",
+        )
 
 
 def _file_problems(folder: Path, names: list[str], files: Any, quick: bool) -> Iterator[Problem]:
     """Shards against the manifest's list of them with their checksums."""
     if not isinstance(files, Mapping):
-        yield Problem("manifest.json", "manifest", "expected 'files' with the sha256 of each shard, found none")
+        yield Problem(
+            "manifest.json",
+            "manifest",
+            "expected 'files' with the sha256 of each shard, found none",
+        )
         return
     for name in sorted(set(files) - set(names)):
         yield Problem(name, "shard_missing", "in the manifest, but not here")
@@ -100,15 +139,24 @@ def _file_problems(folder: Path, names: list[str], files: Any, quick: bool) -> I
 def _count_problems(stated: Any, seen: Seen) -> Iterator[Problem]:
     """The manifest's numbers of rows against those that are there."""
     if not isinstance(stated, Mapping):
-        yield Problem("manifest.json", "manifest", "expected 'rows' with the numbers of rows, found none")
+        yield Problem(
+            "manifest.json", "manifest", "expected 'rows' with the numbers of rows, found none"
+        )
         return
     found = seen.counts()
     for key in sorted(set(found) & set(stated)):
-        there, said = ({name: number for name, number in _named(value).items() if number} for value in (found[key], stated[key]))
+        there, said = (
+            {name: number for name, number in _named(value).items() if number}
+            for value in (found[key], stated[key])
+        )
         for name in sorted(set(there) | set(said)):
             if there.get(name, 0) != said.get(name, 0):
                 where = f"rows.{key}" + (f".{name}" if name else "")
-                yield Problem("manifest.json", "count", f"{where}: says {said.get(name, 0):,}, there are {there.get(name, 0):,}")
+                yield Problem(
+                    "manifest.json",
+                    "count",
+                    f"{where}: says {said.get(name, 0):,}, there are {there.get(name, 0):,}",
+                )
 
 
 def _named(value: Any) -> dict[str, int]:
@@ -117,8 +165,16 @@ def _named(value: Any) -> dict[str, int]:
 
 def run(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An MVC folder.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Leave out checksums and decoding: names, columns, rows and counts only.")] = False,
-    show: Annotated[int, typer.Option(min=0, help="Lines shown of each kind of problem; 0: all.")] = LINES_PER_KIND,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help="Leave out checksums and decoding: names, columns, rows and counts only.",
+        ),
+    ] = False,
+    show: Annotated[
+        int, typer.Option(min=0, help="Lines shown of each kind of problem; 0: all.")
+    ] = LINES_PER_KIND,
 ) -> None:
     """Check an MVC folder against the schema and its manifest; exit code 1 if anything is wrong."""
     seen, found = Seen(), Counter[tuple[str, bool]]()
@@ -128,11 +184,22 @@ def run(
             print(problem.line())
     for (kind, is_warning), number in found.items():
         if show and number > show:
-            print(f"... and {number - show:,} more {'warnings' if is_warning else 'problems'} of the kind {kind!r} (--show 0 shows all)")
+            print(
+                f"... and {number - show:,} more {'warnings' if is_warning else 'problems'} of the"
+                f" kind {kind!r} (--show 0 shows all)"
+            )
     num_problems = sum(number for (_, is_warning), number in found.items() if not is_warning)
     num_warnings = found.total() - num_problems
     verdict = _counted(num_problems, "problem") if num_problems else "fine"
-    print("; ".join([f"{folder}: {verdict}", seen.in_words(), *([_counted(num_warnings, "warning")] if num_warnings else [])]))
+    print(
+        "; ".join(
+            [
+                f"{folder}: {verdict}",
+                seen.in_words(),
+                *([_counted(num_warnings, "warning")] if num_warnings else []),
+            ]
+        )
+    )
     if num_problems:
         raise typer.Exit(1)
 

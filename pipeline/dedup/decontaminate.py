@@ -1,4 +1,6 @@
-"""Images that must not be in the data: those of benchmarks, read from folders, Parquet files or Hub data sets."""
+"""Images that must not be in the data: those of benchmarks, read from folders, Parquet files or Hub
+data sets.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +20,8 @@ _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 
 def benchmark_keys(place: str) -> tuple[Ints, Ints]:
-    """Keys of decoded pixels and perceptual hashes of every image in a folder or data set, each sorted and unique.
+    """Keys of decoded pixels and perceptual hashes of every image in a folder or data set, each
+    sorted and unique.
 
     Raises:
         RecipeError: Nothing there, or no image in it.
@@ -34,14 +37,22 @@ def benchmark_keys(place: str) -> tuple[Ints, Ints]:
         if seen is not None:
             hashes.append(signed(seen))
     if not pixels:
-        raise RecipeError(f"links.benchmarks: {place!r} holds no image that can be read; expected a folder with images or Parquet files")
+        raise RecipeError(
+            f"links.benchmarks: {place!r} holds no image that can be read; expected a folder with"
+            " images or Parquet files"
+        )
     return np.unique(np.array(pixels, np.int64)), np.unique(np.array(hashes, np.int64))
 
 
 def folder_identity(place: str) -> list[object]:
-    """What changes when a benchmark's folder changes: name, size and time of each file; the name alone of a Hub data set."""
+    """What changes when a benchmark's folder changes: name, size and time of each file; the name
+    alone of a Hub data set.
+    """
     found = sorted(path for path in Path(place).rglob("*") if path.is_file())
-    return [[str(path.relative_to(place)), path.stat().st_size, path.stat().st_mtime_ns] for path in found] or [place]
+    return [
+        [str(path.relative_to(place)), path.stat().st_size, path.stat().st_mtime_ns]
+        for path in found
+    ] or [place]
 
 
 def _encoded_images(place: str) -> Iterator[bytes]:
@@ -60,10 +71,16 @@ def _parquet_images(path: Path) -> Iterator[bytes]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path) as file:
-        names = [field.name for field in file.schema_arrow if str(field.type).startswith("struct<bytes: binary")]
+        names = [
+            field.name
+            for field in file.schema_arrow
+            if str(field.type).startswith("struct<bytes: binary")
+        ]
         for batch in file.iter_batches(batch_size=64, columns=names):
             for name in names:
-                yield from (row["bytes"] for row in batch.column(name).to_pylist() if row and row["bytes"])
+                yield from (
+                    row["bytes"] for row in batch.column(name).to_pylist() if row and row["bytes"]
+                )
 
 
 def _hub_images(name: str) -> Iterator[bytes]:
@@ -71,18 +88,29 @@ def _hub_images(name: str) -> Iterator[bytes]:
 
     try:
         found = datasets.load_dataset(name, streaming=True)
-    except Exception as error:  # the library raises many kinds for one fact: this data set cannot be had here
-        raise RecipeError(f"links.benchmarks: {name!r} is neither a folder nor a data set that can be loaded ({error})") from error
+    # the library raises many kinds for one fact: this data set cannot be had here
+    except Exception as error:
+        raise RecipeError(
+            f"links.benchmarks: {name!r} is neither a folder nor a data set that can be loaded"
+            f" ({error})"
+        ) from error
     for split in found.values():
-        columns = [column for column, feature in (split.features or {}).items() if isinstance(feature, datasets.Image)]
+        columns = [
+            column
+            for column, feature in (split.features or {}).items()
+            if isinstance(feature, datasets.Image)
+        ]
         for column in columns:
             split = split.cast_column(column, datasets.Image(decode=False))
         for row in split.select_columns(columns):
             yield from (value["bytes"] for value in row.values() if value and value["bytes"])
 
 
-def in_benchmark(pixels: Ints, hashes: Ints, known: tuple[Ints, Ints], max_bits: int | None) -> NDArray[np.bool_]:
-    """Which images are a benchmark's: equal pixels, or a perceptual hash at most `max_bits` bits from one of them, [N].
+def in_benchmark(
+    pixels: Ints, hashes: Ints, known: tuple[Ints, Ints], max_bits: int | None
+) -> NDArray[np.bool_]:
+    """Which images are a benchmark's: equal pixels, or a perceptual hash at most `max_bits` bits
+    from one of them, [N].
 
     Args:
         pixels, hashes: Keys of the images, [N]; NULL_KEY where there is none.

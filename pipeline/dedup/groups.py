@@ -1,8 +1,10 @@
-"""Stage `link`: which rows are one pair, and which belong together because they show the same picture, whatever their sources say.
+"""Stage `link`: which rows are one pair, and which belong together because they show the same
+picture, whatever their sources say.
 
-Two groups become one where they share an image (equal decoded pixels) or one that looks the same (perceptual hashes a few
-bits apart): otherwise a photograph would stand in train and in validation. The two sides of a pair are one group already,
-so they are never held against each other. Images of a benchmark are found in the same way, and their pairs left out.
+Two groups become one where they share an image (equal decoded pixels) or one that looks the same
+(perceptual hashes a few bits apart): otherwise a photograph would stand in train and in validation.
+The two sides of a pair are one group already, so they are never held against each other. Images of
+a benchmark are found in the same way, and their pairs left out.
 """
 
 # Shapes: N rows; a trailing 2 is the side (a, b); U unique hashes; M nodes of the graph.
@@ -22,7 +24,15 @@ from pipeline.dedup.decontaminate import benchmark_keys, in_benchmark
 from pipeline.dedup.phash import near_pairs
 
 VERSION = 1
-COLUMNS = ("drop_reason", "content_key", "group_key", "pixels_key_a", "pixels_key_b", "phash_a", "phash_b")
+COLUMNS = (
+    "drop_reason",
+    "content_key",
+    "group_key",
+    "pixels_key_a",
+    "pixels_key_b",
+    "phash_a",
+    "phash_b",
+)
 
 Ints = NDArray[np.int64]
 
@@ -30,9 +40,10 @@ Ints = NDArray[np.int64]
 class LinkSection(Section):
     """How near-duplicates are found, and which images must not be in the data.
 
-    `max_bits`: perceptual hashes (64 bits) that differ in at most so many bits show one picture; null: equal pixels only.
-    `max_group_frac`: linked groups larger than this share of the rows are an error, because the split would be lopsided.
-    `benchmarks`: folders (of images or Parquet) or Hub data sets whose images must not appear.
+    `max_bits`: perceptual hashes (64 bits) that differ in at most so many bits show one picture;
+    null: equal pixels only. `max_group_frac`: linked groups larger than this share of the rows are
+    an error, because the split would be lopsided. `benchmarks`: folders (of images or Parquet) or
+    Hub data sets whose images must not appear.
     """
 
     max_bits: int | None = Field(default=2, ge=0, le=8)
@@ -42,7 +53,9 @@ class LinkSection(Section):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Links:
-    """Each row's linked group (the smallest key in it) and drop reason ("" if it stays), and what the report says of them."""
+    """Each row's linked group (the smallest key in it) and drop reason ("" if it stays), and what
+    the report says of them.
+    """
 
     group_N: Ints
     reason_N: NDArray[np.object_]
@@ -50,7 +63,8 @@ class Links:
 
 
 def repeated_rows(content_N: Ints, order_of: Callable[[Ints], list[tuple[str, str]]]) -> Ints:
-    """The rows that repeat a pair: of rows with equal content the one with the smallest (source, source_id) stays.
+    """The rows that repeat a pair: of rows with equal content the one with the smallest (source,
+    source_id) stays.
 
     Args:
         content_N: A key of both sides' pixels and captions; NULL_KEY: the row takes no part.
@@ -62,17 +76,21 @@ def repeated_rows(content_N: Ints, order_of: Callable[[Ints], list[tuple[str, st
     for row, order in zip(rows.tolist(), order_of(rows), strict=True):
         key = int(content_N[row])
         first[key] = min(first.get(key, (order, row)), (order, row))
-    return np.array([row for row in rows.tolist() if first[int(content_N[row])][1] != row], np.int64)
+    return np.array(
+        [row for row in rows.tolist() if first[int(content_N[row])][1] != row], np.int64
+    )
 
 
 def link_groups(group_N: Ints, pixels_N2: Ints, phash_N2: Ints, max_bits: int | None) -> Ints:
-    """Each row's group after groups that share a picture have become one, named by the smallest key in it, [N].
+    """Each row's group after groups that share a picture have become one, named by the smallest key
+    in it, [N].
 
         groups 1, 2, 3 with images (5, 6), (6, 7), (8, 9)  ->  1, 1, 3
 
     Args:
         group_N: The group of each row as a 64-bit key.
-        pixels_N2, phash_N2: Keys of decoded pixels and perceptual hashes; NULL_KEY where there is none.
+        pixels_N2, phash_N2: Keys of decoded pixels and perceptual hashes; NULL_KEY where there is
+            none.
         max_bits: None: equal pixels only.
     """
     from scipy.sparse import coo_matrix
@@ -97,13 +115,19 @@ def link_groups(group_N: Ints, pixels_N2: Ints, phash_N2: Ints, max_bits: int | 
 
 
 def _edges(group_of_N: Ints, keys_N2: Ints, num_nodes: int) -> tuple[Ints, Ints, int]:
-    """Edges from groups to one node per unique key, numbered from `num_nodes` on in the keys' order."""
+    """Edges from groups to one node per unique key, numbered from `num_nodes` on in the keys'
+    order.
+    """
     rows, sides = np.nonzero(keys_N2 != NULL_KEY)
     unique, node = np.unique(keys_N2[rows, sides], return_inverse=True)
     return group_of_N[rows], node + num_nodes, num_nodes + len(unique)
 
 
-def find_links(columns: Mapping[str, NDArray[Any]], order_of: Callable[[Ints], list[tuple[str, str]]], section: LinkSection) -> Links:
+def find_links(
+    columns: Mapping[str, NDArray[Any]],
+    order_of: Callable[[Ints], list[tuple[str, str]]],
+    section: LinkSection,
+) -> Links:
     """Repeated pairs, a benchmark's pairs, and linked groups of all rows.
 
     Args:
@@ -114,22 +138,31 @@ def find_links(columns: Mapping[str, NDArray[Any]], order_of: Callable[[Ints], l
         RecipeError: Linking made a group larger than `max_group_frac` of the usable rows.
     """
     reason_N = columns["drop_reason"].copy()
-    reason_N[repeated_rows(np.where(reason_N == "", columns["content_key"], NULL_KEY), order_of)] = "duplicate_pair"
-    pixels_N2, phash_N2 = (np.stack([columns[f"{name}_{side}"] for side in "ab"], axis=1) for name in ("pixels_key", "phash"))
+    reason_N[
+        repeated_rows(np.where(reason_N == "", columns["content_key"], NULL_KEY), order_of)
+    ] = "duplicate_pair"
+    pixels_N2, phash_N2 = (
+        np.stack([columns[f"{name}_{side}"] for side in "ab"], axis=1)
+        for name in ("pixels_key", "phash")
+    )
     for benchmark in section.benchmarks:
         known = benchmark_keys(benchmark)
         for place, side in enumerate("ab"):
             found = in_benchmark(pixels_N2[:, place], phash_N2[:, place], known, section.max_bits)
             reason_N[found & (reason_N == "")] = f"image_{side}_in_benchmark"
     usable_N = reason_N == ""
-    pixels_N2, phash_N2 = (np.where(usable_N[:, None], keys, NULL_KEY) for keys in (pixels_N2, phash_N2))
+    pixels_N2, phash_N2 = (
+        np.where(usable_N[:, None], keys, NULL_KEY) for keys in (pixels_N2, phash_N2)
+    )
     linked_N = link_groups(columns["group_key"], pixels_N2, phash_N2, section.max_bits)
     facts = _group_facts(columns["group_key"][usable_N], linked_N[usable_N])
     if facts["frac_largest"] > section.max_group_frac and facts["largest_groups"] > 1:
         raise RecipeError(
-            f"links: pictures that look the same join {facts['largest_groups']:,} groups into one of {facts['largest_rows']:,} rows, "
-            f"{facts['frac_largest']:.0%} of the data (max_group_frac {section.max_group_frac:.0%}), which no split could divide. "
-            "Remove what is repeated, or set links.max_bits=null (equal pixels only), or raise links.max_group_frac"
+            f"links: pictures that look the same join {facts['largest_groups']:,} groups into one"
+            f" of {facts['largest_rows']:,} rows, {facts['frac_largest']:.0%} of the data"
+            f" (max_group_frac {section.max_group_frac:.0%}), which no split could divide. Remove"
+            " what is repeated, or set links.max_bits=null (equal pixels only), or raise"
+            " links.max_group_frac"
         )
     return Links(linked_N, reason_N, facts)
 
@@ -138,7 +171,13 @@ def _group_facts(given_N: Ints, linked_N: Ints) -> dict[str, Any]:
     """How many groups there are before and after, and how large the largest is."""
     num_rows = len(given_N)
     if not num_rows:
-        return {"num_groups": 0, "num_linked_groups": 0, "largest_rows": 0, "largest_groups": 0, "frac_largest": 0.0}
+        return {
+            "num_groups": 0,
+            "num_linked_groups": 0,
+            "largest_rows": 0,
+            "largest_groups": 0,
+            "frac_largest": 0.0,
+        }
     names, sizes = np.unique(linked_N, return_counts=True)
     largest = int(np.argmax(sizes))
     return {
@@ -151,5 +190,12 @@ def _group_facts(given_N: Ints, linked_N: Ints) -> dict[str, Any]:
 
 
 def links_table(links: Links) -> pa.Table:
-    """What the stage stores: the linked group and the drop reason of every row, in the sources' order."""
-    return pa.table({"group": pa.array(links.group_N, pa.int64()), "drop_reason": pa.array(links.reason_N, pa.string())})
+    """What the stage stores: the linked group and the drop reason of every row, in the sources'
+    order.
+    """
+    return pa.table(
+        {
+            "group": pa.array(links.group_N, pa.int64()),
+            "drop_reason": pa.array(links.reason_N, pa.string()),
+        }
+    )

@@ -1,4 +1,6 @@
-"""Perceptual hashes: pictures that look alike to a person have 64-bit hashes that differ in few bits. Pure functions."""
+"""Perceptual hashes: pictures that look alike to a person have 64-bit hashes that differ in few
+bits. Pure functions.
+"""
 
 # Shapes: N hashes, U unique hashes, E edges.
 
@@ -20,17 +22,23 @@ MIN_CONTRAST = 2.0
 def _cosines() -> NDArray[np.float64]:
     """Rows 0..8 of the 32-point DCT-II."""
     place, frequency = np.arange(_SIDE), np.arange(9)
-    rows: NDArray[np.float64] = np.cos(np.pi * (2 * place[None, :] + 1) * frequency[:, None] / (2 * _SIDE))
+    rows: NDArray[np.float64] = np.cos(
+        np.pi * (2 * place[None, :] + 1) * frequency[:, None] / (2 * _SIDE)
+    )
     return rows
 
 
 def perceptual_hash(image: Image.Image) -> int | None:
-    """64 bits of how a picture looks at low frequencies, or None for a picture that is all but flat.
+    """64 bits of how a picture looks at low frequencies, or None for a picture that is all but
+    flat.
 
-    Grey, 32 x 32 (bicubic over the area), DCT-II; of the 8 x 8 frequencies (1..8, 1..8) each bit says whether the coefficient is
-    above their median. Brightness, contrast, size and recompression hardly move it.
+    Grey, 32 x 32 (bicubic over the area), DCT-II; of the 8 x 8 frequencies (1..8, 1..8) each bit
+    says whether the coefficient is above their median. Brightness, contrast, size and recompression
+    hardly move it.
     """
-    grey = np.asarray(image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
+    grey = np.asarray(
+        image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), dtype=np.float64
+    )
     if grey.std() < MIN_CONTRAST:
         return None
     rows = _cosines()
@@ -42,8 +50,8 @@ def perceptual_hash(image: Image.Image) -> int | None:
 def near_pairs(hashes: Hashes, max_bits: int) -> tuple[Ints, Ints]:
     """All pairs (i < j) of hashes that differ in at most `max_bits` bits, as two index arrays [E].
 
-    Two hashes that differ in at most k bits agree in one of k + 1 bands of bits: each band is sorted once, and only
-    neighbours with an equal band are compared.
+    Two hashes that differ in at most k bits agree in one of k + 1 bands of bits: each band is
+    sorted once, and only neighbours with an equal band are compared.
     """
     num_bands = max_bits + 1
     edges = [NUM_BITS * band // num_bands for band in range(num_bands + 1)]

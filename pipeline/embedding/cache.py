@@ -1,8 +1,9 @@
-"""Vectors that earlier work has left: what one encoder made of one content is taken over, not made again.
+"""Vectors that earlier work has left: what one encoder made of one content is taken over, not made
+again.
 
-A finished part of the embed stage (images, captions) or of the verify stage (answers) says in each vector column which encoder
-made it (`encoder_fingerprints`). So it serves every build with the same work folder, whatever else has changed: another
-source, another chunk size, another encoder on.
+A finished part of the embed stage (images, captions) or of the verify stage (answers) says in each
+vector column which encoder made it (`encoder_fingerprints`). So it serves every build with the same
+work folder, whatever else has changed: another source, another chunk size, another encoder on.
 """
 
 # Shapes: N keys asked for, M vectors known, D dimensions.
@@ -25,7 +26,9 @@ _MADE_BY = b"encoder"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Places:
-    """Where one encoder's vectors lie: the first 64 bits of each sha256 in ascending order, and file and row of each."""
+    """Where one encoder's vectors lie: the first 64 bits of each sha256 in ascending order, and
+    file and row of each.
+    """
 
     key_M: NDArray[np.uint64]
     file_M: NDArray[np.int32]
@@ -33,27 +36,35 @@ class _Places:
 
 
 class KnownVectors:
-    """The vectors in all finished parts of one kind ("images" or "texts") below folders of stages. Memory holds 16 bytes for each.
+    """The vectors in all finished parts of one kind ("images" or "texts") below folders of stages.
+    Memory holds 16 bytes for each.
 
     A part that cannot be read is passed over, as one that is not there: its vectors are made again.
     """
 
     def __init__(self, folders: Sequence[Path], kind: str, fingerprints: Mapping[str, str]) -> None:
-        self._paths = [path for folder in folders for path in sorted(folder.glob(f"*/{kind}-*.parquet"))]
+        self._paths = [
+            path for folder in folders for path in sorted(folder.glob(f"*/{kind}-*.parquet"))
+        ]
         found: dict[str, list[_Places]] = {name: [] for name in fingerprints}
         for number, path in enumerate(self._paths):
-            names = [name for name, made_by in _makers(path).items() if fingerprints.get(name) == made_by]
+            names = [
+                name for name, made_by in _makers(path).items() if fingerprints.get(name) == made_by
+            ]
             keys = _read(path, ["sha256"]) if names else None
             if keys is None:
                 continue
             key_M = _short_keys(keys["sha256"].to_pylist())
-            places = _Places(key_M, np.full(len(key_M), number, np.int32), np.arange(len(key_M), dtype=np.int32))
+            places = _Places(
+                key_M, np.full(len(key_M), number, np.int32), np.arange(len(key_M), dtype=np.int32)
+            )
             for name in names:
                 found[name].append(places)
         self._places = {name: _merged(parts) for name, parts in found.items() if parts}
 
     def take(self, name: str, keys: Sequence[str]) -> tuple[NDArray[np.int64], Floats | None]:
-        """Which of `keys` (sha256 in hex) encoder `name` has embedded, as places in `keys`, ascending; and their vectors, [N, D].
+        """Which of `keys` (sha256 in hex) encoder `name` has embedded, as places in `keys`,
+        ascending; and their vectors, [N, D].
 
         Without any, the vectors are None: how wide they would be is not known.
         """
@@ -70,8 +81,15 @@ class KnownVectors:
             table = _read(self._paths[number], ["sha256", name], rows=row_N[mine])
             if table is None:
                 continue
-            # The first 64 bits have led here; the whole sha256 decides, also where the part was replaced meanwhile.
-            is_same = np.array([key == keys[place] for key, place in zip(table["sha256"].to_pylist(), mine, strict=True)], bool)
+            # The first 64 bits have led here; the whole sha256 decides, also where the part was
+            # replaced meanwhile.
+            is_same = np.array(
+                [
+                    key == keys[place]
+                    for key, place in zip(table["sha256"].to_pylist(), mine, strict=True)
+                ],
+                bool,
+            )
             places.append(mine[is_same])
             vectors.append(matrix(table[name])[is_same])
         place_N = np.concatenate(places)
@@ -84,39 +102,66 @@ def _short_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
 
 
 def _merged(parts: Sequence[_Places]) -> _Places:
-    keys, files, rows = (np.concatenate([getattr(part, field) for part in parts]) for field in ("key_M", "file_M", "row_M"))
+    keys, files, rows = (
+        np.concatenate([getattr(part, field) for part in parts])
+        for field in ("key_M", "file_M", "row_M")
+    )
     unique, first = np.unique(keys, return_index=True)
     return _Places(unique, files[first], rows[first])
 
 
 def _makers(path: Path) -> dict[str, str]:
-    """The fingerprint of the encoder behind each vector column of a part; empty where it cannot be read."""
+    """The fingerprint of the encoder behind each vector column of a part; empty where it cannot be
+    read.
+    """
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException):
         return {}
-    return {field.name: field.metadata[_MADE_BY].decode() for field in schema if field.metadata and _MADE_BY in field.metadata}
+    return {
+        field.name: field.metadata[_MADE_BY].decode()
+        for field in schema
+        if field.metadata and _MADE_BY in field.metadata
+    }
 
 
 def _read(path: Path, columns: list[str], rows: NDArray[np.int32] | None = None) -> pa.Table | None:
-    """Columns of a part, the given rows of them; None where it cannot be read, or not that far, or a checksum is off."""
+    """Columns of a part, the given rows of them; None where it cannot be read, or not that far, or
+    a checksum is off.
+    """
     try:
-        table = pq.read_table(path, columns=columns, memory_map=False, partitioning=None, page_checksum_verification=True)
+        table = pq.read_table(
+            path,
+            columns=columns,
+            memory_map=False,
+            partitioning=None,
+            page_checksum_verification=True,
+        )
         return table if rows is None else table.take(rows)
     except (OSError, pa.ArrowException, IndexError):
         return None
 
 
-def write_vectors(path: Path, keys: Sequence[str], vectors: Mapping[str, Floats], fingerprints: Mapping[str, str]) -> None:
-    """Writes one part: a column of content ids and one of vectors for each encoder, with the encoder's fingerprint."""
+def write_vectors(
+    path: Path, keys: Sequence[str], vectors: Mapping[str, Floats], fingerprints: Mapping[str, str]
+) -> None:
+    """Writes one part: a column of content ids and one of vectors for each encoder, with the
+    encoder's fingerprint.
+    """
     # Fixed-size lists of float32, not Ray's tensor type, which other readers do not know.
     arrays = {
-        name: pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.float32()), rows.shape[1]) for name, rows in vectors.items()
+        name: pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.float32()), rows.shape[1])
+        for name, rows in vectors.items()
     }
-    fields = [pa.field(name, array.type, metadata={_MADE_BY: fingerprints[name].encode()}) for name, array in arrays.items()]
+    fields = [
+        pa.field(name, array.type, metadata={_MADE_BY: fingerprints[name].encode()})
+        for name, array in arrays.items()
+    ]
     schema = pa.schema([pa.field("sha256", pa.string()), *fields])
     table = pa.table([pa.array(keys, pa.string()), *arrays.values()], schema=schema)
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True))
+    write_atomically(
+        path, lambda file: pq.write_table(table, file, compression="zstd", write_page_checksum=True)
+    )
 
 
 def matrix(column: pa.ChunkedArray) -> Floats:

@@ -1,9 +1,10 @@
 """Image encoders behind one small protocol: `pixels` (no weights), open_clip, DINOv2.
 
-torch, open_clip and transformers load only when an encoder that needs them is opened. A picture is prepared by itself,
-in any thread; prepared pictures are encoded in batches of a fixed size, the last one padded, because an embedding depends
-on the batch size in its last bits but not on its companions: so it does not depend on where a run was interrupted, nor on
-which of its chunk's images were known before.
+torch, open_clip and transformers load only when an encoder that needs them is opened. A picture is
+prepared by itself, in any thread; prepared pictures are encoded in batches of a fixed size, the
+last one padded, because an embedding depends on the batch size in its last bits but not on its
+companions: so it does not depend on where a run was interrupted, nor on which of its chunk's images
+were known before.
 """
 
 # Shapes: N images or texts, D dimensions.
@@ -39,8 +40,9 @@ class PixelsSection(Section):
 class ClipSection(Section):
     """An open_clip model; without fields, the paper's SigLIP.
 
-    `model` is a name with a tag in `pretrained`, "hf-hub:org/name", a local folder in open_clip's layout
-    (open_clip_config.json beside the weights), or "builtin:scenes-clip", which knows the built-in scenes and nothing else.
+    `model` is a name with a tag in `pretrained`, "hf-hub:org/name", a local folder in open_clip's
+    layout (open_clip_config.json beside the weights), or "builtin:scenes-clip", which knows the
+    built-in scenes and nothing else.
     """
 
     model: str = "ViT-SO400M-14-SigLIP-384"
@@ -51,7 +53,9 @@ class ClipSection(Section):
 
 
 class Dinov2Section(Section):
-    """A DINOv2 model of transformers: a Hub id or a local folder. Pooling is not stated by the paper, so it is a choice."""
+    """A DINOv2 model of transformers: a Hub id or a local folder. Pooling is not stated by the
+    paper, so it is a choice.
+    """
 
     model: str = "facebook/dinov2-large"
     revision: str | None = None
@@ -102,11 +106,16 @@ class ClipEncoder:
         name = section.model if folder is None else f"{LOCAL_DIR}{folder}"
         tag = section.pretrained if folder is None and not name.startswith(HF_HUB) else None
         try:
-            # Unlike `create_model_and_transforms`, this refuses a model without weights, which would be random.
+            # Unlike `create_model_and_transforms`, this refuses a model without weights, which
+            # would be random.
             model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=tag)
             tokenizer = open_clip.get_tokenizer(name)
-        except Exception as error:  # open_clip raises many kinds for one fact: these weights cannot be had here
-            raise RecipeError(f"encoders.clip: cannot load {section.model!r} (pretrained {tag!r}): {_first_line(error)}") from error
+        # open_clip raises many kinds for one fact: these weights cannot be had here
+        except Exception as error:
+            raise RecipeError(
+                f"encoders.clip: cannot load {section.model!r} (pretrained {tag!r}):"
+                f" {_first_line(error)}"
+            ) from error
         self.batch_images = section.batch_images
         self._run = _Runner(section)
         self._model = self._run.placed(model)
@@ -136,10 +145,14 @@ class Dinov2Encoder:
 
         name = str(local_folder(section.model) or section.model)
         try:
-            self._processor: Any = AutoImageProcessor.from_pretrained(name, revision=section.revision)
+            self._processor: Any = AutoImageProcessor.from_pretrained(
+                name, revision=section.revision
+            )
             model = AutoModel.from_pretrained(name, revision=section.revision, use_safetensors=True)
         except (OSError, ValueError) as error:
-            raise RecipeError(f"encoders.dinov2: cannot load {section.model!r}: {_first_line(error)}") from error
+            raise RecipeError(
+                f"encoders.dinov2: cannot load {section.model!r}: {_first_line(error)}"
+            ) from error
         self.batch_images = section.batch_images
         self._pooling = section.pooling
         self._run = _Runner(section)
@@ -149,7 +162,9 @@ class Dinov2Encoder:
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
         """Resized, cropped and normalised pixels, [3, H, W]."""
-        pixels: torch.Tensor = self._processor(images=[image], return_tensors="pt")["pixel_values"][0]
+        pixels: torch.Tensor = self._processor(images=[image], return_tensors="pt")["pixel_values"][
+            0
+        ]
         return pixels
 
     def encode_images(self, prepared: Sequence["torch.Tensor"]) -> Floats:
@@ -171,16 +186,27 @@ class _Runner:
         return model.eval().to(self._section.device)
 
     def __call__(self, inputs: Sequence["torch.Tensor"], forward: Callable[[Any], Any]) -> Floats:
-        """`forward` over batches of exactly `batch_images` inputs; the last is padded by repeating its first."""
+        """`forward` over batches of exactly `batch_images` inputs; the last is padded by repeating
+        its first.
+        """
         import torch
 
-        size, device, wants_bfloat16 = self._section.batch_images, self._section.device, self._section.dtype == "bfloat16"
+        size, device, wants_bfloat16 = (
+            self._section.batch_images,
+            self._section.device,
+            self._section.dtype == "bfloat16",
+        )
         rows = []
-        with torch.inference_mode(), torch.autocast(device.split(":")[0], torch.bfloat16, enabled=wants_bfloat16):
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.split(":")[0], torch.bfloat16, enabled=wants_bfloat16),
+        ):
             for start in range(0, len(inputs), size):
                 batch = list(inputs[start : start + size])
                 padding = batch[:1] * (size - len(batch))
-                rows.append(forward(torch.stack(batch + padding).to(device))[: len(batch)].float().cpu())
+                rows.append(
+                    forward(torch.stack(batch + padding).to(device))[: len(batch)].float().cpu()
+                )
         result: Floats = torch.cat(rows).numpy()
         return result
 
@@ -191,7 +217,9 @@ def _first_line(error: Exception) -> str:
 
 
 class Encoders:
-    """The encoders that a section asks for, by name; each is loaded when it is first needed, if ever."""
+    """The encoders that a section asks for, by name; each is loaded when it is first needed, if
+    ever.
+    """
 
     def __init__(self, section: EncodersSection) -> None:
         self._section = section
@@ -218,10 +246,12 @@ class Encoders:
 
 
 def encoder_fingerprints(section: EncodersSection) -> dict[str, str]:
-    """What the vectors of each enabled encoder depend on, as 16 hex digits: equal fingerprints, equal vectors.
+    """What the vectors of each enabled encoder depend on, as 16 hex digits: equal fingerprints,
+    equal vectors.
 
-    Hashed are the code's version, model, tag, revision, the files of a local model, pooling, arithmetic and batch size (which
-    moves the last bits); not the device. A Hub name without a revision means whatever the Hub holds: pin it where that matters.
+    Hashed are the code's version, model, tag, revision, the files of a local model, pooling,
+    arithmetic and batch size (which moves the last bits); not the device. A Hub name without a
+    revision means whatever the Hub holds: pin it where that matters.
 
     Raises:
         RecipeError: Every encoder is off.

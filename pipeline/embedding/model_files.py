@@ -1,4 +1,6 @@
-"""Which files a model consists of, found without loading any: shipped with this package, in a local folder, or on the Hub."""
+"""Which files a model consists of, found without loading any: shipped with this package, in a local
+folder, or on the Hub.
+"""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -13,7 +15,8 @@ _DECISIVE = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt")
 
 
 def local_folder(model: str) -> Path | None:
-    """The folder that `model` names, whether or not it exists; None for a name that stands for no folder.
+    """The folder that `model` names, whether or not it exists; None for a name that stands for no
+    folder.
 
     "builtin:scenes-clip"  ->  the folder shipped with this package, wherever a job has unpacked it
     "local-dir:PATH"       ->  PATH, as open_clip writes it
@@ -32,7 +35,8 @@ def builtin_models() -> list[str]:
 
 
 def model_files(model: str) -> dict[str, str]:
-    """The sha256 of each file of a local model that decides its embeddings; empty for a name that stands for no folder.
+    """The sha256 of each file of a local model that decides its embeddings; empty for a name that
+    stands for no folder.
 
     Goes into fingerprints, so that changed weights under the same path are noticed.
     """
@@ -40,11 +44,13 @@ def model_files(model: str) -> dict[str, str]:
     if folder is None or not folder.is_dir():
         return {}
     files = sorted(path for path in folder.iterdir() if path.suffix in _DECISIVE)
-    return {path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+    return {
+        path.name: _sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files
+    }
 
 
 @lru_cache(maxsize=1024)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001 - a changed file is another key
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Weights are gigabytes, and one plan asks for their hashes more than once."""
     return sha256_file(path)
 
@@ -58,15 +64,23 @@ def folder_fault(folder: Path, needed: Sequence[str]) -> str:
 
 
 def hub_fault(repo: str, files: Sequence[str], revision: str | None = None) -> str:
-    """Why none of `files` of a Hub repository can be had, in words; "" where one is in the local cache or the Hub answers."""
+    """Why none of `files` of a Hub repository can be had, in words; "" where one is in the local
+    cache or the Hub answers.
+    """
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
-    if any(isinstance(try_to_load_from_cache(repo, file, revision=revision), str) for file in files):
+    if any(
+        isinstance(try_to_load_from_cache(repo, file, revision=revision), str) for file in files
+    ):
         return ""
     if constants.HF_HUB_OFFLINE:
         return f"{repo} is not in the Hub's cache on this disk, and HF_HUB_OFFLINE is set"
     try:
         HfApi().model_info(repo, revision=revision, timeout=10)
-    except Exception as error:  # the HTTP library's own for "no network", which differ between versions, and the Hub's
-        return f"{repo} is not in the Hub's cache on this disk, and the Hub does not give it ({type(error).__name__})"
+    # the HTTP library's own for "no network", which differ between versions, and the Hub's
+    except Exception as error:
+        return (
+            f"{repo} is not in the Hub's cache on this disk, and the Hub does not give it"
+            f" ({type(error).__name__})"
+        )
     return ""

@@ -1,4 +1,6 @@
-"""Whether the models that a recipe names can be had here, found out before any work and without loading weights."""
+"""Whether the models that a recipe names can be had here, found out before any work and without
+loading weights.
+"""
 
 import difflib
 import importlib.util
@@ -6,13 +8,21 @@ from pathlib import Path
 
 from pipeline.core.recipe import RecipeError
 from pipeline.embedding.encoders import ClipSection, EncodersSection, encoder_fingerprints
-from pipeline.embedding.model_files import BUILTIN, HF_HUB, builtin_models, folder_fault, hub_fault, local_folder
+from pipeline.embedding.model_files import (
+    BUILTIN,
+    HF_HUB,
+    builtin_models,
+    folder_fault,
+    hub_fault,
+    local_folder,
+)
 
 _REMEDY = "fetch it once where there is a network, give a local folder, or leave this encoder out"
 
 
 def check_encoders(section: EncodersSection) -> None:
-    """Makes sure that each model can be had here, without loading its weights: on disk, in the Hub's cache, or on the Hub.
+    """Makes sure that each model can be had here, without loading its weights: on disk, in the
+    Hub's cache, or on the Hub.
 
     Imports open_clip, and so torch, where the section names one of its pretrained models.
 
@@ -23,18 +33,31 @@ def check_encoders(section: EncodersSection) -> None:
     if section.clip is not None:
         fault = _clip_fault(section.clip)
         if fault:
-            raise RecipeError(f"encoders.clip: cannot load {section.clip.model!r}: {fault}; {_REMEDY} (encoders.clip=null)")
+            raise RecipeError(
+                f"encoders.clip: cannot load {section.clip.model!r}: {fault}; {_REMEDY}"
+                " (encoders.clip=null)"
+            )
     if section.dinov2 is not None:
         folder = local_folder(section.dinov2.model)
         needed = ("config.json", "preprocessor_config.json", "*.safetensors")
-        fault = folder_fault(folder, needed) if folder else hub_fault(section.dinov2.model, needed[:1], section.dinov2.revision)
+        fault = (
+            folder_fault(folder, needed)
+            if folder
+            else hub_fault(section.dinov2.model, needed[:1], section.dinov2.revision)
+        )
         if fault:
-            raise RecipeError(f"encoders.dinov2: cannot load {section.dinov2.model!r}: {fault}; {_REMEDY} (encoders.dinov2=null)")
+            raise RecipeError(
+                f"encoders.dinov2: cannot load {section.dinov2.model!r}: {fault}; {_REMEDY}"
+                " (encoders.dinov2=null)"
+            )
 
 
 def _clip_fault(section: ClipSection) -> str:
     folder = local_folder(section.model)
-    if section.model.startswith(BUILTIN) and section.model.removeprefix(BUILTIN) not in builtin_models():
+    if (
+        section.model.startswith(BUILTIN)
+        and section.model.removeprefix(BUILTIN) not in builtin_models()
+    ):
         return f"built in are {', '.join(BUILTIN + name for name in builtin_models())}"
     if folder is not None:
         weights = "*.safetensors" if any(folder.glob("*.safetensors")) else "*.bin"
@@ -51,7 +74,11 @@ def _clip_fault(section: ClipSection) -> str:
 def _open_clip_names() -> list[str]:
     spec = importlib.util.find_spec("open_clip")  # finds the package without importing it
     folders = spec.submodule_search_locations if spec else []
-    return sorted(path.stem for folder in folders or [] for path in (Path(folder) / "model_configs").glob("*.json"))
+    return sorted(
+        path.stem
+        for folder in folders or []
+        for path in (Path(folder) / "model_configs").glob("*.json")
+    )
 
 
 def _pretrained_fault(section: ClipSection) -> str:
@@ -65,7 +92,18 @@ def _pretrained_fault(section: ClipSection) -> str:
         tags = ", ".join(list_pretrained_tags_by_model(section.model)) or "none"
         return f"it has no weights called {section.pretrained!r} (known: {tags})"
     repo, _, file = source.get("hf_hub", "").rpartition("/")
-    files = (file,) if file else ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+    files = (
+        (file,)
+        if file
+        else (
+            "open_clip_model.safetensors",
+            "open_clip_pytorch_model.safetensors",
+            "open_clip_pytorch_model.bin",
+        )
+    )
     tokenizer = get_model_config(section.model)["text_cfg"].get("hf_tokenizer_name")
-    fault = hub_fault(repo, files) if repo else ""  # a bare URL: open_clip keeps its own cache of those
-    return fault or (hub_fault(tokenizer, ("tokenizer.json", "tokenizer_config.json")) if tokenizer else "")
+    # a bare URL: open_clip keeps its own cache of those
+    fault = hub_fault(repo, files) if repo else ""
+    return fault or (
+        hub_fault(tokenizer, ("tokenizer.json", "tokenizer_config.json")) if tokenizer else ""
+    )

@@ -1,4 +1,6 @@
-"""Reading what the embed stage made: vectors of images and captions by content id, a few chunks in memory at a time."""
+"""Reading what the embed stage made: vectors of images and captions by content id, a few chunks in
+memory at a time.
+"""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -17,11 +19,15 @@ _MAX_PARTS = 16
 
 
 class Vectors:
-    """Vectors by encoder name. An image's vector lies in the part of the chunk that owns it; a caption's in its own chunk's."""
+    """Vectors by encoder name. An image's vector lies in the part of the chunk that owns it; a
+    caption's in its own chunk's.
+    """
 
     def __init__(self, stage: Stage, library: ImageLibrary) -> None:
         self._stage, self._library = stage, library
-        self._parts: OrderedDict[tuple[str, int], tuple[dict[str, int], dict[str, Floats]]] = OrderedDict()
+        self._parts: OrderedDict[tuple[str, int], tuple[dict[str, int], dict[str, Floats]]] = (
+            OrderedDict()
+        )
 
     def of_images(self, keys: Sequence[str]) -> dict[str, Floats]:
         """One [N, D] array per encoder for images by sha256, in the order asked."""
@@ -36,7 +42,9 @@ class Vectors:
         return found
 
     def of_captions(self, chunk: int, captions: Sequence[str]) -> Mapping[str, Floats]:
-        """One [N, D] array per encoder that reads text, for captions of one chunk; empty where none does."""
+        """One [N, D] array per encoder that reads text, for captions of one chunk; empty where none
+        does.
+        """
         rows, arrays = self._part("texts", chunk)
         places = [rows[sha256_hex(caption.encode())] for caption in captions] if arrays else []
         return {name: array[places] for name, array in arrays.items()}
@@ -47,7 +55,10 @@ class Vectors:
             return self._parts[kind, chunk]
         table = read_table(self._stage.part(kind, chunk))
         rows = {key: row for row, key in enumerate(table.column("sha256").to_pylist())}
-        self._parts[kind, chunk] = rows, {name: matrix(table.column(name)) for name in table.column_names if name != "sha256"}
+        self._parts[kind, chunk] = (
+            rows,
+            {name: matrix(table.column(name)) for name in table.column_names if name != "sha256"},
+        )
         if len(self._parts) > _MAX_PARTS:
             self._parts.popitem(last=False)
         return self._parts[kind, chunk]

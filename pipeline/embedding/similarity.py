@@ -20,13 +20,17 @@ def unit_rows(vectors_ND: Floats) -> NDArray[np.float64]:
     norms_N = np.linalg.norm(wide_ND, axis=1)
     bad = np.flatnonzero(~np.isfinite(norms_N) | (norms_N == 0))
     if bad.size:
-        raise ValueError(f"embedding {int(bad[0])} of {len(norms_N)}: expected a finite, non-zero vector, got norm {norms_N[bad[0]]}")
+        raise ValueError(
+            f"embedding {int(bad[0])} of {len(norms_N)}: expected a finite, non-zero vector, got"
+            f" norm {norms_N[bad[0]]}"
+        )
     unit_ND: NDArray[np.float64] = wide_ND / norms_N[:, None]
     return unit_ND
 
 
 def cosine(left_ND: Floats, right_ND: Floats) -> NDArray[np.float64]:
-    """Cosine of each row pair, [N] in [-1, 1], rounded to 4 decimals as it is stored and decided on.
+    """Cosine of each row pair, [N] in [-1, 1], rounded to 4 decimals as it is stored and decided
+    on.
 
         (1, 0) and (2, 0)  ->  1.0        (1, 0) and (0, 3)  ->  0.0        (1, 0) and (-1, 0)  ->  -1.0
 
@@ -39,8 +43,12 @@ def cosine(left_ND: Floats, right_ND: Floats) -> NDArray[np.float64]:
     return rounded_N
 
 
-def caption_margin(text_ND: Floats, own_image_ND: Floats, other_image_ND: Floats) -> NDArray[np.float64]:
-    """How much better a caption fits its own image than the other one: cos(text, own) - cos(text, other), [N]."""
+def caption_margin(
+    text_ND: Floats, own_image_ND: Floats, other_image_ND: Floats
+) -> NDArray[np.float64]:
+    """How much better a caption fits its own image than the other one: cos(text, own) - cos(text,
+    other), [N].
+    """
     text = unit_rows(text_ND)
     own_N = np.einsum("nd,nd->n", text, unit_rows(own_image_ND))
     other_N = np.einsum("nd,nd->n", text, unit_rows(other_image_ND))

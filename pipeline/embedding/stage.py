@@ -1,4 +1,6 @@
-"""Stage `embed`: each unique image, and each caption where an encoder reads text, becomes a vector, chunk by chunk."""
+"""Stage `embed`: each unique image, and each caption where an encoder reads text, becomes a vector,
+chunk by chunk.
+"""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,15 +24,19 @@ from pipeline.storage.image_store import owned_images
 VERSION = 2
 
 TEXT_ENCODERS = ("clip",)
-MAKERS_OF_VECTORS = ("embed", "verify")  # the stages that embed; a text is embedded once, whether as a caption or as an answer
+# the stages that embed; a text is embedded once, whether as a caption or as an answer
+MAKERS_OF_VECTORS = ("embed", "verify")
 
 Floats = NDArray[np.float32]
 T = TypeVar("T")
 U = TypeVar("U")
 
 
-def embed_chunk(ingest: Stage, stage: Stage, encoders: Encoders, index: int, num_threads: int = 2) -> None:
-    """Writes the vectors of the images that chunk `index` owns and of its captions; makes those that no earlier part holds.
+def embed_chunk(
+    ingest: Stage, stage: Stage, encoders: Encoders, index: int, num_threads: int = 2
+) -> None:
+    """Writes the vectors of the images that chunk `index` owns and of its captions; makes those
+    that no earlier part holds.
 
     Args:
         num_threads: How many pictures are decoded and prepared at a time, beside the model.
@@ -43,18 +49,29 @@ def embed_chunk(ingest: Stage, stage: Stage, encoders: Encoders, index: int, num
         return embed_images(images["bytes"], opened, missing, num_threads)
 
     def texts_by(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
-        return {name: embed_texts(encoders.open(name), [captions[place] for place in places]) for name, places in missing.items()}
+        return {
+            name: embed_texts(encoders.open(name), [captions[place] for place in places])
+            for name, places in missing.items()
+        }
 
-    read_text = {name: made_by for name, made_by in encoders.fingerprints.items() if name in TEXT_ENCODERS}
+    read_text = {
+        name: made_by for name, made_by in encoders.fingerprints.items() if name in TEXT_ENCODERS
+    }
     caption_keys = [sha256_hex(caption.encode()) for caption in captions]
     write_part(stage, "texts", index, caption_keys, read_text, texts_by)
     # The images come last: their presence means that the chunk is complete.
-    write_part(stage, "images", index, images["sha256"].to_pylist(), encoders.fingerprints, images_by)
+    write_part(
+        stage, "images", index, images["sha256"].to_pylist(), encoders.fingerprints, images_by
+    )
 
 
 def _captions(ingest: Stage, index: int) -> list[str]:
-    rows = read_table(ingest.part("rows", index), ["caption_a", "caption_b", "drop_reason"]).to_pylist()
-    return sorted({row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"})
+    rows = read_table(
+        ingest.part("rows", index), ["caption_a", "caption_b", "drop_reason"]
+    ).to_pylist()
+    return sorted(
+        {row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"}
+    )
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
@@ -74,17 +91,25 @@ def write_part(
     """Writes one part of vectors from what is known and what `make` makes of the rest.
 
     Args:
-        kind: "images" or "texts"; known are those in every part of that kind, also of other stages, below the work folder.
+        kind: "images" or "texts"; known are those in every part of that kind, also of other stages,
+            below the work folder.
         fingerprints: By encoder name.
         make: Given places in `keys` by encoder, makes their vectors.
     """
     known = _known_vectors(stage.folder, kind, tuple(sorted(fingerprints.items())))
     taken = {name: known.take(name, keys) for name in fingerprints}
-    missing = {name: np.setdiff1d(np.arange(len(keys)), places).tolist() for name, (places, _) in taken.items()}
+    missing = {
+        name: np.setdiff1d(np.arange(len(keys)), places).tolist()
+        for name, (places, _) in taken.items()
+    }
     made = make({name: places for name, places in missing.items() if places})
     vectors: dict[str, Floats] = {}
     for name, (places, old) in taken.items():
-        parts = [(at, rows) for at, rows in ((places, old), (missing[name], made.get(name))) if rows is not None]
+        parts = [
+            (at, rows)
+            for at, rows in ((places, old), (missing[name], made.get(name)))
+            if rows is not None
+        ]
         if parts:  # without a single vector its width is not known, and the column stays out
             vectors[name] = np.empty((len(keys), parts[0][1].shape[1]), np.float32)
         for at, rows in parts:
@@ -93,19 +118,24 @@ def write_part(
 
 
 @lru_cache(maxsize=2)
-def _known_vectors(folder: Path, kind: str, fingerprints: tuple[tuple[str, str], ...]) -> KnownVectors:
+def _known_vectors(
+    folder: Path, kind: str, fingerprints: tuple[tuple[str, str], ...]
+) -> KnownVectors:
     """Listed once per worker process: all stages of this work folder lie side by side."""
     work = folder.parent.parent
     return KnownVectors([work / name for name in MAKERS_OF_VECTORS], kind, dict(fingerprints))
 
 
 def embed_images(
-    encoded: pa.ChunkedArray, encoders: Mapping[str, Encoder], wanted: Mapping[str, Sequence[int]], num_threads: int
+    encoded: pa.ChunkedArray,
+    encoders: Mapping[str, Encoder],
+    wanted: Mapping[str, Sequence[int]],
+    num_threads: int,
 ) -> dict[str, Floats]:
     """Each encoder's vectors of its wanted images, [N, D], one decode for all.
 
-    While a model works on one batch, threads decode and prepare the next: memory holds that many prepared pictures, and
-    one decoded picture per thread.
+    While a model works on one batch, threads decode and prepare the next: memory holds that many
+    prepared pictures, and one decoded picture per thread.
 
     Args:
         encoded: Bytes of images that are known to decode.
@@ -135,8 +165,12 @@ def embed_images(
     return {name: np.concatenate(batches) for name, batches in found.items() if batches}
 
 
-def _ahead(work: Callable[[T], U], items: Iterable[T], num_threads: int, num_ahead: int) -> Iterator[U]:
-    """`work` over items in order, done by threads at most `num_ahead` items before they are asked for."""
+def _ahead(
+    work: Callable[[T], U], items: Iterable[T], num_threads: int, num_ahead: int
+) -> Iterator[U]:
+    """`work` over items in order, done by threads at most `num_ahead` items before they are asked
+    for.
+    """
     with ThreadPoolExecutor(num_threads) as pool:
         running: deque[Future[U]] = deque()
         for item in items:
@@ -152,8 +186,15 @@ class EmbedChunks:
 
     kind = "images"  # the parts whose presence means that a chunk is complete
 
-    def __init__(self, upstream: Stage, stage: Stage, section: EncodersSection, num_threads: int) -> None:
-        self._upstream, self._stage, self._section, self._num_threads = upstream, stage, section, num_threads
+    def __init__(
+        self, upstream: Stage, stage: Stage, section: EncodersSection, num_threads: int
+    ) -> None:
+        self._upstream, self._stage, self._section, self._num_threads = (
+            upstream,
+            stage,
+            section,
+            num_threads,
+        )
         self._encoders: Encoders | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
@@ -163,7 +204,8 @@ class EmbedChunks:
                 if not self._stage.part(self.kind, index).is_file():
                     self._embed(index)
         except UserError as error:
-            # Raised here it would reach the user as the death of an actor, with its kind lost on the way.
+            # Raised here it would reach the user as the death of an actor, with its kind lost on
+            # the way.
             return {"index": batch["index"], "error": np.array([str(error)] * len(batch["index"]))}
         return {"index": batch["index"], "error": np.array([""] * len(batch["index"]))}
 
@@ -175,7 +217,8 @@ class EmbedChunks:
             if self._section.clip is not None or self._section.dinov2 is not None:
                 import torch
 
-                # Ray gives a worker with a fraction of a CPU a single thread unless it asks for more.
+                # Ray gives a worker with a fraction of a CPU a single thread unless it asks for
+                # more.
                 torch.set_num_threads(self._num_threads)
             self._encoders = Encoders(self._section)
         return self._encoders

@@ -1,4 +1,6 @@
-"""`svco publish`: an MVC folder, or a finetuned model, becomes a repository on the Hub, in one commit or not at all."""
+"""`svco publish`: an MVC folder, or a finetuned model, becomes a repository on the Hub, in one
+commit or not at all.
+"""
 
 import os
 import re
@@ -23,14 +25,19 @@ _LARGE = (".parquet", ".safetensors")
 _VERSION = re.compile(r"v(\d+)")
 
 
-def publish(parcel: Parcel, repo: str, *, is_public: bool = False, tag: str | None = None) -> tuple[str, str]:
-    """Makes the repository hold what the parcel holds, in one commit with a tag; returns the commit and the tag.
+def publish(
+    parcel: Parcel, repo: str, *, is_public: bool = False, tag: str | None = None
+) -> tuple[str, str]:
+    """Makes the repository hold what the parcel holds, in one commit with a tag; returns the commit
+    and the tag.
 
-    A new repository is private unless `is_public`; one that is there stays what it is. Where it holds everything already,
-    no commit is made: so the same command, run again after any failure, ends what it began.
+    A new repository is private unless `is_public`; one that is there stays what it is. Where it
+    holds everything already, no commit is made: so the same command, run again after any failure,
+    ends what it began.
 
     Raises:
-        HubError: Refused, unreachable, changed by somebody else meanwhile, or not holding afterwards what was pushed.
+        HubError: Refused, unreachable, changed by somebody else meanwhile, or not holding
+            afterwards what was pushed.
     """
     repository = HubRepository(repo, parcel.kind)
     head = repository.head()
@@ -47,7 +54,9 @@ def publish(parcel: Parcel, repo: str, *, is_public: bool = False, tag: str | No
     if changed or stale:
         print_operations(parcel, operations)
         message = f"Publish {version} with the S-VCO toolkit"
-        commit = repository.push({path: parcel.files[path] for path in changed}, stale, onto=head.commit, message=message)
+        commit = repository.push(
+            {path: parcel.files[path] for path in changed}, stale, onto=head.commit, message=message
+        )
     else:
         say(f"{repository.url}: holds all of it already")
     verify(repository, parcel, commit)
@@ -57,24 +66,35 @@ def publish(parcel: Parcel, repo: str, *, is_public: bool = False, tag: str | No
 
 
 def plan(parcel: Parcel, there: Mapping[str, RemoteFile]) -> dict[str, str]:
-    """What is done with each path: add, replace, keep (the same is there already), or remove (of an earlier version)."""
+    """What is done with each path: add, replace, keep (the same is there already), or remove (of an
+    earlier version).
+    """
     operations = {}
     for path, content in parcel.files.items():
         remote = there.get(path)
-        operations[path] = "add" if remote is None else "keep" if remote.holds(content) else "replace"
+        operations[path] = (
+            "add" if remote is None else "keep" if remote.holds(content) else "replace"
+        )
     return operations | dict.fromkeys(parcel.stale(list(there)), "remove")
 
 
 def choose_tag(head: Head, given: str | None, *, is_new: bool) -> str:
-    """The version's tag: the one given, else the one that names this content already, else the next of v1, v2, ..
+    """The version's tag: the one given, else the one that names this content already, else the next
+    of v1, v2, ..
 
     Raises:
         HubError: The given tag names another commit.
     """
-    here = sorted(name for name, commit in head.tags.items() if commit == head.commit) if not is_new else []
+    here = (
+        sorted(name for name, commit in head.tags.items() if commit == head.commit)
+        if not is_new
+        else []
+    )
     if given:
         if given in head.tags and given not in here:
-            raise HubError(f"tag {given!r} names an earlier version there; give another --tag, or none")
+            raise HubError(
+                f"tag {given!r} names an earlier version there; give another --tag, or none"
+            )
         return given
     numbers = [int(found[1]) for name in head.tags if (found := _VERSION.fullmatch(name))]
     return here[0] if here else f"v{max(numbers, default=0) + 1}"
@@ -86,26 +106,37 @@ def verify(repository: HubRepository, parcel: Parcel, commit: str) -> None:
     Raises:
         HubError: Something is missing, different, or there though it should be gone.
     """
-    wrong = [path for path, what in plan(parcel, repository.files(commit)).items() if what != "keep"]
+    wrong = [
+        path for path, what in plan(parcel, repository.files(commit)).items() if what != "keep"
+    ]
     content = parcel.files[parcel.proof]
-    if not wrong and repository.read(parcel.proof, commit) != (content if isinstance(content, bytes) else content.read_bytes()):
+    if not wrong and repository.read(parcel.proof, commit) != (
+        content if isinstance(content, bytes) else content.read_bytes()
+    ):
         wrong = [parcel.proof]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise HubError(
-            f"{repository.url}: commit {commit[:8]} does not hold what was pushed: {', '.join(wrong[:5])}{more}; "
-            "do not use it, and run the command again"
+            f"{repository.url}: commit {commit[:8]} does not hold what was pushed:"
+            f" {', '.join(wrong[:5])}{more}; do not use it, and run the command again"
         )
 
 
 def write_dry_run(parcel: Parcel, out: Path) -> None:
-    """Writes into `out` exactly the files that would be pushed; an earlier dry run there is replaced.
+    """Writes into `out` exactly the files that would be pushed; an earlier dry run there is
+    replaced.
 
     Raises:
         StoreError: `out` holds something else, or cannot be written.
     """
-    if out.exists() and not (out / MARKER).is_file() and (not out.is_dir() or any(entry.name != ".lock" for entry in out.iterdir())):
-        raise StoreError(f"out={out}: holds something that no dry run wrote; choose an empty or a new folder")
+    if (
+        out.exists()
+        and not (out / MARKER).is_file()
+        and (not out.is_dir() or any(entry.name != ".lock" for entry in out.iterdir()))
+    ):
+        raise StoreError(
+            f"out={out}: holds something that no dry run wrote; choose an empty or a new folder"
+        )
     with only_one(out, "out"):
         write_text(out / MARKER, "A dry run of svco publish.\n")
         for entry in out.iterdir():
@@ -142,28 +173,54 @@ def print_operations(parcel: Parcel, operations: Mapping[str, str]) -> None:
 
 
 def run(
-    folder: Annotated[str, typer.Argument(metavar="DIR", help="An MVC folder, or the folder of a finetuned model.")],
-    repo: Annotated[str, typer.Option(metavar="ORG/NAME", help="The repository; made if it is not there.")],
+    folder: Annotated[
+        str,
+        typer.Argument(metavar="DIR", help="An MVC folder, or the folder of a finetuned model."),
+    ],
+    repo: Annotated[
+        str, typer.Option(metavar="ORG/NAME", help="The repository; made if it is not there.")
+    ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Write what would be pushed into a folder; needs no token, no network.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Write what would be pushed into a folder; needs no token, no network.",
+        ),
     ] = False,
-    out: Annotated[str | None, typer.Option(help="Where a dry run writes; by default DIR-publish beside DIR.")] = None,
+    out: Annotated[
+        str | None, typer.Option(help="Where a dry run writes; by default DIR-publish beside DIR.")
+    ] = None,
     allow_license: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A licence that you have permission for, though it is not known to allow this; may be repeated."),
+        typer.Option(
+            metavar="NAME",
+            help=(
+                "A licence that you have permission for, though it is not known to allow this; may"
+                " be repeated."
+            ),
+        ),
     ] = None,
-    public: Annotated[bool, typer.Option("--public", help="Make a new repository public instead of private.")] = False,
-    tag: Annotated[str | None, typer.Option(help="The version's tag; by default the next of v1, v2, ..")] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="Make a new repository public instead of private.")
+    ] = False,
+    tag: Annotated[
+        str | None, typer.Option(help="The version's tag; by default the next of v1, v2, ..")
+    ] = None,
 ) -> None:
-    """Publish an MVC folder, or a finetuned model, on the Hugging Face Hub: one commit, a tag, and a look at what is there then.
+    """Publish an MVC folder, or a finetuned model, on the Hugging Face Hub: one commit, a tag, and
+    a look at what is there then.
 
-    The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub. The card of a data set is made
-    anew from its manifest each time.
+    The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub. The card
+    of a data set is made anew from its manifest each time.
     """
     if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo, re.ASCII):
-        raise PublishError(f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'")
+        raise PublishError(
+            f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'"
+        )
     if tag is not None and not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
-        raise PublishError(f"--tag {tag}: expected letters, digits, '-', '_' and '.', for example v2")
+        raise PublishError(
+            f"--tag {tag}: expected letters, digits, '-', '_' and '.', for example v2"
+        )
     source = absolute_path(folder, "DIR")
     if "://" in source:
         raise StoreError(f"{source}: only local folders can be published; copy it here first")
@@ -173,7 +230,10 @@ def run(
         target = Path(absolute_path(out, "out") if out else f"{source}-publish")
         write_dry_run(parcel, target)
         print_operations(parcel, plan(parcel, {}))
-        say(f"nothing was sent; {', '.join(parcel.replaced)} of an earlier version would be removed\n{target}")
+        say(
+            f"nothing was sent; {', '.join(parcel.replaced)} of an earlier version would be"
+            f" removed\n{target}"
+        )
         return
     from huggingface_hub.utils import disable_progress_bars
 

@@ -1,6 +1,8 @@
-"""A repository on the Hub, as publishing needs it: what its head holds, one commit upon that head, a tag. Knows no data sets.
+"""A repository on the Hub, as publishing needs it: what its head holds, one commit upon that head,
+a tag. Knows no data sets.
 
-The Hub is the one that HF_ENDPOINT names. The token comes from HF_TOKEN or the login file, and no message repeats it.
+The Hub is the one that HF_ENDPOINT names. The token comes from HF_TOKEN or the login file, and no
+message repeats it.
 """
 
 import contextlib
@@ -20,18 +22,24 @@ Kind = Literal["dataset", "model"]
 Content = Path | bytes
 
 _CONFLICT = 412
-_UPLOADING = "nothing was published; what is uploaded is kept, and the same command goes on from there"
+_UPLOADING = (
+    "nothing was published; what is uploaded is kept, and the same command goes on from there"
+)
 # The answer to a commit can get lost, or be an error, although the commit was made.
 _COMMITTING = "run the same command again, it sees whether the commit was made"
 
 
 class HubError(UserError):
-    """The Hub, or the way to it, does not do what was asked; the message says what is the case there now."""
+    """The Hub, or the way to it, does not do what was asked; the message says what is the case
+    there now.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file at a commit. Large ones are known by sha256, small ones by the name that git gives their content."""
+    """A file at a commit. Large ones are known by sha256, small ones by the name that git gives
+    their content.
+    """
 
     size: int
     sha256: str | None
@@ -42,14 +50,23 @@ class RemoteFile:
         if self.size != content_size(content):
             return False
         if self.sha256 is not None:
-            return self.sha256 == (hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256_file(content))
+            return self.sha256 == (
+                hashlib.sha256(content).hexdigest()
+                if isinstance(content, bytes)
+                else sha256_file(content)
+            )
         data = content if isinstance(content, bytes) else content.read_bytes()
-        return self.git_sha1 == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        return (
+            self.git_sha1
+            == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest commit of the main branch: its name, its files, and the tags of the repository with the commits they name."""
+    """The newest commit of the main branch: its name, its files, and the tags of the repository
+    with the commits they name.
+    """
 
     commit: str
     is_private: bool
@@ -66,7 +83,8 @@ class HubRepository:
     """One repository and the right to write into it.
 
     Raises:
-        HubError: No token, or one that the Hub does not accept. So do all methods, where the Hub refuses or cannot be reached.
+        HubError: No token, or one that the Hub does not accept. So do all methods, where the Hub
+            refuses or cannot be reached.
     """
 
     def __init__(self, repo: str, kind: Kind) -> None:
@@ -77,7 +95,9 @@ class HubRepository:
         self.repo, self.kind = repo, kind
         token = get_token()
         if not token:
-            raise HubError("no Hub token: set HF_TOKEN, or log in with `hf auth login`; it needs write access")
+            raise HubError(
+                "no Hub token: set HF_TOKEN, or log in with `hf auth login`; it needs write access"
+            )
         self._token = token
         self._api: Any = HfApi(endpoint=self.endpoint, token=token)
         self._where = {"repo_id": repo, "repo_type": kind}
@@ -90,13 +110,18 @@ class HubRepository:
         return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
     def head(self) -> Head | None:
-        """The newest commit; None where there is no such repository, or none that this token may see."""
+        """The newest commit; None where there is no such repository, or none that this token may
+        see.
+        """
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
             with self._in_words("asking for the repository"):
                 info = self._api.repo_info(**self._where)
-                tags = {tag.name: tag.target_commit for tag in self._api.list_repo_refs(**self._where).tags}
+                tags = {
+                    tag.name: tag.target_commit
+                    for tag in self._api.list_repo_refs(**self._where).tags
+                }
                 return Head(info.sha, bool(info.private), self.files(info.sha), tags)
         except HubError as error:
             if isinstance(error.__cause__, RepositoryNotFoundError):
@@ -109,7 +134,9 @@ class HubRepository:
             self._api.create_repo(**self._where, private=is_private)
         head = self.head()
         if head is None:
-            raise HubError(f"{self.repo}: was made, but this token may not see it; give it read access")
+            raise HubError(
+                f"{self.repo}: was made, but this token may not see it; give it read access"
+            )
         return head
 
     def files(self, commit: str) -> dict[str, RemoteFile]:
@@ -117,16 +144,22 @@ class HubRepository:
         with self._in_words("listing the files"):
             entries = list(self._api.list_repo_tree(**self._where, recursive=True, revision=commit))
         return {
-            entry.path: RemoteFile(entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id)
+            entry.path: RemoteFile(
+                entry.size, entry.lfs.sha256 if entry.lfs else None, entry.blob_id
+            )
             for entry in entries
             if hasattr(entry, "size")  # folders have none
         }
 
-    def push(self, added: Mapping[str, Content], removed: Sequence[str], *, onto: str, message: str) -> str:
-        """Uploads `added`, then makes one commit of everything upon the commit `onto`; returns its name.
+    def push(
+        self, added: Mapping[str, Content], removed: Sequence[str], *, onto: str, message: str
+    ) -> str:
+        """Uploads `added`, then makes one commit of everything upon the commit `onto`; returns its
+        name.
 
-        File by file, so that a run that was interrupted finds those it finished: the Hub tells which contents it has.
-        Until the commit nothing of it can be seen; if somebody committed since `onto`, nothing is changed.
+        File by file, so that a run that was interrupted finds those it finished: the Hub tells
+        which contents it has. Until the commit nothing of it can be seen; if somebody committed
+        since `onto`, nothing is changed.
         """
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 
@@ -138,13 +171,19 @@ class HubRepository:
                 progress.advance(1, file=operation.path_in_repo)
         operations += [CommitOperationDelete(path) for path in removed]
         with self._in_words("committing", _COMMITTING):
-            commit = self._api.create_commit(**self._where, operations=operations, commit_message=message, parent_commit=onto)
+            commit = self._api.create_commit(
+                **self._where, operations=operations, commit_message=message, parent_commit=onto
+            )
         return str(commit.oid)
 
     def read(self, path: str, commit: str) -> bytes:
         """A small file as anybody would download it."""
         with tempfile.TemporaryDirectory() as folder, self._in_words(f"downloading {path}"):
-            return Path(self._api.hf_hub_download(self.repo, path, repo_type=self.kind, revision=commit, local_dir=folder)).read_bytes()
+            return Path(
+                self._api.hf_hub_download(
+                    self.repo, path, repo_type=self.kind, revision=commit, local_dir=folder
+                )
+            ).read_bytes()
 
     def tag(self, name: str, commit: str) -> None:
         """Names a commit."""
@@ -153,14 +192,18 @@ class HubRepository:
 
     @contextlib.contextmanager
     def _in_words(self, doing: str, state: str = "") -> Iterator[None]:
-        """What fails inside becomes one sentence, without the token; `state` tells how things stand then."""
-        from huggingface_hub.errors import HTTPError  # httpx's, of whichever version the library uses
+        """What fails inside becomes one sentence, without the token; `state` tells how things stand
+        then.
+        """
+        # httpx's, of whichever version the library uses
+        from huggingface_hub.errors import HTTPError
 
         try:
             yield
         except HubError:
             raise
-        # The library wraps what fails in a thread as RuntimeError, and a header that the Hub refuses as ValueError.
+        # The library wraps what fails in a thread as RuntimeError, and a header that the Hub
+        # refuses as ValueError.
         except (HTTPError, OSError, RuntimeError, ValueError) as error:
             raise HubError(self._explained(error, doing, state)) from error
 
@@ -169,13 +212,29 @@ class HubRepository:
         while cause is not None and not hasattr(cause, "response"):
             cause = cause.__cause__
         status = getattr(getattr(cause, "response", None), "status_code", None)
-        said = " ".join(str(getattr(cause, "server_message", None) or error).replace(self._token, "(token)").split())
+        said = " ".join(
+            str(getattr(cause, "server_message", None) or error)
+            .replace(self._token, "(token)")
+            .split()
+        )
         if status == _CONFLICT:
-            return f"{self.repo}: somebody else committed there meanwhile, so nothing was published; look at it, and run the command again"
+            return (
+                f"{self.repo}: somebody else committed there meanwhile, so nothing was published;"
+                " look at it, and run the command again"
+            )
         if status == 401:
-            return f"{self.endpoint}: does not accept the Hub token ({doing}); set another HF_TOKEN, or log in with `hf auth login`"
-        # Storage answers 403 too, to an address that has expired; only what the Hub itself says is about the token.
+            return (
+                f"{self.endpoint}: does not accept the Hub token ({doing}); set another HF_TOKEN,"
+                " or log in with `hf auth login`"
+            )
+        # Storage answers 403 too, to an address that has expired; only what the Hub itself says is
+        # about the token.
         if status == 403 and cause is error:
-            return f"{self.repo}: the Hub token may not do that ({doing}: {said}); give it write access, or choose another --repo"
+            return (
+                f"{self.repo}: the Hub token may not do that ({doing}: {said}); give it write"
+                " access, or choose another --repo"
+            )
         answer = f"the Hub answered {status}" if status else "the Hub could not be reached"
-        return f"{self.repo}: {doing} failed, {answer} ({said.rstrip('.')[:400]})" + (f"; {state}" if state else "")
+        return f"{self.repo}: {doing} failed, {answer} ({said.rstrip('.')[:400]})" + (
+            f"; {state}" if state else ""
+        )

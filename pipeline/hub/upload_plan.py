@@ -1,4 +1,6 @@
-"""What would be pushed to the Hub: of an MVC folder or a model folder the files that belong there, checked, with their card."""
+"""What would be pushed to the Hub: of an MVC folder or a model folder the files that belong there,
+checked, with their card.
+"""
 
 import fnmatch
 import json
@@ -32,7 +34,8 @@ class PublishError(UserError):
 class Parcel:
     """Files by their paths in the repository, with what of an earlier version they replace.
 
-    `proof` is the file that is read back whole after publishing; `replaced` are patterns of paths that this version owns.
+    `proof` is the file that is read back whole after publishing; `replaced` are patterns of paths
+    that this version owns.
     """
 
     kind: Kind
@@ -41,8 +44,14 @@ class Parcel:
     replaced: tuple[str, ...]
 
     def stale(self, there: Collection[str]) -> list[str]:
-        """Which files of an earlier version have to go: left there, they would be read as part of this one."""
-        return sorted(path for path in there if path not in self.files and any(fnmatch.fnmatchcase(path, p) for p in self.replaced))
+        """Which files of an earlier version have to go: left there, they would be read as part of
+        this one.
+        """
+        return sorted(
+            path
+            for path in there
+            if path not in self.files and any(fnmatch.fnmatchcase(path, p) for p in self.replaced)
+        )
 
 
 def pack(folder: Path, repo: str, allowed: Collection[str] = ()) -> Parcel:
@@ -57,50 +66,76 @@ def pack(folder: Path, repo: str, allowed: Collection[str] = ()) -> Parcel:
     if any((folder / name).is_file() for name in (MODEL_CONFIG, ADAPTER_CONFIG)):
         return pack_model(folder, repo)
     raise MvcError(
-        f"{folder}: expected an MVC folder (manifest.json), a model folder ({MODEL_CONFIG} and *.safetensors) or the folder of a PEFT "
-        f"adapter ({ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}), found none of them"
+        f"{folder}: expected an MVC folder (manifest.json), a model folder ({MODEL_CONFIG} and"
+        f" *.safetensors) or the folder of a PEFT adapter ({ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}),"
+        " found none of them"
     )
 
 
 def pack_mvc(folder: Path, repo: str, allowed: Collection[str]) -> Parcel:
     """The shards that the manifest lists, manifest and report as they are, and a card for the Hub.
 
-    The card is made from the manifest again, so what somebody wrote into README.md by hand does not get there.
+    The card is made from the manifest again, so what somebody wrote into README.md by hand does not
+    get there.
     """
     found = [problem for problem in problems(folder, quick=False) if not problem.is_warning]
     if found:
         more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
-        raise PublishError(f"{folder}: not published, {found[0].line()}{more}; `svco validate` tells all; build the folder again")
+        raise PublishError(
+            f"{folder}: not published, {found[0].line()}{more}; `svco validate` tells all; build"
+            " the folder again"
+        )
     manifest = read_manifest(folder)
-    kept, dropped = (_licenses(folder, manifest["files"], rejects=rejects) for rejects in (False, True))
+    kept, dropped = (
+        _licenses(folder, manifest["files"], rejects=rejects) for rejects in (False, True)
+    )
     _refuse_licenses(folder, kept, dropped, allowed)
-    card = render_card({**manifest, "licenses": kept}, repo=repo, exceptions=exceptions(kept + dropped, allowed))
+    card = render_card(
+        {**manifest, "licenses": kept}, repo=repo, exceptions=exceptions(kept + dropped, allowed)
+    )
     files: dict[str, Content] = {name: folder / name for name in sorted(manifest["files"])}
-    files |= {name: folder / name for name in ("manifest.json", "report.html") if (folder / name).is_file()}
+    files |= {
+        name: folder / name
+        for name in ("manifest.json", "report.html")
+        if (folder / name).is_file()
+    }
     files["README.md"] = card.encode()
     return Parcel("dataset", files, "manifest.json", ("data/*.parquet", "rejects/*.parquet"))
 
 
 def _licenses(folder: Path, names: Collection[str], *, rejects: bool) -> Counter[str]:
-    """How many pairs with a picture state which licence, in the shards themselves; "" where none is stated."""
+    """How many pairs with a picture state which licence, in the shards themselves; "" where none is
+    stated.
+    """
     found: Counter[str] = Counter()
     for name in names:
         if name.startswith("rejects/") != rejects:
             continue
         with pq.ParquetFile(folder / name) as shard:
-            for batch in shard.iter_batches(LICENSE_ROWS, columns=["license", "image_a_sha256", "image_b_sha256"]):
+            for batch in shard.iter_batches(
+                LICENSE_ROWS, columns=["license", "image_a_sha256", "image_b_sha256"]
+            ):
                 # A row that never had a picture passes nobody's picture on.
-                found.update(row["license"] or "" for row in batch.to_pylist() if row["image_a_sha256"] or row["image_b_sha256"])
+                found.update(
+                    row["license"] or ""
+                    for row in batch.to_pylist()
+                    if row["image_a_sha256"] or row["image_b_sha256"]
+                )
     return Counter(dict(sorted(found.items())))
 
 
-def _refuse_licenses(folder: Path, kept: Counter[str], dropped: Counter[str], allowed: Collection[str]) -> None:
+def _refuse_licenses(
+    folder: Path, kept: Counter[str], dropped: Counter[str], allowed: Collection[str]
+) -> None:
     """The rejects go to the Hub with their pictures, so their licences count as well."""
     reasons = refused(kept + dropped, allowed)
     if not reasons:
         return
     shown = sorted(reasons)[:MAX_TOLD]
-    told = [f"{_numbers(kept[name], dropped[name])} under {name or 'no licence'!r}: it {reasons[name]}" for name in shown]
+    told = [
+        f"{_numbers(kept[name], dropped[name])} under {name or 'no licence'!r}: it {reasons[name]}"
+        for name in shown
+    ]
     told += [f"and {len(reasons) - MAX_TOLD:,} more licences"] if len(reasons) > MAX_TOLD else []
     remedy = "Either state the licence in the recipe and build again, or leave out that source"
     named = " ".join(f"--allow-license {name!r}" for name in shown if name)
@@ -110,35 +145,63 @@ def _refuse_licenses(folder: Path, kept: Counter[str], dropped: Counter[str], al
 
 
 def _numbers(num_kept: int, num_dropped: int) -> str:
-    parts = [f"{number:,} {what}" for number, what in ((num_kept, "kept"), (num_dropped, "dropped")) if number]
+    parts = [
+        f"{number:,} {what}"
+        for number, what in ((num_kept, "kept"), (num_dropped, "dropped"))
+        if number
+    ]
     return " and ".join(parts) + (" pair" if num_kept + num_dropped == 1 else " pairs")
 
 
-MODEL_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = "config.json", "adapter_config.json", "adapter_model.safetensors"
+MODEL_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = (
+    "config.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+)
 _UNFILLED = "[More Information Needed]"  # in the card that PEFT writes beside each adapter
 # What belongs to a model, of all that a training run leaves in its folder.
-_MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja", "*.model", "*.txt", "metrics.jsonl")
+_MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+    "metrics.jsonl",
+)
 _NOT_OF_THE_MODEL = ("svco.json", "result.json", "manifest.json")
 
 
 def pack_model(folder: Path, repo: str) -> Parcel:
-    """Weights, configuration and processor of a finetuned model, its record without this machine's paths, and a card.
+    """Weights, configuration and processor of a finetuned model, its record without this machine's
+    paths, and a card.
 
-    A folder of a PEFT adapter holds what was trained and not the base model; its configuration names that, and where it does
-    so by a path of this machine, it is refused. A README.md that is there stays as it is, unless PEFT left it unfilled.
+    A folder of a PEFT adapter holds what was trained and not the base model; its configuration
+    names that, and where it does so by a path of this machine, it is refused. A README.md that is
+    there stays as it is, unless PEFT left it unfilled.
     """
     adapter = _adapter_config(folder)
     weights = _checked_weights(folder, adapter is not None)
     record = portable(read_json(folder / "svco.json")) if (folder / "svco.json").is_file() else {}
-    names = {path.name for pattern in _MODEL_FILES for path in folder.glob(pattern) if path.is_file() and path.name[0] != "."}
+    names = {
+        path.name
+        for pattern in _MODEL_FILES
+        for path in folder.glob(pattern)
+        if path.is_file() and path.name[0] != "."
+    }
     leftover = {name for name in names if name.endswith(".safetensors")} - weights
-    files: dict[str, Content] = {name: folder / name for name in sorted(names - leftover - set(_NOT_OF_THE_MODEL))}
+    files: dict[str, Content] = {
+        name: folder / name for name in sorted(names - leftover - set(_NOT_OF_THE_MODEL))
+    }
     if record:
         files["svco.json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     own_card = folder / "README.md"
-    is_own = own_card.is_file() and _UNFILLED not in own_card.read_text(encoding="utf-8", errors="replace")
+    is_own = own_card.is_file() and _UNFILLED not in own_card.read_text(
+        encoding="utf-8", errors="replace"
+    )
     files["README.md"] = own_card if is_own else render_model_card(repo, record, adapter).encode()
-    # A whole model where an adapter was, or the other way round, leaves nothing of the earlier version.
+    # A whole model where an adapter was, or the other way round, leaves nothing of the earlier
+    # version.
     replaced = ("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG, ADAPTER_CONFIG)
     return Parcel("model", files, MODEL_CONFIG if adapter is None else ADAPTER_CONFIG, replaced)
 
@@ -147,7 +210,8 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
     """The configuration of a PEFT adapter; None for a folder of a whole model.
 
     Raises:
-        PublishError: It does not name the base model, or names it by a path that exists nowhere else.
+        PublishError: It does not name the base model, or names it by a path that exists nowhere
+            else.
     """
     path = folder / ADAPTER_CONFIG
     if not path.is_file() or (folder / MODEL_CONFIG).is_file():
@@ -156,30 +220,38 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(base, str) or not base:
         raise PublishError(
-            f"{path}: not published, it does not say whose adapter it is; set base_model_name_or_path to the base model's Hub name"
+            f"{path}: not published, it does not say whose adapter it is; set"
+            " base_model_name_or_path to the base model's Hub name"
         )
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base, re.ASCII):
         raise PublishError(
-            f"{path}: not published, base_model_name_or_path={base!r} is a path of this machine, where nobody else finds the base model; "
-            "set it to the base model's Hub name, or merge the adapter and publish the whole model"
+            f"{path}: not published, base_model_name_or_path={base!r} is a path of this machine,"
+            " where nobody else finds the base model; set it to the base model's Hub name, or"
+            " merge the adapter and publish the whole model"
         )
     beside = folder.parent / "svco.json"
     recipe = read_json(beside).get("recipe", {}) if beside.is_file() else {}
     if (recipe.get("lora") or {}).get("merge") and recipe.get("train", {}).get("train_projector"):
         raise PublishError(
-            f"{folder}: not published, the projector was trained too, and it is in the merged model alone; publish {folder.parent}, or "
-            "train with train.train_projector=false"
+            f"{folder}: not published, the projector was trained too, and it is in the merged model"
+            f" alone; publish {folder.parent}, or train with train.train_projector=false"
         )
     return dict(config)
 
 
 def _checked_weights(folder: Path, is_adapter: bool) -> set[str]:
-    """The weight files: the adapter's, or all that the index names, or those that are there; each can be opened."""
+    """The weight files: the adapter's, or all that the index names, or those that are there; each
+    can be opened.
+    """
     if is_adapter:
         found = {ADAPTER_WEIGHTS} if (folder / ADAPTER_WEIGHTS).is_file() else set()
         return _opened(folder, ADAPTER_CONFIG, found)
     index = folder / "model.safetensors.index.json"
-    weights = set(read_json(index)["weight_map"].values()) if index.is_file() else {path.name for path in folder.glob("*.safetensors")}
+    weights = (
+        set(read_json(index)["weight_map"].values())
+        if index.is_file()
+        else {path.name for path in folder.glob("*.safetensors")}
+    )
     return _opened(folder, MODEL_CONFIG, weights)
 
 
@@ -192,12 +264,18 @@ def _opened(folder: Path, config: str, weights: set[str]) -> set[str]:
     from safetensors import SafetensorError, safe_open
 
     if not weights:
-        raise PublishError(f"{folder}: not published, it has no weights (*.safetensors); let the training finish first")
+        raise PublishError(
+            f"{folder}: not published, it has no weights (*.safetensors); let the training finish"
+            " first"
+        )
     read_json(folder / config)
     for name in sorted(weights):
         try:
             with safe_open(folder / name, framework="numpy") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            raise PublishError(f"{folder / name}: not published, these weights cannot be read ({error}); train again") from error
+            raise PublishError(
+                f"{folder / name}: not published, these weights cannot be read ({error}); train"
+                " again"
+            ) from error
     return weights

@@ -1,4 +1,6 @@
-"""Replies that were paid for, kept by the content of their request: sqlite, shared between runs and processes of a machine."""
+"""Replies that were paid for, kept by the content of their request: sqlite, shared between runs and
+processes of a machine.
+"""
 
 import asyncio
 import json
@@ -15,9 +17,9 @@ from pipeline.core.storage import StoreError
 class Reply:
     """What an endpoint answered, or why it did not.
 
-    `fault` is "" for a usable text, otherwise a fact: reply_empty, reply_refused, reply_cut_off, request_refused,
-    endpoint_gave_no_answer. `model` is the name that the server reports; `latency_s` is of the request that was paid for,
-    also where the reply came from the cache.
+    `fault` is "" for a usable text, otherwise a fact: reply_empty, reply_refused, reply_cut_off,
+    request_refused, endpoint_gave_no_answer. `model` is the name that the server reports;
+    `latency_s` is of the request that was paid for, also where the reply came from the cache.
     """
 
     text: str
@@ -36,8 +38,9 @@ _STORED = tuple(field.name for field in fields(Reply) if field.name != "is_cache
 class ResponseCache:
     """Replies by request key. A reply is on disk before anybody uses it.
 
-    The file lies on a local disk: sqlite's write-ahead log does not work over a network file system. A killed process
-    loses nothing that was committed; a power failure may lose the last moments.
+    The file lies on a local disk: sqlite's write-ahead log does not work over a network file
+    system. A killed process loses nothing that was committed; a power failure may lose the last
+    moments.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,13 +54,16 @@ class ResponseCache:
             self._writer.execute("PRAGMA journal_mode=WAL")
             self._writer.execute("PRAGMA synchronous=NORMAL")
             self._writer.execute(
-                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,"
-                " completion_tokens INTEGER NOT NULL, purpose TEXT NOT NULL, paid_at_s REAL NOT NULL) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL,"
+                " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, purpose TEXT"
+                " NOT NULL, paid_at_s REAL NOT NULL) WITHOUT ROWID"
             )
             self._writer.execute("CREATE INDEX IF NOT EXISTS by_purpose ON replies (purpose)")
             self._reader = sqlite3.connect(path, timeout=60.0, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(f"cache={path}: cannot be used as a store of replies ({error}); name another file") from error
+            raise StoreError(
+                f"cache={path}: cannot be used as a store of replies ({error}); name another file"
+            ) from error
 
     def get(self, key: str) -> Reply | None:
         """The reply to a request with this key, marked as cached, or None."""
@@ -65,16 +71,24 @@ class ResponseCache:
         return Reply(**json.loads(row[0]), is_cached=True) if row else None
 
     async def put(self, key: str, reply: Reply, purpose: str) -> None:
-        """Keeps a reply that was just paid for; returns when it is on disk. `purpose` names the budget that paid.
+        """Keeps a reply that was just paid for; returns when it is on disk. `purpose` names the
+        budget that paid.
 
-        Replies that arrive within GATHER_S, or while others are being written, go into the next transaction together, in a
-        thread: a slow disk holds up nobody's requests.
+        Replies that arrive within GATHER_S, or while others are being written, go into the next
+        transaction together, in a thread: a slow disk holds up nobody's requests.
 
         Raises:
             StoreError: It could not be written.
         """
         stored = {name: getattr(reply, name) for name in _STORED}
-        values = (key, json.dumps(stored, ensure_ascii=False), reply.prompt_tokens, reply.completion_tokens, purpose, time.time())
+        values = (
+            key,
+            json.dumps(stored, ensure_ascii=False),
+            reply.prompt_tokens,
+            reply.completion_tokens,
+            purpose,
+            time.time(),
+        )
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((values, done))
         if self._writing is None:
@@ -100,7 +114,9 @@ class ResponseCache:
     def _commit(self, rows: list[tuple[Any, ...]]) -> None:
         try:
             with self._writer:
-                self._writer.executemany("INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows)
+                self._writer.executemany(
+                    "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows
+                )
         except sqlite3.Error as error:
             raise self._fault(error) from error
 
@@ -111,7 +127,10 @@ class ResponseCache:
 
     def tokens_of(self, purpose: str) -> tuple[int, int]:
         """Input and output tokens that were paid for under a purpose, over all runs."""
-        sums = "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM replies WHERE purpose = ?"
+        sums = (
+            "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM"
+            " replies WHERE purpose = ?"
+        )
         prompt, completion = self._execute(sums, purpose).fetchone()
         return prompt, completion
 
@@ -122,7 +141,10 @@ class ResponseCache:
             raise self._fault(error) from error
 
     def _fault(self, error: sqlite3.Error) -> StoreError:
-        return StoreError(f"cache={self._path}: {error}; what was paid for before is still in it, run the same command again")
+        return StoreError(
+            f"cache={self._path}: {error}; what was paid for before is still in it, run the same"
+            " command again"
+        )
 
     def close(self) -> None:
         """Ends the connections; everything that `put` returned from is on disk already."""

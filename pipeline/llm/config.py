@@ -1,4 +1,6 @@
-"""The `endpoint` of a recipe: which model behind an OpenAI-compatible server, how it is asked, its limits and prices."""
+"""The `endpoint` of a recipe: which model behind an OpenAI-compatible server, how it is asked, its
+limits and prices.
+"""
 
 from typing import Any
 from urllib.parse import urlsplit
@@ -11,12 +13,14 @@ from pipeline.core.recipe import Section
 class EndpointSection(Section):
     """A model behind an OpenAI-compatible server: OpenAI, vLLM, SGLang, `transformers serve`.
 
-    The key is read from the environment variable that `api_key_env` names (null for a server that asks for none) in the
-    process that starts the job; it is never stored, logged or sent to workers.
+    The key is read from the environment variable that `api_key_env` names (null for a server that
+    asks for none) in the process that starts the job; it is never stored, logged or sent to
+    workers.
 
-    `identity` is what cached replies and fingerprints know the server by (default: base_url); give one where the same
-    model moves between addresses. `extra` is added to every request's body, for example {seed: 1}. `cache` is the file of
-    paid replies (default $SVCO_CACHE/responses.sqlite), on a local disk. Prices are in US dollars.
+    `identity` is what cached replies and fingerprints know the server by (default: base_url); give
+    one where the same model moves between addresses. `extra` is added to every request's body, for
+    example {seed: 1}. `cache` is the file of paid replies (default $SVCO_CACHE/responses.sqlite),
+    on a local disk. Prices are in US dollars.
     """
 
     model: str = Field(min_length=1)
@@ -43,17 +47,25 @@ class EndpointSection(Section):
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("expected an address such as http://localhost:8000/v1")
         if parts.username or parts.password or parts.query:
-            raise ValueError("must hold no key; put it into the environment variable that api_key_env names")
+            raise ValueError(
+                "must hold no key; put it into the environment variable that api_key_env names"
+            )
         return value.rstrip("/")
 
     @property
     def has_prices(self) -> bool:
         """Whether money can be counted."""
-        return self.usd_per_million_input_tokens is not None and self.usd_per_million_output_tokens is not None
+        return (
+            self.usd_per_million_input_tokens is not None
+            and self.usd_per_million_output_tokens is not None
+        )
 
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
         """What so many tokens cost, in US dollars; 0 without prices."""
-        prices = (self.usd_per_million_input_tokens or 0.0, self.usd_per_million_output_tokens or 0.0)
+        prices = (
+            self.usd_per_million_input_tokens or 0.0,
+            self.usd_per_million_output_tokens or 0.0,
+        )
         return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
 
     def content(self) -> dict[str, Any]:
@@ -74,4 +86,7 @@ def check_budget(max_usd: float | None, endpoint: EndpointSection | None) -> Non
         ValueError: `max_usd` is given, and a price is not.
     """
     if max_usd is not None and not (endpoint and endpoint.has_prices):
-        raise ValueError("max_usd needs prices: give endpoint.usd_per_million_input_tokens and endpoint.usd_per_million_output_tokens")
+        raise ValueError(
+            "max_usd needs prices: give endpoint.usd_per_million_input_tokens and"
+            " endpoint.usd_per_million_output_tokens"
+        )

@@ -1,4 +1,6 @@
-"""What an endpoint's answers mean: a reply, try again, the end of the job, or one row's fault. Pure functions on status and text."""
+"""What an endpoint's answers mean: a reply, try again, the end of the job, or one row's fault. Pure
+functions on status and text.
+"""
 
 import email.utils
 import json
@@ -15,18 +17,24 @@ from pipeline.llm.cache import Reply
 MAX_CHARS_SHOWN = 200
 ASSUMED_IMAGE_TOKENS = 1500  # of a picture of about a megapixel; servers count 600 to 3,000
 _NO_SUCH_MODEL = re.compile(
-    r"model.{0,120}(not found|not exist|unknown|not available)|(unknown|no such|invalid) model|model_not_found", re.I
+    r"model.{0,120}(not found|not exist|unknown|not available)|(unknown|no such|invalid)"
+    r" model|model_not_found",
+    re.I,
 )
 
 
 class EndpointError(UserError):
-    """No request to this endpoint can succeed before somebody mends something; the message says what."""
+    """No request to this endpoint can succeed before somebody mends something; the message says
+    what.
+    """
 
 
 class NotNowError(Exception):
     """A try that failed although the request may be good: busy, broken off, half an answer."""
 
-    def __init__(self, what: str, retry_after_s: float | None = None, *, is_rate_limit: bool = False) -> None:
+    def __init__(
+        self, what: str, retry_after_s: float | None = None, *, is_rate_limit: bool = False
+    ) -> None:
         super().__init__(what)
         self.retry_after_s, self.is_rate_limit = retry_after_s, is_rate_limit
 
@@ -36,7 +44,11 @@ def fatal_reason(status: int, text: str, model: str, api_key_env: str | None) ->
 
     401 -> "the server does not accept the key in OPENAI_API_KEY (status 401)"
     """
-    key = f"the key in {api_key_env}" if api_key_env else "a request without a key; name the variable that holds it in api_key_env"
+    key = (
+        f"the key in {api_key_env}"
+        if api_key_env
+        else "a request without a key; name the variable that holds it in api_key_env"
+    )
     if status == 401:
         return f"the server does not accept {key} (status 401)"
     if status == 403:
@@ -64,7 +76,9 @@ def plain_message(text: str, key: str) -> str:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait for (Retry-After-Ms, or Retry-After as seconds or as a date), or None."""
+    """Seconds that a server asks to wait for (Retry-After-Ms, or Retry-After as seconds or as a
+    date), or None.
+    """
     in_ms, asked = headers.get("Retry-After-Ms", ""), headers.get("Retry-After", "")
     for value, unit_s in ((in_ms, 0.001), (asked, 1.0)):
         if re.fullmatch(r"\d+(\.\d+)?", value.strip()):
@@ -75,7 +89,8 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 @lru_cache(maxsize=1024)  # instructions are the same in every request
 def num_tokens(text: str) -> int:
-    """About how many tokens a text has, without its model's tokenizer: four ASCII letters each, any other character one.
+    """About how many tokens a text has, without its model's tokenizer: four ASCII letters each, any
+    other character one.
 
     "A red star." -> 3      "\u4e00\u53ea\u732b" -> 3
     """
@@ -84,7 +99,9 @@ def num_tokens(text: str) -> int:
 
 
 def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
-    """About how many tokens the messages of a chat have; a picture counts as ASSUMED_IMAGE_TOKENS, whatever its bytes."""
+    """About how many tokens the messages of a chat have; a picture counts as ASSUMED_IMAGE_TOKENS,
+    whatever its bytes.
+    """
     total = 0
     for content in (message["content"] for message in messages):
         for part in [content] if isinstance(content, str) else content:
@@ -94,7 +111,9 @@ def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     return total
 
 
-def reply_of(text: str, messages: Sequence[Mapping[str, Any]], model: str, latency_s: float) -> Reply:
+def reply_of(
+    text: str, messages: Sequence[Mapping[str, Any]], model: str, latency_s: float
+) -> Reply:
     """A completion as a reply; what the server does not state is taken from the request.
 
     Raises:
@@ -105,7 +124,11 @@ def reply_of(text: str, messages: Sequence[Mapping[str, Any]], model: str, laten
         choices, usage = answer["choices"], answer.get("usage") or {}
         choice = choices[0] if choices else {}
         message = choice.get("message") or {}
-        content, refusal, finish = message.get("content") or "", message.get("refusal"), choice.get("finish_reason")
+        content, refusal, finish = (
+            message.get("content") or "",
+            message.get("refusal"),
+            choice.get("finish_reason"),
+        )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise NotNowError("status 200 with half an answer") from error
     fault = ""
@@ -118,5 +141,10 @@ def reply_of(text: str, messages: Sequence[Mapping[str, Any]], model: str, laten
     prompt_tokens = usage.get("prompt_tokens") or message_tokens(messages)
     completion_tokens = usage.get("completion_tokens") or num_tokens(content)
     return Reply(
-        refusal or content, fault, str(answer.get("model") or model), int(prompt_tokens), int(completion_tokens), round(latency_s, 4)
+        refusal or content,
+        fault,
+        str(answer.get("model") or model),
+        int(prompt_tokens),
+        int(completion_tokens),
+        round(latency_s, 4),
     )

@@ -1,4 +1,6 @@
-"""How long to wait: units spaced out evenly over a minute, and random waits that grow between two tries."""
+"""How long to wait: units spaced out evenly over a minute, and random waits that grow between two
+tries.
+"""
 
 import asyncio
 import random
@@ -7,7 +9,9 @@ MAX_WAIT_S = 60.0  # the longest wait of our own choosing between two tries
 
 
 class Pace:
-    """Spaces out so many units per minute: `take` returns when its turn has come. No burst, so no window holds more."""
+    """Spaces out so many units per minute: `take` returns when its turn has come. No burst, so no
+    window holds more.
+    """
 
     def __init__(self, per_minute: float | None) -> None:
         self._unit_s = 60.0 / per_minute if per_minute else 0.0

@@ -1,6 +1,8 @@
-"""Requests to an endpoint as JSON: the messages are encoded once, for the key of the reply and for what is sent.
+"""Requests to an endpoint as JSON: the messages are encoded once, for the key of the reply and for
+what is sent.
 
-With hundreds of requests in flight the client's processor time is what bounds their rate, and encoding is a good part of it.
+With hundreds of requests in flight the client's processor time is what bounds their rate, and
+encoding is a good part of it.
 """
 
 import hashlib
@@ -14,11 +16,15 @@ Schema = Mapping[str, Any] | None
 
 
 class JsonAround:
-    """The JSON of an object of which one value changes: everything around that value is encoded once."""
+    """The JSON of an object of which one value changes: everything around that value is encoded
+    once.
+    """
 
     def __init__(self, body: Mapping[str, Any], name: str, *, sort_keys: bool) -> None:
         mark = uuid.uuid4().hex
-        self._before, self._after = json.dumps({**body, name: mark}, sort_keys=sort_keys).split(f'"{mark}"')
+        self._before, self._after = json.dumps({**body, name: mark}, sort_keys=sort_keys).split(
+            f'"{mark}"'
+        )
 
     def __call__(self, value_json: str) -> bytes:
         """The whole object with a value that is JSON already."""
@@ -42,7 +48,9 @@ class RequestWriter:
         return json.dumps(list(messages), sort_keys=True)
 
     def key(self, messages_json: str, schema: Schema) -> str:
-        """What a reply is kept under. Whether the server enforced the schema is no part of the question."""
+        """What a reply is kept under. Whether the server enforced the schema is no part of the
+        question.
+        """
         return hashlib.sha256(self._for(schema, is_key=True)(messages_json)).hexdigest()
 
     def body(self, messages_json: str, schema: Schema) -> bytes:
@@ -59,7 +67,14 @@ class RequestWriter:
 
     def _body(self, schema: Schema) -> dict[str, Any]:
         body = {"model": self._content["model"], **self._content["extra"]}
-        body |= {name: self._content[name] for name in ("temperature", "max_tokens") if self._content[name] is not None}
+        body |= {
+            name: self._content[name]
+            for name in ("temperature", "max_tokens")
+            if self._content[name] is not None
+        }
         if schema is not None:
-            body["response_format"] = {"type": "json_schema", "json_schema": {"name": "reply", "strict": True, "schema": schema}}
+            body["response_format"] = {
+                "type": "json_schema",
+                "json_schema": {"name": "reply", "strict": True, "schema": schema},
+            }
         return body

@@ -42,8 +42,12 @@ def tries_facts(tries: pa.Table, endpoint: EndpointSection) -> dict[str, Any]:
         tries: At least the columns of SPENDING_SCHEMA, a row per talk.
     """
     reasons = Counter(reason for found in tries["reasons"].to_pylist() for reason in found)
-    latencies = np.array([latency for found in tries["latencies_s"].to_pylist() for latency in found])
-    tokens = {name: int(np.sum(tries[name].to_numpy())) for name in ("prompt_tokens", "completion_tokens")}
+    latencies = np.array(
+        [latency for found in tries["latencies_s"].to_pylist() for latency in found]
+    )
+    tokens = {
+        name: int(np.sum(tries[name].to_numpy())) for name in ("prompt_tokens", "completion_tokens")
+    }
     facts: dict[str, Any] = {
         "refused_by_reason": dict(sorted(reasons.items())),
         "num_replies": len(latencies),
@@ -54,5 +58,8 @@ def tries_facts(tries: pa.Table, endpoint: EndpointSection) -> dict[str, Any]:
         facts["usd_without_cache"] = round(endpoint.usd(**tokens), 6)
     if len(latencies):
         percentiles = np.percentile(latencies, (50, 90, 99))
-        facts["latency_s"] = {name: round(float(value), 3) for name, value in zip(("p50", "p90", "p99"), percentiles, strict=True)}
+        facts["latency_s"] = {
+            name: round(float(value), 3)
+            for name, value in zip(("p50", "p90", "p99"), percentiles, strict=True)
+        }
     return facts

@@ -1,4 +1,6 @@
-"""A short talk with a model that answers in JSON: a reply that is no such JSON, or fails its check, goes back once."""
+"""A short talk with a model that answers in JSON: a reply that is no such JSON, or fails its check,
+goes back once.
+"""
 
 import functools
 import json
@@ -38,9 +40,14 @@ class Talk:
         self.refused: list[tuple[Failure, str]] = []
 
     async def ask(
-        self, messages: Sequence[Mapping[str, Any]], shape: type[Shape], failure_of: Callable[[Shape], Failure | None] = lambda _: None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        shape: type[Shape],
+        failure_of: Callable[[Shape], Failure | None] = lambda _: None,
     ) -> Shape | None:
-        """What the model says, if its first or second try passes; None if neither does, or if there was no reply at all."""
+        """What the model says, if its first or second try passes; None if neither does, or if there
+        was no reply at all.
+        """
         for _ in range(2):
             reply = await self._endpoint.ask(messages, _schema(shape))
             said, failure = _read(reply, shape)
@@ -56,7 +63,11 @@ class Talk:
                 return None
             again = json.dumps({"problem": failure.problem}, ensure_ascii=False)
             # Some servers take no empty message.
-            messages = [*messages, {"role": "assistant", "content": reply.text or "-"}, {"role": "user", "content": again}]
+            messages = [
+                *messages,
+                {"role": "assistant", "content": reply.text or "-"},
+                {"role": "user", "content": again},
+            ]
         return None
 
 
@@ -86,4 +97,6 @@ def _read(reply: Reply, shape: type[Shape]) -> tuple[Shape | None, Failure | Non
         is_json = error.errors()[0]["type"] != "json_invalid"
         names = ", ".join(shape.model_fields)
         reason = "reply_wrong_schema" if is_json else "reply_not_json"
-        return None, Failure(reason, f"The reply must be one JSON object with the texts {names}, and nothing else.")
+        return None, Failure(
+            reason, f"The reply must be one JSON object with the texts {names}, and nothing else."
+        )

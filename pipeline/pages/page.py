@@ -1,6 +1,8 @@
-"""Self-contained HTML pages: one file with its styles, plots and thumbnails inside, opened anywhere.
+"""Self-contained HTML pages: one file with its styles, plots and thumbnails inside, opened
+anywhere.
 
-Every text that comes from data is escaped here, or by the caller through `text`; what is already HTML is `Markup`.
+Every text that comes from data is escaped here, or by the caller through `text`; what is already
+HTML is `Markup`.
 """
 
 import base64
@@ -21,7 +23,8 @@ from pipeline.core.storage import write_text
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Plots are drawn black on nothing, so that in dark mode turning lightness around (and the hues back) is all they need.
+# Plots are drawn black on nothing, so that in dark mode turning lightness around (and the hues
+# back) is all they need.
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
@@ -78,25 +81,39 @@ details summary { cursor: pointer; color: var(--accent); } pre { font-size: 12.5
 {% for section in sections %}<section id="{{ section.anchor }}"><h2>{{ section.heading }}</h2><div>{{ section.html }}</div></section>
 {% endfor %}</main></body></html>
 """
-_PIECE = re.compile(r"\s+|(?:[\w\u2019'-]+|[^\w\s])\s*")  # a word or a mark with the space behind it
+# a word or a mark with the space behind it
+_PIECE = re.compile(r"\s+|(?:[\w\u2019'-]+|[^\w\s])\s*")
 
 
 @dataclass(frozen=True, slots=True)
 class PageSection:
-    """A heading and the HTML beneath it; `html` is inserted as it is, so its texts must be escaped already."""
+    """A heading and the HTML beneath it; `html` is inserted as it is, so its texts must be escaped
+    already.
+    """
 
     heading: str
     html: str
 
 
 def render_page(title: str, sections: Sequence[PageSection], path: Path, lead: str = "") -> None:
-    """Writes one self-contained HTML file with a line of links to its sections, whole or not at all."""
+    """Writes one self-contained HTML file with a line of links to its sections, whole or not at
+    all.
+    """
     shown = [
         # The texts inside were escaped by those who made the HTML.
-        {"anchor": f"section-{number}", "heading": section.heading, "html": Markup(section.html)}  # noqa: S704
+        {
+            "anchor": f"section-{number}",
+            "heading": section.heading,
+            "html": Markup(section.html),  # noqa: S704
+        }
         for number, section in enumerate(sections, 1)
     ]
-    write_text(path, Environment(autoescape=True).from_string(_PAGE).render(title=title, lead=lead, sections=shown))
+    write_text(
+        path,
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(title=title, lead=lead, sections=shown),
+    )
 
 
 def text(value: object) -> str:
@@ -112,7 +129,9 @@ def paragraph(words: str) -> str:
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A table; every cell is escaped, unless it is `Markup` (a `bar`)."""
     head = "".join(f"<th>{text(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_shown(cell)}</td>" for cell in row) + "</tr>" for row in rows)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{_shown(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
 
 
@@ -123,7 +142,9 @@ def bar(fraction: float) -> Markup:
 
 def tiles(facts: Sequence[tuple[str, str]]) -> str:
     """Large numbers with their names beneath, in a row that wraps; (name, number), both escaped."""
-    inside = "".join(f'<div class="tile"><b>{text(number)}</b>{text(name)}</div>' for name, number in facts)
+    inside = "".join(
+        f'<div class="tile"><b>{text(number)}</b>{text(name)}</div>' for name, number in facts
+    )
     return f'<div class="tiles">{inside}</div>'
 
 
@@ -133,7 +154,9 @@ def figure_svg(figure: "Figure") -> str:
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": "svco", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True)
+        figure.savefig(
+            buffer, format="svg", bbox_inches="tight", metadata={"Date": None}, transparent=True
+        )
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
 
@@ -145,7 +168,9 @@ def plots(figures: Sequence[str]) -> str:
 
 
 def thumbnail(data: bytes | None, size_px: int = 256) -> str:
-    """An <img> with the picture inside (at most `size_px` a side), or words where there is none or it does not decode."""
+    """An <img> with the picture inside (at most `size_px` a side), or words where there is none or
+    it does not decode.
+    """
     if data is None:
         return _no_picture("no picture")
     try:
@@ -171,13 +196,18 @@ def pair_card(
     lines: Sequence[str] = (),
     heading: str = "",
 ) -> str:
-    """A card: a heading, both images side by side, texts under each, and texts below; all escaped, unless they are `Markup`."""
+    """A card: a heading, both images side by side, texts under each, and texts below; all escaped,
+    unless they are `Markup`.
+    """
 
     def side(image: bytes | None, texts: Sequence[str]) -> str:
         return f"<div>{thumbnail(image)}{_paragraphs(texts)}</div>"
 
     above = _paragraphs([heading] if heading else [])
-    return f'<div class="card">{above}<div class="sides">{side(image_a, lines_a)}{side(image_b, lines_b)}</div>{_paragraphs(lines)}</div>'
+    return (
+        f'<div class="card">{above}<div'
+        f' class="sides">{side(image_a, lines_a)}{side(image_b, lines_b)}</div>{_paragraphs(lines)}</div>'
+    )
 
 
 def cards(items: Sequence[str]) -> str:
@@ -186,19 +216,26 @@ def cards(items: Sequence[str]) -> str:
 
 
 def marked_differences(text_a: str, text_b: str) -> tuple[Markup, Markup]:
-    """Both texts, escaped, with the words that the other has not in <mark>; case alone is no difference.
+    """Both texts, escaped, with the words that the other has not in <mark>; case alone is no
+    difference.
 
     "A red star."  /  "A blue star."  ->  "A <mark>red</mark> star."  /  "A <mark>blue</mark> star."
     """
     left, right = _PIECE.findall(text_a), _PIECE.findall(text_b)
-    seen_left, seen_right = ([piece.strip().casefold() for piece in pieces] for pieces in (left, right))
+    seen_left, seen_right = (
+        [piece.strip().casefold() for piece in pieces] for pieces in (left, right)
+    )
     marked: tuple[list[Markup], list[Markup]] = ([], [])
-    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, seen_left, seen_right, autojunk=False).get_opcodes():
+    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(
+        None, seen_left, seen_right, autojunk=False
+    ).get_opcodes():
         for parts, pieces in zip(marked, (left[a0:a1], right[b0:b1]), strict=True):
             stretch = "".join(pieces)
             words = stretch.rstrip()
             parts.append(
-                escape(stretch) if kind == "equal" or not words else Markup("<mark>{}</mark>{}").format(words, stretch[len(words) :])
+                escape(stretch)
+                if kind == "equal" or not words
+                else Markup("<mark>{}</mark>{}").format(words, stretch[len(words) :])
             )
     return Markup("").join(marked[0]), Markup("").join(marked[1])
 

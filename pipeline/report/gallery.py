@@ -1,4 +1,6 @@
-"""The report's contact sheets: kept pairs, and dropped ones by reason, each with its pictures, texts and scores."""
+"""The report's contact sheets: kept pairs, and dropped ones by reason, each with its pictures,
+texts and scores.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,10 @@ from pipeline.report.rows import Mask, Rows
 
 MAX_CHARS_SHOWN = 240
 _SHORT = dict(zip(SCORE_COLUMNS, ("clip", "dinov2", "pixels", "margin a", "margin b"), strict=True))
-_NOTE = "The categories in turn, each in the order of pair_id, which is a hash: nobody chose them. Words that differ are marked."
+_NOTE = (
+    "The categories in turn, each in the order of pair_id, which is a hash: nobody chose them."
+    " Words that differ are marked."
+)
 
 
 def kept_sheet(rows: Rows, num_shown: int) -> str:
@@ -20,9 +25,17 @@ def kept_sheet(rows: Rows, num_shown: int) -> str:
 
 
 def dropped_sheets(rows: Rows, num_shown: int) -> str:
-    """A contact sheet per drop reason, the most frequent first; the score that a reason names stands out."""
-    counted = sorted(((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason), reverse=True)
-    sheets = [f"<h3>{text(reason)}</h3>{_sheet(rows, rows.where('drop_reason', reason), num_shown, reason)}" for _, reason in counted]
+    """A contact sheet per drop reason, the most frequent first; the score that a reason names
+    stands out.
+    """
+    counted = sorted(
+        ((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason),
+        reverse=True,
+    )
+    sheets = [
+        f"<h3>{text(reason)}</h3>{_sheet(rows, rows.where('drop_reason', reason), num_shown, reason)}"
+        for _, reason in counted
+    ]
     return paragraph(_NOTE) + "".join(sheets)
 
 
@@ -34,12 +47,25 @@ def _sheet(rows: Rows, mask: Mask, num_shown: int, reason: str) -> str:
 
 
 def _card(row: Mapping[str, Any], reason: str) -> str:
-    answers = marked_differences(*(_clipped(row[f"answer_{side}"] or row[f"caption_{side}"]) for side in "ab"))
+    answers = marked_differences(
+        *(_clipped(row[f"answer_{side}"] or row[f"caption_{side}"]) for side in "ab")
+    )
     image_a, image_b = ((row[f"image_{side}"] or {}).get("bytes") for side in "ab")
     scores = [_score(name, row[name], reason) for name in SCORE_COLUMNS if row[name] is not None]
-    origin = " \u00b7 ".join(part for part in (row["category"], row["operation"], row["source"], _clipped(row["source_id"])) if part)
+    origin = " \u00b7 ".join(
+        part
+        for part in (row["category"], row["operation"], row["source"], _clipped(row["source_id"]))
+        if part
+    )
     below = [Markup(" \u00b7 ").join(scores), Markup('<span class="soft">{}</span>').format(origin)]
-    return pair_card(image_a, image_b, [answers[0]], [answers[1]], [line for line in below if line], _clipped(row["question"]))
+    return pair_card(
+        image_a,
+        image_b,
+        [answers[0]],
+        [answers[1]],
+        [line for line in below if line],
+        _clipped(row["question"]),
+    )
 
 
 def _score(name: str, value: float, reason: str) -> Markup:
@@ -50,4 +76,8 @@ def _score(name: str, value: float, reason: str) -> Markup:
 def _clipped(words: str | None) -> str:
     """At most MAX_CHARS_SHOWN characters: a row may have been dropped for its ten thousand."""
     line = words or ""
-    return line if len(line) <= MAX_CHARS_SHOWN else f"{line[:MAX_CHARS_SHOWN]} ... ({len(line):,} characters)"
+    return (
+        line
+        if len(line) <= MAX_CHARS_SHOWN
+        else f"{line[:MAX_CHARS_SHOWN]} ... ({len(line):,} characters)"
+    )

@@ -1,4 +1,6 @@
-"""The report's section on rewriting by a model: how rows were written, what was refused, and what it cost."""
+"""The report's section on rewriting by a model: how rows were written, what was refused, and what
+it cost.
+"""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +14,9 @@ def rewrite_html(facts: Mapping[str, Any]) -> str:
     total = sum(by_status.values()) or 1
     rows = [[status, f"{number:,}", bar(number / total)] for status, number in by_status.items()]
     reasons = sorted(facts["refused_by_reason"].items(), key=lambda item: (-item[1], item[0]))
-    refused = html_table(["reason", "replies"], [[reason, f"{number:,}"] for reason, number in reasons])
+    refused = html_table(
+        ["reason", "replies"], [[reason, f"{number:,}"] for reason, number in reasons]
+    )
     return (
         tiles([*spending_tiles(facts)])
         + html_table(["pairs written by", "pairs", ""], rows)

@@ -1,4 +1,5 @@
-"""report.html of a build, made from the published folder alone: how many pairs stayed and why others left, and the pairs themselves.
+"""report.html of a build, made from the published folder alone: how many pairs stayed and why
+others left, and the pairs themselves.
 
 `svco report DIR` makes it again.
 """
@@ -27,7 +28,8 @@ NUM_KEPT_SHOWN, NUM_DROPPED_SHOWN = 24, 6  # where the manifest's recipe does no
 
 
 def write_report(out: Path, result: Mapping[str, Any]) -> None:
-    """Writes `out/report.html` from the shards and the manifest in `out`. Of the pictures only those shown are read.
+    """Writes `out/report.html` from the shards and the manifest in `out`. Of the pictures only
+    those shown are read.
 
     Args:
         result: What result.json holds besides: "stages" and "throughput"; either may be missing.
@@ -37,22 +39,35 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     """
     manifest, rows = read_manifest(out), read_rows(out)
     kept = int(rows.kept.sum())
-    lead = f"{kept:,} of {len(rows.table):,} candidates were kept ({_percent(kept, len(rows.table))})."
-    sections = [PageSection(heading, html) for heading, html in _sections(rows, manifest, result, out)]
-    render_page(str(manifest.get("name") or "Minimal Visual Contrasts"), sections, out / "report.html", lead)
+    lead = (
+        f"{kept:,} of {len(rows.table):,} candidates were kept ({_percent(kept, len(rows.table))})."
+    )
+    sections = [
+        PageSection(heading, html) for heading, html in _sections(rows, manifest, result, out)
+    ]
+    render_page(
+        str(manifest.get("name") or "Minimal Visual Contrasts"), sections, out / "report.html", lead
+    )
 
 
-def _sections(rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any], out: Path) -> Iterator[tuple[str, str]]:
+def _sections(
+    rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any], out: Path
+) -> Iterator[tuple[str, str]]:
     """Headings and HTML, in the order of the page; what is not known is left out."""
     recipe: Mapping[str, Any] = manifest.get("recipe") or {}
     shown: Mapping[str, Any] = recipe.get("report") or {}
-    warnings = "".join(f'<p class="bad">{text(warning)}</p>' for warning in manifest.get("warnings") or [])
+    warnings = "".join(
+        f'<p class="bad">{text(warning)}</p>' for warning in manifest.get("warnings") or []
+    )
     yield "Rows", warnings + _rows_html(rows)
     yield "Why rows left", _reasons_html(rows)
     yield from _score_sections(rows, out)
     yield "Kept pairs", kept_sheet(rows, shown.get("num_kept_shown", NUM_KEPT_SHOWN))
     if not rows.kept.all():
-        yield "Dropped pairs", dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN))
+        yield (
+            "Dropped pairs",
+            dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN)),
+        )
     if manifest.get("rewrite"):
         yield "Rewriting", rewrite_html(manifest["rewrite"])
     if manifest.get("verify"):
@@ -78,9 +93,15 @@ def _score_sections(rows: Rows, out: Path) -> Iterator[tuple[str, str]]:
 
 def _rows_html(rows: Rows) -> str:
     by_split = {split: number for (split,), number in rows.counts("split").items()}
-    facts = [("candidates", f"{len(rows.table):,}"), *[(split, f"{by_split.get(split, 0):,}") for split in SPLITS]]
+    facts = [
+        ("candidates", f"{len(rows.table):,}"),
+        *[(split, f"{by_split.get(split, 0):,}") for split in SPLITS],
+    ]
     facts.append(("dropped", f"{by_split.get('', 0):,}"))
-    parts = [f"<h3>By {name}</h3>{_kept_table(rows, name)}" for name in ("category", "source", "operation")]
+    parts = [
+        f"<h3>By {name}</h3>{_kept_table(rows, name)}"
+        for name in ("category", "source", "operation")
+    ]
     return tiles(facts) + "".join(parts)
 
 
@@ -109,18 +130,30 @@ def _reasons_html(rows: Rows) -> str:
     num_dropped = int((~rows.kept).sum())
     if not num_dropped:
         return paragraph("Nothing was dropped.")
-    counted = sorted(((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason), reverse=True)
-    lines = [[reason, f"{number:,}", _percent(number, num_dropped), bar(number / num_dropped)] for number, reason in counted]
+    counted = sorted(
+        ((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason),
+        reverse=True,
+    )
+    lines = [
+        [reason, f"{number:,}", _percent(number, num_dropped), bar(number / num_dropped)]
+        for number, reason in counted
+    ]
     return html_table(["reason", "rows", "share of dropped", ""], lines)
 
 
 def _licences_html(rows: Rows) -> str:
     counted = [
         [licence or "(not stated)", source, f"{number:,}"]
-        for (licence, source, reason), number in rows.counts("license", "source", "drop_reason").items()
+        for (licence, source, reason), number in rows.counts(
+            "license", "source", "drop_reason"
+        ).items()
         if not reason
     ]
-    return html_table(["licence", "source", "kept rows"], counted) if counted else paragraph("No row was kept.")
+    return (
+        html_table(["licence", "source", "kept rows"], counted)
+        if counted
+        else paragraph("No row was kept.")
+    )
 
 
 def _audit_html(results: Sequence[Mapping[str, Any]]) -> str:
@@ -132,12 +165,20 @@ def _audit_html(results: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _groups_html(links: Mapping[str, Any]) -> str:
-    """How many groups there are once those that share a picture are one, and how large the largest is."""
-    note = "Pairs of one group never stand in both splits. Groups that share a picture, or one that looks the same, are linked into one."
+    """How many groups there are once those that share a picture are one, and how large the largest
+    is.
+    """
+    note = (
+        "Pairs of one group never stand in both splits. Groups that share a picture, or one that"
+        " looks the same, are linked into one."
+    )
     facts = [
         ("groups as the sources name them", f"{links['num_groups']:,}"),
         ("linked groups", f"{links['num_linked_groups']:,}"),
-        ("pairs in the largest", f"{links['largest_rows']:,} ({100 * links['frac_largest']:.1f} %)"),
+        (
+            "pairs in the largest",
+            f"{links['largest_rows']:,} ({100 * links['frac_largest']:.1f} %)",
+        ),
         ("groups that it joins", f"{links['largest_groups']:,}"),
     ]
     return tiles(facts) + paragraph(note)
@@ -147,25 +188,40 @@ def _stages_html(result: Mapping[str, Any]) -> str:
     stages = result["stages"]
     total_s = sum(stage["seconds"] for stage in stages) or 1.0
     lines = [
-        [stage["name"], "reused" if stage["reused"] else f"{stage['seconds']:.1f} s", bar(stage["seconds"] / total_s), stage["fingerprint"]]
+        [
+            stage["name"],
+            "reused" if stage["reused"] else f"{stage['seconds']:.1f} s",
+            bar(stage["seconds"] / total_s),
+            stage["fingerprint"],
+        ]
         for stage in stages
     ]
     throughput = result.get("throughput")
-    facts = [[name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"] for name, value in (throughput or {}).items()]
+    facts = [
+        [name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"]
+        for name, value in (throughput or {}).items()
+    ]
     measured = f"<h3>Throughput</h3>{html_table(['', 'value'], facts)}" if facts else ""
     return html_table(["stage", "time", "", "fingerprint"], lines) + measured
 
 
 def _recipe_html(recipe: Mapping[str, Any]) -> str:
     shown = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100)
-    return f"<details><summary>every field, with its default filled in</summary><pre>{text(shown)}</pre></details>"
+    return (
+        "<details><summary>every field, with its default filled"
+        f" in</summary><pre>{text(shown)}</pre></details>"
+    )
 
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 
-def run(folder: Annotated[Path, typer.Argument(metavar="DIR", help="An MVC folder, as a build makes it.")]) -> None:
+def run(
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An MVC folder, as a build makes it.")
+    ],
+) -> None:
     """Make report.html again from a finished MVC folder."""
     result = folder / "result.json"
     write_report(folder, read_json(result) if result.is_file() else {})

@@ -1,4 +1,6 @@
-"""What the report reads of a published folder: narrow columns of every row, and whole rows only of the pairs that it shows."""
+"""What the report reads of a published folder: narrow columns of every row, and whole rows only of
+the pairs that it shows.
+"""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,17 +19,28 @@ Mask = NDArray[np.bool_]
 
 NARROW = ("pair_id", "source", "category", "operation", "license", *SCORE_COLUMNS)
 SHOWN = (
-    "pair_id", "source", "source_id", "category", "operation", "image_a", "image_b", "question", "answer_a", "answer_b",
-    "caption_a", "caption_b", *SCORE_COLUMNS,
-)  # fmt: skip
+    "pair_id",
+    "source",
+    "source_id",
+    "category",
+    "operation",
+    "image_a",
+    "image_b",
+    "question",
+    "answer_a",
+    "answer_b",
+    "caption_a",
+    "caption_b",
+    *SCORE_COLUMNS,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Every candidate of a folder, without texts and pictures.
 
-    `table` has NARROW, `drop_reason` ("" if kept), `split` ("" if dropped), and where the row lies: `file` (a number in
-    `files`) and `row` within it.
+    `table` has NARROW, `drop_reason` ("" if kept), `split` ("" if dropped), and where the row lies:
+    `file` (a number in `files`) and `row` within it.
     """
 
     files: tuple[Path, ...]
@@ -44,27 +57,44 @@ class Rows:
         return mask
 
     def scores(self) -> dict[str, NDArray[np.float64]]:
-        """The scores that some encoder computed, [N] each, NaN where a row was dropped before it was scored."""
+        """The scores that some encoder computed, [N] each, NaN where a row was dropped before it
+        was scored.
+        """
         made = [name for name in SCORE_COLUMNS if self.table[name].null_count < len(self.table)]
-        return {name: np.asarray(self.table[name].to_numpy(zero_copy_only=False), np.float64) for name in made}
+        return {
+            name: np.asarray(self.table[name].to_numpy(zero_copy_only=False), np.float64)
+            for name in made
+        }
 
     def counts(self, *columns: str) -> dict[tuple[str, ...], int]:
         """How many rows there are of each combination of values, sorted by it; a null counts as ""."""
         found = self.table.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
-        return dict(sorted((tuple(row[name] or "" for name in columns), row["count_all"]) for row in found))
+        return dict(
+            sorted((tuple(row[name] or "" for name in columns), row["count_all"]) for row in found)
+        )
 
     def sample(self, mask: Mask, num_rows: int) -> NDArray[np.int64]:
-        """Up to `num_rows` rows of a mask, the categories in turn, each in the order of pair_id (a hash): nobody's choice."""
+        """Up to `num_rows` rows of a mask, the categories in turn, each in the order of pair_id (a
+        hash): nobody's choice.
+        """
         at = np.flatnonzero(mask)
         part = self.table.select(["category", "pair_id"]).take(at)
-        order = pc.sort_indices(part, sort_keys=[("category", "ascending"), ("pair_id", "ascending")]).to_numpy()
+        order = pc.sort_indices(
+            part, sort_keys=[("category", "ascending"), ("pair_id", "ascending")]
+        ).to_numpy()
         category = pc.fill_null(part["category"], "").take(order).to_numpy(zero_copy_only=False)
-        turn = np.arange(len(category)) - np.searchsorted(category, category) if len(category) else order
+        turn = (
+            np.arange(len(category)) - np.searchsorted(category, category)
+            if len(category)
+            else order
+        )
         chosen: NDArray[np.int64] = at[order[np.argsort(turn, kind="stable")]][:num_rows]
         return chosen
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The given rows with SHOWN columns, in the given order. Reads the row groups that hold them, one at a time."""
+        """The given rows with SHOWN columns, in the given order. Reads the row groups that hold
+        them, one at a time.
+        """
         wanted = self.table.select(["file", "row"]).take(pa.array(rows, pa.int64())).to_pylist()
         found: dict[tuple[int, int], dict[str, Any]] = {}
         for file in sorted({place["file"] for place in wanted}):
@@ -83,7 +113,10 @@ def read_rows(folder: Path) -> Rows:
     places += [(path, "") for path in sorted((folder / "rejects").glob("*.parquet"))]
     tables = [_narrow(path, number, split) for number, (path, split) in enumerate(places)]
     if not tables:
-        raise MvcError(f"{folder}: expected Parquet files in data/ or rejects/, found none; build the folder again")
+        raise MvcError(
+            f"{folder}: expected Parquet files in data/ or rejects/, found none; build the folder"
+            " again"
+        )
     return Rows(tuple(path for path, _ in places), pa.concat_tables(tables))
 
 
@@ -92,10 +125,14 @@ def _narrow(path: Path, number: int, split: str) -> pa.Table:
     try:
         table = pq.read_table(path, columns=columns, partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
-        raise MvcError(f"{path}: cannot be read as Parquet ({error}); build the folder again") from error
+        raise MvcError(
+            f"{path}: cannot be read as Parquet ({error}); build the folder again"
+        ) from error
     missing = [name for name in columns if name not in table.column_names]
     if missing:
-        raise MvcError(f"{path}: column {missing[0]!r} is missing; svco validate says what else is wrong")
+        raise MvcError(
+            f"{path}: column {missing[0]!r} is missing; svco validate says what else is wrong"
+        )
     if split:
         table = table.append_column("drop_reason", pa.array([""] * len(table), pa.string()))
     table = table.append_column("split", pa.array([split] * len(table), pa.string()))
@@ -112,5 +149,7 @@ def _rows_of(path: Path, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, A
             mine = [row for row in rows if start <= row < stop]
             if mine:
                 table = file.read_row_group(group, columns=list(SHOWN))
-                yield from zip(mine, table.take([row - start for row in mine]).to_pylist(), strict=True)
+                yield from zip(
+                    mine, table.take([row - start for row in mine]).to_pylist(), strict=True
+                )
             start = stop

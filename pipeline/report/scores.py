@@ -1,4 +1,6 @@
-"""The report's part on scores: a histogram of each with the bounds that were in force, quantiles, and what other bounds would keep."""
+"""The report's part on scores: a histogram of each with the bounds that were in force, quantiles,
+and what other bounds would keep.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,33 +20,54 @@ NUM_BINS = 60
 
 
 def scores_html(rows: Rows, bounds: Sequence[ScoreBound]) -> str:
-    """Histograms and quantiles of every score that was computed, with the bounds that were in force."""
+    """Histograms and quantiles of every score that was computed, with the bounds that were in
+    force.
+    """
     scores, kept = rows.scores(), rows.kept
     if not scores:
         return paragraph("No row reached scoring.")
     figures = [figure_svg(histogram(values, kept, name, bounds)) for name, values in scores.items()]
     columns = ["score", "scored", "kept: 5 %", "median", "95 %", "dropped: 5 %", "median", "95 %"]
-    numbers = [[name, f"{np.isfinite(v).sum():,}", *_quantiles(v[kept]), *_quantiles(v[~kept])] for name, v in scores.items()]
-    rules = [[bound.score, _of(bound), *("" if b is None else f"{b:g}" for b in (bound.min, bound.max))] for bound in bounds]
-    stated = html_table(["score", "of", "at least", "at most"], rules) if rules else paragraph("The recipe sets no bound on a score.")
-    return f"{plots(figures)}<h3>Quantiles</h3>{html_table(columns, numbers)}<h3>Bounds</h3>{stated}"
+    numbers = [
+        [name, f"{np.isfinite(v).sum():,}", *_quantiles(v[kept]), *_quantiles(v[~kept])]
+        for name, v in scores.items()
+    ]
+    rules = [
+        [bound.score, _of(bound), *("" if b is None else f"{b:g}" for b in (bound.min, bound.max))]
+        for bound in bounds
+    ]
+    stated = (
+        html_table(["score", "of", "at least", "at most"], rules)
+        if rules
+        else paragraph("The recipe sets no bound on a score.")
+    )
+    return (
+        f"{plots(figures)}<h3>Quantiles</h3>{html_table(columns, numbers)}<h3>Bounds</h3>{stated}"
+    )
 
 
 def thresholds_html(columns: Columns, section: SelectionSection) -> str:
-    """How many pairs other thresholds on the first two scores would keep, as a heat map; see `stored_scores.read_scores`."""
+    """How many pairs other thresholds on the first two scores would keep, as a heat map; see
+    `stored_scores.read_scores`.
+    """
     try:
         everything = sweeps(columns, section, axis_names(columns, None, None))[0]
     except UserError as error:  # every pair left for another reason, or is exempt
         return paragraph(f"No heat map: {error}.")
     note = (
-        f"How many each pair of thresholds keeps ({everything.title}); this build's own are framed. "
-        "svco sweep shows the same for each category and for other scores."
+        f"How many each pair of thresholds keeps ({everything.title}); this build's own are framed."
+        " svco sweep shows the same for each category and for other scores."
     )
-    return figure_svg(sweep_figure(everything.columns, everything.x, everything.y)) + paragraph(note)
+    return figure_svg(sweep_figure(everything.columns, everything.x, everything.y)) + paragraph(
+        note
+    )
 
 
-def histogram(values_N: NDArray[np.float64], kept_N: Mask, name: str, bounds: Sequence[ScoreBound]) -> Any:
-    """How a score is distributed over kept and dropped candidates, stacked; a line where a bound on it lies.
+def histogram(
+    values_N: NDArray[np.float64], kept_N: Mask, name: str, bounds: Sequence[ScoreBound]
+) -> Any:
+    """How a score is distributed over kept and dropped candidates, stacked; a line where a bound on
+    it lies.
 
     Args:
         values_N: One per candidate, NaN where it was not scored.
@@ -54,20 +77,39 @@ def histogram(values_N: NDArray[np.float64], kept_N: Mask, name: str, bounds: Se
 
     scored_N = np.isfinite(values_N)
     low, high = float(values_N[scored_N].min()), float(values_N[scored_N].max())
-    parts = {"kept": (values_N[scored_N & kept_N], KEPT_COLOUR), "dropped": (values_N[scored_N & ~kept_N], DROPPED_COLOUR)}
+    parts = {
+        "kept": (values_N[scored_N & kept_N], KEPT_COLOUR),
+        "dropped": (values_N[scored_N & ~kept_N], DROPPED_COLOUR),
+    }
     there = {label: part for label, part in parts.items() if part[0].size}
     figure = Figure(figsize=(6.0, 2.3))
     axes = figure.add_subplot()
     edges = list(np.linspace(low, max(high, low + 1e-3), NUM_BINS + 1))
-    axes.hist([part for part, _ in there.values()], bins=edges, stacked=True, color=[c for _, c in there.values()], label=list(there))
+    axes.hist(
+        [part for part, _ in there.values()],
+        bins=edges,
+        stacked=True,
+        color=[c for _, c in there.values()],
+        label=list(there),
+    )
     for bound in bounds:
         for word, cut in (("min", bound.min), ("max", bound.max)):
             if bound.score == name and cut is not None:
-                axes.axvline(cut, color=BOUND_COLOUR, linewidth=1.2, label=f"{word} {cut:g} ({_of(bound)})")
+                axes.axvline(
+                    cut, color=BOUND_COLOUR, linewidth=1.2, label=f"{word} {cut:g} ({_of(bound)})"
+                )
     axes.set_title(name, loc="left", fontsize=10)
     axes.set_ylabel("pairs")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(-0.02, -0.14), ncols=4, columnspacing=1.2, handlelength=1.4)
+    axes.legend(
+        frameon=False,
+        fontsize=8,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.14),
+        ncols=4,
+        columnspacing=1.2,
+        handlelength=1.4,
+    )
     return figure
 
 
@@ -80,4 +122,8 @@ def _of(bound: ScoreBound) -> str:
 
 def _quantiles(values: NDArray[np.float64]) -> list[str]:
     scored = values[np.isfinite(values)]
-    return [f"{value:.3f}" for value in np.quantile(scored, [0.05, 0.5, 0.95])] if scored.size else ["-"] * 3
+    return (
+        [f"{value:.3f}" for value in np.quantile(scored, [0.05, 0.5, 0.95])]
+        if scored.size
+        else ["-"] * 3
+    )

@@ -1,7 +1,9 @@
-"""What a question and two answers must fulfil before they become data. Pure functions on texts; each finds one `Failure` or none.
+"""What a question and two answers must fulfil before they become data. Pure functions on texts;
+each finds one `Failure` or none.
 
-Word checks are exact where captions and answers keep their wording, which the prompts ask for; they are conservative
-elsewhere: a synonym counts as one word lost and one added. They see words, not meaning: a text that passes can be wrong.
+Word checks are exact where captions and answers keep their wording, which the prompts ask for; they
+are conservative elsewhere: a synonym counts as one word lost and one added. They see words, not
+meaning: a text that passes can be wrong.
 """
 
 import re
@@ -23,13 +25,15 @@ VERSION = 1
 MIN_QUESTION_WORDS = 3
 _REFUSAL = re.compile(
     r"(i'?m |i am |we are |we're )?(very |so )?(sorry|afraid)\b|as an ai\b|unfortunately\b|"
-    r"(i|we) (can'?t|cannot|can not|am unable|are unable|am not able|won'?t|will not|must decline)\b|(i )?apologi[sz]e",
+    r"(i|we) (can'?t|cannot|can not|am unable|are unable|am not able|won'?t|will not|must"
+    r" decline)\b|(i )?apologi[sz]e",
     re.IGNORECASE,
 )
 _CONTROL = re.compile("[\\x00-\\x1f]")
 # A question or answer is about one picture: the other one is not known to who reads it.
 _PAIR = re.compile(
-    r"\b(captions?|(image|picture|photo|caption|answer|side) [ab]\b|(both|two|these) (images|pictures|photos)|"
+    r"\b(captions?|(image|picture|photo|caption|answer|side) [ab]\b|(both|two|these)"
+    r" (images|pictures|photos)|"
     r"(first|second|other|another) (image|picture|photo)|(difference|differ|changed?) between)",
     re.IGNORECASE,
 )
@@ -38,9 +42,10 @@ _PAIR = re.compile(
 class ChecksSection(Section):
     """How far a rewrite may go from its captions, in words.
 
-    `max_extra_changed_words`: how many more words the answers may differ in than the captions do. `max_new_words` and
-    `max_lost_words`: content words of an answer that neither caption nor question has, and the other way round; numbers
-    and negations may never be added, contrast words never be lost.
+    `max_extra_changed_words`: how many more words the answers may differ in than the captions do.
+    `max_new_words` and `max_lost_words`: content words of an answer that neither caption nor
+    question has, and the other way round; numbers and negations may never be added, contrast words
+    never be lost.
     """
 
     max_extra_changed_words: int = Field(default=2, ge=0)
@@ -54,9 +59,9 @@ class ChecksSection(Section):
 class Kept:
     """What each answer must keep of the contrast.
 
-    `own`: stems that only this side's caption has. `telling`: those of them that the other answer must not have.
-    `swapped`: stems that both captions have, in another order. `is_exact`: these are words, not stems, because the captions
-    differ in endings alone.
+    `own`: stems that only this side's caption has. `telling`: those of them that the other answer
+    must not have. `swapped`: stems that both captions have, in another order. `is_exact`: these are
+    words, not stems, because the captions differ in endings alone.
     """
 
     own_a: frozenset[str]
@@ -79,7 +84,9 @@ def kept_words(caption_a: str, caption_b: str) -> Kept:
     is_exact = not swapped and not (own_a | own_b) - GRAMMAR
     if is_exact:
         own_a, own_b = _one_sided(words(caption_a), words(caption_b))
-    return Kept(_strongest(own_a), _strongest(own_b), _telling(own_a), _telling(own_b), swapped, is_exact)
+    return Kept(
+        _strongest(own_a), _strongest(own_b), _telling(own_a), _telling(own_b), swapped, is_exact
+    )
 
 
 def _one_sided(left: Sequence[str], right: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
@@ -92,7 +99,9 @@ def _strongest(marks: frozenset[str]) -> frozenset[str]:
 
 
 def _telling(marks: frozenset[str]) -> frozenset[str]:
-    """What gives a side away wherever it stands: also without "in" and "on", unless there is nothing else."""
+    """What gives a side away wherever it stands: also without "in" and "on", unless there is
+    nothing else.
+    """
     return (marks - FREE) or (marks - GRAMMAR)
 
 
@@ -101,21 +110,34 @@ def words_to_avoid(caption_a: str, caption_b: str) -> list[str]:
     return sorted(leaked_words(f"{caption_a} {caption_b}", caption_a, caption_b))
 
 
-def question_failure(question: str, caption_a: str, caption_b: str, section: ChecksSection) -> Failure | None:
+def question_failure(
+    question: str, caption_a: str, caption_b: str, section: ChecksSection
+) -> Failure | None:
     """The first thing that is wrong with a shared question, or None."""
-    failure = _text_failure("question", question, section.max_question_words, f"{caption_a} {caption_b}")
+    failure = _text_failure(
+        "question", question, section.max_question_words, f"{caption_a} {caption_b}"
+    )
     if failure is not None:
         return failure
     if len(words(question)) < MIN_QUESTION_WORDS:
-        return Failure("question_too_short", f"The question has fewer than {MIN_QUESTION_WORDS} words.")
+        return Failure(
+            "question_too_short", f"The question has fewer than {MIN_QUESTION_WORDS} words."
+        )
     kept = kept_words(caption_a, caption_b)
-    leaked = leaked_words(question, caption_a, caption_b) | (frozenset(atoms(question)) & (kept.telling_a | kept.telling_b))
+    leaked = leaked_words(question, caption_a, caption_b) | (
+        frozenset(atoms(question)) & (kept.telling_a | kept.telling_b)
+    )
     if leaked:
-        return Failure("question_leaks_contrast", f"The question gives the detail away with: {listed(leaked, question)}.")
+        return Failure(
+            "question_leaks_contrast",
+            f"The question gives the detail away with: {listed(leaked, question)}.",
+        )
     return None
 
 
-def answers_failure(question: str, answers: tuple[str, str], captions: tuple[str, str], section: ChecksSection) -> Failure | None:
+def answers_failure(
+    question: str, answers: tuple[str, str], captions: tuple[str, str], section: ChecksSection
+) -> Failure | None:
     """The first thing that is wrong with the two answers to a question, or None."""
     kept = kept_words(*captions)
     for number, side in enumerate("ab"):
@@ -128,9 +150,15 @@ def answers_failure(question: str, answers: tuple[str, str], captions: tuple[str
         if failure is not None:
             return failure
     changed = max(num_changed_words(words(answers[0]), words(answers[1])))
-    allowed = max(num_changed_words(words(captions[0]), words(captions[1]))) + section.max_extra_changed_words
+    allowed = (
+        max(num_changed_words(words(captions[0]), words(captions[1])))
+        + section.max_extra_changed_words
+    )
     if changed > allowed:
-        return Failure("answers_differ_beyond_contrast", f"The answers differ in {changed} words; at most {allowed} may differ.")
+        return Failure(
+            "answers_differ_beyond_contrast",
+            f"The answers differ in {changed} words; at most {allowed} may differ.",
+        )
     return None
 
 
@@ -140,25 +168,44 @@ def _text_failure(name: str, text: str, max_words: int, captions: str) -> Failur
     if _CONTROL.search(text):
         return Failure(f"{name}_control_character", f"{name} has a character that is no text.")
     if _REFUSAL.match(text.replace("\u2019", "'").strip()):
-        return Failure(f"{name}_refuses", f"{name} refuses or apologises; write it as the instructions say.")
+        return Failure(
+            f"{name}_refuses", f"{name} refuses or apologises; write it as the instructions say."
+        )
     if len(words(text)) > max_words:
-        return Failure(f"{name}_too_long", f"{name} has {len(words(text))} words; at most {max_words} are allowed.")
+        return Failure(
+            f"{name}_too_long",
+            f"{name} has {len(words(text))} words; at most {max_words} are allowed.",
+        )
     if (said := _PAIR.search(text)) and not _PAIR.search(captions):
-        return Failure(f"{name}_mentions_pair", f'{name} must speak of one picture alone, without "{said.group()}".')
+        return Failure(
+            f"{name}_mentions_pair",
+            f'{name} must speak of one picture alone, without "{said.group()}".',
+        )
     if other_language(text, captions):
         return Failure(f"{name}_other_language", f"{name} is not in the language of the captions.")
     return None
 
 
-def _contrast_failure(name: str, answer: str, caption: str, kept: Kept, side: int) -> Failure | None:
+def _contrast_failure(
+    name: str, answer: str, caption: str, kept: Kept, side: int
+) -> Failure | None:
     own, telling = (kept.own_a, kept.own_b)[side], (kept.telling_a, kept.telling_b)[1 - side]
     said, swapped = frozenset(words(answer) if kept.is_exact else atoms(answer)), kept.swapped
     if lost := own - said - (ONE if said & ONE else set()):
-        return Failure(f"{name}_lost_contrast", f"{name} must hold these words of its caption: {listed(lost, caption)}.")
+        return Failure(
+            f"{name}_lost_contrast",
+            f"{name} must hold these words of its caption: {listed(lost, caption)}.",
+        )
     if foreign := telling & said:
-        return Failure(f"{name}_has_other_contrast", f"{name} holds words that belong to the other side: {listed(foreign, answer)}.")
+        return Failure(
+            f"{name}_has_other_contrast",
+            f"{name} holds words that belong to the other side: {listed(foreign, answer)}.",
+        )
     if swapped and _order(answer, swapped) != _order(caption, swapped):
-        return Failure(f"{name}_changes_order", f"{name} must name these in the order of its caption: {listed(swapped, caption)}.")
+        return Failure(
+            f"{name}_changes_order",
+            f"{name} must name these in the order of its caption: {listed(swapped, caption)}.",
+        )
     return None
 
 
@@ -167,20 +214,35 @@ def _order(text: str, chosen: frozenset[str]) -> list[str]:
     return list(dict.fromkeys(atom for atom in atoms(text) if atom in chosen))
 
 
-def _facts_failure(name: str, answer: str, caption: str, question: str, section: ChecksSection) -> Failure | None:
+def _facts_failure(
+    name: str, answer: str, caption: str, question: str, section: ChecksSection
+) -> Failure | None:
     stated, said, asked = (frozenset(atoms(text)) for text in (caption, answer, question))
     free = FREE | {stem(word) for word in small_words(caption)}
     lost = stated - said - free
     if len(lost) > section.max_lost_words:
-        return Failure(f"{name}_lost_words", f"{name} leaves out what its caption says: {listed(lost, caption)}.")
+        return Failure(
+            f"{name}_lost_words",
+            f"{name} leaves out what its caption says: {listed(lost, caption)}.",
+        )
     new = said - stated - free
     if claims := new & NUMBERS_AND_NEGATIONS:
-        return Failure(f"{name}_new_number_or_negation", f"{name} says what its caption does not: {listed(claims, answer)}.")
+        return Failure(
+            f"{name}_new_number_or_negation",
+            f"{name} says what its caption does not: {listed(claims, answer)}.",
+        )
     if len(new - asked) > section.max_new_words:
-        return Failure(f"{name}_new_words", f"{name} adds what its caption does not say: {listed(new - asked, answer)}.")
+        return Failure(
+            f"{name}_new_words",
+            f"{name} adds what its caption does not say: {listed(new - asked, answer)}.",
+        )
     return None
 
 
 def listed(found: Set[str], text: str) -> str:
     """The words of a text that have one of the given stems, as a list for a model to read."""
-    return ", ".join(dict.fromkeys(word for word in words(text) if word in found or not found.isdisjoint(atoms(word))))
+    return ", ".join(
+        dict.fromkeys(
+            word for word in words(text) if word in found or not found.isdisjoint(atoms(word))
+        )
+    )

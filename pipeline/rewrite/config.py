@@ -10,10 +10,11 @@ from pipeline.rewrite.checks import ChecksSection
 
 
 class RewriteSection(Section):
-    """Who writes question and answers: `template` makes them from the captions, offline; `openai` asks a model at `endpoint`.
+    """Who writes question and answers: `template` makes them from the captions, offline; `openai`
+    asks a model at `endpoint`.
 
-    `on_failure` says what becomes of a pair whose rewrite failed its checks twice: the template's words, or `rejects`.
-    `max_usd` is the most that all runs for one `out` may cost together.
+    `on_failure` says what becomes of a pair whose rewrite failed its checks twice: the template's
+    words, or `rejects`. `max_usd` is the most that all runs for one `out` may cost together.
     """
 
     backend: Literal["template", "openai"] = "template"
@@ -25,7 +26,9 @@ class RewriteSection(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if self.backend == "openai" and self.endpoint is None:
-            raise ValueError("backend openai needs endpoint, for example rewrite.endpoint.model=gpt-4o")
+            raise ValueError(
+                "backend openai needs endpoint, for example rewrite.endpoint.model=gpt-4o"
+            )
         check_budget(self.max_usd, self.endpoint)
         return self
 

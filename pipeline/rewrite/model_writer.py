@@ -1,7 +1,8 @@
-"""The writer that asks a model: one shared question, then two answers, each checked and sent back once with what is wrong.
+"""The writer that asks a model: one shared question, then two answers, each checked and sent back
+once with what is wrong.
 
-Captions reach the model only inside a JSON object that the instructions call material. Every pair has its own requests, so
-what a caption says can spoil its own row and no other.
+Captions reach the model only inside a JSON object that the instructions call material. Every pair
+has its own requests, so what a caption says can spoil its own row and no other.
 """
 
 import functools
@@ -16,7 +17,13 @@ from pydantic import BaseModel, ConfigDict
 from pipeline.llm.client import Endpoint
 from pipeline.llm.structured_chat import Failure, Talk
 from pipeline.rewrite import checks
-from pipeline.rewrite.checks import answers_failure, kept_words, listed, question_failure, words_to_avoid
+from pipeline.rewrite.checks import (
+    answers_failure,
+    kept_words,
+    listed,
+    question_failure,
+    words_to_avoid,
+)
 from pipeline.rewrite.config import RewriteSection
 from pipeline.rewrite.template import Written
 from pipeline.rewrite.types import Pair, Rewrite, by_template
@@ -47,13 +54,20 @@ def prompt(name: str) -> str:
 
 def version() -> list[Any]:
     """What the texts depend on besides the recipe: prompts, checks, this code."""
-    hashes = [hashlib.sha256(prompt(name).encode()).hexdigest()[:16] for name in (QUESTION_PROMPT, ANSWERS_PROMPT)]
+    hashes = [
+        hashlib.sha256(prompt(name).encode()).hexdigest()[:16]
+        for name in (QUESTION_PROMPT, ANSWERS_PROMPT)
+    ]
     return [VERSION, checks.VERSION, atoms.VERSION, *hashes]
 
 
 def question_messages(pair: Pair) -> list[dict[str, str]]:
     """The request for the shared question."""
-    data = {"caption_a": pair.caption_a, "caption_b": pair.caption_b, "words_to_avoid": words_to_avoid(*pair.captions)}
+    data = {
+        "caption_a": pair.caption_a,
+        "caption_b": pair.caption_b,
+        "words_to_avoid": words_to_avoid(*pair.captions),
+    }
     return _messages(QUESTION_PROMPT, data)
 
 
@@ -71,11 +85,15 @@ def answers_messages(pair: Pair, question: str) -> list[dict[str, str]]:
 
 
 def _messages(name: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [{"role": "system", "content": prompt(name)}, {"role": "user", "content": json.dumps(data, ensure_ascii=False)}]
+    return [
+        {"role": "system", "content": prompt(name)},
+        {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
+    ]
 
 
 async def by_model(pair: Pair, endpoint: Endpoint, section: RewriteSection) -> Rewrite:
-    """The model's texts; where they fail their checks twice, the template's or none, as the recipe says.
+    """The model's texts; where they fail their checks twice, the template's or none, as the recipe
+    says.
 
     A question that the source brought along is kept if it passes the checks.
     """
@@ -83,25 +101,40 @@ async def by_model(pair: Pair, endpoint: Endpoint, section: RewriteSection) -> R
     written = await _written(pair, talk, section)
     refused, replies = tuple(talk.refused), tuple(talk.replies)
     if written is not None:
-        return Rewrite(written, "llm_retried" if refused else "llm", replies[-1].model, "", refused, replies)
+        return Rewrite(
+            written, "llm_retried" if refused else "llm", replies[-1].model, "", refused, replies
+        )
     if section.on_failure == "reject":
-        return Rewrite(None, drop_reason=f"rewrite_{refused[-1][0].reason}", refused=refused, replies=replies)
+        return Rewrite(
+            None, drop_reason=f"rewrite_{refused[-1][0].reason}", refused=refused, replies=replies
+        )
     instead = by_template(pair)
-    return Rewrite(instead.written, "fallback" if instead.written else "", None, instead.drop_reason, refused, replies)
+    return Rewrite(
+        instead.written,
+        "fallback" if instead.written else "",
+        None,
+        instead.drop_reason,
+        refused,
+        replies,
+    )
 
 
 async def _written(pair: Pair, talk: Talk, section: RewriteSection) -> Written | None:
     question = " ".join((pair.question or "").split())
     if not question or question_failure(question, *pair.captions, section.checks):
         asked = await talk.ask(
-            question_messages(pair), _Question, lambda reply: question_failure(_line(reply.question), *pair.captions, section.checks)
+            question_messages(pair),
+            _Question,
+            lambda reply: question_failure(_line(reply.question), *pair.captions, section.checks),
         )
         if asked is None:
             return None
         question = _line(asked.question)
 
     def fault(reply: _Answers) -> Failure | None:
-        return answers_failure(question, (_line(reply.answer_a), _line(reply.answer_b)), pair.captions, section.checks)
+        return answers_failure(
+            question, (_line(reply.answer_a), _line(reply.answer_b)), pair.captions, section.checks
+        )
 
     answers = await talk.ask(answers_messages(pair, question), _Answers, fault)
     return Written(question, _line(answers.answer_a), _line(answers.answer_b)) if answers else None

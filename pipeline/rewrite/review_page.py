@@ -1,4 +1,6 @@
-"""`svco rewrite-audit DIR`: a page of rewrites beside their captions, for a person who judges them: random, worst and failed ones."""
+"""`svco rewrite-audit DIR`: a page of rewrites beside their captions, for a person who judges them:
+random, worst and failed ones.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,12 +14,28 @@ from pipeline.core.cli import run_command
 from pipeline.core.progress import say
 from pipeline.core.schema import SPLITS, MvcError, read_manifest, shard_paths
 from pipeline.core.storage import Stage, read_table
-from pipeline.pages.page import PageSection, cards, marked_differences, pair_card, paragraph, render_page
+from pipeline.pages.page import (
+    PageSection,
+    cards,
+    marked_differences,
+    pair_card,
+    paragraph,
+    render_page,
+)
 from pipeline.text.stemming import FREE, atoms
 
 Row = dict[str, Any]
 
-_TEXTS = ("pair_id", "question", "answer_a", "answer_b", "caption_a", "caption_b", "rewrite_status", "rewrite_model")
+_TEXTS = (
+    "pair_id",
+    "question",
+    "answer_a",
+    "answer_b",
+    "caption_a",
+    "caption_b",
+    "rewrite_status",
+    "rewrite_model",
+)
 _IMAGES = ("image_a", "image_b")
 
 
@@ -29,7 +47,10 @@ def num_words_off(row: Mapping[str, Any]) -> int:
     asked = set(atoms(row["question"] or ""))
     total = 0
     for side in "ab":
-        said, stated = set(atoms(row[f"answer_{side}"] or "")), set(atoms(row[f"caption_{side}"] or ""))
+        said, stated = (
+            set(atoms(row[f"answer_{side}"] or "")),
+            set(atoms(row[f"caption_{side}"] or "")),
+        )
         total += len((said - stated - asked - FREE) | (stated - said - FREE))
     return total
 
@@ -49,9 +70,13 @@ def write_audit(folder: Path, page: Path, num_shown: int) -> dict[str, int]:
     groups = {
         # pair_id is a hash: its order is nobody's choice.
         "Random": sorted(by_model or rows, key=lambda row: row["pair_id"]),
-        "Worst: most words added or left out": sorted((row for row in by_model if num_words_off(row)), key=lambda row: -num_words_off(row)),
+        "Worst: most words added or left out": sorted(
+            (row for row in by_model if num_words_off(row)), key=lambda row: -num_words_off(row)
+        ),
         "Passed at the second try": [row for row in rows if row["rewrite_status"] == "llm_retried"],
-        "Failed: written by the template instead": [row for row in rows if row["rewrite_status"] == "fallback"],
+        "Failed: written by the template instead": [
+            row for row in rows if row["rewrite_status"] == "fallback"
+        ],
         "Failed: rejected": rejected,
     }
     sections = [
@@ -59,7 +84,10 @@ def write_audit(folder: Path, page: Path, num_shown: int) -> dict[str, int]:
         for heading, found in groups.items()
         if found or heading.startswith(("Random", "Failed: written"))
     ]
-    lead = "Captions above, what was written beneath; words in which the sides differ are marked. No check replaces reading."
+    lead = (
+        "Captions above, what was written beneath; words in which the sides differ are marked. No"
+        " check replaces reading."
+    )
     render_page(f"Rewrites of {manifest.get('name') or folder.name}", sections, page, lead)
     return {heading: len(found) for heading, found in groups.items()}
 
@@ -68,7 +96,9 @@ def _rows(folder: Path) -> list[Row]:
     """Texts of all kept rows, with where each lies."""
     found = []
     for path in [path for split in SPLITS for path in shard_paths(folder, split)]:
-        for number, row in enumerate(pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()):
+        for number, row in enumerate(
+            pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()
+        ):
             found.append({**row, "place": (path, number)})
     return found
 
@@ -77,14 +107,18 @@ def _rejected(folder: Path, tries: Mapping[str, Row]) -> list[Row]:
     """Rows that left because their rewrite failed."""
     found = []
     for path in sorted((folder / "rejects").glob("*.parquet")):
-        for number, row in enumerate(pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()):
+        for number, row in enumerate(
+            pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()
+        ):
             if tries.get(row["pair_id"], {}).get("status") == "rejected":
                 found.append({**row, "place": (path, number)})
     return found
 
 
 def _tries(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Row]:
-    """What was tried for each pair, from the build's stage folder; empty where that is not beside the data."""
+    """What was tried for each pair, from the build's stage folder; empty where that is not beside
+    the data.
+    """
     fingerprint = (manifest.get("fingerprints") or {}).get("rewrite", "")
     stage = Stage("rewrite", folder / ".work" / "rewrite" / fingerprint)
     paths = sorted(stage.folder.glob("tries-*.parquet")) if fingerprint else []
@@ -108,8 +142,15 @@ def _with_images(rows: Sequence[Row]) -> list[Row]:
                 stop = start + file.metadata.row_group(group).num_rows
                 mine = [number for number in numbers if start <= number < stop]
                 if mine:
-                    pictures = file.read_row_group(group, columns=list(_IMAGES)).take([number - start for number in mine]).to_pylist()
-                    found |= {(path, number): picture for number, picture in zip(mine, pictures, strict=True)}
+                    pictures = (
+                        file.read_row_group(group, columns=list(_IMAGES))
+                        .take([number - start for number in mine])
+                        .to_pylist()
+                    )
+                    found |= {
+                        (path, number): picture
+                        for number, picture in zip(mine, pictures, strict=True)
+                    }
                 start = stop
     return [row | found[row["place"]] for row in rows]
 
@@ -118,17 +159,34 @@ def _card(row: Row, tried: Row | None) -> str:
     captions = marked_differences(row["caption_a"] or "", row["caption_b"] or "")
     answers = marked_differences(row["answer_a"] or "-", row["answer_b"] or "-")
     bytes_a, bytes_b = ((row[name] or {}).get("bytes") for name in _IMAGES)
-    sides = [[Markup('<span class="soft">{}</span>').format(caption), answer] for caption, answer in zip(captions, answers, strict=True)]
-    below = [" \u00b7 ".join(part for part in (row["rewrite_status"], row["rewrite_model"], row["pair_id"]) if part)]
+    sides = [
+        [Markup('<span class="soft">{}</span>').format(caption), answer]
+        for caption, answer in zip(captions, answers, strict=True)
+    ]
+    below = [
+        " \u00b7 ".join(
+            part for part in (row["rewrite_status"], row["rewrite_model"], row["pair_id"]) if part
+        )
+    ]
     for reason, refused in zip(tried["reasons"], tried["refused"], strict=True) if tried else ():
-        below.append(Markup('<b class="bad">{}</b> <span class="soft">{}</span>').format(reason, refused[:400]))
+        below.append(
+            Markup('<b class="bad">{}</b> <span class="soft">{}</span>').format(
+                reason, refused[:400]
+            )
+        )
     return pair_card(bytes_a, bytes_b, sides[0], sides[1], below, row["question"] or "")
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An MVC folder, as a build makes it.")],
-    out: Annotated[Path | None, typer.Option(help="The page; by default DIR/rewrite_audit.html.")] = None,
-    num_shown: Annotated[int, typer.Option(min=1, help="How many rewrites each section shows.")] = 40,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="An MVC folder, as a build makes it.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="The page; by default DIR/rewrite_audit.html.")
+    ] = None,
+    num_shown: Annotated[
+        int, typer.Option(min=1, help="How many rewrites each section shows.")
+    ] = 40,
 ) -> None:
     """Make a page of rewrites for a person to judge."""
     page = out or folder / "rewrite_audit.html"

@@ -1,7 +1,8 @@
-"""Rewriting chunks with a model: many pairs at once across chunks, one file of texts and one of tries per chunk.
+"""Rewriting chunks with a model: many pairs at once across chunks, one file of texts and one of
+tries per chunk.
 
-All of it runs in the process that started the build: the work is waiting, one process keeps hundreds of requests in
-flight, and limits and budget are then exact with nothing to share.
+All of it runs in the process that started the build: the work is waiting, one process keeps
+hundreds of requests in flight, and limits and budget are then exact with nothing to share.
 """
 
 import asyncio
@@ -36,14 +37,17 @@ def check_writer(section: RewriteSection) -> None:
         Endpoint(section.endpoint, "")
 
 
-async def rewrite_chunks(chunks: Iterable[ChunkWork[Pair, Rewrite]], section: RewriteSection, purpose: str) -> dict[str, float]:
+async def rewrite_chunks(
+    chunks: Iterable[ChunkWork[Pair, Rewrite]], section: RewriteSection, purpose: str
+) -> dict[str, float]:
     """Asks the model for every pair of every chunk; returns what was spent and sent.
 
     Args:
         purpose: Names the budget in the cache of replies.
 
     Raises:
-        UserError: The endpoint cannot be used, or the budget is used up; what was answered by then is kept.
+        UserError: The endpoint cannot be used, or the budget is used up; what was answered by then
+            is kept.
     """
     assert section.endpoint is not None
     async with Endpoint(section.endpoint, purpose, section.max_usd) as endpoint:
@@ -52,9 +56,15 @@ async def rewrite_chunks(chunks: Iterable[ChunkWork[Pair, Rewrite]], section: Re
 
 
 def ask_model(
-    stage: Stage, indices: Sequence[int], read: ReadChunk, section: RewriteSection, purpose: str, finished: Callable[[int], None]
+    stage: Stage,
+    indices: Sequence[int],
+    read: ReadChunk,
+    section: RewriteSection,
+    purpose: str,
+    finished: Callable[[int], None],
 ) -> dict[str, float]:
-    """Rewrites the given chunks and writes their `rows` and `tries`; returns what was spent and sent.
+    """Rewrites the given chunks and writes their `rows` and `tries`; returns what was spent and
+    sent.
 
     Args:
         read: Rows, scores and decisions of a chunk.
@@ -65,8 +75,13 @@ def ask_model(
         for index in indices:
             tables = read(index)
 
-            def finish(rewrites: list[Rewrite | None], index: int = index, tables: Tables = tables) -> None:
-                write_table(stage.part("tries", index), tries_table(tables[0]["pair_id"].to_pylist(), rewrites))
+            def finish(
+                rewrites: list[Rewrite | None], index: int = index, tables: Tables = tables
+            ) -> None:
+                write_table(
+                    stage.part("tries", index),
+                    tries_table(tables[0]["pair_id"].to_pylist(), rewrites),
+                )
                 write_mapped(stage.part("rows", index, "arrow"), rewrite_chunk(*tables, rewrites))
                 finished(1)
 
@@ -90,7 +105,15 @@ def tries_table(pair_ids: Sequence[str], rewrites: Sequence[Rewrite | None]) -> 
 
 
 def rewrite_facts(stage: Stage, num_chunks: int, section: RewriteSection) -> dict[str, Any]:
-    """What rewriting came to, from the files of tries: rows by status, refusals by reason, tokens, cost, latency."""
-    tries = pa.concat_tables([read_table(stage.part("tries", index)) for index in range(num_chunks)] or [TRIES_SCHEMA.empty_table()])
+    """What rewriting came to, from the files of tries: rows by status, refusals by reason, tokens,
+    cost, latency.
+    """
+    tries = pa.concat_tables(
+        [read_table(stage.part("tries", index)) for index in range(num_chunks)]
+        or [TRIES_SCHEMA.empty_table()]
+    )
     assert section.endpoint is not None
-    return {"by_status": dict(sorted(Counter(tries["status"].to_pylist()).items())), **tries_facts(tries, section.endpoint)}
+    return {
+        "by_status": dict(sorted(Counter(tries["status"].to_pylist()).items())),
+        **tries_facts(tries, section.endpoint),
+    }

@@ -22,8 +22,11 @@ def pairs_to_write(rows: pa.Table, decisions: pa.Table) -> list[Pair | None]:
     return [None if reason else Pair(**row) for row, reason in zip(needed, reasons, strict=True)]
 
 
-def rewrite_chunk(rows: pa.Table, scores: pa.Table, decisions: pa.Table, rewrites: Sequence[Rewrite | None]) -> pa.Table:
-    """One chunk's rows as they are published, with question and answers; where there are none, with the reason why.
+def rewrite_chunk(
+    rows: pa.Table, scores: pa.Table, decisions: pa.Table, rewrites: Sequence[Rewrite | None]
+) -> pa.Table:
+    """One chunk's rows as they are published, with question and answers; where there are none, with
+    the reason why.
 
     Args:
         rewrites: One per row; None for those that were dropped before.
@@ -31,7 +34,9 @@ def rewrite_chunk(rows: pa.Table, scores: pa.Table, decisions: pa.Table, rewrite
     columns: dict[str, list[Any]] = {name: [] for name in _WRITTEN}
     reasons: list[str] = []
     given = rows.column("question").to_pylist()
-    for question, reason, rewrite in zip(given, decisions.column("drop_reason").to_pylist(), rewrites, strict=True):
+    for question, reason, rewrite in zip(
+        given, decisions.column("drop_reason").to_pylist(), rewrites, strict=True
+    ):
         written = rewrite.written if rewrite else None
         reasons.append(reason or (rewrite.drop_reason if rewrite else ""))
         columns["question"].append(written.question if written else question)

@@ -1,4 +1,6 @@
-"""The offline writer: a shared question and two answers made from the captions themselves, with no model."""
+"""The offline writer: a shared question and two answers made from the captions themselves, with no
+model.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,20 +15,35 @@ MIN_SHARED_WORDS = 2
 
 _BY_CATEGORY = {
     "object": ("What can be seen in the image?", "Which things does the picture show?"),
-    "attribute": ("What does the image show, and what is it like?", "How would you describe what the picture shows?"),
-    "count": ("What does the image show, and how many?", "How many of which things does the picture show?"),
+    "attribute": (
+        "What does the image show, and what is it like?",
+        "How would you describe what the picture shows?",
+    ),
+    "count": (
+        "What does the image show, and how many?",
+        "How many of which things does the picture show?",
+    ),
     "position": ("What does the image show, and where?", "Where is everything in the picture?"),
-    "relation": ("What does the image show, and how is it arranged?", "How are things arranged in the picture?"),
+    "relation": (
+        "What does the image show, and how is it arranged?",
+        "How are things arranged in the picture?",
+    ),
     "other": ("What does the image show?", "What is in the picture?"),
 }
-# The first has few words that captions differ in, so nearly every pair of a data set is asked in the same way.
+# The first has few words that captions differ in, so nearly every pair of a data set is asked in
+# the same way.
 _FRAMES = (
     'Complete this sentence about what you see: "{}"',
     'Complete this description of the image: "{}"',
     'Finish the sentence so that it fits the picture: "{}"',
     'Fill in what is left out: "{}"',
 )
-_LAST_RESORT = ("What does the image show?", "Describe the picture.", "What do you see?", "Describe.")
+_LAST_RESORT = (
+    "What does the image show?",
+    "Describe the picture.",
+    "What do you see?",
+    "Describe.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +55,14 @@ class Written:
     answer_b: str
 
 
-def write(caption_a: str, caption_b: str, category: str, question: str | None = None) -> Written | None:
+def write(
+    caption_a: str, caption_b: str, category: str, question: str | None = None
+) -> Written | None:
     """One shared question that gives no contrast word away, and the captions as answers.
 
-    The source's own `question` is kept if it leaks nothing; otherwise the shared part of the captions with the contrast
-    left out, otherwise a general question. None where every wording would leak (captions that differ in the very words
-    of the questions).
+    The source's own `question` is kept if it leaks nothing; otherwise the shared part of the
+    captions with the contrast left out, otherwise a general question. None where every wording
+    would leak (captions that differ in the very words of the questions).
 
         "A hand holding up two fingers." / "... three fingers."
             ->  'Complete this sentence about what you see: "A hand holding up ... fingers."'
@@ -66,7 +85,9 @@ def _wordings(caption_a: str, caption_b: str, category: str, question: str | Non
 
 
 def _blanked(shared: tuple[str, ...]) -> str:
-    """The shared stretches with "..." for what changed; a lone word between two changes is chance, and left out too."""
+    """The shared stretches with "..." for what changed; a lone word between two changes is chance,
+    and left out too.
+    """
     parts: list[str] = []
     for position, stretch in enumerate(shared):
         inside = 0 < position < len(shared) - 1

@@ -27,8 +27,9 @@ class Pair:
 class Rewrite:
     """A pair's texts, or why it has none, and what was tried.
 
-    `status` is template, llm, llm_retried or fallback ("" where `written` is None; then `drop_reason` says why);
-    `refused` are the replies that failed, each with its failure; `replies` is everything that was paid for.
+    `status` is template, llm, llm_retried or fallback ("" where `written` is None; then
+    `drop_reason` says why); `refused` are the replies that failed, each with its failure; `replies`
+    is everything that was paid for.
     """
 
     written: Written | None
@@ -42,4 +43,8 @@ class Rewrite:
 def by_template(pair: Pair) -> Rewrite:
     """The template's texts."""
     written = template.write(pair.caption_a, pair.caption_b, pair.category, pair.question)
-    return Rewrite(written, "template") if written else Rewrite(None, drop_reason="question_leaks_contrast")
+    return (
+        Rewrite(written, "template")
+        if written
+        else Rewrite(None, drop_reason="question_leaks_contrast")
+    )

@@ -1,7 +1,8 @@
-"""Which candidates stay: the recipe's rules, and the decision as a pure function of columns. Scores are made elsewhere.
+"""Which candidates stay: the recipe's rules, and the decision as a pure function of columns. Scores
+are made elsewhere.
 
-The rules are asked in this order, and the first one that applies names the reason: captions, bounds on scores, the
-thinning of rows that are exempt from bounds, caps per group, source and category.
+The rules are asked in this order, and the first one that applies names the reason: captions, bounds
+on scores, the thinning of rows that are exempt from bounds, caps per group, source and category.
 """
 
 # Shapes: N rows, all that reached selection.
@@ -19,8 +20,9 @@ from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import CATEGORIES, SCORE_COLUMNS, Category
 from pipeline.selection.sampling import ExemptRule, Mask, over_cap, seeded_hash, unsampled_exempt
 
-# "source", "category", "operation" (texts), "group" (int64), "pair_id" (32 hex digits as bytes), every score that an
-# encoder computed (float64, NaN: null) and `caption_checks.caption_facts`, each [N].
+# "source", "category", "operation" (texts), "group" (int64), "pair_id" (32 hex digits as bytes),
+# every score that an encoder computed (float64, NaN: null) and `caption_checks.caption_facts`, each
+# [N].
 Columns = Mapping[str, NDArray[Any]]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -29,8 +31,9 @@ Count = Annotated[int, Field(ge=1)]
 class Band(Section):
     """An inclusive range of a score; a bound that is None does not bind.
 
-    `min_quantile: 0.2` asks that the lowest fifth leaves, `max_quantile: 0.8` the highest: at most that many, because
-    equal scores stay together. Counted are the rows that reached selection and that the band judges.
+    `min_quantile: 0.2` asks that the lowest fifth leaves, `max_quantile: 0.8` the highest: at most
+    that many, because equal scores stay together. Counted are the rows that reached selection and
+    that the band judges.
     """
 
     min: float | None = None
@@ -41,17 +44,27 @@ class Band(Section):
     @model_validator(mode="after")
     def _leaves_room(self) -> Self:
         for low, high in (("min", "max"), ("min_quantile", "max_quantile")):
-            if None not in (at_least := getattr(self, low), at_most := getattr(self, high)) and at_least > at_most:
-                raise ValueError(f"{low} {at_least} is above {high} {at_most}, so no pair could stay")
+            if (
+                None not in (at_least := getattr(self, low), at_most := getattr(self, high))
+                and at_least > at_most
+            ):
+                raise ValueError(
+                    f"{low} {at_least} is above {high} {at_most}, so no pair could stay"
+                )
         for side in ("min", "max"):
             if None not in (getattr(self, side), getattr(self, f"{side}_quantile")):
-                raise ValueError(f"{side} and {side}_quantile are both given, where one bound is allowed")
+                raise ValueError(
+                    f"{side} and {side}_quantile are both given, where one bound is allowed"
+                )
         return self
 
     @property
     def binds(self) -> bool:
         """Whether any bound is set."""
-        return any(bound is not None for bound in (self.min, self.max, self.min_quantile, self.max_quantile))
+        return any(
+            bound is not None
+            for bound in (self.min, self.max, self.min_quantile, self.max_quantile)
+        )
 
 
 class RowMatch(Section):
@@ -69,14 +82,20 @@ class RowMatch(Section):
 
 
 def _known_categories(value: Any) -> Any:
-    unknown = [name for name in value if name not in CATEGORIES] if isinstance(value, Mapping) else []
+    unknown = (
+        [name for name in value if name not in CATEGORIES] if isinstance(value, Mapping) else []
+    )
     if unknown:
-        raise ValueError(f"{unknown[0]!r} is no category; the categories are {', '.join(CATEGORIES)}")
+        raise ValueError(
+            f"{unknown[0]!r} is no category; the categories are {', '.join(CATEGORIES)}"
+        )
     return value
 
 
 def _known_scores(value: Any) -> Any:
-    unknown = [name for name in value if name not in SCORE_COLUMNS] if isinstance(value, Mapping) else []
+    unknown = (
+        [name for name in value if name not in SCORE_COLUMNS] if isinstance(value, Mapping) else []
+    )
     if unknown:
         raise ValueError(f"{unknown[0]!r} is no score; the scores are {', '.join(SCORE_COLUMNS)}")
     return value
@@ -84,8 +103,13 @@ def _known_scores(value: Any) -> Any:
 
 def _cap(value: Any) -> Any:
     numbers = list(value.values()) if isinstance(value, Mapping) else [value]
-    if not all(isinstance(number, int) and not isinstance(number, bool) and number >= 1 for number in numbers):
-        raise ValueError("expected a whole number from 1 on, or such a number for each of some names")
+    if not all(
+        isinstance(number, int) and not isinstance(number, bool) and number >= 1
+        for number in numbers
+    ):
+        raise ValueError(
+            "expected a whole number from 1 on, or such a number for each of some names"
+        )
     return value
 
 
@@ -93,7 +117,9 @@ Cap = Annotated[int | dict[str, int], BeforeValidator(_cap)]
 
 
 class CapsSection(Section):
-    """At most so many rows of one category, source or group, drawn by seeded hash; finer caps are applied first."""
+    """At most so many rows of one category, source or group, drawn by seeded hash; finer caps are
+    applied first.
+    """
 
     category: Annotated[Cap | None, BeforeValidator(_known_categories)] = None
     source: Cap | None = None
@@ -103,9 +129,10 @@ class CapsSection(Section):
 class SelectionSection(Section):
     """The rules of selection. A bound on a score that no encoder computed is an error, not a pass.
 
-    `by_category` replaces the band of a score for one category; `{}` there lifts it. `exempt` rows are judged by no band;
-    `sample_exempt` says how many of them stay beside the judged ones (null: all), see `sampling.unsampled_exempt`.
-    A caption's changed words are those that the other caption lacks (`caption_checks`); the side with more of them counts.
+    `by_category` replaces the band of a score for one category; `{}` there lifts it. `exempt` rows
+    are judged by no band; `sample_exempt` says how many of them stay beside the judged ones (null:
+    all), see `sampling.unsampled_exempt`. A caption's changed words are those that the other
+    caption lacks (`caption_checks`); the side with more of them counts.
     """
 
     clip_image_cos: Band = Band()
@@ -113,9 +140,10 @@ class SelectionSection(Section):
     pixels_image_cos: Band = Band()
     caption_margin_a: Band = Band()
     caption_margin_b: Band = Band()
-    by_category: Annotated[dict[str, Annotated[dict[str, Band], BeforeValidator(_known_scores)]], BeforeValidator(_known_categories)] = (
-        Field(default_factory=dict)
-    )
+    by_category: Annotated[
+        dict[str, Annotated[dict[str, Band], BeforeValidator(_known_scores)]],
+        BeforeValidator(_known_categories),
+    ] = Field(default_factory=dict)
     exempt: tuple[RowMatch, ...] = ()
     sample_exempt: ExemptRule | None = None
     caps: CapsSection = CapsSection()
@@ -130,14 +158,21 @@ class SelectionSection(Section):
     def _makes_sense(self) -> Self:
         if self.sample_exempt and not self.exempt:
             raise ValueError("sample_exempt is set, but exempt names no rows")
-        if None not in (low := self.min_caption_words, high := self.max_caption_words) and low > high:  # type: ignore[operator]
-            raise ValueError(f"min_caption_words {low} is above max_caption_words {high}, so no pair could stay")
+        if (
+            None not in (low := self.min_caption_words, high := self.max_caption_words)
+            and low > high
+        ):  # type: ignore[operator]
+            raise ValueError(
+                f"min_caption_words {low} is above max_caption_words {high}, so no pair could stay"
+            )
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreBound:
-    """One band in numbers: inclusive bounds on a score for the rows of some categories that are not exempt."""
+    """One band in numbers: inclusive bounds on a score for the rows of some categories that are not
+    exempt.
+    """
 
     score: str
     categories: tuple[str, ...]
@@ -145,7 +180,9 @@ class ScoreBound:
     max: float | None
 
     def broken(self, columns: Columns) -> Iterator[tuple[str, Mask]]:
-        """The ways to break it, each with the rows that do, exempt ones too. A null score cannot be shown to keep a bound."""
+        """The ways to break it, each with the rows that do, exempt ones too. A null score cannot be
+        shown to keep a bound.
+        """
         values, rows = columns[self.score], np.isin(columns["category"], self.categories)
         yield f"{self.score}_missing", rows & np.isnan(values)
         if self.min is not None:
@@ -156,11 +193,16 @@ class ScoreBound:
 
 def bands(section: SelectionSection, category: str | None = None) -> dict[str, Band]:
     """The band of every score in the order in which they are asked: of one category, or in general."""
-    return {name: getattr(section, name) for name in SCORE_COLUMNS} | section.by_category.get(category or "", {})
+    return {name: getattr(section, name) for name in SCORE_COLUMNS} | section.by_category.get(
+        category or "", {}
+    )
 
 
-def check_bounds(section: SelectionSection, available: Collection[str], sources: Collection[str] | None = None) -> None:
-    """Refuses what could not be asked: bounds on scores that no encoder computes, rules for sources that are not there.
+def check_bounds(
+    section: SelectionSection, available: Collection[str], sources: Collection[str] | None = None
+) -> None:
+    """Refuses what could not be asked: bounds on scores that no encoder computes, rules for sources
+    that are not there.
 
     Args:
         available: The scores that will be there.
@@ -172,15 +214,27 @@ def check_bounds(section: SelectionSection, available: Collection[str], sources:
     for name, band in bands(section).items():
         where = [f"selection.{name}"] if band.binds else []
         where += [
-            f"selection.by_category.{category}.{name}" for category, own in section.by_category.items() if name in own and own[name].binds
+            f"selection.by_category.{category}.{name}"
+            for category, own in section.by_category.items()
+            if name in own and own[name].binds
         ]
         if where and name not in available:
-            raise RecipeError(f"{where[0]}: a bound is set, but no encoder computes this score; enable its encoder under encoders")
+            raise RecipeError(
+                f"{where[0]}: a bound is set, but no encoder computes this score; enable its"
+                " encoder under encoders"
+            )
     named = {match.source: "exempt" for match in section.exempt if match.source is not None}
-    named |= dict.fromkeys(section.caps.source, "caps.source") if isinstance(section.caps.source, dict) else {}
+    named |= (
+        dict.fromkeys(section.caps.source, "caps.source")
+        if isinstance(section.caps.source, dict)
+        else {}
+    )
     for source, key in named.items():
         if sources is not None and source not in sources:
-            raise RecipeError(f"selection.{key}: no source is called {source!r}; the sources are {', '.join(sorted(sources))}")
+            raise RecipeError(
+                f"selection.{key}: no source is called {source!r}; the sources are"
+                f" {', '.join(sorted(sources))}"
+            )
 
 
 def exempt_rows(columns: Columns, section: SelectionSection) -> Mask:
@@ -193,13 +247,22 @@ def exempt_rows(columns: Columns, section: SelectionSection) -> Mask:
 
 
 def resolved_bounds(columns: Columns, section: SelectionSection) -> list[ScoreBound]:
-    """Every bound that is set, with quantiles turned into scores, in the order in which they are asked."""
+    """Every bound that is set, with quantiles turned into scores, in the order in which they are
+    asked.
+    """
     exempt = exempt_rows(columns, section)
     found = []
     for score, general in bands(section).items():
-        own = {category: by_score[score] for category, by_score in section.by_category.items() if score in by_score}
+        own = {
+            category: by_score[score]
+            for category, by_score in section.by_category.items()
+            if score in by_score
+        }
         others = tuple(category for category in CATEGORIES if category not in own)
-        for categories, band in [(others, general), *(((category,), band) for category, band in own.items())]:
+        for categories, band in [
+            (others, general),
+            *(((category,), band) for category, band in own.items()),
+        ]:
             if band.binds:
                 judged = np.isin(columns["category"], categories) & ~exempt
                 found.append(ScoreBound(score, categories, *_limits(columns[score][judged], band)))
@@ -207,7 +270,9 @@ def resolved_bounds(columns: Columns, section: SelectionSection) -> list[ScoreBo
 
 
 def _limits(values: NDArray[np.float64], band: Band) -> tuple[float | None, float | None]:
-    """The bounds as numbers. A quantile becomes one of the values: the lowest that stays, or the highest."""
+    """The bounds as numbers. A quantile becomes one of the values: the lowest that stays, or the
+    highest.
+    """
     ordered = np.sort(values[~np.isnan(values)])
     low, high = band.min, band.max
     if band.min_quantile is not None and ordered.size:
@@ -218,7 +283,9 @@ def _limits(values: NDArray[np.float64], band: Band) -> tuple[float | None, floa
 
 
 def _num_left_out(frac: float, num: int) -> int:
-    """The whole part of frac * num, which for 0.8 as 1 - 0.2 comes out a hair too small; one value always stays."""
+    """The whole part of frac * num, which for 0.8 as 1 - 0.2 comes out a hair too small; one value
+    always stays.
+    """
     return min(math.floor(round(frac * num, 6)), num - 1)
 
 
@@ -244,7 +311,9 @@ def drop_reasons(columns: Columns, section: SelectionSection) -> NDArray[np.obje
 
 
 def _rules(columns: Columns, section: SelectionSection, stays: Mask) -> Iterator[tuple[str, Mask]]:
-    """Each reason with the rows that it applies to. `stays` is what earlier rules have left at the time of asking."""
+    """Each reason with the rows that it applies to. `stays` is what earlier rules have left at the
+    time of asking.
+    """
     yield from _caption_rules(columns, section)
     exempt = exempt_rows(columns, section)
     for bound in resolved_bounds(columns, section):
@@ -252,7 +321,10 @@ def _rules(columns: Columns, section: SelectionSection, stays: Mask) -> Iterator
             yield reason, rows & ~exempt
     order = seeded_hash(columns["pair_id"], section.seed)
     if section.sample_exempt:
-        yield "not_sampled", unsampled_exempt(columns["category"], exempt, stays, order, section.sample_exempt)
+        yield (
+            "not_sampled",
+            unsampled_exempt(columns["category"], exempt, stays, order, section.sample_exempt),
+        )
     for name in ("group", "source", "category"):
         cap = getattr(section.caps, name)
         if cap is not None:
@@ -264,12 +336,21 @@ def _caption_rules(columns: Columns, section: SelectionSection) -> Iterator[tupl
         yield f"caption_{side}_too_long", columns[f"num_chars_{side}"] > section.max_caption_chars
     for side in "ab":
         if section.min_caption_words is not None:
-            yield f"caption_{side}_words_below_min", columns[f"num_words_{side}"] < section.min_caption_words
+            yield (
+                f"caption_{side}_words_below_min",
+                columns[f"num_words_{side}"] < section.min_caption_words,
+            )
         if section.max_caption_words is not None:
-            yield f"caption_{side}_words_above_max", columns[f"num_words_{side}"] > section.max_caption_words
+            yield (
+                f"caption_{side}_words_above_max",
+                columns[f"num_words_{side}"] > section.max_caption_words,
+            )
     if section.max_changed_words is not None:
         changed = np.maximum(columns["num_changed_words_a"], columns["num_changed_words_b"])
         yield "changed_words_above_max", changed > section.max_changed_words
     if section.max_frac_changed_words is not None:
-        shares = [columns[f"num_changed_words_{side}"] / np.maximum(columns[f"num_words_{side}"], 1) for side in "ab"]
+        shares = [
+            columns[f"num_changed_words_{side}"] / np.maximum(columns[f"num_words_{side}"], 1)
+            for side in "ab"
+        ]
         yield "frac_changed_words_above_max", np.maximum(*shares) > section.max_frac_changed_words

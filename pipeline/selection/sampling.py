@@ -1,7 +1,7 @@
 """Who is drawn where not all can stay: caps, the thinning of exempt rows, the validation split.
 
-Every draw is the order of a seeded hash of a row's or group's own name: it depends neither on the order of rows nor on
-the machine, and a draw of fewer is part of a draw of more.
+Every draw is the order of a seeded hash of a row's or group's own name: it depends neither on the
+order of rows nor on the machine, and a draw of fewer is part of a draw of more.
 """
 
 # Shapes: N rows, G groups.
@@ -23,7 +23,11 @@ def seeded_hash(keys: NDArray[Any], seed: int) -> Hashes:
         keys: int64, or texts of at most 32 bytes (dtype S).
     """
     is_text = keys.dtype.kind == "S"
-    words = np.ascontiguousarray(keys.astype("S32")).view("<u8").reshape(-1, 4) if is_text else keys.astype(np.int64).reshape(-1, 1)
+    words = (
+        np.ascontiguousarray(keys.astype("S32")).view("<u8").reshape(-1, 4)
+        if is_text
+        else keys.astype(np.int64).reshape(-1, 1)
+    )
     hashes = _mixed(np.full(len(keys), seed % 2**64, np.uint64))
     for column in words.T:
         hashes = _mixed(hashes ^ column.astype(np.uint64))
@@ -39,7 +43,8 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 def over_cap(names: NDArray[Any], stays: Mask, order: Hashes, cap: int | dict[str, int]) -> Mask:
-    """Which of the rows that stay are too many of their name: all but the first `cap` in the order of their hashes, [N].
+    """Which of the rows that stay are too many of their name: all but the first `cap` in the order
+    of their hashes, [N].
 
     Args:
         names: What is counted, per row: categories, sources or groups.
@@ -50,7 +55,9 @@ def over_cap(names: NDArray[Any], stays: Mask, order: Hashes, cap: int | dict[st
     if not rows.size:
         return over
     known, code = np.unique(names[rows], return_inverse=True)
-    caps = np.array([cap if isinstance(cap, int) else cap.get(name, len(rows)) for name in known.tolist()])
+    caps = np.array(
+        [cap if isinstance(cap, int) else cap.get(name, len(rows)) for name in known.tolist()]
+    )
     by_name = np.lexsort((order[rows], code))
     ordered = code[by_name]
     rank = np.arange(len(rows)) - np.searchsorted(ordered, ordered)
@@ -58,21 +65,26 @@ def over_cap(names: NDArray[Any], stays: Mask, order: Hashes, cap: int | dict[st
     return over
 
 
-def unsampled_exempt(category: NDArray[Any], exempt: Mask, stays: Mask, order: Hashes, rule: ExemptRule) -> Mask:
-    """Which exempt rows leave so that the others stand beside the judged rows in the sources' proportions, [N].
+def unsampled_exempt(
+    category: NDArray[Any], exempt: Mask, stays: Mask, order: Hashes, rule: ExemptRule
+) -> Mask:
+    """Which exempt rows leave so that the others stand beside the judged rows in the sources'
+    proportions, [N].
 
-    With S the candidates and K the judged (not exempt) rows that stay, the rate at which judged rows stay is
-    r = K / S over a pool of judged rows. A category c with exempt rows keeps
+    With S the candidates and K the judged (not exempt) rows that stay, the rate at which judged
+    rows stay is r = K / S over a pool of judged rows. A category c with exempt rows keeps
 
         clip(round(r * S_c) - K_c, 0, available)
 
-    of them, the first in the order of their hashes; S_c counts all of its candidates, exempt ones included. The pool is
+    of them, the first in the order of their hashes; S_c counts all of its candidates, exempt ones
+    included. The pool is
 
         own_category       the judged rows of c: exempt and judged rows keep the proportion that they have in the sources
         source_categories  the rows of categories without exempt rows: c keeps its share among the sources' categories
 
-    and all judged rows where that pool is empty; where no row is judged, all stay. The S-VCO paper says only that flips
-    are "randomly sampled following the original category distribution of the sources" and gives no formula.
+    and all judged rows where that pool is empty; where no row is judged, all stay. The S-VCO paper
+    says only that flips are "randomly sampled following the original category distribution of the
+    sources" and gives no formula.
 
     Args:
         stays: Rows that no earlier rule has dropped.
@@ -91,12 +103,19 @@ def unsampled_exempt(category: NDArray[Any], exempt: Mask, stays: Mask, order: H
     return leaves
 
 
-def validation_rows(group: NDArray[np.int64], *, fraction: float | None = None, num_pairs: int | None = None, seed: int) -> Mask:
-    """Which rows form the validation split: whole groups in hashed order, each taken if it still fits, [N].
+def validation_rows(
+    group: NDArray[np.int64],
+    *,
+    fraction: float | None = None,
+    num_pairs: int | None = None,
+    seed: int,
+) -> Mask:
+    """Which rows form the validation split: whole groups in hashed order, each taken if it still
+    fits, [N].
 
-    So the size is exact wherever groups of one pair are left to fill it. Otherwise the smallest group left is taken too
-    if that brings the split nearer to its size, or if it would be empty. One group always stays in train, so a single
-    group leaves validation empty.
+    So the size is exact wherever groups of one pair are left to fill it. Otherwise the smallest
+    group left is taken too if that brings the split nearer to its size, or if it would be empty.
+    One group always stays in train, so a single group leaves validation empty.
 
     Args:
         group: The group of each kept row, as a 64-bit key that is the same on every machine.

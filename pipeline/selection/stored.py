@@ -1,4 +1,6 @@
-"""The scores and decisions of a finished MVC folder as narrow columns: what can be decided anew without a build."""
+"""The scores and decisions of a finished MVC folder as narrow columns: what can be decided anew
+without a build.
+"""
 
 # Shapes: N pairs.
 
@@ -21,7 +23,8 @@ _BEFORE_SELECTION = ("duplicate_pair", "image_a_in_benchmark", "image_b_in_bench
 
 
 def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection]:
-    """The narrow columns of every row that reached selection, "drop_reason" among them, and the rules that it met.
+    """The narrow columns of every row that reached selection, "drop_reason" among them, and the
+    rules that it met.
 
     Raises:
         MvcError: Not an MVC folder, or one of another version.
@@ -30,13 +33,23 @@ def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection
     try:
         section = SelectionSection.model_validate(manifest["recipe"]["selection"])
     except (KeyError, TypeError, ValidationError) as error:
-        raise MvcError(f"{folder}/manifest.json: its selection cannot be read by this version; build the folder again") from error
-    tables = [_read(path, [*_NEEDED, "drop_reason"]) for path in sorted((folder / "rejects").glob("*.parquet"))]
+        raise MvcError(
+            f"{folder}/manifest.json: its selection cannot be read by this version; build the"
+            " folder again"
+        ) from error
+    tables = [
+        _read(path, [*_NEEDED, "drop_reason"])
+        for path in sorted((folder / "rejects").glob("*.parquet"))
+    ]
     for path in (path for split in SPLITS for path in shard_paths(folder, split)):
         kept = _read(path, _NEEDED)
-        tables.append(kept.append_column("drop_reason", pa.array([""] * kept.num_rows, pa.string())))
+        tables.append(
+            kept.append_column("drop_reason", pa.array([""] * kept.num_rows, pa.string()))
+        )
     if not tables:
-        raise MvcError(f"{folder}: holds no Parquet file in data/ or rejects/; build the folder again")
+        raise MvcError(
+            f"{folder}: holds no Parquet file in data/ or rejects/; build the folder again"
+        )
     rows = pa.concat_tables(tables)
     columns = {name: rows[name].to_numpy() for name in rows.column_names}
     is_scored = ~np.logical_and.reduce([np.isnan(columns[name]) for name in SCORE_COLUMNS])
@@ -46,25 +59,36 @@ def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection
 
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     try:
-        return pq.read_table(path, columns=list(columns), memory_map=False, partitioning=None).select(list(columns))
+        return pq.read_table(
+            path, columns=list(columns), memory_map=False, partitioning=None
+        ).select(list(columns))
     except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise MvcError(f"{path}: cannot be read as a shard of an MVC ({error}); build the folder again") from error
+        raise MvcError(
+            f"{path}: cannot be read as a shard of an MVC ({error}); build the folder again"
+        ) from error
 
 
-def swept_rows(columns: Columns, section: SelectionSection, axes: Collection[str]) -> NDArray[np.bool_]:
+def swept_rows(
+    columns: Columns, section: SelectionSection, axes: Collection[str]
+) -> NDArray[np.bool_]:
     """Which rows a sweep counts: those whose place the swept bounds decide, [N].
 
-    A pair was kept, or left by a bound, or by a cap (caps come after bounds, so a sweep counts before caps). Left out are
-    pairs that left for any other reason, that the recipe exempts from bounds, or that break a bound that is not swept. So
-    at the build's own thresholds a sweep shows the judged pairs that the build kept or capped; looser ones may let in
-    pairs that would leave later, when their question is written.
+    A pair was kept, or left by a bound, or by a cap (caps come after bounds, so a sweep counts
+    before caps). Left out are pairs that left for any other reason, that the recipe exempts from
+    bounds, or that break a bound that is not swept. So at the build's own thresholds a sweep shows
+    the judged pairs that the build kept or capped; looser ones may let in pairs that would leave
+    later, when their question is written.
 
     Args:
         columns: The rows that reached selection, with "drop_reason".
         axes: The swept bounds, as "clip_image_cos.min".
     """
     decisive = ["", *(f"over_cap_{what}" for what in ("group", "source", "category"))]
-    decisive += [f"{score}_{what}" for score in SCORE_COLUMNS for what in ("missing", "below_min", "above_max")]
+    decisive += [
+        f"{score}_{what}"
+        for score in SCORE_COLUMNS
+        for what in ("missing", "below_min", "above_max")
+    ]
     counted = np.isin(columns["drop_reason"], decisive) & ~exempt_rows(columns, section)
     swept = {axis.replace(".min", "_below_min").replace(".max", "_above_max") for axis in axes}
     for bound in resolved_bounds(columns, section):

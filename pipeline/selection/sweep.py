@@ -1,6 +1,8 @@
-"""`svco sweep DIR`: how many pairs other thresholds would keep, from the scores that a finished MVC folder holds.
+"""`svco sweep DIR`: how many pairs other thresholds would keep, from the scores that a finished MVC
+folder holds.
 
-Reads no picture and needs neither Ray nor torch. Which pairs are counted, and why: `stored_scores.swept_rows`.
+Reads no picture and needs neither Ray nor torch. Which pairs are counted, and why:
+`stored_scores.swept_rows`.
 """
 
 # Shapes: N pairs, X and Y thresholds of the two axes.
@@ -27,13 +29,16 @@ if TYPE_CHECKING:
 
 Scores = NDArray[np.float64]
 
-# DINOv2 sees the detail in which a minimal contrast differs; by every other score more alike, or truer, is better.
+# DINOv2 sees the detail in which a minimal contrast differs; by every other score more alike, or
+# truer, is better.
 _USUAL_SIDE = {"dinov2_image_cos": "max"}
 
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A bound that is varied: the `side` ("min" or "max") of a score, over ascending `edges`; `own` is the build's bound."""
+    """A bound that is varied: the `side` ("min" or "max") of a score, over ascending `edges`; `own`
+    is the build's bound.
+    """
 
     score: str
     side: str
@@ -47,16 +52,20 @@ class Axis:
 
 
 def sweep_grid(x_N: Scores, y_N: Scores, x: Axis, y: Axis) -> NDArray[np.int64]:
-    """How many pairs each pair of thresholds keeps, [X, Y]. Bounds are inclusive; a null score (NaN) keeps no bound.
+    """How many pairs each pair of thresholds keeps, [X, Y]. Bounds are inclusive; a null score
+    (NaN) keeps no bound.
 
         x 0.6, 0.8 with edges 0.5, 0.7 (min); y 0.1, 0.9 with edge 0.5 (max)  ->  [[1], [0]]
 
-    Each pair is counted once, at the strictest threshold that it meets on both axes; sums towards the lax side do the rest.
+    Each pair is counted once, at the strictest threshold that it meets on both axes; sums towards
+    the lax side do the rest.
     """
     at_x, at_y = _strictest(x_N, x), _strictest(y_N, y)
     shape = (len(x.edges), len(y.edges))
     inside = (at_x >= 0) & (at_x < shape[0]) & (at_y >= 0) & (at_y < shape[1])
-    counts = np.bincount(at_x[inside] * shape[1] + at_y[inside], minlength=shape[0] * shape[1]).reshape(shape)
+    counts = np.bincount(
+        at_x[inside] * shape[1] + at_y[inside], minlength=shape[0] * shape[1]
+    ).reshape(shape)
     for dimension, axis in enumerate((x, y)):
         lax_last = counts if axis.side == "max" else np.flip(counts, dimension)
         summed = np.cumsum(lax_last, axis=dimension)
@@ -65,14 +74,24 @@ def sweep_grid(x_N: Scores, y_N: Scores, x: Axis, y: Axis) -> NDArray[np.int64]:
 
 
 def _strictest(values_N: Scores, axis: Axis) -> NDArray[np.int64]:
-    """The place of the strictest edge that each value meets; outside [0, number of edges) if it meets none."""
+    """The place of the strictest edge that each value meets; outside [0, number of edges) if it
+    meets none.
+    """
     if axis.side == "max":
         return np.searchsorted(axis.edges, values_N, side="left")  # NaN sorts last: outside
     return np.where(np.isnan(values_N), -1, np.searchsorted(axis.edges, values_N, side="right") - 1)
 
 
-def make_axis(columns: Columns, name: str, *, steps: int = 11, edges: Sequence[float] = (), own: float | None = None) -> Axis:
-    """An axis over given thresholds, or over `steps` from the lowest score to the highest; the build's own is one of them.
+def make_axis(
+    columns: Columns,
+    name: str,
+    *,
+    steps: int = 11,
+    edges: Sequence[float] = (),
+    own: float | None = None,
+) -> Axis:
+    """An axis over given thresholds, or over `steps` from the lowest score to the highest; the
+    build's own is one of them.
 
     Args:
         name: A score, or a score and its side ("clip_image_cos.min").
@@ -82,16 +101,22 @@ def make_axis(columns: Columns, name: str, *, steps: int = 11, edges: Sequence[f
     """
     score, _, side = _full_name(name).partition(".")
     if score not in SCORE_COLUMNS or side not in ("min", "max"):
-        raise UserError(f"axis {name!r}: expected SCORE, SCORE.min or SCORE.max, where SCORE is one of {', '.join(SCORE_COLUMNS)}")
+        raise UserError(
+            f"axis {name!r}: expected SCORE, SCORE.min or SCORE.max, where SCORE is one of"
+            f" {', '.join(SCORE_COLUMNS)}"
+        )
     known = columns[score][~np.isnan(columns[score])]
     if not edges and not known.size:
         raise UserError(f"axis {name!r}: no pair that was judged by its scores has this one")
     wanted = edges or np.linspace(known.min(), known.max(), steps).tolist()
-    return Axis(score, side, np.unique([*np.round(wanted, DECIMALS), *([] if own is None else [own])]), own)
+    return Axis(
+        score, side, np.unique([*np.round(wanted, DECIMALS), *([] if own is None else [own])]), own
+    )
 
 
 def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = "") -> "Figure":
-    """A heat map of how many pairs each pair of thresholds keeps; the build's own thresholds are framed.
+    """A heat map of how many pairs each pair of thresholds keeps; the build's own thresholds are
+    framed.
 
     Args:
         columns: The two scores of the pairs to count, [N] each, NaN where null.
@@ -107,8 +132,18 @@ def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = ""
     axes.imshow(counts_YX, origin="lower", aspect="auto", cmap="Blues", vmin=0)
     for (row, column), count in np.ndenumerate(counts_YX):
         dark = count > 0.5 * counts_YX.max()
-        axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=7, color="white" if dark else "#1c2430")
-    axes.set_xticks(range(len(across.edges)), [f"{edge:g}" for edge in across.edges], rotation=45, fontsize=8)
+        axes.text(
+            column,
+            row,
+            f"{count:,}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if dark else "#1c2430",
+        )
+    axes.set_xticks(
+        range(len(across.edges)), [f"{edge:g}" for edge in across.edges], rotation=45, fontsize=8
+    )
     axes.set_yticks(range(len(up.edges)), [f"{edge:g}" for edge in up.edges], fontsize=8)
     axes.set_xlabel(across.name)
     axes.set_ylabel(up.name)
@@ -117,22 +152,40 @@ def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = ""
     corners, sizes = [-0.5, -0.5], [len(across.edges), len(up.edges)]
     for dimension, axis in enumerate((across, up)):
         if axis.own is not None:
-            corners[dimension], sizes[dimension] = float(np.searchsorted(axis.edges, axis.own)) - 0.5, 1
+            corners[dimension], sizes[dimension] = (
+                float(np.searchsorted(axis.edges, axis.own)) - 0.5,
+                1,
+            )
     if across.own is not None or up.own is not None:
-        axes.add_patch(Rectangle((corners[0], corners[1]), *sizes, fill=False, edgecolor="#b3261e", linewidth=1.6, clip_on=False))
+        axes.add_patch(
+            Rectangle(
+                (corners[0], corners[1]),
+                *sizes,
+                fill=False,
+                edgecolor="#b3261e",
+                linewidth=1.6,
+                clip_on=False,
+            )
+        )
     return figure
 
 
 def own_bound(bounds: Sequence[ScoreBound], axis: str, categories: Iterable[str]) -> float | None:
-    """The build's bound on an axis ("clip_image_cos.min") where it is one and the same for all of the categories, else None."""
+    """The build's bound on an axis ("clip_image_cos.min") where it is one and the same for all of
+    the categories, else None.
+    """
     score, _, side = axis.partition(".")
     bounds = [bound for bound in bounds if bound.score == score]
-    found = {next((getattr(bound, side) for bound in bounds if category in bound.categories), None) for category in categories}
+    found = {
+        next((getattr(bound, side) for bound in bounds if category in bound.categories), None)
+        for category in categories
+    }
     return found.pop() if len(found) == 1 else None
 
 
 def axis_names(columns: Columns, x: str | None, y: str | None) -> tuple[str, str]:
-    """Both axes in full: as given, otherwise the first two scores that there are, or both sides of one that is alone.
+    """Both axes in full: as given, otherwise the first two scores that there are, or both sides of
+    one that is alone.
 
     Raises:
         UserError: There is no score at all.
@@ -140,7 +193,11 @@ def axis_names(columns: Columns, x: str | None, y: str | None) -> tuple[str, str
     there = [score for score in SCORE_COLUMNS if not np.isnan(columns[score]).all()]
     if not there:
         raise UserError("no pair reached selection, so there is no score to sweep")
-    usual = [_full_name(score) for score in there] if len(there) > 1 else [f"{there[0]}.min", f"{there[0]}.max"]
+    usual = (
+        [_full_name(score) for score in there]
+        if len(there) > 1
+        else [f"{there[0]}.min", f"{there[0]}.max"]
+    )
     across = _full_name(x) if x else next(name for name in usual if not y or name != _full_name(y))
     return across, _full_name(y) if y else next(name for name in usual if name != across)
 
@@ -173,7 +230,8 @@ def sweeps(
     steps: int = 11,
     edges: tuple[Sequence[float], Sequence[float]] = ((), ()),
 ) -> list[Sweep]:
-    """The grid of all counted rows, then of each category, over the same thresholds plus the build's own for that part.
+    """The grid of all counted rows, then of each category, over the same thresholds plus the
+    build's own for that part.
 
     Raises:
         UserError: An axis that cannot be swept.
@@ -181,11 +239,25 @@ def sweeps(
     bounds, counted = resolved_bounds(columns, section), swept_rows(columns, section, names)
     columns = {name: values[counted] for name, values in columns.items()}
     present = [category for category in CATEGORIES if (columns["category"] == category).any()]
-    lax = [make_axis(columns, name, steps=steps, edges=given) for name, given in zip(names, edges, strict=True)]
+    lax = [
+        make_axis(columns, name, steps=steps, edges=given)
+        for name, given in zip(names, edges, strict=True)
+    ]
     found = []
     for title, categories in [("all", present), *((category, [category]) for category in present)]:
-        part = {name: values[np.isin(columns["category"], categories)] for name, values in columns.items()}
-        x, y = (make_axis(part, axis.name, edges=axis.edges.tolist(), own=own_bound(bounds, axis.name, categories)) for axis in lax)
+        part = {
+            name: values[np.isin(columns["category"], categories)]
+            for name, values in columns.items()
+        }
+        x, y = (
+            make_axis(
+                part,
+                axis.name,
+                edges=axis.edges.tolist(),
+                own=own_bound(bounds, axis.name, categories),
+            )
+            for axis in lax
+        )
         found.append(Sweep(title, part, x, y, sweep_grid(part[x.score], part[y.score], x, y)))
     return found
 
@@ -194,18 +266,26 @@ def _print(sweep: Sweep) -> None:
     def shown(axis: Axis, edge: float) -> str:
         return f"{edge:g}{' *' if edge == axis.own else ''}"
 
-    rows = [[shown(sweep.x, edge), *(f"{count:,}" for count in line)] for edge, line in zip(sweep.x.edges, sweep.counts, strict=True)]
+    rows = [
+        [shown(sweep.x, edge), *(f"{count:,}" for count in line)]
+        for edge, line in zip(sweep.x.edges, sweep.counts, strict=True)
+    ]
     title = f"{sweep.title}; kept by {sweep.x.name} (down) and {sweep.y.name} (across)"
     summary_table(title, ["", *(shown(sweep.y, edge) for edge in sweep.y.edges)], rows)
 
 
 def write_page(found: Sequence[Sweep], lead: str, name: str, path: Path) -> None:
     """Writes the heat maps as one self-contained page."""
-    sections = [PageSection(sweep.title, figure_svg(sweep_figure(sweep.columns, sweep.x, sweep.y))) for sweep in found]
+    sections = [
+        PageSection(sweep.title, figure_svg(sweep_figure(sweep.columns, sweep.x, sweep.y)))
+        for sweep in found
+    ]
     try:
         render_page(f"Thresholds: {name}", sections, path, lead)
     except OSError as error:
-        raise UserError(f"out={path}: cannot be written ({error.strerror}); choose another file with --out") from error
+        raise UserError(
+            f"out={path}: cannot be written ({error.strerror}); choose another file with --out"
+        ) from error
 
 
 def _numbers(given: str, option: str) -> list[float]:
@@ -214,18 +294,37 @@ def _numbers(given: str, option: str) -> list[float]:
     except ValueError:
         numbers = [float("nan")]
     if not np.isfinite(numbers).all():
-        raise UserError(f"{option} {given!r}: expected numbers between commas, for example 0.6,0.7,0.8")
+        raise UserError(
+            f"{option} {given!r}: expected numbers between commas, for example 0.6,0.7,0.8"
+        )
     return numbers
 
 
 def run(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished MVC folder.")],
-    x: Annotated[str | None, typer.Option(help="Bound that is varied downwards in the table, for example clip_image_cos.min.")] = None,
-    y: Annotated[str | None, typer.Option(help="Bound that is varied across, for example dinov2_image_cos.max.")] = None,
-    x_values: Annotated[str, typer.Option(help="Its values, for example 0.6,0.7,0.8; otherwise --steps from lowest to highest.")] = "",
+    x: Annotated[
+        str | None,
+        typer.Option(
+            help="Bound that is varied downwards in the table, for example clip_image_cos.min."
+        ),
+    ] = None,
+    y: Annotated[
+        str | None,
+        typer.Option(help="Bound that is varied across, for example dinov2_image_cos.max."),
+    ] = None,
+    x_values: Annotated[
+        str,
+        typer.Option(
+            help="Its values, for example 0.6,0.7,0.8; otherwise --steps from lowest to highest."
+        ),
+    ] = "",
     y_values: Annotated[str, typer.Option(help="The same for --y.")] = "",
-    steps: Annotated[int, typer.Option(min=2, max=50, help="Number of values where none are given.")] = 11,
-    out: Annotated[Path | None, typer.Option(help="The page to write; by default DIR/sweep.html.")] = None,
+    steps: Annotated[
+        int, typer.Option(min=2, max=50, help="Number of values where none are given.")
+    ] = 11,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; by default DIR/sweep.html.")
+    ] = None,
 ) -> None:
     """Show how many pairs other thresholds would keep, per category, from the stored scores."""
     columns, section = read_scores(folder)
@@ -233,11 +332,23 @@ def run(
     found = sweeps(columns, section, axis_names(columns, x, y), steps=steps, edges=edges)
     for sweep in found:
         _print(sweep)
-    path, own = out or folder / "sweep.html", "; the build's own bounds are marked (*, in the page framed)"
-    judged = (
-        f"{len(found[0].columns['category']):,} of {len(columns['category']):,} pairs that reached selection are judged by these bounds"
+    path, own = (
+        out or folder / "sweep.html",
+        "; the build's own bounds are marked (*, in the page framed)",
     )
-    lead = judged + (own if any(axis.own is not None for sweep in found for axis in (sweep.x, sweep.y)) else "") + "."
+    judged = (
+        f"{len(found[0].columns['category']):,} of {len(columns['category']):,} pairs that reached"
+        " selection are judged by these bounds"
+    )
+    lead = (
+        judged
+        + (
+            own
+            if any(axis.own is not None for sweep in found for axis in (sweep.x, sweep.y))
+            else ""
+        )
+        + "."
+    )
     write_page(found, lead, str(read_manifest(folder).get("name", folder.name)), path)
     say(f"{lead}\npage    {path}")
 

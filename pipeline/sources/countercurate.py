@@ -1,4 +1,6 @@
-"""The `countercurate` source: Flickr30k-Counterfactuals as its authors lay it out, with left-right flips made here."""
+"""The `countercurate` source: Flickr30k-Counterfactuals as its authors lay it out, with left-right
+flips made here.
+"""
 
 import io
 import json
@@ -15,13 +17,22 @@ from pipeline.core.images import FORMATS, ImageError, decode_rgb
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
 from pipeline.sources.io import Root
-from pipeline.sources.io_json import Places, chosen, looks, read_first, read_json, require_key, storable, text_fault
+from pipeline.sources.io_json import (
+    Places,
+    chosen,
+    looks,
+    read_first,
+    read_json,
+    require_key,
+    storable,
+    text_fault,
+)
 
 VERSION = 1
 
 Subset = Literal["left_right", "up_down", "counting", "noun", "adjective", "reverse"]
-# Category and operation. GLIGEN draws up_down anew from boxes and paints into the photograph for counting; the last
-# three are DALL-E's.
+# Category and operation. GLIGEN draws up_down anew from boxes and paints into the photograph for
+# counting; the last three are DALL-E's.
 _SUBSETS: dict[Subset, tuple[str, str]] = {
     "left_right": ("position", "flip"),
     "up_down": ("position", "generate"),
@@ -35,8 +46,9 @@ _DALLE = "dalle_gen_counterfactuals"
 _CAPTIONS = "flickr30k_image_captions.json"
 _META = ("image_id", "phrases", "coords", "locations", "prompt")
 
-# A JPEG's blocks: 8 px of brightness, 16 px of colour where colour is halved. A width that is no multiple of it puts
-# the mirrored image's old blocks at another place than the original's, and compression tells the two apart.
+# A JPEG's blocks: 8 px of brightness, 16 px of colour where colour is halved. A width that is no
+# multiple of it puts the mirrored image's old blocks at another place than the original's, and
+# compression tells the two apart.
 BLOCK_PX = 16
 JPEG_QUALITY = 95
 
@@ -44,8 +56,9 @@ JPEG_QUALITY = 95
 class CountercurateSection(Section):
     """The folder into which Flickr30k and Flickr30k-Counterfactuals were unpacked.
 
-    `train_data` is a folder inside `path`; `images` holds Flickr30k's `<index>.jpg` (default: inside `path`).
-    `reverse` (subject and object exchanged) is left out by default: the paper's categories have no place for it.
+    `train_data` is a folder inside `path`; `images` holds Flickr30k's `<index>.jpg` (default:
+    inside `path`). `reverse` (subject and object exchanged) is left out by default: the paper's
+    categories have no place for it.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path", "images")
@@ -56,12 +69,16 @@ class CountercurateSection(Section):
     train_data: str = "Flickr30k-Counterfactuals/train_data"
     name: str = "countercurate"
     license: str = ""
-    subsets: tuple[Subset, ...] = Field(default=("left_right", "up_down", "counting", "noun", "adjective"), min_length=1)
+    subsets: tuple[Subset, ...] = Field(
+        default=("left_right", "up_down", "counting", "noun", "adjective"), min_length=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One native record. `place` is where it stands in its photograph's list; DALL-E's have one record each."""
+    """One native record. `place` is where it stands in its photograph's list; DALL-E's have one
+    record each.
+    """
 
     subset: Subset
     index: str
@@ -70,7 +87,11 @@ class _Row:
 
     @property
     def source_id(self) -> str:
-        return storable("/".join(str(part) for part in (self.subset, self.index, self.place) if part is not None))
+        return storable(
+            "/".join(
+                str(part) for part in (self.subset, self.index, self.place) if part is not None
+            )
+        )
 
     @property
     def text_keys(self) -> tuple[str, str]:
@@ -80,20 +101,24 @@ class _Row:
 class CountercurateSource:
     """Reads the JSON files once; photographs are read, and flips made, row by row.
 
-    A null in DALL-E's file says that no such counterfactual was made: that is no row. A record whose negative image
-    does not exist is one, and malformed.
+    A null in DALL-E's file says that no such counterfactual was made: that is no row. A record
+    whose negative image does not exist is one, and malformed.
     """
 
     def __init__(self, section: CountercurateSection) -> None:
         self._section = section
         self._folder = posixpath.join(section.path, section.train_data)
         self._train_data = Root(self._folder)
-        self._images = Root(section.images or posixpath.join(section.path, "flickr30k/flickr30k-images"))
+        self._images = Root(
+            section.images or posixpath.join(section.path, "flickr30k/flickr30k-images")
+        )
         self._sha256: dict[str, str] = {}
         self._rows: list[_Row] = []
         for subset in _SUBSETS:
             if subset in section.subsets:
-                self._rows += self._list_from_dalle(subset) if subset in _FROM_DALLE else self._list(subset)
+                self._rows += (
+                    self._list_from_dalle(subset) if subset in _FROM_DALLE else self._list(subset)
+                )
 
     def _list(self, subset: Subset) -> list[_Row]:
         rows = []
@@ -101,7 +126,9 @@ class CountercurateSource:
             listed = records if isinstance(records, list) else [records]
             rows += [_Row(subset, index, record, place) for place, record in enumerate(listed)]
         for key in ("pos", "neg"):
-            require_key(self._path(f"{subset}.json"), ((row.source_id, row.record) for row in rows), key)
+            require_key(
+                self._path(f"{subset}.json"), ((row.source_id, row.record) for row in rows), key
+            )
         return rows
 
     def _list_from_dalle(self, subset: Subset) -> list[_Row]:
@@ -114,9 +141,14 @@ class CountercurateSource:
             elif record.get(subset) is not None:
                 captions = originals.get(index)
                 first = captions[0] if isinstance(captions, list) and captions else None
-                rows.append(_Row(subset, index, {"original_caption": first, subset: record[subset]}))
+                rows.append(
+                    _Row(subset, index, {"original_caption": first, subset: record[subset]})
+                )
         if all(index not in originals for index in changes):
-            raise RecipeError(f"{self._path(_CAPTIONS)!r}: expected the captions of {next(iter(changes))!r} and others, found none of them")
+            raise RecipeError(
+                f"{self._path(_CAPTIONS)!r}: expected the captions of {next(iter(changes))!r} and"
+                " others, found none of them"
+            )
         return rows
 
     def _path(self, file: str) -> str:
@@ -125,7 +157,10 @@ class CountercurateSource:
     def _read_object(self, file: str) -> dict[str, Any]:
         value, self._sha256[file] = read_json(self._path(file), "sources (countercurate)")
         if not isinstance(value, dict):
-            raise RecipeError(f"{self._path(file)!r}: expected an object with Flickr30k indices as keys, got a {type(value).__name__}")
+            raise RecipeError(
+                f"{self._path(file)!r}: expected an object with Flickr30k indices as keys, got a"
+                f" {type(value).__name__}"
+            )
         return value
 
     def count(self) -> int:
@@ -133,13 +168,17 @@ class CountercurateSource:
         return len(self._rows)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the bytes of the JSON files, and size and time of change of each image; none is read."""
+        """What the rows depend on: the bytes of the JSON files, and size and time of change of each
+        image; none is read.
+        """
         settings = self._section.model_dump(mode="json", exclude=set(CountercurateSection.PATHS))
         images = looks(side for row in self._rows for side in self._sides(row))
         return {**settings, "version": VERSION, "files": self._sha256, "images": images}
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the files' order, subset by subset, each a candidate or the reason why it is none."""
+        """Rows [start, stop) in the files' order, subset by subset, each a candidate or the reason
+        why it is none.
+        """
         for row in self._rows[start:stop]:
             yield self._one(row)
 
@@ -172,10 +211,14 @@ class CountercurateSource:
                 return Malformed(**known, reason=f"image_b_{found}")
             image_b = found
         meta = {"subset": row.subset, "index": row.index, **chosen(row.record, _META)}
-        return Candidate(**known, image_a=image_a, image_b=image_b, meta=json.dumps(meta, sort_keys=True))
+        return Candidate(
+            **known, image_a=image_a, image_b=image_b, meta=json.dumps(meta, sort_keys=True)
+        )
 
     def _sides(self, row: _Row) -> tuple[Places, Places]:
-        """Where the original and the negative may lie. A flip has no negative file: the authors' compress it again."""
+        """Where the original and the negative may lie. A flip has no negative file: the authors'
+        compress it again.
+        """
         original = (self._images, f"{row.index}.jpg")
         if row.subset in _FROM_DALLE:
             return [original], [(self._train_data, f"{_DALLE}/{row.index}_{row.subset}.jpg")]
@@ -184,7 +227,8 @@ class CountercurateSource:
         if row.subset == "left_right":
             return originals, []
         given = row.record.get("image_id") if isinstance(row.record, dict) else None
-        # The scripts that paint number the records of a photograph in order, also where the JSON does not say so.
+        # The scripts that paint number the records of a photograph in order, also where the JSON
+        # does not say so.
         number = row.place if given is None else given
         stems = (f"{row.index}_{number}.png", f"{row.index}_{number}.jpg", f"{row.index}.jpg")
         return originals, [(self._train_data, f"{row.subset}/neg/{stem}") for stem in stems]
@@ -192,10 +236,11 @@ class CountercurateSource:
 
 @lru_cache(maxsize=1)  # the records of one photograph follow one another
 def mirrored_pair(data: bytes) -> tuple[bytes, bytes]:
-    """A photograph and its mirror image, upright, encoded alike: JPEG quality 95, colour at full resolution.
+    """A photograph and its mirror image, upright, encoded alike: JPEG quality 95, colour at full
+    resolution.
 
-    Up to 15 px are cut off on the side where the photograph's own blocks end, so that its old blocks lie at the same
-    place on both sides; what remains of the difference is content.
+    Up to 15 px are cut off on the side where the photograph's own blocks end, so that its old
+    blocks lie at the same place on both sides; what remains of the difference is content.
 
     Raises:
         ImageError: The photograph cannot be decoded.
@@ -210,7 +255,9 @@ def mirrored_pair(data: bytes) -> tuple[bytes, bytes]:
 def _is_turned(data: bytes) -> bool:
     """Whether EXIF puts the corner at which the file's blocks begin to the right."""
     try:
-        orientation = Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(ExifTags.Base.Orientation)
+        orientation = (
+            Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(ExifTags.Base.Orientation)
+        )
     except Exception:  # a broken EXIF block, which turns nothing
         return False
     return orientation in (2, 3, 6, 7)

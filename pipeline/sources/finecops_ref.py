@@ -1,4 +1,6 @@
-"""The `finecops_ref` source: FineCops-Ref's edited GQA images, each joined with the positive that it was made from."""
+"""The `finecops_ref` source: FineCops-Ref's edited GQA images, each joined with the positive that
+it was made from.
+"""
 
 import json
 import posixpath
@@ -11,21 +13,42 @@ from pydantic import Field
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
 from pipeline.sources.io import Root
-from pipeline.sources.io_json import Places, chosen, looks, read_first, read_json, require_key, storable, text_fault
+from pipeline.sources.io_json import (
+    Places,
+    chosen,
+    looks,
+    read_first,
+    read_json,
+    require_key,
+    storable,
+    text_fault,
+)
 
 VERSION = 1
 
-_META = ("negative_type", "negative_level", "level", "tuple_type", "tuple", "spatial", "attribute", "objects_id", "bbox")
+_META = (
+    "negative_type",
+    "negative_level",
+    "level",
+    "tuple_type",
+    "tuple",
+    "spatial",
+    "attribute",
+    "objects_id",
+    "bbox",
+)
 _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class FinecopsRefSection(Section):
-    """The folder into which GQA's images and FineCops-Ref's annotations and negative images were unpacked.
+    """The folder into which GQA's images and FineCops-Ref's annotations and negative images were
+    unpacked.
 
-    `annotations` are files inside `path`, native or COCO-style, of positives and negatives together or apart (default:
-    the JSON files there, those with "test" in their names if there are such, and of these those with "coco").
-    `images` and `neg_images` are folders (default: of those names inside `path`). Only the test split has negative
-    images: what is trained on them must not be evaluated on FineCops-Ref.
+    `annotations` are files inside `path`, native or COCO-style, of positives and negatives together
+    or apart (default: the JSON files there, those with "test" in their names if there are such, and
+    of these those with "coco"). `images` and `neg_images` are folders (default: of those names
+    inside `path`). Only the test split has negative images: what is trained on them must not be
+    evaluated on FineCops-Ref.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path", "images", "neg_images")
@@ -49,8 +72,8 @@ class _Negative:
 class FinecopsRefSource:
     """Reads the annotations once; images are read row by row.
 
-    Each negative with `negative_cate` "image" is a row. One with "text" is a wrong expression for the original image,
-    no pair of images, and no row; nor is a positive without a negative image.
+    Each negative with `negative_cate` "image" is a row. One with "text" is a wrong expression for
+    the original image, no pair of images, and no row; nor is a positive without a negative image.
     """
 
     def __init__(self, section: FinecopsRefSection) -> None:
@@ -72,13 +95,16 @@ class FinecopsRefSource:
         if not Root(folder).exists(file):
             present = ", ".join(Root(folder).names(".json")) or "none"
             raise RecipeError(
-                f"sources (finecops_ref): expected annotations {file!r} in {folder!r}, found none; JSON files there: {present}; "
-                "name those of the test split with annotations=[..]"
+                f"sources (finecops_ref): expected annotations {file!r} in {folder!r}, found none;"
+                f" JSON files there: {present}; name those of the test split with annotations=[..]"
             )
         path = posixpath.join(folder, file)
         value, self._sha256[file] = read_json(path, "sources (finecops_ref)")
         records = native_records(path, value)
-        named = [(storable(f"{posixpath.splitext(file)[0]}/{_id(record, number)}"), record) for number, record in enumerate(records)]
+        named = [
+            (storable(f"{posixpath.splitext(file)[0]}/{_id(record, number)}"), record)
+            for number, record in enumerate(records)
+        ]
         for key in ("id", "image_id", "expression"):
             require_key(path, named, key)
         for source_id, record in named:
@@ -95,8 +121,9 @@ class FinecopsRefSource:
         files = ", ".join(self._files)
         if not self._negatives:
             raise RecipeError(
-                f"sources (finecops_ref): expected records with negative_cate 'image' in {files} of {self._section.path!r}, found none; "
-                "only the test split has them: name its files with annotations=[..]"
+                f"sources (finecops_ref): expected records with negative_cate 'image' in {files} of"
+                f" {self._section.path!r}, found none; only the test split has them: name its files"
+                " with annotations=[..]"
             )
         named = [(row.source_id, row.record) for row in self._negatives]
         for key in ("negative_cate", "negative_type", "positive_id"):
@@ -107,13 +134,17 @@ class FinecopsRefSource:
         return len(self._negatives)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the bytes of the annotations, and size and time of change of each image; none is read."""
+        """What the rows depend on: the bytes of the annotations, and size and time of change of
+        each image; none is read.
+        """
         settings = self._section.model_dump(mode="json", exclude=set(FinecopsRefSection.PATHS))
         images = looks(side for row in self._negatives for side in self._sides(row.record))
         return {**settings, "version": VERSION, "files": self._sha256, "images": images}
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the annotations' order, each a candidate or the reason why it is none."""
+        """Rows [start, stop) in the annotations' order, each a candidate or the reason why it is
+        none.
+        """
         for row in self._negatives[start:stop]:
             yield self._one(row)
 
@@ -125,7 +156,13 @@ class FinecopsRefSource:
             "source_id": row.source_id,
             "category": category(record, positive),
             "operation": "inpaint",
-            "group": storable(f"gqa/{posixpath.splitext(posixpath.basename(str(positive.get('image_id'))))[0]}") if positive else "",
+            "group": (
+                storable(
+                    f"gqa/{posixpath.splitext(posixpath.basename(str(positive.get('image_id'))))[0]}"
+                )
+                if positive
+                else ""
+            ),
             "caption_a": _text(positive.get("expression")),
             "caption_b": _text(record.get("expression")),
             "license": self._section.license,
@@ -140,8 +177,14 @@ class FinecopsRefSource:
         image_b = read_first(places_b)
         if isinstance(image_b, str):
             return Malformed(**known, reason=f"image_b_{image_b}")
-        meta = {"id": record.get("id"), "positive_id": record["positive_id"], **chosen(record, _META)}
-        return Candidate(**known, image_a=image_a, image_b=image_b, meta=json.dumps(meta, sort_keys=True))
+        meta = {
+            "id": record.get("id"),
+            "positive_id": record["positive_id"],
+            **chosen(record, _META),
+        }
+        return Candidate(
+            **known, image_a=image_a, image_b=image_b, meta=json.dumps(meta, sort_keys=True)
+        )
 
     def _fault(self, record: Any, positive: dict[str, Any]) -> str:
         """Why a negative is no candidate, as far as can be told without its images, or ""."""
@@ -165,17 +208,22 @@ class FinecopsRefSource:
         return f"positive_{fault}" if fault else ""
 
     def _sides(self, record: Any) -> tuple[Places, Places]:
-        """Where the positive's and the negative's image may lie; nowhere if the record does not say."""
+        """Where the positive's and the negative's image may lie; nowhere if the record does not
+        say.
+        """
         if not isinstance(record, dict):
             return [], []
         positive = self._positives.get(str(record.get("positive_id")), {})
-        return _places(self._images, positive.get("image_id")), _places(self._neg_images, record.get("image_id"))
+        return _places(self._images, positive.get("image_id")), _places(
+            self._neg_images, record.get("image_id")
+        )
 
 
 def _annotation_files(folder: str) -> tuple[str, ...]:
     """The annotation files to read where the recipe names none.
 
-    The same negatives come in two forms, and ids of several splits collide: so only one split and one form is read.
+    The same negatives come in two forms, and ids of several splits collide: so only one split and
+    one form is read.
 
     Raises:
         RecipeError: There is none.
@@ -184,25 +232,38 @@ def _annotation_files(folder: str) -> tuple[str, ...]:
     for word in ("test", "coco"):
         names = [name for name in names if word in name] or names
     if not names:
-        raise RecipeError(f"sources (finecops_ref): expected annotation files (*.json) in {folder!r}, found none; unpack them there")
+        raise RecipeError(
+            f"sources (finecops_ref): expected annotation files (*.json) in {folder!r}, found none;"
+            " unpack them there"
+        )
     return tuple(names)
 
 
 def native_records(path: str, value: Any) -> list[Any]:
     """The records of an annotation file by the names of the native form, whichever form it has.
 
-    A COCO-style file has `images` and `annotations`, one annotation per image; `positive_id` is the positive's image id
-    there, so that is the record's `id`, and the image's file name is the `image_id`.
+    A COCO-style file has `images` and `annotations`, one annotation per image; `positive_id` is the
+    positive's image id there, so that is the record's `id`, and the image's file name is the
+    `image_id`.
 
     Raises:
         RecipeError: Neither form.
     """
     if isinstance(value, list):
         return value
-    images, annotations = (value.get("images"), value.get("annotations")) if isinstance(value, dict) else (None, None)
+    images, annotations = (
+        (value.get("images"), value.get("annotations")) if isinstance(value, dict) else (None, None)
+    )
     if not isinstance(images, list) or not isinstance(annotations, list):
-        has = f"an object with the keys {', '.join(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
-        raise RecipeError(f"{path!r}: expected a list of records or an object with the lists 'images' and 'annotations', got {has}")
+        has = (
+            f"an object with the keys {', '.join(map(str, value))}"
+            if isinstance(value, dict)
+            else f"a {type(value).__name__}"
+        )
+        raise RecipeError(
+            f"{path!r}: expected a list of records or an object with the lists 'images' and"
+            f" 'annotations', got {has}"
+        )
     entries = {str(image.get("id")): image for image in images if isinstance(image, dict)}
     return [_from_coco(annotation, entries) for annotation in annotations]
 
@@ -211,7 +272,12 @@ def _from_coco(annotation: Any, entries: dict[str, Any]) -> Any:
     if not isinstance(annotation, dict):
         return annotation
     image = entries.get(str(annotation.get("image_id")), {})
-    return {**annotation, "id": annotation.get("image_id"), "image_id": image.get("file_name"), "expression": image.get("caption")}
+    return {
+        **annotation,
+        "id": annotation.get("image_id"),
+        "image_id": image.get("file_name"),
+        "expression": image.get("caption"),
+    }
 
 
 def category(record: dict[str, Any], positive: dict[str, Any]) -> str:

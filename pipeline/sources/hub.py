@@ -20,11 +20,19 @@ from pipeline.sources.io import Root
 SIDES = ("image_a", "image_b", "caption_a", "caption_b")
 SHORT_TEXTS = ("id", "category", "group", "question", "operation", "license", "original")
 # A single data file, by its ending: the name of the reader in `datasets`.
-READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow"}
+READERS = {
+    ".jsonl": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+}
 
 
 class HubSource:
-    """Random access to a data set in the Arrow cache of `datasets`: opened again, it is mapped, not read."""
+    """Random access to a data set in the Arrow cache of `datasets`: opened again, it is mapped, not
+    read.
+    """
 
     def __init__(self, section: HubSection) -> None:
         self._section = section
@@ -36,51 +44,87 @@ class HubSource:
         self._images = _Images(section, self._folder)
         self._pairs = self._join() if section.columns.original else None
         if not self.count():
-            raise RecipeError(f"sources (hub): {section.path!r}, split {section.split!r}, has no pairs")
+            raise RecipeError(
+                f"sources (hub): {section.path!r}, split {section.split!r}, has no pairs"
+            )
 
     def count(self) -> int:
         """Number of pairs, good and bad."""
         return len(self._data) if self._pairs is None else len(self._pairs)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the commit on the Hub; of local data, size and time of change of each file."""
+        """What the rows depend on: the commit on the Hub; of local data, size and time of change of
+        each file.
+        """
         if self._folder is None:
             return {**self._section.model_dump(mode="json"), "commit": self._builder.hash}
         root, columns = Root(str(self._folder)), self._section.columns
-        files = [str(file) for files in (self._builder.config.data_files or {}).values() for file in files]
+        files = [
+            str(file)
+            for files in (self._builder.config.data_files or {}).values()
+            for file in files
+        ]
         texts = self._data.select_columns(sorted({columns.image_a, columns.image_b}))
         texts = texts.select_columns(
-            [name for name, kind in texts.features.items() if getattr(kind, "dtype", "") in ("string", "large_string")]
+            [
+                name
+                for name, kind in texts.features.items()
+                if getattr(kind, "dtype", "") in ("string", "large_string")
+            ]
         )
-        named = {self._images.file_name(text) for values in texts.to_dict().values() for text in values if text}
+        named = {
+            self._images.file_name(text)
+            for values in texts.to_dict().values()
+            for text in values
+            if text
+        }
         names = sorted({os.path.relpath(file, self._folder) for file in files} | named)
-        return {**self._section.model_dump(mode="json", exclude={"path"}), "files": fingerprint([root.look(name) for name in names])}
+        return {
+            **self._section.model_dump(mode="json", exclude={"path"}),
+            "files": fingerprint([root.look(name) for name in names]),
+        }
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Pairs [start, stop) in the data set's order, each a candidate or the reason why it is none."""
+        """Pairs [start, stop) in the data set's order, each a candidate or the reason why it is
+        none.
+        """
         for index in range(start, min(stop, self.count())):
             original, row = self._pairs[index] if self._pairs is not None else (index, index)
             yield self._one(original, row)
 
     def _join(self) -> list[tuple[int | None, int]]:
-        """(row of side a, row of side b) for each row that names an original; None where no row is called so."""
+        """(row of side a, row of side b) for each row that names an original; None where no row is
+        called so.
+        """
         columns = self._section.columns
-        ids, originals = (self._data.select_columns([name])[:][name] for name in (columns.id, columns.original))
+        ids, originals = (
+            self._data.select_columns([name])[:][name] for name in (columns.id, columns.original)
+        )
         # Of equal ids the first counts, whatever follows.
         rows = {_text(key): row for row, key in reversed(list(enumerate(ids)))}
-        return [(rows.get(_text(original)), row) for row, original in enumerate(originals) if _text(original)]
+        return [
+            (rows.get(_text(original)), row)
+            for row, original in enumerate(originals)
+            if _text(original)
+        ]
 
     def _one(self, original: int | None, row: int) -> Candidate | Malformed:
         section, columns = self._section, self._section.columns
         record_b = self._data[row]
-        record_a = record_b if original == row else self._data[original] if original is not None else {}
+        record_a = (
+            record_b if original == row else self._data[original] if original is not None else {}
+        )
         values = {name: record_a.get(getattr(columns, name)) for name in ("image_a", "caption_a")}
         values |= {name: record_b.get(getattr(columns, name)) for name in ("image_b", "caption_b")}
         texts = {name: self._label(record_b, getattr(columns, name)) for name in SHORT_TEXTS}
         known: dict[str, Any] = {
             "source": section.name,
             "source_id": texts["id"] or f"row-{row}",
-            "category": section.category if not texts["category"] else section.category_map.get(texts["category"], texts["category"]),
+            "category": (
+                section.category
+                if not texts["category"]
+                else section.category_map.get(texts["category"], texts["category"])
+            ),
             "operation": texts["operation"] or section.operation,
             "group": texts["group"] or texts["original"],
             "caption_a": _string(values["caption_a"]),
@@ -93,14 +137,22 @@ class HubSource:
             return Malformed(**known, reason="original_missing")
         for name in ("caption_a", "caption_b"):
             if not isinstance(values[name], str):
-                return Malformed(**known, reason=f"{name}_missing" if values[name] is None else f"{name}_not_text")
-        images: dict[str, Any] = {name: self._images.read(values[name]) for name in ("image_a", "image_b")}
+                return Malformed(
+                    **known,
+                    reason=f"{name}_missing" if values[name] is None else f"{name}_not_text",
+                )
+        images: dict[str, Any] = {
+            name: self._images.read(values[name]) for name in ("image_a", "image_b")
+        }
         for name, data in images.items():
             if isinstance(data, str):
                 return Malformed(**known, reason=f"{name}_{data}")
         # Pairs that were made from one original stay together.
         known["group"] = known["group"] or sha256_hex(images["image_a"])
-        meta = json.dumps({name: value for name in columns.meta if _is_plain(value := record_b.get(name))}, ensure_ascii=False)
+        meta = json.dumps(
+            {name: value for name in columns.meta if _is_plain(value := record_b.get(name))},
+            ensure_ascii=False,
+        )
         return Candidate(**known, **images, question=texts["question"] or None, meta=meta)
 
     def _label(self, record: dict[str, Any], column: str | None) -> str:
@@ -130,22 +182,40 @@ class _Images:
         return self._image_name.replace("{}", text)
 
     def read(self, value: object) -> bytes | str:
-        """From bytes, {"bytes", "path"} or a text: the bytes, or the reason ("missing", "file_missing", "outside_root" ..)."""
+        """From bytes, {"bytes", "path"} or a text: the bytes, or the reason ("missing",
+        "file_missing", "outside_root" ..).
+        """
         if isinstance(value, dict):
             value = value.get("bytes") or self._read_library(value.get("path"))
         elif isinstance(value, str):
-            value = self._root.read(self.file_name(value), self._max_bytes) if self._root else "path_without_folder"
+            value = (
+                self._root.read(self.file_name(value), self._max_bytes)
+                if self._root
+                else "path_without_folder"
+            )
         if isinstance(value, bytes):
             return value if len(value) <= self._max_bytes else "file_too_large"
-        return value if isinstance(value, str) else "missing" if value is None else "not_an_image_column"
+        return (
+            value
+            if isinstance(value, str)
+            else "missing"
+            if value is None
+            else "not_an_image_column"
+        )
 
     def _read_library(self, path: object) -> bytes | str | None:
-        """The file that `datasets` names for an image whose bytes it left where they were, possibly inside an archive."""
+        """The file that `datasets` names for an image whose bytes it left where they were, possibly
+        inside an archive.
+        """
         if not isinstance(path, str) or not path:
             return None
         if path.startswith("zip://"):
             inner, _, archive = path.removeprefix("zip://").partition("::")
-            return self._read_zipped(inner, archive) if any(root.exists(archive) for root in self._library_roots) else "outside_root"
+            return (
+                self._read_zipped(inner, archive)
+                if any(root.exists(archive) for root in self._library_roots)
+                else "outside_root"
+            )
         found = (root.read(path, self._max_bytes) for root in self._library_roots)
         return next((data for data in found if data != "outside_root"), "outside_root")
 
@@ -154,10 +224,15 @@ class _Images:
             if archive not in self._archives:
                 self._archives[archive] = zipfile.ZipFile(archive)
             opened = self._archives[archive]
-            return opened.read(inner) if opened.getinfo(inner).file_size <= self._max_bytes else "file_too_large"
+            return (
+                opened.read(inner)
+                if opened.getinfo(inner).file_size <= self._max_bytes
+                else "file_too_large"
+            )
         except KeyError:
             return "file_missing"
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError):  # the last two: a cipher, an unknown method
+        # the last two: a cipher, an unknown method
+        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError):
             return "file_unreadable"
 
 
@@ -165,29 +240,46 @@ def _open(section: HubSection, path: Path) -> tuple[Any, Any]:
     """The builder and the split.
 
     Raises:
-        RecipeError: Nothing there, no access, no network, a script, a split or configuration of another name, ..
+        RecipeError: Nothing there, no access, no network, a script, a split or configuration of
+            another name, ..
     """
     import datasets
 
-    remedy = "give a Hub id (ORG/NAME), or a local folder or file as an absolute path or with ./ before it"
+    remedy = (
+        "give a Hub id (ORG/NAME), or a local folder or file as an absolute path or with ./"
+        " before it"
+    )
     if "://" in section.path or (section.is_local and not path.exists()):
         raise RecipeError(f"sources (hub): {section.path!r} is not there; {remedy}")
     if path.is_file() and path.suffix.lower() not in READERS:
-        raise RecipeError(f"sources (hub): expected a file that ends in {', '.join(READERS)}, got {path.name!r}")
+        raise RecipeError(
+            f"sources (hub): expected a file that ends in {', '.join(READERS)}, got {path.name!r}"
+        )
     try:
         if section.is_local and path.is_file():
-            builder = datasets.load_dataset_builder(READERS[path.suffix.lower()], section.config, data_files=str(path))
+            builder = datasets.load_dataset_builder(
+                READERS[path.suffix.lower()], section.config, data_files=str(path)
+            )
         elif section.is_local:
             builder = datasets.load_dataset_builder(str(path), section.config)
         else:
-            builder = datasets.load_dataset_builder(section.path, section.config, revision=section.revision)
+            builder = datasets.load_dataset_builder(
+                section.path, section.config, revision=section.revision
+            )
         builder.download_and_prepare()
         return builder, builder.as_dataset(split=section.split)
     except Exception as error:  # ten kinds by now, from network to Arrow, and no common ancestor
-        cause = error.__cause__ if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__ else error
+        cause = (
+            error.__cause__
+            if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
+            else error
+        )
         fact = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
         hint = "" if section.is_local else f"; {remedy}; a gated one needs `hf auth login`"
-        raise RecipeError(f"sources (hub): {section.path!r}, split {section.split!r}, cannot be read ({fact}){hint}") from error
+        raise RecipeError(
+            f"sources (hub): {section.path!r}, split {section.split!r}, cannot be read"
+            f" ({fact}){hint}"
+        ) from error
 
 
 def _check_columns(section: HubSection, have: list[str]) -> None:
@@ -195,24 +287,33 @@ def _check_columns(section: HubSection, have: list[str]) -> None:
         # A column with our own name may be absent, unless a pair is nothing without it.
         if column not in have and (name in SIDES or column != name):
             raise RecipeError(
-                f"sources (hub): {section.path!r} has no column {column!r} (for {name}); it has {', '.join(have)}; "
-                f"map it with columns.{name}=NAME"
+                f"sources (hub): {section.path!r} has no column {column!r} (for {name}); it has"
+                f" {', '.join(have)}; map it with columns.{name}=NAME"
             )
     if section.columns.original and section.columns.id not in have:
         raise RecipeError(
-            f"sources (hub): columns.original names rows by their id, but {section.path!r} has no column {section.columns.id!r}"
+            f"sources (hub): columns.original names rows by their id, but {section.path!r} has no"
+            f" column {section.columns.id!r}"
         )
 
 
 def _untouched(data: Any, columns: HubColumns) -> tuple[Any, dict[str, list[str]]]:
-    """The mapped columns with images as the bytes that were stored, and the words of those that are class labels."""
+    """The mapped columns with images as the bytes that were stored, and the words of those that are
+    class labels.
+    """
     import datasets
 
-    data = data.select_columns(sorted({column for _, column in columns.mapped() if column in data.column_names}))
+    data = data.select_columns(
+        sorted({column for _, column in columns.mapped() if column in data.column_names})
+    )
     for name, kind in data.features.items():
         if isinstance(kind, datasets.Image):
             data = data.cast_column(name, datasets.Image(decode=False))
-    return data, {name: kind.names for name, kind in data.features.items() if isinstance(kind, datasets.ClassLabel)}
+    return data, {
+        name: kind.names
+        for name, kind in data.features.items()
+        if isinstance(kind, datasets.ClassLabel)
+    }
 
 
 def _string(value: object) -> str:
@@ -223,7 +324,8 @@ def _text(value: object) -> str:
     """A text or a number as text; "" for what is missing or neither."""
     if isinstance(value, float) and not math.isfinite(value):
         return ""
-    if isinstance(value, float) and value.is_integer():  # a data frame turns numbers into floats where some are missing
+    # a data frame turns numbers into floats where some are missing
+    if isinstance(value, float) and value.is_integer():
         value = int(value)
     return str(value) if isinstance(value, str | int | float) else ""
 

@@ -1,4 +1,6 @@
-"""What a recipe says of a Hugging Face data set: its place, the map of its columns, and presets for three of them."""
+"""What a recipe says of a Hugging Face data set: its place, the map of its columns, and presets for
+three of them.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -9,10 +11,12 @@ from pipeline.core.recipe import Section
 from pipeline.core.schema import Category
 from pipeline.sources.io import MAX_IMAGE_BYTES
 
-# From the cards and scripts on the Hub (2024-2025), which could not be reached to try them: a column that has been
-# renamed since ends in an error that lists the columns there are, and the recipe can then name it.
+# From the cards and scripts on the Hub (2024-2025), which could not be reached to try them: a
+# column that has been renamed since ends in an error that lists the columns there are, and the
+# recipe can then name it.
 PRESETS: dict[str, dict[str, Any]] = {
-    # One image per row; an edited image names its original. "relation" is spatial relation throughout.
+    # One image per row; an edited image names its original. "relation" is spatial relation
+    # throughout.
     "vismin": {
         "path": "mair-lab/vismin",
         "name": "vismin",
@@ -28,18 +32,25 @@ PRESETS: dict[str, dict[str, Any]] = {
         "operation": "inpaint",
         "license": "CC-BY-SA-4.0",
     },
-    # The repository has a loading script, which `datasets` no longer runs: download it, unpack images.zip into
-    # `images/` beside examples.jsonl, and give path: FOLDER/examples.jsonl. Captions differ in one noun.
+    # The repository has a loading script, which `datasets` no longer runs: download it, unpack
+    # images.zip into `images/` beside examples.jsonl, and give path: FOLDER/examples.jsonl.
+    # Captions differ in one noun.
     "coco_counterfactuals": {
         "name": "coco_counterfactuals",
-        "columns": {"image_a": "image_0", "image_b": "image_1", "caption_a": "caption_0", "caption_b": "caption_1"},
+        "columns": {
+            "image_a": "image_0",
+            "image_b": "image_1",
+            "caption_a": "caption_0",
+            "caption_b": "caption_1",
+        },
         "image_name": "images/{}.jpg",
         "category": "object",
         "operation": "generate",
         "license": "CC-BY-4.0",
     },
-    # It has an edit instruction and no captions: every row is dropped as caption_a_missing until columns.caption_a and
-    # columns.caption_b name captions, as in a copy of the data set with captions added. Turns of one image are a group.
+    # It has an edit instruction and no captions: every row is dropped as caption_a_missing until
+    # columns.caption_a and columns.caption_b name captions, as in a copy of the data set with
+    # captions added. Turns of one image are a group.
     "magicbrush": {
         "path": "osunlp/MagicBrush",
         "name": "magicbrush",
@@ -61,8 +72,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 class HubColumns(Section):
     """Which column holds what; `null` where the data set has no such column.
 
-    `original` is for data sets with one image per row: there a row that names another row's `id` is side b, and the row
-    that it names side a. `meta` names columns that are kept as they are.
+    `original` is for data sets with one image per row: there a row that names another row's `id` is
+    side b, and the row that it names side a. `meta` names columns that are kept as they are.
     """
 
     id: str | None = "id"
@@ -81,15 +92,19 @@ class HubColumns(Section):
     def mapped(self) -> list[tuple[str, str]]:
         """(what it holds, column) of every column that is named."""
         single = [(name, getattr(self, name)) for name in type(self).model_fields if name != "meta"]
-        return [(name, column) for name, column in single if column is not None] + [("meta", column) for column in self.meta]
+        return [(name, column) for name, column in single if column is not None] + [
+            ("meta", column) for column in self.meta
+        ]
 
 
 class HubSection(Section):
-    """A data set that `datasets` reads: `path` is a Hub id, a local folder, or one local file (JSON, CSV, Parquet, Arrow).
+    """A data set that `datasets` reads: `path` is a Hub id, a local folder, or one local file
+    (JSON, CSV, Parquet, Arrow).
 
-    A preset fills the fields that the recipe does not give. `revision` pins a commit of the Hub; without one the newest
-    is read. Where images are file names in a local data set, `image_name` turns a column's text ("{}") into a path
-    below the folder. `category_map` translates words; a word that is neither in it nor ours costs the row.
+    A preset fills the fields that the recipe does not give. `revision` pins a commit of the Hub;
+    without one the newest is read. Where images are file names in a local data set, `image_name`
+    turns a column's text ("{}") into a path below the folder. `category_map` translates words; a
+    word that is neither in it nor ours costs the row.
     """
 
     kind: Literal["hub"]
@@ -113,19 +128,27 @@ class HubSection(Section):
         preset = PRESETS.get(str(given.get("preset"))) if isinstance(given, dict) else None
         if preset is None:
             return given
-        nested = {key: {**preset.get(key, {}), **given[key]} for key in ("columns", "category_map") if isinstance(given.get(key), dict)}
+        nested = {
+            key: {**preset.get(key, {}), **given[key]}
+            for key in ("columns", "category_map")
+            if isinstance(given.get(key), dict)
+        }
         return {**preset, **given, **nested}
 
     def __hash__(self) -> int:
-        """By value: opened sources are cached by section, and a map of categories has no hash of its own."""
+        """By value: opened sources are cached by section, and a map of categories has no hash of
+        its own.
+        """
         return hash(self.model_dump_json())
 
     @property
     def is_local(self) -> bool:
-        """Whether `path` lies on a disk; as in `datasets`, what is there comes before what the Hub calls so."""
+        """Whether `path` lies on a disk; as in `datasets`, what is there comes before what the Hub
+        calls so.
+        """
         return self.path.startswith((".", "/", "~")) or Path(self.path).exists()
 
     @property
-    def PATHS(self) -> tuple[str, ...]:  # noqa: N802 - a class attribute of the other sections
+    def PATHS(self) -> tuple[str, ...]:
         """A Hub id is no path."""
         return ("path",) if self.is_local else ()

@@ -1,4 +1,6 @@
-"""Reading what a source names, safely: a root that is a local folder or a URI, and files that must stay inside it."""
+"""Reading what a source names, safely: a root that is a local folder or a URI, and files that must
+stay inside it.
+"""
 
 import contextlib
 import csv
@@ -14,8 +16,9 @@ from pipeline.core.recipe import RecipeError
 # One picture; larger files are no photographs.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
 
-# A remote folder of which so many files were looked at one by one is listed as a whole: a listing tells of a thousand files
-# per request, and of a huge folder of which a recipe names a handful it would tell far too much.
+# A remote folder of which so many files were looked at one by one is listed as a whole: a listing
+# tells of a thousand files per request, and of a huge folder of which a recipe names a handful it
+# would tell far too much.
 NUM_LOOKS_BEFORE_LISTING = 8
 
 
@@ -35,12 +38,17 @@ def read_whole(path: str, what: str) -> bytes:
         return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise RecipeError(f"{what}: expected a file at {path!r}, found none") from error
-    except (OSError, ValueError, ImportError) as error:  # ValueError: a protocol that fsspec does not know
-        raise RecipeError(f"{what}: {path!r} cannot be read ({type(error).__name__}: {error})") from error
+    # ValueError: a protocol that fsspec does not know
+    except (OSError, ValueError, ImportError) as error:
+        raise RecipeError(
+            f"{what}: {path!r} cannot be read ({type(error).__name__}: {error})"
+        ) from error
 
 
 class Root:
-    """A folder, local or remote, whose files are read by relative names and which no name may leave."""
+    """A folder, local or remote, whose files are read by relative names and which no name may
+    leave.
+    """
 
     def __init__(self, folder: str) -> None:
         self._is_remote = "://" in folder
@@ -57,10 +65,14 @@ class Root:
     def read(self, name: str, max_bytes: int = MAX_IMAGE_BYTES) -> bytes | str:
         """The bytes of the file `name`, or the reason why there are none.
 
-        "outside_root": an absolute name, one with "..", or a link that leads out; "file_missing", "file_too_large",
-        "file_unreadable".
+        "outside_root": an absolute name, one with "..", or a link that leads out; "file_missing",
+        "file_too_large", "file_unreadable".
         """
-        return self._read_remote(name, max_bytes) if self._is_remote else self._read_local(name, max_bytes)
+        return (
+            self._read_remote(name, max_bytes)
+            if self._is_remote
+            else self._read_local(name, max_bytes)
+        )
 
     def _read_local(self, name: str, max_bytes: int) -> bytes | str:
         try:
@@ -73,7 +85,8 @@ class Root:
             if path.stat().st_size > max_bytes:
                 return "file_too_large"
             return path.read_bytes()
-        except (OSError, ValueError, RuntimeError):  # unreadable, a name with a zero byte, or a loop of links
+        # unreadable, a name with a zero byte, or a loop of links
+        except (OSError, ValueError, RuntimeError):
             return "file_unreadable"
 
     def _read_remote(self, name: str, max_bytes: int) -> bytes | str:
@@ -103,17 +116,26 @@ class Root:
     def names(self, ending: str) -> list[str]:
         """The files directly inside the root whose names end so, sorted."""
         if self._is_remote:
-            found = [posixpath.basename(str(path)) for path in self._filesystem.ls(self._prefix, detail=False)]
+            found = [
+                posixpath.basename(str(path))
+                for path in self._filesystem.ls(self._prefix, detail=False)
+            ]
         else:
             found = [path.name for path in self._local.iterdir()] if self._local.is_dir() else []
         return sorted(name for name in found if name.endswith(ending))
 
     def look(self, name: str) -> list[object]:
-        """What changes when the file changes, without reading it: size and time, or just the name where it is not there."""
+        """What changes when the file changes, without reading it: size and time, or just the name
+        where it is not there.
+        """
         try:
             if self._is_remote:
                 found = self._info(f"{self._prefix}/{posixpath.normpath(name)}")
-                return [name, found.get("size"), str(found.get("ETag") or found.get("mtime") or found.get("LastModified"))]
+                return [
+                    name,
+                    found.get("size"),
+                    str(found.get("ETag") or found.get("mtime") or found.get("LastModified")),
+                ]
             local = (self._local / name).stat()
         except (OSError, ValueError):
             return [name]
@@ -139,10 +161,16 @@ class Root:
         return found
 
     def _list(self, folder: str) -> dict[str, dict[str, Any]] | None:
-        """What lies in a remote folder, by name; None where a listing does not tell all that a file's own entry does (http)."""
+        """What lies in a remote folder, by name; None where a listing does not tell all that a
+        file's own entry does (http).
+        """
         try:
-            self._filesystem.invalidate_cache(folder)  # what fsspec remembers may be older than this job
-            found = {posixpath.basename(str(entry["name"]).rstrip("/")): entry for entry in self._filesystem.ls(folder, detail=True)}
+            # what fsspec remembers may be older than this job
+            self._filesystem.invalidate_cache(folder)
+            found = {
+                posixpath.basename(str(entry["name"]).rstrip("/")): entry
+                for entry in self._filesystem.ls(folder, detail=True)
+            }
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, NotImplementedError):
@@ -155,7 +183,8 @@ def _refuse(constant: str) -> None:
 
 
 def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
-    """One entry per line of a manifest: its object, or the reason why it is none. Blank lines are no rows.
+    """One entry per line of a manifest: its object, or the reason why it is none. Blank lines are
+    no rows.
 
     Args:
         path: The manifest's name, whose ending tells its format.
@@ -168,7 +197,8 @@ def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
         return _read_csv(path, data, "\t" if kind == ".tsv" else ",")
     if kind not in (".jsonl", ".ndjson"):
         raise RecipeError(
-            f"sources (pairs): expected a manifest that ends in .jsonl, .ndjson, .csv or .tsv, got {posixpath.basename(path)!r}"
+            "sources (pairs): expected a manifest that ends in .jsonl, .ndjson, .csv or .tsv, got"
+            f" {posixpath.basename(path)!r}"
         )
     return [_read_line(line) for line in data.splitlines() if line.strip()]
 
@@ -176,21 +206,28 @@ def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
 def _read_line(line: bytes) -> dict[str, object] | str:
     try:
         value = json.loads(line)
-    except (ValueError, RecursionError):  # bad JSON, bytes that are no UTF-8, or nested beyond sense
+    # bad JSON, bytes that are no UTF-8, or nested beyond sense
+    except (ValueError, RecursionError):
         return "line_not_json"
     if not isinstance(value, dict):
         return "line_not_an_object"
     try:
         json.dumps(value, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):  # half of a surrogate pair, which no text file can hold
+    # half of a surrogate pair, which no text file can hold
+    except (UnicodeEncodeError, RecursionError):
         return "line_not_unicode"
     return value
 
 
 def _read_csv(path: str, data: bytes, delimiter: str) -> list[dict[str, object] | str]:
-    csv.field_size_limit(2**31 - 1)  # the default is 128 KiB; a caption that is too long is a row's fault, not the file's
+    # the default is 128 KiB; a caption that is too long is a row's fault, not the file's
+    csv.field_size_limit(2**31 - 1)
     try:
-        reader = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter)
+        reader = csv.DictReader(
+            io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter
+        )
         return [{key: value for key, value in row.items() if key is not None} for row in reader]
     except (UnicodeDecodeError, csv.Error) as error:
-        raise RecipeError(f"sources (pairs): {path!r} cannot be read as CSV in UTF-8 ({error}); save it as such") from error
+        raise RecipeError(
+            f"sources (pairs): {path!r} cannot be read as CSV in UTF-8 ({error}); save it as such"
+        ) from error

@@ -1,4 +1,6 @@
-"""What adapters of native JSON files share: a fault of a whole file ends the job, a fault of one record costs its row."""
+"""What adapters of native JSON files share: a fault of a whole file ends the job, a fault of one
+record costs its row.
+"""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -13,7 +15,8 @@ Places = Sequence[tuple[Root, str]]
 
 
 def read_json(path: str, what: str) -> tuple[Any, str]:
-    """The content of a JSON file, and the sha256 of its bytes. NaN and infinities, which are no JSON, become null.
+    """The content of a JSON file, and the sha256 of its bytes. NaN and infinities, which are no
+    JSON, become null.
 
     Raises:
         RecipeError: No such file, or no JSON in it; `what` names the recipe's key.
@@ -22,7 +25,9 @@ def read_json(path: str, what: str) -> tuple[Any, str]:
     try:
         return json.loads(data, parse_constant=lambda _: None), sha256_hex(data)
     except (ValueError, RecursionError) as error:
-        raise RecipeError(f"{what}: expected JSON in {path!r}, got something else ({error}); fetch the file again") from error
+        raise RecipeError(
+            f"{what}: expected JSON in {path!r}, got something else ({error}); fetch the file again"
+        ) from error
 
 
 def text_fault(record: object, *keys: str) -> str:
@@ -44,10 +49,12 @@ def text_fault(record: object, *keys: str) -> str:
 
 
 def require_key(path: str, records: Iterable[tuple[str, object]], key: str) -> None:
-    """Checks that at least one of a file's records, given as (name, record), has `key`: one may be bad, not all.
+    """Checks that at least one of a file's records, given as (name, record), has `key`: one may be
+    bad, not all.
 
     Raises:
-        RecipeError: There are no records, or none of them has the key; the message names file, record and key.
+        RecipeError: There are no records, or none of them has the key; the message names file,
+            record and key.
     """
     first = None
     for name, record in records:
@@ -57,12 +64,21 @@ def require_key(path: str, records: Iterable[tuple[str, object]], key: str) -> N
     if first is None:
         raise RecipeError(f"{path!r}: expected records with {key!r}, found none")
     name, record = first
-    has = f"has the keys {', '.join(map(str, record))}" if isinstance(record, dict) else f"is a {type(record).__name__}"
-    raise RecipeError(f"{path!r}: expected records with {key!r}, no record has it; the first, {storable(name)}, {has}")
+    has = (
+        f"has the keys {', '.join(map(str, record))}"
+        if isinstance(record, dict)
+        else f"is a {type(record).__name__}"
+    )
+    raise RecipeError(
+        f"{path!r}: expected records with {key!r}, no record has it; the first, {storable(name)},"
+        f" {has}"
+    )
 
 
 def storable(text: str) -> str:
-    """The text with halves of surrogate pairs, which JSON can spell and no file can hold, replaced by "?"."""
+    """The text with halves of surrogate pairs, which JSON can spell and no file can hold, replaced
+    by "?".
+    """
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -81,7 +97,9 @@ def read_first(places: Places) -> bytes | str:
 
 
 def looks(sides: Iterable[Places]) -> str:
-    """Changes when one of the pictures changes, or another file becomes the first that is there. Reads none of them."""
+    """Changes when one of the pictures changes, or another file becomes the first that is there.
+    Reads none of them.
+    """
     return fingerprint([_look_first(side) for side in dict.fromkeys(map(tuple, sides))])
 
 

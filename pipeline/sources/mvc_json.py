@@ -15,16 +15,18 @@ from pipeline.sources.io_json import read_json, text_fault
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
 RESPONSES = {"a": "chosen_response", "b": "rejected_response"}
 QUESTION, SYSTEM = "instruction_prompt", "system_prompt"
-# The official file says nothing of these; `svco export` writes them, so that a round trip keeps them.
+# The official file says nothing of these; `svco export` writes them, so that a round trip keeps
+# them.
 STATED = ("category", "operation", "group", "license")
 
 
 class MvcJsonSection(Section):
     """The official file, or one that `svco export --to mvc_json` wrote.
 
-    `root` is the folder that image paths are relative to and must stay inside; by default the folder above the file's
-    where that one is called `data` (as in the official repository), else the file's own. `category`, `operation` and
-    `license` apply to records that do not state their own; most rejected images of the official file are generated.
+    `root` is the folder that image paths are relative to and must stay inside; by default the
+    folder above the file's where that one is called `data` (as in the official repository), else
+    the file's own. `category`, `operation` and `license` apply to records that do not state their
+    own; most rejected images of the official file are generated.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path", "root")
@@ -61,8 +63,15 @@ class MvcJsonSource:
         return len(self._records)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the list's bytes, and size and time of change of each image that it names."""
-        paths = [_path(record, key)[0] for record in self._records if isinstance(record, dict) for key in IMAGES.values()]
+        """What the rows depend on: the list's bytes, and size and time of change of each image that
+        it names.
+        """
+        paths = [
+            _path(record, key)[0]
+            for record in self._records
+            if isinstance(record, dict)
+            for key in IMAGES.values()
+        ]
         settings = self._section.model_dump(mode="json", exclude={"path", "root"})
         looks = [self._root.look(path) for path in sorted(set(paths)) if path]
         return {**settings, "list": self._sha256, "images": fingerprint(looks)}
@@ -74,7 +83,12 @@ class MvcJsonSource:
 
     def _one(self, index: int) -> Candidate | Malformed:
         record, section = self._records[index], self._section
-        defaults = {"category": section.category, "operation": section.operation, "group": "", "license": section.license}
+        defaults = {
+            "category": section.category,
+            "operation": section.operation,
+            "group": "",
+            "license": section.license,
+        }
         known: dict[str, Any] = {"source": section.name, "source_id": f"row-{index}", **defaults}
         if not isinstance(record, dict):
             return Malformed(**known, reason="record_not_an_object")
@@ -82,13 +96,17 @@ class MvcJsonSource:
             return Malformed(**known, reason="record_not_unicode")
         # Pairs that were made from one original stay together.
         known["group"] = _path(record, IMAGES["a"])[0]
-        known |= {key: record[key] for key in STATED if isinstance(record.get(key), str) and record[key]}
+        known |= {
+            key: record[key] for key in STATED if isinstance(record.get(key), str) and record[key]
+        }
         known |= {f"caption_{side}": _text(record.get(key)) for side, key in RESPONSES.items()}
         if known["category"] not in CATEGORIES:
             return Malformed(**{**known, "category": "other"}, reason="category_unknown")
         if reason := _fault(record):
             return Malformed(**known, reason=reason)
-        images: dict[str, Any] = {f"image_{side}": self._image(record, key) for side, key in IMAGES.items()}
+        images: dict[str, Any] = {
+            f"image_{side}": self._image(record, key) for side, key in IMAGES.items()
+        }
         for name, data in images.items():
             if isinstance(data, str):
                 return Malformed(**known, reason=f"{name}_{data}")
@@ -104,7 +122,10 @@ def _read_list(path: str) -> tuple[list[Any], str]:
     value, sha256 = read_json(path, "sources (mvc_json)")
     if not isinstance(value, list) or not value:
         found = "an empty list" if value == [] else type(value).__name__
-        raise RecipeError(f"sources (mvc_json): {path!r} holds {found}; expected a JSON list of records with {IMAGES['a']!r}")
+        raise RecipeError(
+            f"sources (mvc_json): {path!r} holds {found}; expected a JSON list of records with"
+            f" {IMAGES['a']!r}"
+        )
     return value, sha256
 
 
@@ -115,7 +136,11 @@ def _path(record: dict[str, object], key: str) -> tuple[str, str]:
         return "", f"record_without_{key}"
     if not isinstance(paths, list) or len(paths) != 1:
         return "", f"record_{key}_not_one_image"
-    return (paths[0], "") if isinstance(paths[0], str) and paths[0] else ("", f"record_{key}_not_a_path")
+    return (
+        (paths[0], "")
+        if isinstance(paths[0], str) and paths[0]
+        else ("", f"record_{key}_not_a_path")
+    )
 
 
 def _fault(record: dict[str, object]) -> str:

@@ -34,8 +34,8 @@ class PairsColumns(Section):
 class PairsSection(Section):
     """A manifest of pairs, on a disk or behind a URI.
 
-    `root` is the folder that image paths are relative to and must stay inside (default: the manifest's own folder).
-    `operation` and `license` apply to lines that do not state their own.
+    `root` is the folder that image paths are relative to and must stay inside (default: the
+    manifest's own folder). `operation` and `license` apply to lines that do not state their own.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path", "root")
@@ -64,13 +64,16 @@ class PairsSource:
     def _check_columns(self) -> None:
         found = sorted({key for row in self._rows if isinstance(row, dict) for key in row})
         if not found:
-            raise RecipeError(f"sources (pairs): {self._section.path!r} has no rows; expected JSON lines or CSV with a header")
+            raise RecipeError(
+                f"sources (pairs): {self._section.path!r} has no rows; expected JSON lines or CSV"
+                " with a header"
+            )
         for name in REQUIRED:
             column = getattr(self._section.columns, name)
             if column not in found:
                 raise RecipeError(
-                    f"sources (pairs): no row of {self._section.path!r} has {column!r} (for {name}); it has {', '.join(found)}; "
-                    f"map it with columns.{name}=NAME"
+                    f"sources (pairs): no row of {self._section.path!r} has {column!r} (for"
+                    f" {name}); it has {', '.join(found)}; map it with columns.{name}=NAME"
                 )
 
     def count(self) -> int:
@@ -78,25 +81,45 @@ class PairsSource:
         return len(self._rows)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the manifest's bytes, and size and time of change of each image that it names.
+        """What the rows depend on: the manifest's bytes, and size and time of change of each image
+        that it names.
 
         The images themselves are not read for this: it would take as long as ingesting them.
         """
         columns = (self._section.columns.image_a, self._section.columns.image_b)
-        names = sorted({str(row[column]) for row in self._rows if isinstance(row, dict) for column in columns if column in row})
+        names = sorted(
+            {
+                str(row[column])
+                for row in self._rows
+                if isinstance(row, dict)
+                for column in columns
+                if column in row
+            }
+        )
         settings = self._section.model_dump(mode="json", exclude={"path", "root"})
-        return {**settings, "manifest": self._sha256, "images": fingerprint([self._root.look(name) for name in names])}
+        return {
+            **settings,
+            "manifest": self._sha256,
+            "images": fingerprint([self._root.look(name) for name in names]),
+        }
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the manifest's order, each a candidate or the reason why it is none."""
+        """Rows [start, stop) in the manifest's order, each a candidate or the reason why it is
+        none.
+        """
         for index in range(start, min(stop, len(self._rows))):
             yield self._one(index)
 
     def _one(self, index: int) -> Candidate | Malformed:
         row, section = self._rows[index], self._section
         if isinstance(row, str):
-            return Malformed(source=section.name, source_id=f"row-{index}", reason=row, license=section.license)
-        values = {name: _plain(row.get(getattr(section.columns, name) or "")) for name in PairsColumns.model_fields}
+            return Malformed(
+                source=section.name, source_id=f"row-{index}", reason=row, license=section.license
+            )
+        values = {
+            name: _plain(row.get(getattr(section.columns, name) or ""))
+            for name in PairsColumns.model_fields
+        }
         texts = {name: str(value) for name, value in values.items() if value is not None}
         known: dict[str, Any] = {
             "source": section.name,
@@ -111,11 +134,26 @@ class PairsSource:
         }
         reason = _fault(values)
         if reason:
-            return Malformed(**{**known, "category": "other" if reason == "category_unknown" else known["category"]}, reason=reason)
+            return Malformed(
+                **{
+                    **known,
+                    "category": "other" if reason == "category_unknown" else known["category"],
+                },
+                reason=reason,
+            )
         image_a, image_b = self._image(texts["image_a"]), self._image(texts["image_b"])
         if isinstance(image_a, str) or isinstance(image_b, str):
-            return Malformed(**known, reason=f"image_a_{image_a}" if isinstance(image_a, str) else f"image_b_{image_b!s}")
-        return Candidate(image_a=image_a, image_b=image_b, **known, question=texts.get("question"), meta=_json(values["meta"]) or "{}")
+            return Malformed(
+                **known,
+                reason=f"image_a_{image_a}" if isinstance(image_a, str) else f"image_b_{image_b!s}",
+            )
+        return Candidate(
+            image_a=image_a,
+            image_b=image_b,
+            **known,
+            question=texts.get("question"),
+            meta=_json(values["meta"]) or "{}",
+        )
 
     def _image(self, name: str) -> bytes | str:
         return self._root.read(name, self._section.max_image_bytes)
@@ -139,9 +177,13 @@ def _fault(values: dict[str, object]) -> str:
 
 
 def _json(meta: object) -> str | None:
-    """A row's meta as JSON text: an object is written as such, a text must be JSON already; None if it is not."""
+    """A row's meta as JSON text: an object is written as such, a text must be JSON already; None if
+    it is not.
+    """
     try:
         value = json.loads(meta or "{}", parse_constant=_refuse) if isinstance(meta, str) else meta
-        return json.dumps(value if value is not None else {}, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        return json.dumps(
+            value if value is not None else {}, sort_keys=True, ensure_ascii=False, allow_nan=False
+        )
     except (ValueError, RecursionError):
         return None

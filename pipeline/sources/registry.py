@@ -17,7 +17,13 @@ from pipeline.sources.pairs import PairsSection, PairsSource
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
 
 SourceSection = Annotated[
-    CountercurateSection | EditsSection | FinecopsRefSection | HubSection | MvcJsonSection | PairsSection | ScenesSection,
+    CountercurateSection
+    | EditsSection
+    | FinecopsRefSection
+    | HubSection
+    | MvcJsonSection
+    | PairsSection
+    | ScenesSection,
     Field(discriminator="kind"),
 ]
 
@@ -25,8 +31,9 @@ SourceSection = Annotated[
 class Source(Protocol):
     """Rows with random access: the same index always yields the same row.
 
-    The section of every source has `kind`, `name` (the column `source` of its rows) and the attribute `PATHS`:
-    which of its fields are paths, made absolute by the plan and kept out of the published recipe.
+    The section of every source has `kind`, `name` (the column `source` of its rows) and the
+    attribute `PATHS`: which of its fields are paths, made absolute by the plan and kept out of the
+    published recipe.
     """
 
     def count(self) -> int:
@@ -34,7 +41,9 @@ class Source(Protocol):
         ...
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on, wherever they lie; goes into the fingerprint of the stage that reads them."""
+        """What the rows depend on, wherever they lie; goes into the fingerprint of the stage that
+        reads them.
+        """
         ...
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:

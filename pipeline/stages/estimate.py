@@ -1,4 +1,6 @@
-"""What rewriting and judging will cost, from a sample of rows and without one request: `svco build --estimate`."""
+"""What rewriting and judging will cost, from a sample of rows and without one request: `svco build
+--estimate`.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,16 +20,19 @@ from pipeline.stages.plan import Plan
 from pipeline.verify.judge import judge_messages
 
 SAMPLE_PAIRS = 200
-# What is not known before asking: a question of usual length, and the words and JSON around the captions in a reply.
+# What is not known before asking: a question of usual length, and the words and JSON around the
+# captions in a reply.
 _QUESTION = "What can you see in this picture, and what is it that stands out about it?"
 _QUESTION_REPLY_TOKENS, _AROUND_ANSWERS_TOKENS, _VERDICT_TOKENS = 28, 24, 8
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Tokens for `num_pairs` pairs if every reply passes its checks; one that goes back costs about as much again.
+    """Tokens for `num_pairs` pairs if every reply passes its checks; one that goes back costs about
+    as much again.
 
-    `is_exact`: the number of pairs is known because selection has run; otherwise it is that of all candidates.
+    `is_exact`: the number of pairs is known because selection has run; otherwise it is that of all
+    candidates.
     """
 
     num_pairs: int
@@ -46,7 +51,9 @@ def pair_tokens(pair: Pair) -> tuple[int, int]:
 
 def judge_tokens(pair: Pair) -> tuple[int, int]:
     """About how many tokens go in and come out for one pair, over the four requests to a judge."""
-    prompt = sum(message_tokens(judge_messages(_QUESTION, caption, "")) for caption in pair.captions)
+    prompt = sum(
+        message_tokens(judge_messages(_QUESTION, caption, "")) for caption in pair.captions
+    )
     return 2 * prompt, 4 * _VERDICT_TOKENS
 
 
@@ -58,7 +65,9 @@ def estimate(plan: Plan, tokens_of: Callable[[Pair], tuple[int, int]] = pair_tok
     """
     tokens = np.array([tokens_of(pair) for pair in _sample(plan)], dtype=np.float64)
     if not len(tokens):
-        raise RecipeError("sources: no row of the sample has captions; svco build --dry-run shows what is read")
+        raise RecipeError(
+            "sources: no row of the sample has captions; svco build --dry-run shows what is read"
+        )
     done = Stage("select", plan.work / "select" / plan.fingerprints["select"]).done()
     num_pairs = done["num_kept"] if done else plan.num_candidates
     prompt, completion = (tokens.mean(axis=0) * num_pairs).round().astype(int).tolist()
@@ -70,7 +79,11 @@ def _sample(plan: Plan) -> list[Pair]:
     owners = np.repeat(np.arange(len(sources)), [source.count() for source in sources])
     rows = np.concatenate([np.arange(source.count()) for source in sources])
     found = []
-    for at in np.unique(np.linspace(0, len(rows) - 1, SAMPLE_PAIRS).astype(int)).tolist() if len(rows) else []:
+    for at in (
+        np.unique(np.linspace(0, len(rows) - 1, SAMPLE_PAIRS).astype(int)).tolist()
+        if len(rows)
+        else []
+    ):
         for item in sources[owners[at]].read(int(rows[at]), int(rows[at]) + 1):
             if isinstance(item, Candidate):
                 found.append(Pair(item.caption_a, item.caption_b, item.category, item.question))
@@ -88,7 +101,8 @@ def print_estimate(plan: Plan) -> None:
     judge = verify.judge.endpoint if verify is not None and verify.judge is not None else None
     if writer is None and judge is None:
         raise RecipeError(
-            "rewrite.backend=template: asks no model and costs nothing; --estimate is for rewrite.backend=openai and for verify.judge"
+            "rewrite.backend=template: asks no model and costs nothing; --estimate is for"
+            " rewrite.backend=openai and for verify.judge"
         )
     if writer is not None:
         _print("Rewriting", "rewrite.endpoint", writer, estimate(plan), 2)
@@ -96,9 +110,15 @@ def print_estimate(plan: Plan) -> None:
         _print("Judging", "verify.judge.endpoint", judge, estimate(plan, judge_tokens), 4)
 
 
-def _print(what: str, where: str, endpoint: EndpointSection, found: Estimate, num_requests: int) -> None:
+def _print(
+    what: str, where: str, endpoint: EndpointSection, found: Estimate, num_requests: int
+) -> None:
     rows = [
-        ["pairs", f"{found.num_pairs:,}", "" if found.is_exact else "all candidates: selection has not run"],
+        [
+            "pairs",
+            f"{found.num_pairs:,}",
+            "" if found.is_exact else "all candidates: selection has not run",
+        ],
         ["requests", f"{num_requests * found.num_pairs:,}", f"{num_requests} per pair"],
         ["input tokens", f"{found.prompt_tokens:,}", ""],
         ["output tokens", f"{found.completion_tokens:,}", ""],
@@ -106,6 +126,11 @@ def _print(what: str, where: str, endpoint: EndpointSection, found: Estimate, nu
     if endpoint.has_prices:
         usd = endpoint.usd(found.prompt_tokens, found.completion_tokens)
         rows.append(["USD", f"{usd:,.2f}", f"up to {2.2 * usd:,.2f} if every reply went back once"])
-    summary_table(f"{what} with {endpoint.model}, estimated without asking it", ["", "number", ""], rows)
+    summary_table(
+        f"{what} with {endpoint.model}, estimated without asking it", ["", "number", ""], rows
+    )
     if not endpoint.has_prices:
-        say(f"for USD give {where}.usd_per_million_input_tokens and {where}.usd_per_million_output_tokens")
+        say(
+            f"for USD give {where}.usd_per_million_input_tokens and"
+            f" {where}.usd_per_million_output_tokens"
+        )

@@ -1,4 +1,6 @@
-"""What a build publishes: shards, manifest, dataset card, report and result.json, made from the finished stages."""
+"""What a build publishes: shards, manifest, dataset card, report and result.json, made from the
+finished stages.
+"""
 
 import time
 from collections import Counter
@@ -26,9 +28,12 @@ def publish(job: Build) -> dict[str, Any]:
     rows = job.decided_rows()
     sizes = read_facts(job.stages["ingest"], num_chunks, ("num_bytes_a", "num_bytes_b"))
     num_bytes = sizes["num_bytes_a"].clip(0) + sizes["num_bytes_b"].clip(0)
-    (out / "manifest.json").unlink(missing_ok=True)  # while shards change, the folder is no finished MVC
+    # while shards change, the folder is no finished MVC
+    (out / "manifest.json").unlink(missing_ok=True)
     with Progress("write shards", rows.num_rows, "rows") as progress:
-        files = write_mvc(rows, num_bytes, ImageLibrary(job.stages["ingest"]), out, progress.advance)
+        files = write_mvc(
+            rows, num_bytes, ImageLibrary(job.stages["ingest"]), out, progress.advance
+        )
     write_seconds = max(time.monotonic() - started_s, 1e-6)
     manifest = {
         "schema_version": SCHEMA_VERSION,
@@ -37,18 +42,37 @@ def publish(job: Build) -> dict[str, Any]:
         "fingerprints": plan.fingerprints,
         "rows": counts(rows),
         "licenses": _licenses(rows),
-        "links": {key: value for key, value in job.facts["link"].items() if key not in ("stage", "fingerprint")},
+        "links": {
+            key: value
+            for key, value in job.facts["link"].items()
+            if key not in ("stage", "fingerprint")
+        },
         "audit": job.facts["audit"]["results"],
-        **({"rewrite": job.facts["rewrite"]["rewrite"]} if "rewrite" in job.facts["rewrite"] else {}),
-        **({"verify": job.facts["verify"]["verify"] | job.facts["accept"]["accept"]} if "verify" in job.facts else {}),
+        **(
+            {"rewrite": job.facts["rewrite"]["rewrite"]}
+            if "rewrite" in job.facts["rewrite"]
+            else {}
+        ),
+        **(
+            {"verify": job.facts["verify"]["verify"] | job.facts["accept"]["accept"]}
+            if "verify" in job.facts
+            else {}
+        ),
         "files": files,
     }
     manifest["warnings"] = _warnings(manifest)
-    finalise = {"name": "finalise", "reused": False, "seconds": round(write_seconds, 2), "fingerprint": plan.fingerprints["finalise"]}
+    finalise = {
+        "name": "finalise",
+        "reused": False,
+        "seconds": round(write_seconds, 2),
+        "fingerprint": plan.fingerprints["finalise"],
+    }
     throughput = {
         "unique images": job.facts["embed"]["num_images"],
         "images embedded per second": job.facts["embed"]["images_per_s"],
-        "images per pair side": round(job.facts["embed"]["num_images"] / max(2 * rows.num_rows, 1), 4),
+        "images per pair side": round(
+            job.facts["embed"]["num_images"] / max(2 * rows.num_rows, 1), 4
+        ),
         "MB of images written per second": round(float(num_bytes.sum()) / 1e6 / write_seconds, 1),
     }
     result = {
@@ -79,7 +103,10 @@ def counts(rows: DecidedRows) -> dict[str, Any]:
     }
     for name in ("category", "source"):
         values = rows.column(name)
-        numbers |= {f"kept_by_{name}": _counted(values[kept]), f"dropped_by_{name}": _counted(values[~kept])}
+        numbers |= {
+            f"kept_by_{name}": _counted(values[kept]),
+            f"dropped_by_{name}": _counted(values[~kept]),
+        }
     return numbers
 
 
@@ -96,12 +123,16 @@ def _licenses(rows: DecidedRows) -> dict[str, int]:
 def _warnings(manifest: dict[str, Any]) -> list[str]:
     """What the person who built this should know."""
     found = [
-        f"shortcut audit: the original can be told from the edited side of {one['source']} without looking at content "
-        f"(AUC {one['separability']['auc']:.2f}); see the report, and normalize.mode=reencode"
+        f"shortcut audit: the original can be told from the edited side of {one['source']} without"
+        f" looking at content (AUC {one['separability']['auc']:.2f}); see the report, and"
+        " normalize.mode=reencode"
         for one in manifest["audit"]
         if one["verdict"] == "warning"
     ]
     links, limit = manifest["links"], manifest["recipe"]["links"]["max_group_frac"]
     if links["frac_largest"] > limit:
-        found.append(f"one group holds {links['frac_largest']:.0%} of the pairs; a split by group cannot divide it")
+        found.append(
+            f"one group holds {links['frac_largest']:.0%} of the pairs; a split by group cannot"
+            " divide it"
+        )
     return found

@@ -1,8 +1,9 @@
 """Stage `ingest`: source rows become checked rows and content-addressed images, chunk by chunk.
 
-A chunk is a fixed range of rows of one source. A row that cannot be used keeps its place with a `drop_reason`; nothing
-here raises for the sake of one row. Each chunk leaves three files: `rows` (texts), `facts` (the narrow columns that
-decisions are made on) and `images` (encoded bytes by content id).
+A chunk is a fixed range of rows of one source. A row that cannot be used keeps its place with a
+`drop_reason`; nothing here raises for the sake of one row. Each chunk leaves three files: `rows`
+(texts), `facts` (the narrow columns that decisions are made on) and `images` (encoded bytes by
+content id).
 """
 
 from collections.abc import Sequence
@@ -26,20 +27,43 @@ from pipeline.text.captions import caption_facts, text_drop_reason
 
 VERSION = 2
 
-_TEXTS = ("source", "source_id", "category", "operation", "group", "caption_a", "caption_b", "question", "license", "meta")
+_TEXTS = (
+    "source",
+    "source_id",
+    "category",
+    "operation",
+    "group",
+    "caption_a",
+    "caption_b",
+    "question",
+    "license",
+    "meta",
+)
 ROWS_SCHEMA = pa.schema(
     [("pair_id", pa.string())]
     + [(name, pa.string()) for name in _TEXTS]
-    + [(f"image_{side}_{what}", pa.string()) for side in "ab" for what in ("sha256", "pixels_sha256")]
+    + [
+        (f"image_{side}_{what}", pa.string())
+        for side in "ab"
+        for what in ("sha256", "pixels_sha256")
+    ]
     + [("drop_reason", pa.string())]
 )
 CAPTION_FACTS = tuple(caption_facts("a", "b"))
-# Keys are the first 64 bits of a sha256; null where a side could not be read (perceptual hashes: also where it is flat).
-# `content_key` is of both sides' pixels and captions: equal for the same pair in other containers.
+# Keys are the first 64 bits of a sha256; null where a side could not be read (perceptual hashes:
+# also where it is flat). `content_key` is of both sides' pixels and captions: equal for the same
+# pair in other containers.
 FACTS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("pair_id", "source", "source_id", "category", "operation", "drop_reason")]
+    [
+        (name, pa.string())
+        for name in ("pair_id", "source", "source_id", "category", "operation", "drop_reason")
+    ]
     + [("group_key", pa.int64()), ("content_key", pa.int64())]
-    + [(f"{what}_{side}", pa.int64()) for what in ("image_key", "pixels_key", "phash", "num_bytes", "width", "height") for side in "ab"]
+    + [
+        (f"{what}_{side}", pa.int64())
+        for what in ("image_key", "pixels_key", "phash", "num_bytes", "width", "height")
+        for side in "ab"
+    ]
     + [(name, pa.float64()) for name in CAPTION_FACTS]
 )
 
@@ -56,7 +80,9 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What decoding an image showed: the hashes of its pixels and its size, or the fault; and the bytes to keep."""
+    """What decoding an image showed: the hashes of its pixels and its size, or the fault; and the
+    bytes to keep.
+    """
 
     data: bytes
     pixels_sha256: str | None = None
@@ -69,33 +95,51 @@ class Checked:
 def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
     """The chunks of sources with so many rows each; no chunk spans two sources."""
     ranges = [
-        (source, start, min(start + chunk_pairs, count)) for source, count in enumerate(counts) for start in range(0, count, chunk_pairs)
+        (source, start, min(start + chunk_pairs, count))
+        for source, count in enumerate(counts)
+        for start in range(0, count, chunk_pairs)
     ]
     return [Chunk(index, *bounds) for index, bounds in enumerate(ranges)]
 
 
 @lru_cache(maxsize=8)
-def _opened(section: Section, fingerprint: str) -> Source:  # noqa: ARG001 - a changed manifest is another key
-    """Opened once per worker process and content: Ray reuses processes for as long as its session lives."""
+def _opened(section: Section, fingerprint: str) -> Source:
+    """Opened once per worker process and content: Ray reuses processes for as long as its session
+    lives.
+    """
     return open_source(section)
 
 
-def ingest_chunk(stage: Stage, section: Section, normalize: NormalizeSection, chunk: Chunk) -> dict[str, int]:
+def ingest_chunk(
+    stage: Stage, section: Section, normalize: NormalizeSection, chunk: Chunk
+) -> dict[str, int]:
     """Reads, checks, hashes and writes one chunk; returns its counts."""
     rows, facts = [], []
     checked: dict[str, Checked] = {}
-    for position, item in enumerate(_opened(section, stage.folder.name).read(chunk.start, chunk.stop), chunk.start):
-        row, fact = _malformed_row(item, position) if isinstance(item, Malformed) else _candidate_row(item, normalize, checked)
+    for position, item in enumerate(
+        _opened(section, stage.folder.name).read(chunk.start, chunk.stop), chunk.start
+    ):
+        row, fact = (
+            _malformed_row(item, position)
+            if isinstance(item, Malformed)
+            else _candidate_row(item, normalize, checked)
+        )
         rows.append(row)
         facts.append(fact)
     if len(rows) != chunk.stop - chunk.start:
-        raise AssertionError(f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})")
+        raise AssertionError(
+            f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})"
+        )
     images = {sha256_hex(one.data): one.data for one in checked.values() if not one.fault}
     write_images(stage, chunk.index, images)
     write_table(stage.part("facts", chunk.index), pa.Table.from_pylist(facts, schema=FACTS_SCHEMA))
     # The rows come last: their presence means that the chunk is complete.
     write_table(stage.part("rows", chunk.index), pa.Table.from_pylist(rows, schema=ROWS_SCHEMA))
-    return {"rows": len(rows), "images": len(images), "dropped": sum(bool(row["drop_reason"]) for row in rows)}
+    return {
+        "rows": len(rows),
+        "images": len(images),
+        "dropped": sum(bool(row["drop_reason"]) for row in rows),
+    }
 
 
 Row = dict[str, str | None]
@@ -105,11 +149,17 @@ Facts = dict[str, str | int | float | None]
 def _malformed_row(item: Malformed, position: int) -> tuple[Row, Facts]:
     """A row whose content has no address is named by where it stands."""
     row: Row = {key: value for key, value in asdict(item).items() if key != "reason"}
-    row |= {"drop_reason": item.reason, "meta": "{}", "pair_id": malformed_id(item.source, position)}
+    row |= {
+        "drop_reason": item.reason,
+        "meta": "{}",
+        "pair_id": malformed_id(item.source, position),
+    }
     return row, _shared_facts(row)
 
 
-def _candidate_row(item: Candidate, normalize: NormalizeSection, checked: dict[str, Checked]) -> tuple[Row, Facts]:
+def _candidate_row(
+    item: Candidate, normalize: NormalizeSection, checked: dict[str, Checked]
+) -> tuple[Row, Facts]:
     row: Row = {name: getattr(item, name) for name in _TEXTS}
     sides: dict[str, Checked] = {}
     for side, data in (("a", item.image_a), ("b", item.image_b)):
@@ -121,11 +171,18 @@ def _candidate_row(item: Candidate, normalize: NormalizeSection, checked: dict[s
     faults = [f"image_{side}_{sides[side].fault}" for side in "ab" if sides[side].fault]
     if not faults and sides["a"].pixels_sha256 == sides["b"].pixels_sha256:
         faults = ["images_equal"]
-    row["pair_id"] = pair_id(str(row["image_a_sha256"]), item.caption_a, str(row["image_b_sha256"]), item.caption_b)
+    row["pair_id"] = pair_id(
+        str(row["image_a_sha256"]), item.caption_a, str(row["image_b_sha256"]), item.caption_b
+    )
     row["drop_reason"] = faults[0] if faults else text_drop_reason(item.caption_a, item.caption_b)
     facts = _shared_facts(row)
     if not row["drop_reason"]:
-        content = pair_id(str(sides["a"].pixels_sha256), item.caption_a, str(sides["b"].pixels_sha256), item.caption_b)
+        content = pair_id(
+            str(sides["a"].pixels_sha256),
+            item.caption_a,
+            str(sides["b"].pixels_sha256),
+            item.caption_b,
+        )
         facts["content_key"] = hash_key(content)
         facts |= caption_facts(item.caption_a, item.caption_b)
     for side, one in sides.items():
@@ -141,7 +198,10 @@ def _candidate_row(item: Candidate, normalize: NormalizeSection, checked: dict[s
 
 
 def _shared_facts(row: Row) -> Facts:
-    facts: Facts = {name: row[name] for name in ("pair_id", "source", "source_id", "category", "operation", "drop_reason")}
+    facts: Facts = {
+        name: row[name]
+        for name in ("pair_id", "source", "source_id", "category", "operation", "drop_reason")
+    }
     return facts | {"group_key": hash_key(sha256_hex(str(row["group"]).encode()))}
 
 
@@ -155,12 +215,16 @@ def _check(data: bytes, normalize: NormalizeSection) -> Checked:
 
 
 def read_facts(stage: Stage, num_chunks: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """Narrow columns of all rows, in the sources' order. Texts come as objects that are shared between equal values.
+    """Narrow columns of all rows, in the sources' order. Texts come as objects that are shared
+    between equal values.
 
     `pair_id` comes as bytes (S32); a null number as the smallest int64 or NaN.
     """
     parts = [read_table(stage.part("facts", index), list(columns)) for index in range(num_chunks)]
-    return {name: np.concatenate([_array(part.column(name), name) for part in parts]) for name in columns}
+    return {
+        name: np.concatenate([_array(part.column(name), name) for part in parts])
+        for name in columns
+    }
 
 
 def _array(column: pa.ChunkedArray, name: str) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""The recipe's `normalize`: whether images stay byte copies of their sources or are all re-encoded alike.
+"""The recipe's `normalize`: whether images stay byte copies of their sources or are all re-encoded
+alike.
 
-Where the edited side of a pair was saved by another program than the original, a model can learn the program. To encode
-both sides alike is not enough: traces of the first compression survive a second one of the same or better quality, for
-the blocks of both lie on one grid. Shrinking moves the grid, and a coarse quality then covers what is left. AUC of the
-shortcut audit over 149 pairs of photographs that differ in nothing but how they were saved (a / b; 0.5 is chance):
+Where the edited side of a pair was saved by another program than the original, a model can learn
+the program. To encode both sides alike is not enough: traces of the first compression survive a
+second one of the same or better quality, for the blocks of both lie on one grid. Shrinking moves
+the grid, and a coarse quality then covers what is left. AUC of the shortcut audit over 149 pairs of
+photographs that differ in nothing but how they were saved (a / b; 0.5 is chance):
 
     re-encoded as     q90 / q75   q95 / q75   q90 / q50   q90 / PNG of it   q90 / PNG never compressed
     (kept)               1.00        1.00        1.00          1.00              1.00
@@ -15,8 +17,9 @@ shortcut audit over 149 pairs of photographs that differ in nothing but how they
     x 0.75, JPEG 75      0.52        0.54        0.50          0.51              0.50
     x 0.75, WebP 75      0.48        0.52        0.55          0.55              0.50
 
-Those of the last two rows all have 0.5 in their interval. WebP is the default because it also hid what JPEG did not on
-pictures of 200 px, and from a detector with 878 statistics of pixels and block frequencies (q90 / q75: 0.48 against 0.59).
+Those of the last two rows all have 0.5 in their interval. WebP is the default because it also hid
+what JPEG did not on pictures of 200 px, and from a detector with 878 statistics of pixels and block
+frequencies (q90 / q75: 0.48 against 0.59).
 """
 
 import io
@@ -38,7 +41,8 @@ def normalise_bytes(data: bytes, section: NormalizeSection) -> bytes:
     if section.mode == "keep":
         return data
     picture = _shrunk(decode_rgb(data), section)
-    picture.info.clear()  # what Pillow would write into the new file: colour profile, comment, a transparent colour
+    # what Pillow would write into the new file: colour profile, comment, a transparent colour
+    picture.info.clear()
     if section.format == "png":
         return encode_png(picture)
     buffer = io.BytesIO()

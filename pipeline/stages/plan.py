@@ -1,4 +1,6 @@
-"""The plan of a build: which stage folders it needs, named by fingerprints that follow from the recipe alone."""
+"""The plan of a build: which stage folders it needs, named by fingerprints that follow from the
+recipe alone.
+"""
 
 import posixpath
 from dataclasses import dataclass
@@ -24,7 +26,18 @@ from pipeline.stages.remote import local_folder
 from pipeline.verify import accept, judge, margins
 from pipeline.verify.config import VerifySection, check_verify
 
-STAGES = ("ingest", "link", "embed", "score", "select", "rewrite", "verify", "accept", "audit", "finalise")
+STAGES = (
+    "ingest",
+    "link",
+    "embed",
+    "score",
+    "select",
+    "rewrite",
+    "verify",
+    "accept",
+    "audit",
+    "finalise",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +52,9 @@ class Plan:
 
     @property
     def is_remote(self) -> bool:
-        """Whether `section.out` is a URI; `out` is then a local folder whose content is put there at the end."""
+        """Whether `section.out` is a URI; `out` is then a local folder whose content is put there
+        at the end.
+        """
         return "://" in self.section.out
 
     @property
@@ -49,11 +64,12 @@ class Plan:
 
 
 def plan_build(section: BuildSection) -> Plan:
-    """Resolves paths, opens the sources, and names every stage folder. Reads no image and loads no model.
+    """Resolves paths, opens the sources, and names every stage folder. Reads no image and loads no
+    model.
 
     Raises:
-        RecipeError: A path that cannot be used, two sources of one name, a source with nothing in it, a bound on a
-            score that no encoder makes.
+        RecipeError: A path that cannot be used, two sources of one name, a source with nothing in
+            it, a bound on a score that no encoder makes.
     """
     section = _with_absolute_paths(section)
     _check_bounds(section)
@@ -62,26 +78,41 @@ def plan_build(section: BuildSection) -> Plan:
     sources = [open_source(source) for source in section.sources]
     chunks = tuple(plan_chunks([source.count() for source in sources], section.workers.chunk_pairs))
     fingerprints = _fingerprints(section, [source.identity() for source in sources])
-    return Plan(section, out, Path(section.work) if section.work else out / ".work", chunks, fingerprints)
+    return Plan(
+        section, out, Path(section.work) if section.work else out / ".work", chunks, fingerprints
+    )
 
 
 def _with_absolute_paths(section: BuildSection) -> BuildSection:
     sources = []
     for index, source in enumerate(section.sources):
         given = {name: getattr(source, name) for name in source.PATHS}
-        update = {name: absolute_path(path, f"sources.{index}.{name}") for name, path in given.items() if path}
+        update = {
+            name: absolute_path(path, f"sources.{index}.{name}")
+            for name, path in given.items()
+            if path
+        }
         sources.append(source.model_copy(update=update))
     if "://" in (section.work or ""):
-        raise RecipeError(f"work={section.work}: the stages' folder is local or on a disk that all nodes share; only out may be a URI")
+        raise RecipeError(
+            f"work={section.work}: the stages' folder is local or on a disk that all nodes share;"
+            " only out may be a URI"
+        )
     if "://" in section.out and not section.work and in_ray_job():
         raise RecipeError(
-            f"out={section.out}: in a Ray job the stages of a build to a URI need a disk that all nodes share; give work=/data/work"
+            f"out={section.out}: in a Ray job the stages of a build to a URI need a disk that all"
+            " nodes share; give work=/data/work"
         )
     work = absolute_path(section.work, "work") if section.work else None
-    places = tuple(absolute_path(place, "links.benchmarks") if Path(place).exists() else place for place in section.links.benchmarks)
+    places = tuple(
+        absolute_path(place, "links.benchmarks") if Path(place).exists() else place
+        for place in section.links.benchmarks
+    )
     links = section.links.model_copy(update={"benchmarks": places})
     out = absolute_path(section.out, "out")
-    return section.model_copy(update={"sources": tuple(sources), "links": links, "out": out, "work": work})
+    return section.model_copy(
+        update={"sources": tuple(sources), "links": links, "out": out, "work": work}
+    )
 
 
 def _check_bounds(section: BuildSection) -> None:
@@ -97,34 +128,71 @@ def _check_bounds(section: BuildSection) -> None:
         raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
     if section.verify is not None:
         check_verify(section.verify, has_clip=encoders.clip is not None)
-    check_bounds(section.selection, {name for name, is_made in made.items() if is_made}, {source.name for source in section.sources})
+    check_bounds(
+        section.selection,
+        {name for name, is_made in made.items() if is_made},
+        {source.name for source in section.sources},
+    )
 
 
 def _check_names(section: BuildSection) -> None:
     names = [source.name for source in section.sources]
     # Scenes of several seeds are one source: their rows are told apart by seed.
-    repeated = sorted({source.name for source in section.sources if names.count(source.name) > 1 and source.kind != "scenes"})
+    repeated = sorted(
+        {
+            source.name
+            for source in section.sources
+            if names.count(source.name) > 1 and source.kind != "scenes"
+        }
+    )
     if repeated:
-        raise RecipeError(f"sources: two are called {repeated[0]!r}; give each its own, for example sources.1.name=mine")
+        raise RecipeError(
+            f"sources: two are called {repeated[0]!r}; give each its own, for example"
+            " sources.1.name=mine"
+        )
 
 
 def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> dict[str, str]:
-    """One per stage that the recipe needs; each also hashes the one before, so a change re-runs its own stage and those after it only."""
+    """One per stage that the recipe needs; each also hashes the one before, so a change re-runs its
+    own stage and those after it only.
+    """
     parts: dict[str, list[Any]] = {
         "ingest": [
             ingest.VERSION,
             sources,
             section.workers.chunk_pairs,
-            [normalize.VERSION, section.normalize.model_dump(mode="json")] if section.normalize.mode != "keep" else [],
+            (
+                [normalize.VERSION, section.normalize.model_dump(mode="json")]
+                if section.normalize.mode != "keep"
+                else []
+            ),
         ],
-        "link": [groups.VERSION, section.links.model_dump(mode="json"), [folder_identity(place) for place in section.links.benchmarks]],
+        "link": [
+            groups.VERSION,
+            section.links.model_dump(mode="json"),
+            [folder_identity(place) for place in section.links.benchmarks],
+        ],
         "embed": [embedding.VERSION, encoder_fingerprints(section.encoders)],
         "score": [tables.SCORE_VERSION],
-        "select": [tables.SELECT_VERSION, section.selection.model_dump(mode="json"), section.validation.model_dump(mode="json")],
-        "rewrite": [REWRITE_VERSION, template.VERSION, section.rewrite.content(), *_writer_version(section)],
+        "select": [
+            tables.SELECT_VERSION,
+            section.selection.model_dump(mode="json"),
+            section.validation.model_dump(mode="json"),
+        ],
+        "rewrite": [
+            REWRITE_VERSION,
+            template.VERSION,
+            section.rewrite.content(),
+            *_writer_version(section),
+        ],
         **_verify_parts(section.verify),
         "audit": [shortcuts.VERSION, section.audit.model_dump(mode="json")],
-        "finalise": [shard_writer.VERSION, SCHEMA_VERSION, section.name, section.report.model_dump(mode="json")],
+        "finalise": [
+            shard_writer.VERSION,
+            SCHEMA_VERSION,
+            section.name,
+            section.report.model_dump(mode="json"),
+        ],
     }
     named: dict[str, str] = {}
     upstream = ""
@@ -134,7 +202,9 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
 
 
 def _verify_parts(section: VerifySection | None) -> dict[str, list[Any]]:
-    """What is measured is one stage and what is decided another, so a changed threshold measures nothing again."""
+    """What is measured is one stage and what is decided another, so a changed threshold measures
+    nothing again.
+    """
     if section is None:
         return {}
     asked = judge.version(section.judge) if section.judge is not None else []
@@ -146,19 +216,29 @@ def _writer_version(section: BuildSection) -> list[Any]:
 
 
 def published_recipe(section: BuildSection) -> dict[str, Any]:
-    """The recipe as the manifest shows it: everything that decides the content, and no path of the machine that built it."""
+    """The recipe as the manifest shows it: everything that decides the content, and no path of the
+    machine that built it.
+    """
     shown = section.model_dump(mode="json", exclude={"out", "work"})
     for source, fields in zip(section.sources, shown["sources"], strict=True):
         for name in source.PATHS:
             fields[name] = posixpath.basename(str(fields[name])) if fields[name] else None
-    shown["links"]["benchmarks"] = [posixpath.basename(place) if Path(place).exists() else place for place in section.links.benchmarks]
+    shown["links"]["benchmarks"] = [
+        posixpath.basename(place) if Path(place).exists() else place
+        for place in section.links.benchmarks
+    ]
     if section.verify is None:
         del shown["verify"]  # recipes that know nothing of it keep their bytes
     judge_shown = (shown.get("verify") or {}).get("judge") or {}
     for endpoint in (shown["rewrite"]["endpoint"], judge_shown.get("endpoint")):
-        if endpoint is not None:  # where a server stands and where its replies are kept is nobody else's business
+        # where a server stands and where its replies are kept is nobody else's business
+        if endpoint is not None:
             endpoint |= {"base_url": None, "cache": None}
-            endpoint["model"] = Path(endpoint["model"]).name if Path(endpoint["model"]).exists() else endpoint["model"]
+            endpoint["model"] = (
+                Path(endpoint["model"]).name
+                if Path(endpoint["model"]).exists()
+                else endpoint["model"]
+            )
     for name in ("clip", "dinov2"):
         if shown["encoders"][name] is not None:
             described = shown["encoders"][name]

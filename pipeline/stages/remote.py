@@ -1,4 +1,6 @@
-"""A remote `out` (s3://, gs://, hf:// ...): built in a local folder, then put there; the manifest last, so that it says "complete"."""
+"""A remote `out` (s3://, gs://, hf:// ...): built in a local folder, then put there; the manifest
+last, so that it says "complete".
+"""
 
 import json
 from pathlib import Path
@@ -11,7 +13,9 @@ _PUBLISHED = ("data", "rejects")
 
 
 def local_folder(out: str) -> Path:
-    """Where the content of `out` is made: `out` itself, or for a URI a folder of its own in the cache."""
+    """Where the content of `out` is made: `out` itself, or for a URI a folder of its own in the
+    cache.
+    """
     return cache_dir() / "out" / fingerprint(out) if "://" in out else Path(out)
 
 
@@ -37,12 +41,16 @@ def remote_manifest(out: str) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise StoreError(f"out={out}: cannot be read ({type(error).__name__}: {error}); check the address and the credentials") from error
+        raise StoreError(
+            f"out={out}: cannot be read ({type(error).__name__}: {error}); check the address and"
+            " the credentials"
+        ) from error
     return manifest
 
 
 def push(folder: Path, out: str) -> None:
-    """Puts a finished folder behind a URI and removes stale shards there; the manifest goes first away and comes back last.
+    """Puts a finished folder behind a URI and removes stale shards there; the manifest goes first
+    away and comes back last.
 
     Raises:
         StoreError: The storage cannot be written.
@@ -60,4 +68,7 @@ def push(folder: Path, out: str) -> None:
                 if f"{part}/{path.rsplit('/', 1)[1]}" not in names:
                     filesystem.rm_file(path)
     except OSError as error:
-        raise StoreError(f"out={out}: cannot be written ({type(error).__name__}: {error}); run the same command again to go on") from error
+        raise StoreError(
+            f"out={out}: cannot be written ({type(error).__name__}: {error}); run the same command"
+            " again to go on"
+        ) from error

@@ -1,4 +1,6 @@
-"""The stages of a build in order, each skipped where its DONE.json says so. Knows nothing of Ray: it is given a way to map."""
+"""The stages of a build in order, each skipped where its DONE.json says so. Knows nothing of Ray:
+it is given a way to map.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -36,11 +38,19 @@ AUDIT_PIECE = 128  # images in one piece of the audit's work
 class MapChunks(Protocol):
     """Runs work over chunk numbers, somewhere, and yields each number when its work is done.
 
-    `work` takes and returns {"index": [n]} and adds {"error": [text]}; a text that is not empty ends the map as a
-    UserError. With `loads_models` it is a class whose instances are kept and called with one chunk after the other.
+    `work` takes and returns {"index": [n]} and adds {"error": [text]}; a text that is not empty
+    ends the map as a UserError. With `loads_models` it is a class whose instances are kept and
+    called with one chunk after the other.
     """
 
-    def __call__(self, work: Any, indices: list[int], *, arguments: tuple[Any, ...] = (), loads_models: bool = False) -> Iterator[int]: ...
+    def __call__(
+        self,
+        work: Any,
+        indices: list[int],
+        *,
+        arguments: tuple[Any, ...] = (),
+        loads_models: bool = False,
+    ) -> Iterator[int]: ...
 
 
 class Build:
@@ -48,7 +58,10 @@ class Build:
 
     def __init__(self, plan: Plan, map_chunks: MapChunks, num_threads: int) -> None:
         self.plan, self._map, self._num_threads = plan, map_chunks, num_threads
-        self.stages = {name: open_stage(plan.work, name, fingerprint) for name, fingerprint in plan.fingerprints.items()}
+        self.stages = {
+            name: open_stage(plan.work, name, fingerprint)
+            for name, fingerprint in plan.fingerprints.items()
+        }
         self.timings: list[dict[str, Any]] = []
         self.facts: dict[str, Any] = {}
 
@@ -67,7 +80,11 @@ class Build:
 
     def decided_rows(self) -> DecidedRows:
         """Every candidate's row as it is published."""
-        decisions = read_table(self.stages["accept"].part("decisions", 0)) if "accept" in self.stages else None
+        decisions = (
+            read_table(self.stages["accept"].part("decisions", 0))
+            if "accept" in self.stages
+            else None
+        )
         return DecidedRows(self.stages["rewrite"], len(self.plan.chunks), decisions)
 
     def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
@@ -82,13 +99,26 @@ class Build:
         self.facts[name] = {key: value for key, value in done.items() if key != "files"}
 
     def _timing(self, name: str, seconds: float, *, reused: bool) -> dict[str, Any]:
-        return {"name": name, "reused": reused, "seconds": round(seconds, 2), "fingerprint": self.plan.fingerprints[name]}
+        return {
+            "name": name,
+            "reused": reused,
+            "seconds": round(seconds, 2),
+            "fingerprint": self.plan.fingerprints[name],
+        }
 
     def _missing(self, stage: Stage, kind: str, suffix: str = "parquet") -> list[int]:
-        return [chunk.index for chunk in self.plan.chunks if not stage.part(kind, chunk.index, suffix).is_file()]
+        return [
+            chunk.index
+            for chunk in self.plan.chunks
+            if not stage.part(kind, chunk.index, suffix).is_file()
+        ]
 
     def _ingest(self, stage: Stage) -> dict[str, Any]:
-        sources, normalize, chunks = self.plan.section.sources, self.plan.section.normalize, self.plan.chunks
+        sources, normalize, chunks = (
+            self.plan.section.sources,
+            self.plan.section.normalize,
+            self.plan.chunks,
+        )
         missing = self._missing(stage, "rows")
         sizes = {chunk.index: chunk.stop - chunk.start for chunk in chunks}
 
@@ -100,7 +130,11 @@ class Build:
             for index in self._map(reporting(work, stage, "rows"), missing):
                 progress.advance(sizes[index])
         num_images = write_index(stage, len(chunks))
-        return {"num_chunks": len(chunks), "num_rows": self.plan.num_candidates, "num_images": num_images}
+        return {
+            "num_chunks": len(chunks),
+            "num_rows": self.plan.num_candidates,
+            "num_images": num_images,
+        }
 
     def _link(self, stage: Stage) -> dict[str, Any]:
         num_chunks = len(self.plan.chunks)
@@ -110,7 +144,9 @@ class Build:
             if not len(rows):
                 return []
             names = read_facts(self.stages["ingest"], num_chunks, ("source", "source_id"))
-            return list(zip(names["source"][rows].tolist(), names["source_id"][rows].tolist(), strict=True))
+            return list(
+                zip(names["source"][rows].tolist(), names["source_id"][rows].tolist(), strict=True)
+            )
 
         links = find_links(columns, order_of, self.plan.section.links)
         write_table(stage.part("links", 0), links_table(links))
@@ -129,19 +165,31 @@ class Build:
         started_s = time.monotonic()
         with Progress("embed", num_chunks, f"chunks ({num_images:,} images)") as progress:
             progress.advance(num_chunks - len(missing))
-            run = self._map(EmbedChunks, missing, arguments=arguments, loads_models=True) if loads_models else self._map(work, missing)
+            run = (
+                self._map(EmbedChunks, missing, arguments=arguments, loads_models=True)
+                if loads_models
+                else self._map(work, missing)
+            )
             for _ in run:
                 progress.advance()
         seconds = max(time.monotonic() - started_s, 1e-6)
-        return {"num_images": num_images, "images_per_s": round(num_images * len(missing) / max(num_chunks, 1) / seconds, 1)}
+        return {
+            "num_images": num_images,
+            "images_per_s": round(num_images * len(missing) / max(num_chunks, 1) / seconds, 1),
+        }
 
     def _score(self, stage: Stage) -> dict[str, Any]:
-        ingest, needed = self.stages["ingest"], ["image_a_sha256", "image_b_sha256", "caption_a", "caption_b", "drop_reason"]
+        ingest, needed = (
+            self.stages["ingest"],
+            ["image_a_sha256", "image_b_sha256", "caption_a", "caption_b", "drop_reason"],
+        )
         vectors = Vectors(self.stages["embed"], ImageLibrary(ingest))
         with Progress("score", len(self.plan.chunks), "chunks") as progress:
             for chunk in self.plan.chunks:
                 rows = read_table(ingest.part("rows", chunk.index), needed)
-                write_table(stage.part("scores", chunk.index), score_chunk(rows, vectors, chunk.index))
+                write_table(
+                    stage.part("scores", chunk.index), score_chunk(rows, vectors, chunk.index)
+                )
                 progress.advance()
         return {"num_chunks": len(self.plan.chunks)}
 
@@ -151,48 +199,93 @@ class Build:
         columns["group"] = links["group"].to_numpy()
         columns |= self._scores()
         reasons = links["drop_reason"].to_numpy(zero_copy_only=False)
-        decided = select(columns, reasons, self.plan.section.selection, self.plan.section.validation)
+        decided = select(
+            columns, reasons, self.plan.section.selection, self.plan.section.validation
+        )
         write_table(stage.part("decisions", 0), decided)
-        return {"num_rows": decided.num_rows, "num_kept": decided["drop_reason"].to_pylist().count("")}
+        return {
+            "num_rows": decided.num_rows,
+            "num_kept": decided["drop_reason"].to_pylist().count(""),
+        }
 
     def _scores(self) -> dict[str, Any]:
         """The score columns that some encoder made, of all rows; NaN where null."""
-        parts = [read_table(self.stages["score"].part("scores", chunk.index)) for chunk in self.plan.chunks]
+        parts = [
+            read_table(self.stages["score"].part("scores", chunk.index))
+            for chunk in self.plan.chunks
+        ]
         table = pa.concat_tables(parts)
-        return {name: table[name].to_numpy() for name in SCORE_COLUMNS if table[name].null_count < table.num_rows}
+        return {
+            name: table[name].to_numpy()
+            for name in SCORE_COLUMNS
+            if table[name].null_count < table.num_rows
+        }
 
     def _rewrite(self, stage: Stage) -> dict[str, Any]:
-        ingest, score, select_, chunks = self.stages["ingest"], self.stages["score"], self.stages["select"], self.plan.chunks
+        ingest, score, select_, chunks = (
+            self.stages["ingest"],
+            self.stages["score"],
+            self.stages["select"],
+            self.plan.chunks,
+        )
         starts = np.cumsum([0, *(chunk.stop - chunk.start for chunk in chunks)])
 
         def read(index: int) -> tuple[pa.Table, pa.Table, pa.Table]:
-            decisions = read_table(select_.part("decisions", 0)).slice(starts[index], starts[index + 1] - starts[index])
-            return read_table(ingest.part("rows", index)), read_table(score.part("scores", index)), decisions
+            decisions = read_table(select_.part("decisions", 0)).slice(
+                starts[index], starts[index + 1] - starts[index]
+            )
+            return (
+                read_table(ingest.part("rows", index)),
+                read_table(score.part("scores", index)),
+                decisions,
+            )
 
         def work(index: int) -> None:
             rows, scores, decisions = read(index)
-            rewrites = [by_template(pair) if pair else None for pair in pairs_to_write(rows, decisions)]
-            write_mapped(stage.part("rows", index, "arrow"), rewrite_chunk(rows, scores, decisions, rewrites))
+            rewrites = [
+                by_template(pair) if pair else None for pair in pairs_to_write(rows, decisions)
+            ]
+            write_mapped(
+                stage.part("rows", index, "arrow"), rewrite_chunk(rows, scores, decisions, rewrites)
+            )
 
         missing = self._missing(stage, "rows", "arrow")
         with Progress("rewrite", len(chunks), "chunks") as progress:
             progress.advance(len(chunks) - len(missing))
             if self.plan.section.rewrite.backend == "openai":
-                asked = ask_model(stage, missing, read, self.plan.section.rewrite, str(self.plan.out), progress.advance)
-                return {"num_rows": int(starts[-1]), "rewrite": asked | rewrite_facts(stage, len(chunks), self.plan.section.rewrite)}
+                asked = ask_model(
+                    stage,
+                    missing,
+                    read,
+                    self.plan.section.rewrite,
+                    str(self.plan.out),
+                    progress.advance,
+                )
+                return {
+                    "num_rows": int(starts[-1]),
+                    "rewrite": asked | rewrite_facts(stage, len(chunks), self.plan.section.rewrite),
+                }
             for _ in self._map(reporting(work, stage, "rows", "arrow"), missing):
                 progress.advance()
         return {"num_rows": int(starts[-1])}
 
     def _verify(self, stage: Stage) -> dict[str, Any]:
-        section, chunks, ingest, rewrite = self.plan.section, self.plan.chunks, self.stages["ingest"], self.stages["rewrite"]
+        section, chunks, ingest, rewrite = (
+            self.plan.section,
+            self.plan.chunks,
+            self.stages["ingest"],
+            self.stages["rewrite"],
+        )
         assert section.verify is not None
         if section.encoders.clip is not None:
             missing = self._missing(stage, "texts")
             with Progress("verify", len(chunks), "chunks of answers") as progress:
                 progress.advance(len(chunks) - len(missing))
                 for _ in self._map(
-                    EmbedAnswers, missing, arguments=(rewrite, stage, section.encoders, self._num_threads), loads_models=True
+                    EmbedAnswers,
+                    missing,
+                    arguments=(rewrite, stage, section.encoders, self._num_threads),
+                    loads_models=True,
                 ):
                     progress.advance()
             write_margins(ingest, self.stages["embed"], rewrite, stage, len(chunks))
@@ -201,13 +294,25 @@ class Build:
             missing = self._missing(stage, "judged")
             with Progress("judge", len(chunks), "chunks") as progress:
                 progress.advance(len(chunks) - len(missing))
-                spent = ask_judge(ingest, rewrite, stage, missing, section.verify.judge, f"{self.plan.out} judge", progress.advance)
+                spent = ask_judge(
+                    ingest,
+                    rewrite,
+                    stage,
+                    missing,
+                    section.verify.judge,
+                    f"{self.plan.out} judge",
+                    progress.advance,
+                )
         return self._verified(stage, section.verify, spent)
 
-    def _verified(self, stage: Stage, section: VerifySection, spent: dict[str, float]) -> dict[str, Any]:
+    def _verified(
+        self, stage: Stage, section: VerifySection, spent: dict[str, float]
+    ) -> dict[str, Any]:
         """What the manifest and the report say of it."""
         num_chunks, facts = len(self.plan.chunks), dict[str, Any]()
-        measured = read_measured(stage, num_chunks, section, has_clip=self.plan.section.encoders.clip is not None)
+        measured = read_measured(
+            stage, num_chunks, section, has_clip=self.plan.section.encoders.clip is not None
+        )
         if margins := {name: measured[name] for name in MARGINS if name in measured}:
             facts["margins"] = margin_facts(margins)
         if section.judge is not None:
@@ -216,9 +321,18 @@ class Build:
         return {"verify": facts}
 
     def _accept(self, stage: Stage) -> dict[str, Any]:
-        section, num_chunks, rewrite = self.plan.section, len(self.plan.chunks), self.stages["rewrite"]
+        section, num_chunks, rewrite = (
+            self.plan.section,
+            len(self.plan.chunks),
+            self.stages["rewrite"],
+        )
         assert section.verify is not None
-        measured = read_measured(self.stages["verify"], num_chunks, section.verify, has_clip=section.encoders.clip is not None)
+        measured = read_measured(
+            self.stages["verify"],
+            num_chunks,
+            section.verify,
+            has_clip=section.encoders.clip is not None,
+        )
         before = DecidedRows(rewrite, num_chunks)
         decided = accept(before, measured, section.verify)
         write_table(stage.part("decisions", 0), decided)
@@ -231,9 +345,13 @@ class Build:
         rows = self.decided_rows()
         names = {name: rows.column(name) for name in ("source", "operation", "drop_reason")}
         kept = names["drop_reason"] == ""
-        sample = sample_for_audit(rows.column("pair_id", "S32"), names["source"], names["operation"], kept, section)
+        sample = sample_for_audit(
+            rows.column("pair_id", "S32"), names["source"], names["operation"], kept, section
+        )
         sides = rows.gather(sample).select(["image_a_sha256", "image_b_sha256"])
-        features = self._image_features(stage, sorted({key for column in sides.columns for key in column.to_pylist()}))
+        features = self._image_features(
+            stage, sorted({key for column in sides.columns for key in column.to_pylist()})
+        )
         in_sample = np.zeros(rows.num_rows, bool)
         in_sample[sample] = True
         groups = read_table(self.stages["link"].part("links", 0))["group"].to_numpy()
@@ -249,27 +367,39 @@ class Build:
         return {"results": [result.as_json() for result in results]}
 
     def _image_features(self, stage: Stage, keys: list[str]) -> pa.Table:
-        """The audit's features of the given images, made by the workers in pieces that a killed build finds again."""
+        """The audit's features of the given images, made by the workers in pieces that a killed
+        build finds again.
+        """
         pieces = [keys[start : start + AUDIT_PIECE] for start in range(0, len(keys), AUDIT_PIECE)]
         ingest = self.stages["ingest"]
 
         def work(index: int) -> None:
-            write_table(stage.part("features", index), audit_features(ImageLibrary(ingest), pieces[index]))
+            write_table(
+                stage.part("features", index), audit_features(ImageLibrary(ingest), pieces[index])
+            )
 
-        missing = [index for index in range(len(pieces)) if not stage.part("features", index).is_file()]
+        missing = [
+            index for index in range(len(pieces)) if not stage.part("features", index).is_file()
+        ]
         if pieces:
             with Progress("audit", len(keys), "images") as progress:
                 progress.advance(len(keys) - sum(len(pieces[index]) for index in missing))
                 for index in self._map(reporting(work, stage, "features"), missing):
                     progress.advance(len(pieces[index]))
-        return pa.concat_tables([read_table(stage.part("features", index)) for index in range(len(pieces))] or [audit_features({}, [])])
+        return pa.concat_tables(
+            [read_table(stage.part("features", index)) for index in range(len(pieces))]
+            or [audit_features({}, [])]
+        )
 
 
-def reporting(work: Callable[[int], None], stage: Stage, kind: str, suffix: str = "parquet") -> Callable[[Batch], Batch]:
-    """`work` on a chunk number as a function of batches that reports what a user can mend instead of raising it.
+def reporting(
+    work: Callable[[int], None], stage: Stage, kind: str, suffix: str = "parquet"
+) -> Callable[[Batch], Batch]:
+    """`work` on a chunk number as a function of batches that reports what a user can mend instead
+    of raising it.
 
-    An exception loses its kind on its way through Ray. A part that is there already is left alone: a worker that dies
-    between writing it and saying so is asked for again.
+    An exception loses its kind on its way through Ray. A part that is there already is left alone:
+    a worker that dies between writing it and saying so is asked for again.
     """
 
     def run(batch: Batch) -> Batch:

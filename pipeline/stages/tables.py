@@ -1,6 +1,7 @@
 """Stages `score`, `select` and `rewrite`: tables in, tables out. No pixels, no models, no Ray.
 
-Scores and texts are worked on chunk by chunk; decisions are made on narrow columns of all rows at once.
+Scores and texts are worked on chunk by chunk; decisions are made on narrow columns of all rows at
+once.
 """
 
 from collections.abc import Mapping
@@ -25,21 +26,31 @@ SCORES_SCHEMA = pa.schema([(name, pa.float64()) for name in SCORE_COLUMNS])
 
 
 def score_chunk(rows: pa.Table, vectors: Vectors, chunk: int) -> pa.Table:
-    """The score columns of one chunk's rows; null where a row was dropped before, or an encoder did not run.
+    """The score columns of one chunk's rows; null where a row was dropped before, or an encoder did
+    not run.
 
     Args:
         rows: image_a_sha256, image_b_sha256, caption_a, caption_b and drop_reason of the chunk.
     """
-    alive = np.flatnonzero(np.array([reason == "" for reason in rows.column("drop_reason").to_pylist()], dtype=bool))
+    alive = np.flatnonzero(
+        np.array([reason == "" for reason in rows.column("drop_reason").to_pylist()], dtype=bool)
+    )
     part = rows.take(alive)
-    images = {side: vectors.of_images(part.column(f"image_{side}_sha256").to_pylist()) for side in "ab"}
-    texts = {side: vectors.of_captions(chunk, part.column(f"caption_{side}").to_pylist()) for side in "ab"}
+    images = {
+        side: vectors.of_images(part.column(f"image_{side}_sha256").to_pylist()) for side in "ab"
+    }
+    texts = {
+        side: vectors.of_captions(chunk, part.column(f"caption_{side}").to_pylist())
+        for side in "ab"
+    }
     scores: dict[str, NDArray[np.float64]] = {}
     for name in images["a"]:
         scores[f"{name}_image_cos"] = cosine(images["a"][name], images["b"][name])
     if "clip" in texts["a"] and len(alive):
         for own, other in (("a", "b"), ("b", "a")):
-            scores[f"caption_margin_{own}"] = caption_margin(texts[own]["clip"], images[own]["clip"], images[other]["clip"])
+            scores[f"caption_margin_{own}"] = caption_margin(
+                texts[own]["clip"], images[own]["clip"], images[other]["clip"]
+            )
     columns = {}
     for name in SCORE_COLUMNS:
         values = np.full(rows.num_rows, np.nan)
@@ -49,21 +60,36 @@ def score_chunk(rows: pa.Table, vectors: Vectors, chunk: int) -> pa.Table:
     return pa.table(columns, schema=SCORES_SCHEMA)
 
 
-def select(columns: Mapping[str, NDArray[Any]], reasons: NDArray[np.object_], section: SelectionSection, validation: Any) -> pa.Table:
+def select(
+    columns: Mapping[str, NDArray[Any]],
+    reasons: NDArray[np.object_],
+    section: SelectionSection,
+    validation: Any,
+) -> pa.Table:
     """The drop reason ("" if kept) and the split of every row, in the sources' order.
 
     Args:
-        columns: `FACTS`, "group" and the scores that some encoder made (NaN where null), of every row.
+        columns: `FACTS`, "group" and the scores that some encoder made (NaN where null), of every
+            row.
         reasons: Why rows left before; "" for those that selection is to decide on.
         validation: The ValidationSection.
     """
     reasons = reasons.copy()
     alive = np.flatnonzero(reasons == "")
     if alive.size:
-        reasons[alive] = drop_reasons({name: values[alive] for name, values in columns.items()}, section)
+        reasons[alive] = drop_reasons(
+            {name: values[alive] for name, values in columns.items()}, section
+        )
     kept = np.flatnonzero(reasons == "")
     splits = np.full(len(reasons), "", dtype=object)
     splits[kept] = "train"
-    held_out = validation_rows(columns["group"][kept], fraction=validation.fraction, num_pairs=validation.num_pairs, seed=validation.seed)
+    held_out = validation_rows(
+        columns["group"][kept],
+        fraction=validation.fraction,
+        num_pairs=validation.num_pairs,
+        seed=validation.seed,
+    )
     splits[kept[held_out]] = "validation"
-    return pa.table({"drop_reason": pa.array(reasons, pa.string()), "split": pa.array(splits, pa.string())})
+    return pa.table(
+        {"drop_reason": pa.array(reasons, pa.string()), "split": pa.array(splits, pa.string())}
+    )

@@ -12,14 +12,18 @@ Ints = NDArray[np.int64]
 
 
 class DecidedRows:
-    """Every candidate's final row, in the chunks' mapped files; narrow columns in memory, the rest gathered on demand.
+    """Every candidate's final row, in the chunks' mapped files; narrow columns in memory, the rest
+    gathered on demand.
 
     Args:
-        decisions: Columns of all rows that take the place of those in the files (drop_reason, split), if any.
+        decisions: Columns of all rows that take the place of those in the files (drop_reason,
+            split), if any.
     """
 
     def __init__(self, stage: Stage, num_chunks: int, decisions: pa.Table | None = None) -> None:
-        self._tables = [open_mapped(stage.part("rows", index, "arrow")) for index in range(num_chunks)]
+        self._tables = [
+            open_mapped(stage.part("rows", index, "arrow")) for index in range(num_chunks)
+        ]
         self._starts = np.cumsum([0, *(table.num_rows for table in self._tables)])
         if decisions is not None:
             for index, table in enumerate(self._tables):
@@ -34,13 +38,19 @@ class DecidedRows:
         return int(self._starts[-1])
 
     def column(self, name: str, dtype: str = "object") -> NDArray[Any]:
-        """One column of all rows; texts as objects shared between equal values, or as bytes ("S32")."""
+        """One column of all rows; texts as objects shared between equal values, or as bytes
+        ("S32").
+        """
         parts = []
         for table in self._tables:
             values = table.column(name)
             if dtype == "object":
                 encoded = values.combine_chunks().dictionary_encode()
-                parts.append(np.array(encoded.dictionary.to_pylist(), dtype=object)[encoded.indices.to_numpy()])
+                parts.append(
+                    np.array(encoded.dictionary.to_pylist(), dtype=object)[
+                        encoded.indices.to_numpy()
+                    ]
+                )
             else:
                 parts.append(np.array(values.to_pylist(), dtype=dtype))
         return np.concatenate(parts)

@@ -1,7 +1,9 @@
-"""The images of a build by content id: each chunk's files, which chunk owns which image, and random access to bytes.
+"""The images of a build by content id: each chunk's files, which chunk owns which image, and random
+access to bytes.
 
-Encoded bytes lie in Arrow IPC files, memory-mapped: finalise reads them one by one in another order, which Parquet would
-answer by decompressing a whole row group per image. Memory holds 16 bytes per image.
+Encoded bytes lie in Arrow IPC files, memory-mapped: finalise reads them one by one in another
+order, which Parquet would answer by decompressing a whole row group per image. Memory holds 16
+bytes per image.
 """
 
 from collections import OrderedDict
@@ -21,7 +23,13 @@ _MAX_OPEN = 4096  # mapped files; a process may have 65,530 mappings
 def write_images(stage: Stage, index: int, images: dict[str, bytes]) -> None:
     """Writes one chunk's images (bytes by sha256), in order of content id."""
     ordered = sorted(images)
-    table = pa.table([pa.array(ordered, pa.string()), pa.array([images[key] for key in ordered], pa.large_binary())], schema=IMAGES_SCHEMA)
+    table = pa.table(
+        [
+            pa.array(ordered, pa.string()),
+            pa.array([images[key] for key in ordered], pa.large_binary()),
+        ],
+        schema=IMAGES_SCHEMA,
+    )
     write_mapped(stage.part("images", index, "arrow"), table)
 
 
@@ -30,17 +38,24 @@ def _images(stage: Stage, index: int) -> pa.Table:
 
 
 def write_index(stage: Stage, num_chunks: int) -> int:
-    """Notes where each image lies (the first chunk that has it owns it, so that work is done once); returns their number."""
+    """Notes where each image lies (the first chunk that has it owns it, so that work is done once);
+    returns their number.
+    """
     keys = [_keys(_images(stage, index).column("sha256")) for index in range(num_chunks)]
     chunks = np.repeat(np.arange(num_chunks, dtype=np.int32), [len(part) for part in keys])
     rows = np.concatenate([np.arange(len(part), dtype=np.int32) for part in keys])
     unique, first = np.unique(np.concatenate(keys), return_index=True)
-    write_table(stage.part("index", 0), pa.table({"key": unique, "chunk": chunks[first], "row": rows[first]}))
+    write_table(
+        stage.part("index", 0),
+        pa.table({"key": unique, "chunk": chunks[first], "row": rows[first]}),
+    )
     return len(unique)
 
 
 def _keys(column: pa.ChunkedArray) -> np.ndarray:
-    """The first 64 bits of each sha256 in hex: at ten million images two share one with probability 3e-6."""
+    """The first 64 bits of each sha256 in hex: at ten million images two share one with probability
+    3e-6.
+    """
     return np.array([int(sha256[:16], 16) for sha256 in column.to_pylist()], np.uint64)
 
 
@@ -58,7 +73,9 @@ class ImageLibrary:
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         places = read_table(stage.part("index", 0))
-        self._keys, self._chunks, self._rows = (places[name].to_numpy() for name in ("key", "chunk", "row"))
+        self._keys, self._chunks, self._rows = (
+            places[name].to_numpy() for name in ("key", "chunk", "row")
+        )
         self._open: OrderedDict[int, tuple[pa.StringArray, pa.LargeBinaryArray]] = OrderedDict()
 
     def chunk_of(self, sha256: str) -> int | None:
@@ -73,13 +90,17 @@ class ImageLibrary:
         return data
 
     def read(self, keys: Sequence[str | None]) -> list[bytes | None]:
-        """The bytes of many images in the given order; None for None and where there is no such image."""
+        """The bytes of many images in the given order; None for None and where there is no such
+        image.
+        """
         found: list[bytes | None] = [None] * len(keys)
         for number, place in enumerate(self._places(keys).tolist()):
             if place >= 0:
                 hashes, images = self._opened(int(self._chunks[place]))
                 row = int(self._rows[place])
-                assert hashes[row].as_py() == keys[number], "two images share the first 64 bits of their sha256"
+                assert hashes[row].as_py() == keys[number], (
+                    "two images share the first 64 bits of their sha256"
+                )
                 found[number] = images[row].as_py()
         return found
 
@@ -89,7 +110,11 @@ class ImageLibrary:
             return np.full(len(keys), -1)
         wanted_N = np.array([int(key[:16], 16) if key else 0 for key in keys], np.uint64)
         place_N = np.searchsorted(self._keys, wanted_N).clip(max=len(self._keys) - 1)
-        return np.where((self._keys[place_N] == wanted_N) & np.array([bool(key) for key in keys], bool), place_N, -1)
+        return np.where(
+            (self._keys[place_N] == wanted_N) & np.array([bool(key) for key in keys], bool),
+            place_N,
+            -1,
+        )
 
     def _opened(self, chunk: int) -> tuple[pa.StringArray, pa.LargeBinaryArray]:
         """Hashes and bytes of a chunk's images."""

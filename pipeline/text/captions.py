@@ -1,18 +1,23 @@
-"""What is asked of a pair's captions: whether they can be used at all, and the numbers that selection's caption rules need."""
+"""What is asked of a pair's captions: whether they can be used at all, and the numbers that
+selection's caption rules need.
+"""
 
 import difflib
 from collections.abc import Sequence
 
 from pipeline.text.contrast import words
 
-# Aligning two texts takes time that grows with the product of their lengths; no minimal contrast needs more.
+# Aligning two texts takes time that grows with the product of their lengths; no minimal contrast
+# needs more.
 _CLOSING = "\"')]}\u201d\u2019\u00bb"
 _ENDS = tuple(".!?\u2026\u3002\uff01\uff1f\u061f\u0964")
 MAX_ALIGNED_WORDS = 500
 
 
 def text_drop_reason(caption_a: str, caption_b: str) -> str:
-    """Why a pair leaves by its captions alone, or "". Captions that differ in case or punctuation only are equal."""
+    """Why a pair leaves by its captions alone, or "". Captions that differ in case or punctuation
+    only are equal.
+    """
     for side, caption in (("a", caption_a), ("b", caption_b)):
         if not caption.strip():
             return f"caption_{side}_empty"
@@ -46,16 +51,20 @@ def num_changed_words(left: Sequence[str], right: Sequence[str]) -> tuple[int, i
         a cat left of a dog  /  a dog left of a cat   ->  (2, 2)
         a red star           /  a red star and a cat  ->  (0, 3)
 
-    What lies between the shared beginning and the shared end is aligned word by word; where that is longer than
-    `MAX_ALIGNED_WORDS`, all of it counts as changed.
+    What lies between the shared beginning and the shared end is aligned word by word; where that is
+    longer than `MAX_ALIGNED_WORDS`, all of it counts as changed.
     """
     shortest = min(len(left), len(right))
     start = next((i for i in range(shortest) if left[i] != right[i]), shortest)
-    end = next((i for i in range(shortest - start) if left[-1 - i] != right[-1 - i]), shortest - start)
+    end = next(
+        (i for i in range(shortest - start) if left[-1 - i] != right[-1 - i]), shortest - start
+    )
     middle_a, middle_b = left[start : len(left) - end], right[start : len(right) - end]
     shared = 0
     if max(len(middle_a), len(middle_b)) <= MAX_ALIGNED_WORDS:
-        blocks = difflib.SequenceMatcher(None, middle_a, middle_b, autojunk=False).get_matching_blocks()
+        blocks = difflib.SequenceMatcher(
+            None, middle_a, middle_b, autojunk=False
+        ).get_matching_blocks()
         shared = sum(block.size for block in blocks)
     return len(middle_a) - shared, len(middle_b) - shared
 

@@ -1,4 +1,6 @@
-"""Where two captions differ: the contrast words of each side, and what both share. Pure functions on texts."""
+"""Where two captions differ: the contrast words of each side, and what both share. Pure functions
+on texts.
+"""
 
 import difflib
 import re
@@ -6,17 +8,19 @@ import unicodedata
 from dataclasses import dataclass
 from functools import lru_cache
 
-# Whatever stands between spaces and punctuation: "-5", "C++", an emoji and Hindi vowel signs belong to words. Chinese and
-# Japanese put no spaces between words: there each character is one.
+# Whatever stands between spaces and punctuation: "-5", "C++", an emoji and Hindi vowel signs belong
+# to words. Chinese and Japanese put no spaces between words: there each character is one.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _MARKS = '\\s.,;:!?"\u201c\u201d\u201e\u00ab\u00bb()\\[\\]{}\u3002\u3001\uff0c\uff1b\uff1a\uff01\uff1f\u061f\u0964\u2026'
 _WORD = re.compile(f"[{_UNSPACED}]|[^{_MARKS}{_UNSPACED}]+")
 _JOINT = re.compile("['\u2019/-]")
 
-# Words that carry grammar, not the contrast: they may stand in a question although they also stand in a changed span.
+# Words that carry grammar, not the contrast: they may stand in a question although they also stand
+# in a changed span.
 FUNCTION_WORDS = frozenset(
-    "a an the this that these those some its it is are was were be being been am do does did has have had of to in on at by for from with"
-    " as and or but there here which who whose what where how".split()
+    "a an the this that these those some its it is are was were be being been am do does did has"
+    " have had of to in on at by for from with as and or but there here which who whose what"
+    " where how".split()
 )
 
 
@@ -24,8 +28,9 @@ FUNCTION_WORDS = frozenset(
 class Contrast:
     """The difference of two captions.
 
-    `words_a` / `words_b` are the changed words of each side in lower case; `shared` are the unchanged stretches of
-    caption a, in order, as written, with "" marking a changed stretch between (or before, or after) them.
+    `words_a` / `words_b` are the changed words of each side in lower case; `shared` are the
+    unchanged stretches of caption a, in order, as written, with "" marking a changed stretch
+    between (or before, or after) them.
     """
 
     words_a: frozenset[str]
@@ -33,7 +38,8 @@ class Contrast:
     shared: tuple[str, ...]
 
 
-@lru_cache(maxsize=16384)  # a rewrite's checks take the same few texts apart again and again, hundreds of pairs at once
+# a rewrite's checks take the same few texts apart again and again, hundreds of pairs at once
+@lru_cache(maxsize=16384)
 def words(text: str) -> tuple[str, ...]:
     """The words of a text in lower case and composed form (NFC), punctuation aside.
 
@@ -53,13 +59,16 @@ def contrast(caption_a: str, caption_b: str) -> Contrast:
     "A red star."  /  "A blue star."  ->  words_a {"red"}, words_b {"blue"}, shared ("A", "", "star")
     """
     matches = list(_WORD.finditer(caption_a))
-    # One word for each match: folding the whole text first may change where words end, but not in ASCII.
+    # One word for each match: folding the whole text first may change where words end, but not in
+    # ASCII.
     left = words(caption_a) if caption_a.isascii() else tuple(_folded(match) for match in matches)
     right = words(caption_b)
     changed_a: set[str] = set()
     changed_b: set[str] = set()
     shared: list[str] = []
-    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(None, left, right, autojunk=False).get_opcodes():
+    for kind, a0, a1, b0, b1 in difflib.SequenceMatcher(
+        None, left, right, autojunk=False
+    ).get_opcodes():
         if kind == "equal":
             shared.append(caption_a[matches[a0].start() : matches[a1 - 1].end()])
         else:
@@ -70,13 +79,16 @@ def contrast(caption_a: str, caption_b: str) -> Contrast:
 
 
 def leaked_words(question: str, caption_a: str, caption_b: str) -> set[str]:
-    """The contrast words of either side that stand in the question; empty means that it gives nothing away.
+    """The contrast words of either side that stand in the question; empty means that it gives
+    nothing away.
 
-    A word leaks if only one caption has it, or if it stands in a changed stretch and is no function word
-    (in "a cat left of a dog" / "a dog left of a cat" both captions have all words, and "cat" still leaks).
+    A word leaks if only one caption has it, or if it stands in a changed stretch and is no function
+    word (in "a cat left of a dog" / "a dog left of a cat" both captions have all words, and "cat"
+    still leaks).
     """
     found = contrast(caption_a, caption_b)
     one_sided = set(words(caption_a)) ^ set(words(caption_b))
     asked = set(words(question))
-    asked.update(part for word in tuple(asked) for part in _JOINT.split(word))  # "cat's" and "red-coloured" leak too
+    # "cat's" and "red-coloured" leak too
+    asked.update(part for word in tuple(asked) for part in _JOINT.split(word))
     return asked & (one_sided | ((found.words_a | found.words_b) - FUNCTION_WORDS))

@@ -1,4 +1,5 @@
-"""Whether a text is in another language than its captions: by script, and for a few Latin-script languages by small words.
+"""Whether a text is in another language than its captions: by script, and for a few Latin-script
+languages by small words.
 
 A heuristic that speaks only where it is sure: short texts, and languages that are not listed, pass.
 """
@@ -35,13 +36,17 @@ def other_language(text: str, captions: str) -> bool:
 
 
 def small_words(text: str) -> frozenset[str]:
-    """The small words (articles and such) of a text's language; empty where it is not known for sure."""
+    """The small words (articles and such) of a text's language; empty where it is not known for
+    sure.
+    """
     return _SETS.get(_language(text), frozenset())
 
 
 @lru_cache(maxsize=4096)
 def main_script(text: str) -> str:
-    """The script of most letters: "LATIN", "CYRILLIC", "HAN" (with kana and hangul beside it), or "" without letters."""
+    """The script of most letters: "LATIN", "CYRILLIC", "HAN" (with kana and hangul beside it), or
+    "" without letters.
+    """
     if text.isascii():
         return "LATIN" if any(char.isalpha() for char in text) else ""
     found = Counter(_script(char) for char in text if char.isalpha())

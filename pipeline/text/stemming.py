@@ -1,6 +1,8 @@
-"""Words as the rewriting checks compare them: without inflection, numbers as words, joined words apart. Made for English.
+"""Words as the rewriting checks compare them: without inflection, numbers as words, joined words
+apart. Made for English.
 
-Other languages keep their words as they are, except for endings that look English; both sides are treated alike.
+Other languages keep their words as they are, except for endings that look English; both sides are
+treated alike.
 """
 
 import re
@@ -12,26 +14,28 @@ VERSION = 1
 
 _JOINT = re.compile("[-/]")
 _NUMBERS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
-    " twenty"
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+    " sixteen seventeen eighteen nineteen twenty"
 ).split()
 _ENDINGS = (("sses", "ss"), ("ies", "i"), ("ing", ""), ("ed", ""), ("es", ""), ("s", ""))
 _VOWEL = re.compile("[aeiouy]")
 
 _GRAMMAR = (
-    "a an the this that these those some its it is are was were be being been am do does did has have had of to as and there here"
-    " i you we he she they them his her their who which whose what where how"
+    "a an the this that these those some its it is are was were be being been am do does did has"
+    " have had of to as and there here i you we he she they them his her their who which whose what"
+    " where how"
 )
 # A picture's frame is no fact of its content.
 _FRAME = (
-    "picture image photo photograph photography scene shot view can could see seen show shown visible appear depict display feature"
-    " also just let us me your my our"
+    "picture image photo photograph photography scene shot view can could see seen show shown"
+    " visible appear depict display feature also just let us me your my our"
 )
 
 
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """A word without its English ending: equal for the forms of one word, and for a digit and its name.
+    """A word without its English ending: equal for the forms of one word, and for a digit and its
+    name.
 
     "sits", "sitting", "sit" -> "sit"      "placed", "place" -> "plac"      "3", "three" -> "thre"      "ring" -> "ring"
     """
@@ -39,7 +43,12 @@ def stem(word: str) -> str:
         word = _NUMBERS[int(word)]
     for ending, instead in _ENDINGS:
         rest = word[: len(word) - len(ending)]
-        if word.endswith(ending) and len(rest) >= 3 - len(instead) and _VOWEL.search(rest) and not word.endswith("ss"):
+        if (
+            word.endswith(ending)
+            and len(rest) >= 3 - len(instead)
+            and _VOWEL.search(rest)
+            and not word.endswith("ss")
+        ):
             word = rest + instead
             break
     if len(word) > 3 and word[-1] == word[-2]:
@@ -71,5 +80,7 @@ def _atoms_of(word: str) -> tuple[str, ...]:
 
 GRAMMAR = frozenset(atoms(_GRAMMAR))
 FREE = GRAMMAR | frozenset(atoms(f"{_FRAME} {' '.join(FUNCTION_WORDS)}"))
-NUMBERS_AND_NEGATIONS = frozenset(atoms(f"{' '.join(_NUMBERS)} no not never none without neither nor")) - {"one"}
+NUMBERS_AND_NEGATIONS = frozenset(
+    atoms(f"{' '.join(_NUMBERS)} no not never none without neither nor")
+) - {"one"}
 ONE = frozenset(("a", "an", "one"))

@@ -1,4 +1,6 @@
-"""Stage `accept`: which pairs stay, from what `verify` measured. Arrays in, arrays out; asks no model."""
+"""Stage `accept`: which pairs stay, from what `verify` measured. Arrays in, arrays out; asks no
+model.
+"""
 
 # Shapes: N rows.
 
@@ -21,13 +23,22 @@ Mask = NDArray[np.bool_]
 Measured = Mapping[str, NDArray[np.float64]]
 
 
-def read_measured(stage: Stage, num_chunks: int, section: VerifySection, *, has_clip: bool) -> dict[str, NDArray[np.float64]]:
-    """What was measured of every row, by column: margins, and verdicts as 1 (true), 0 (false); NaN where there is none."""
-    wanted = {"margins": MARGINS if has_clip else (), "judged": VERDICTS if section.judge is not None else ()}
+def read_measured(
+    stage: Stage, num_chunks: int, section: VerifySection, *, has_clip: bool
+) -> dict[str, NDArray[np.float64]]:
+    """What was measured of every row, by column: margins, and verdicts as 1 (true), 0 (false); NaN
+    where there is none.
+    """
+    wanted = {
+        "margins": MARGINS if has_clip else (),
+        "judged": VERDICTS if section.judge is not None else (),
+    }
     found: dict[str, NDArray[np.float64]] = {}
     for kind, names in wanted.items():
         if names:
-            table = pa.concat_tables([read_table(stage.part(kind, index), list(names)) for index in range(num_chunks)])
+            table = pa.concat_tables(
+                [read_table(stage.part(kind, index), list(names)) for index in range(num_chunks)]
+            )
             found |= {name: table[name].cast(pa.float64()).to_numpy() for name in names}
     return found
 
@@ -41,12 +52,18 @@ def accept(rows: DecidedRows, measured: Measured, section: VerifySection) -> pa.
     """
     reasons, splits = rows.column("drop_reason"), rows.column("split")
     alive = np.flatnonzero(reasons == "")
-    reasons[alive] = accept_reasons({name: values[alive] for name, values in measured.items()}, len(alive), section)
+    reasons[alive] = accept_reasons(
+        {name: values[alive] for name, values in measured.items()}, len(alive), section
+    )
     splits[reasons != ""] = ""
-    return pa.table({"drop_reason": pa.array(reasons, pa.string()), "split": pa.array(splits, pa.string())})
+    return pa.table(
+        {"drop_reason": pa.array(reasons, pa.string()), "split": pa.array(splits, pa.string())}
+    )
 
 
-def accept_reasons(measured: Measured, num_rows: int, section: VerifySection) -> NDArray[np.object_]:
+def accept_reasons(
+    measured: Measured, num_rows: int, section: VerifySection
+) -> NDArray[np.object_]:
     """Why each row leaves, or "" if it stays, [N]. The first rule that applies names the reason.
 
     answer_margin_a -0.01, min_answer_margin 0  ->  "answer_margin_a_below_min"
@@ -82,4 +99,7 @@ def accept_facts(decided: pa.Table, before: NDArray[Any]) -> dict[str, Any]:
     """
     reasons = np.array(decided["drop_reason"].to_pylist(), dtype=object)[before == ""]
     names, numbers = np.unique(reasons[reasons != ""].astype(str), return_counts=True)
-    return {"num_verified": len(reasons), "dropped_by_reason": dict(zip(names.tolist(), numbers.tolist(), strict=True))}
+    return {
+        "num_verified": len(reasons),
+        "dropped_by_reason": dict(zip(names.tolist(), numbers.tolist(), strict=True)),
+    }

@@ -1,4 +1,6 @@
-"""The recipe's `verify`: what is measured of the answers once they are written, and which of it a pair must fulfil."""
+"""The recipe's `verify`: what is measured of the answers once they are written, and which of it a
+pair must fulfil.
+"""
 
 from typing import Any, Literal, Self
 
@@ -11,10 +13,12 @@ Choice = Literal["keep", "drop"]
 
 
 class JudgeSection(Section):
-    """A model that sees, behind an OpenAI-compatible server; it is asked four times per pair (each answer, each image).
+    """A model that sees, behind an OpenAI-compatible server; it is asked four times per pair (each
+    answer, each image).
 
-    `endpoint` is as in `rewrite`, but with temperature 0 and 60 tokens per reply unless it says otherwise. `max_usd` is the
-    most that all judging for one `out` may cost; it is counted apart from rewriting.
+    `endpoint` is as in `rewrite`, but with temperature 0 and 60 tokens per reply unless it says
+    otherwise. `max_usd` is the most that all judging for one `out` may cost; it is counted apart
+    from rewriting.
     """
 
     endpoint: EndpointSection
@@ -32,12 +36,14 @@ class JudgeSection(Section):
 
 
 class VerifySection(Section):
-    """What becomes of pairs whose answers do not fit their images. Without a threshold, all is measured and nothing dropped.
+    """What becomes of pairs whose answers do not fit their images. Without a threshold, all is
+    measured and nothing dropped.
 
-    `min_answer_margin`: the least cos(answer, own image) - cos(answer, other image), by the CLIP of `encoders`, for both sides.
-    A test that right answers must pass and wrong ones can: CLIP-type models are nearly blind to fine detail.
-    The others need a `judge`: `on_contradiction` is for an answer that is judged false of its own image, `on_affirmation` for
-    one that is judged true of the other image, `on_missing_judgement` for a pair about which the judge did not say either
+    `min_answer_margin`: the least cos(answer, own image) - cos(answer, other image), by the CLIP of
+    `encoders`, for both sides. A test that right answers must pass and wrong ones can: CLIP-type
+    models are nearly blind to fine detail. The others need a `judge`: `on_contradiction` is for an
+    answer that is judged false of its own image, `on_affirmation` for one that is judged true of
+    the other image, `on_missing_judgement` for a pair about which the judge did not say either
     (unsure, prose, a refusal, no reply in time).
     """
 
@@ -59,12 +65,22 @@ def check_verify(section: VerifySection, *, has_clip: bool) -> None:
         has_clip: Whether the recipe has the encoder that makes margins.
 
     Raises:
-        RecipeError: A threshold on an encoder or a judge that does not run, or nothing to verify with.
+        RecipeError: A threshold on an encoder or a judge that does not run, or nothing to verify
+            with.
     """
     if section.min_answer_margin is not None and not has_clip:
-        raise RecipeError("verify.min_answer_margin: a bound is set, but no encoder computes answer margins; give encoders.clip")
+        raise RecipeError(
+            "verify.min_answer_margin: a bound is set, but no encoder computes answer margins; give"
+            " encoders.clip"
+        )
     for name in ("on_contradiction", "on_affirmation", "on_missing_judgement"):
         if getattr(section, name) == "drop" and section.judge is None:
-            raise RecipeError(f"verify.{name}=drop: there is no judge; give verify.judge.endpoint.model, or leave it at keep")
+            raise RecipeError(
+                f"verify.{name}=drop: there is no judge; give verify.judge.endpoint.model, or leave"
+                " it at keep"
+            )
     if section.judge is None and not has_clip:
-        raise RecipeError("verify: nothing would be measured; give encoders.clip, or verify.judge, or leave verify out")
+        raise RecipeError(
+            "verify: nothing would be measured; give encoders.clip, or verify.judge, or leave"
+            " verify out"
+        )

@@ -1,7 +1,9 @@
-"""A model that sees judges answers: is each true of its own image, and of the other one? Four requests per pair.
+"""A model that sees judges answers: is each true of its own image, and of the other one? Four
+requests per pair.
 
-A verdict is true, false, or missing: a judge that is unsure, answers in prose twice, refuses or gives no reply in time has
-said nothing, and nothing is made of it. One image per request, because many servers take no more.
+A verdict is true, false, or missing: a judge that is unsure, answers in prose twice, refuses or
+gives no reply in time has said nothing, and nothing is made of it. One image per request, because
+many servers take no more.
 """
 
 import asyncio
@@ -35,7 +37,9 @@ VERSION = 1
 
 # judged_a_of_b: what the judge says of answer a and image b.
 VERDICTS = ("judged_a_of_a", "judged_a_of_b", "judged_b_of_a", "judged_b_of_b")
-JUDGED_SCHEMA = pa.schema([("pair_id", pa.string()), *((name, pa.bool_()) for name in VERDICTS), *SPENDING_SCHEMA])
+JUDGED_SCHEMA = pa.schema(
+    [("pair_id", pa.string()), *((name, pa.bool_()) for name in VERDICTS), *SPENDING_SCHEMA]
+)
 _PROMPT = Path(__file__).parent / "prompts" / "judge.v1.txt"
 _SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
 _ORIENTATION = 0x0112  # of EXIF
@@ -48,7 +52,9 @@ class _Judgement(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a judge said of a pair: a verdict per name in VERDICTS (None: missing), and what was tried."""
+    """What a judge said of a pair: a verdict per name in VERDICTS (None: missing), and what was
+    tried.
+    """
 
     verdicts: Mapping[str, bool | None]
     refused: tuple[tuple[Failure, str], ...]
@@ -77,13 +83,18 @@ def check_judge(section: VerifySection | None) -> None:
 
 
 def data_uri(data: bytes) -> str:
-    """An image as a server of any kind can read it: JPEG, PNG and WebP as they are, all else as PNG, upright.
+    """An image as a server of any kind can read it: JPEG, PNG and WebP as they are, all else as
+    PNG, upright.
 
     Raises:
         ImageError: The image cannot be used.
     """
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # the header alone
-        kind = _SENT_AS_THEY_ARE.get(image.format or "", "") if image.mode in ("RGB", "L") and _is_upright(image) else ""
+        kind = (
+            _SENT_AS_THEY_ARE.get(image.format or "", "")
+            if image.mode in ("RGB", "L") and _is_upright(image)
+            else ""
+        )
     if not kind:
         kind, data = "image/png", encode_png(decode_rgb(data))
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"
@@ -99,11 +110,16 @@ def _is_upright(image: Image.Image) -> bool:
 def judge_messages(question: str, answer: str, image_uri: str) -> list[dict[str, Any]]:
     """The request for one verdict."""
     material = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
-    parts = [{"type": "image_url", "image_url": {"url": image_uri}}, {"type": "text", "text": material}]
+    parts = [
+        {"type": "image_url", "image_url": {"url": image_uri}},
+        {"type": "text", "text": material},
+    ]
     return [{"role": "system", "content": prompt()}, {"role": "user", "content": parts}]
 
 
-async def judge_pair(row: Mapping[str, str], library: Mapping[str, bytes] | ImageLibrary, endpoint: Endpoint) -> Judged:
+async def judge_pair(
+    row: Mapping[str, str], library: Mapping[str, bytes] | ImageLibrary, endpoint: Endpoint
+) -> Judged:
     """Asks about both answers and both images of a pair.
 
     Args:
@@ -114,8 +130,12 @@ async def judge_pair(row: Mapping[str, str], library: Mapping[str, bytes] | Imag
     for image in "ab":
         uri = data_uri(library[row[f"image_{image}_sha256"]])
         for answer in "ab":
-            said = await talk.ask(judge_messages(row["question"], row[f"answer_{answer}"], uri), _Judgement)
-            verdicts[f"judged_{answer}_of_{image}"] = {"true": True, "false": False}.get(said.verdict) if said else None
+            said = await talk.ask(
+                judge_messages(row["question"], row[f"answer_{answer}"], uri), _Judgement
+            )
+            verdicts[f"judged_{answer}_of_{image}"] = (
+                {"true": True, "false": False}.get(said.verdict) if said else None
+            )
     return Judged(verdicts, tuple(talk.refused), tuple(talk.replies))
 
 
@@ -128,55 +148,89 @@ def ask_judge(
     purpose: str,
     finished: Callable[[int], None],
 ) -> dict[str, float]:
-    """Judges the kept rows of the given chunks and writes what was said, row by row; returns what was spent and sent.
+    """Judges the kept rows of the given chunks and writes what was said, row by row; returns what
+    was spent and sent.
 
     Args:
         purpose: Names the budget in the cache of replies.
         finished: Called with 1 for every chunk that is finished.
 
     Raises:
-        UserError: The endpoint cannot be used, or the budget is used up; what was answered by then is kept.
+        UserError: The endpoint cannot be used, or the budget is used up; what was answered by then
+            is kept.
     """
     library = ImageLibrary(ingest)
-    needed = ["pair_id", "question", "answer_a", "answer_b", "image_a_sha256", "image_b_sha256", "drop_reason"]
+    needed = [
+        "pair_id",
+        "question",
+        "answer_a",
+        "answer_b",
+        "image_a_sha256",
+        "image_b_sha256",
+        "drop_reason",
+    ]
 
     def work_of(index: int) -> ChunkWork[dict[str, str], Judged]:
         rows = open_mapped(rewrite.part("rows", index, "arrow")).select(needed).to_pylist()
 
         def finish(judged: list[Judged | None]) -> None:
-            write_table(stage.part("judged", index), judged_table([row["pair_id"] for row in rows], judged))
+            write_table(
+                stage.part("judged", index), judged_table([row["pair_id"] for row in rows], judged)
+            )
             finished(1)
 
         return ChunkWork([None if row["drop_reason"] else row for row in rows], finish)
 
     async def run() -> dict[str, float]:
         async with Endpoint(section.endpoint, purpose, section.max_usd) as endpoint:
-            await ask_all((work_of(index) for index in indices), endpoint, lambda row: judge_pair(row, library, endpoint))
+            await ask_all(
+                (work_of(index) for index in indices),
+                endpoint,
+                lambda row: judge_pair(row, library, endpoint),
+            )
             return spent(endpoint)
 
     return asyncio.run(run())
 
 
 def judged_table(pair_ids: Sequence[str], judged: Sequence[Judged | None]) -> pa.Table:
-    """What was said of each row of a chunk; null where nothing was, or where the row was dropped before."""
+    """What was said of each row of a chunk; null where nothing was, or where the row was dropped
+    before.
+    """
     nothing = Judged({}, (), ())
     rows = [
-        {"pair_id": pair_id, **(found or nothing).verdicts, **spending((found or nothing).refused, (found or nothing).replies)}
+        {
+            "pair_id": pair_id,
+            **(found or nothing).verdicts,
+            **spending((found or nothing).refused, (found or nothing).replies),
+        }
         for pair_id, found in zip(pair_ids, judged, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=JUDGED_SCHEMA)
 
 
-def judge_facts(stage: Stage, num_chunks: int, is_judged_N: NDArray[np.bool_], section: JudgeSection) -> dict[str, Any]:
+def judge_facts(
+    stage: Stage, num_chunks: int, is_judged_N: NDArray[np.bool_], section: JudgeSection
+) -> dict[str, Any]:
     """What judging came to: verdicts counted, refusals by reason, tokens, cost, latency.
 
     Args:
         is_judged_N: The rows of all chunks that the judge was asked about.
     """
-    judged = pa.concat_tables([read_table(stage.part("judged", index)) for index in range(num_chunks)])
+    judged = pa.concat_tables(
+        [read_table(stage.part("judged", index)) for index in range(num_chunks)]
+    )
     asked = judged.filter(pa.array(is_judged_N))
     verdicts = {}
     for name in VERDICTS:
         said = asked[name].to_pylist()
-        verdicts[name] = {"true": said.count(True), "false": said.count(False), "missing": said.count(None)}
-    return {"model": Path(section.endpoint.model).name, "verdicts": verdicts, **tries_facts(asked, section.endpoint)}
+        verdicts[name] = {
+            "true": said.count(True),
+            "false": said.count(False),
+            "missing": said.count(None),
+        }
+    return {
+        "model": Path(section.endpoint.model).name,
+        "verdicts": verdicts,
+        **tries_facts(asked, section.endpoint),
+    }

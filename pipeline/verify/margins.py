@@ -1,7 +1,9 @@
-"""Answer margins: how much nearer an answer is to its own image than to the other one, as captions are measured before.
+"""Answer margins: how much nearer an answer is to its own image than to the other one, as captions
+are measured before.
 
-The images' vectors are those that `embed` made; an answer that equals a caption, or was measured before, is not embedded
-again. A right answer should have a positive margin; a positive margin does not make an answer right.
+The images' vectors are those that `embed` made; an answer that equals a caption, or was measured
+before, is not embedded again. A right answer should have a positive margin; a positive margin does
+not make an answer right.
 """
 
 # Shapes: N rows of a chunk.
@@ -40,22 +42,42 @@ class EmbedAnswers(EmbedChunks):
 
 
 def embed_answers(rewrite: Stage, stage: Stage, encoders: Encoders, index: int) -> None:
-    """Writes the vectors of the answers of one chunk's kept rows; makes those that no earlier part holds."""
-    rows = open_mapped(rewrite.part("rows", index, "arrow")).select([*_ANSWERS, "drop_reason"]).to_pylist()
+    """Writes the vectors of the answers of one chunk's kept rows; makes those that no earlier part
+    holds.
+    """
+    rows = (
+        open_mapped(rewrite.part("rows", index, "arrow"))
+        .select([*_ANSWERS, "drop_reason"])
+        .to_pylist()
+    )
     answers = sorted({row[name] for row in rows if not row["drop_reason"] for name in _ANSWERS})
 
     def made(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
-        return {name: embed_texts(encoders.open(name), [answers[place] for place in places]) for name, places in missing.items()}
+        return {
+            name: embed_texts(encoders.open(name), [answers[place] for place in places])
+            for name, places in missing.items()
+        }
 
     fingerprints = {_ENCODER: encoders.fingerprints[_ENCODER]}
-    write_part(stage, "texts", index, [sha256_hex(answer.encode()) for answer in answers], fingerprints, made)
+    write_part(
+        stage,
+        "texts",
+        index,
+        [sha256_hex(answer.encode()) for answer in answers],
+        fingerprints,
+        made,
+    )
 
 
 _ANSWERS = ("answer_a", "answer_b")
 
 
-def write_margins(ingest: Stage, embed: Stage, rewrite: Stage, stage: Stage, num_chunks: int) -> None:
-    """Writes the margins of every chunk whose answers are embedded; null where a row was dropped before."""
+def write_margins(
+    ingest: Stage, embed: Stage, rewrite: Stage, stage: Stage, num_chunks: int
+) -> None:
+    """Writes the margins of every chunk whose answers are embedded; null where a row was dropped
+    before.
+    """
     library = ImageLibrary(ingest)
     images, texts = Vectors(embed, library), Vectors(stage, library)
     for index in range(num_chunks):
@@ -70,18 +92,31 @@ def margins_chunk(rows: pa.Table, images: Vectors, texts: Vectors, chunk: int) -
         rows: image_a_sha256, image_b_sha256, answer_a, answer_b and drop_reason.
     """
     alive_N = np.array([reason == "" for reason in rows["drop_reason"].to_pylist()], dtype=bool)
-    part = rows.select(["image_a_sha256", "image_b_sha256", *_ANSWERS]).take(np.flatnonzero(alive_N))
+    part = rows.select(["image_a_sha256", "image_b_sha256", *_ANSWERS]).take(
+        np.flatnonzero(alive_N)
+    )
     columns = {name: np.full(rows.num_rows, np.nan) for name in MARGINS}
     if part.num_rows:
-        image = {side: images.of_images(part[f"image_{side}_sha256"].to_pylist())[_ENCODER] for side in "ab"}
+        image = {
+            side: images.of_images(part[f"image_{side}_sha256"].to_pylist())[_ENCODER]
+            for side in "ab"
+        }
         for own, other in ("ab", "ba"):
             answer = texts.of_captions(chunk, part[f"answer_{own}"].to_pylist())[_ENCODER]
-            columns[f"answer_margin_{own}"][alive_N] = caption_margin(answer, image[own], image[other])
-    return pa.table({name: pa.array(values, pa.float64(), mask=np.isnan(values)) for name, values in columns.items()})
+            columns[f"answer_margin_{own}"][alive_N] = caption_margin(
+                answer, image[own], image[other]
+            )
+    return pa.table(
+        {
+            name: pa.array(values, pa.float64(), mask=np.isnan(values))
+            for name, values in columns.items()
+        }
+    )
 
 
 def margin_facts(margins: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """What the margins of all pairs come to: shares above 0, quantiles, and how many pairs each bound would keep.
+    """What the margins of all pairs come to: shares above 0, quantiles, and how many pairs each
+    bound would keep.
 
     {"answer_margin_a": [0.1, -0.1], "answer_margin_b": [0.1, 0.1]}  ->  frac_positive a 0.5, b 1.0, both 0.5
 
@@ -95,9 +130,14 @@ def margin_facts(margins: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
     columns = {**sides, "both": lower}
     return {
         "num_pairs": len(lower),
-        "frac_positive": {name: round(float(np.mean(values > 0)), 4) for name, values in columns.items()},
+        "frac_positive": {
+            name: round(float(np.mean(values > 0)), 4) for name, values in columns.items()
+        },
         "quantiles": {
-            name: {f"{share:g}": round(float(np.quantile(values, share)), 4) for share in _QUANTILES} for name, values in sides.items()
+            name: {
+                f"{share:g}": round(float(np.quantile(values, share)), 4) for share in _QUANTILES
+            }
+            for name, values in sides.items()
         },
         "num_kept_at_min": {f"{bound:g}": int(np.sum(lower >= bound)) for bound in _SHOWN_BOUNDS},
     }

@@ -1,9 +1,11 @@
 """Which runs the study is made of, and the rules by which it decides; pure functions of rows.
 
-The rule for settings: four per objective, one seed, trained on `all`, measured on `valid`. A setting keeps ability if the true
-captions of `valid` are at most `MAX_NLL_RISE` nats per token less likely than under the base. Of the settings that keep it the
-one with the fewest answers that are not right wins, of equal ones the one with the highest group score; if none keeps it, of all
-of them (and the table says so). `QUESTIONS` says which test runs take the setting that wins over which pairs of `valid`.
+The rule for settings: four per objective, one seed, trained on `all`, measured on `valid`. A
+setting keeps ability if the true captions of `valid` are at most `MAX_NLL_RISE` nats per token less
+likely than under the base. Of the settings that keep it the one with the fewest answers that are
+not right wins, of equal ones the one with the highest group score; if none keeps it, of all of them
+(and the table says so). `QUESTIONS` says which test runs take the setting that wins over which
+pairs of `valid`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +26,25 @@ CANDIDATES: dict[str, tuple[str, dict[str, float]]] = {
     "svco+anchor": ("svco", {"anchor": 1.0}),
 }
 TITLES = {
-    "base": "base", "sft": "SFT", "dpo": "DPO", "dpo_symmetric": "symmetric DPO", "mdpo": "mDPO", "mpo": "MPO", "symmpo": "SymMPO",
-    "vco": "VCO", "svco": "S-VCO", "svco+sft": "S-VCO + SFT", "svco+anchor": "S-VCO + anchors",
-}  # fmt: skip
+    "base": "base",
+    "sft": "SFT",
+    "dpo": "DPO",
+    "dpo_symmetric": "symmetric DPO",
+    "mdpo": "mDPO",
+    "mpo": "MPO",
+    "symmpo": "SymMPO",
+    "vco": "VCO",
+    "svco": "S-VCO",
+    "svco+sft": "S-VCO + SFT",
+    "svco+anchor": "S-VCO + anchors",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Trained on which folder, measured on which slice of the test, with the setting that wins on which slice of the validation."""
+    """Trained on which folder, measured on which slice of the test, with the setting that wins on
+    which slice of the validation.
+    """
 
     train: str
     inside: str
@@ -57,27 +70,50 @@ def settings(objective: str) -> list[Setting]:
 def base_runs(world: str) -> list[Run]:
     """The base on both held-out folders."""
     return [
-        Run(world=world, stage="base", train="-", measured=measured, objective=f"{BASE} on {measured}") for measured in ("valid", "test")
+        Run(
+            world=world,
+            stage="base",
+            train="-",
+            measured=measured,
+            objective=f"{BASE} on {measured}",
+        )
+        for measured in ("valid", "test")
     ]
 
 
 def tune_runs(world: str, objectives: Sequence[str]) -> list[Run]:
     """Every setting of every objective, once."""
     return [
-        Run(world=world, stage="tune", train="all", measured="valid", objective=objective, setting=setting)
+        Run(
+            world=world,
+            stage="tune",
+            train="all",
+            measured="valid",
+            objective=objective,
+            setting=setting,
+        )
         for objective in objectives
         for setting in settings(objective)
     ]
 
 
 def test_runs(world: str, chosen: Mapping[str, Mapping[str, Setting]]) -> list[Run]:
-    """The runs that answer every question, once each, seed by seed, so that a stopped sweep is even.
+    """The runs that answer every question, once each, seed by seed, so that a stopped sweep is
+    even.
 
     Args:
         chosen: Settings by question and objective.
     """
     runs = [
-        Run(world=world, stage="test", train=QUESTIONS[name].train, measured="test", objective=objective, setting=setting, seed=seed)
+        Run(
+            world=world,
+            stage="test",
+            train=QUESTIONS[name].train,
+            measured="test",
+            objective=objective,
+            setting=setting,
+            seed=seed,
+        )
         for seed in SEEDS
         for name, settings_of in chosen.items()
         for objective, setting in settings_of.items()
@@ -86,7 +122,9 @@ def test_runs(world: str, chosen: Mapping[str, Mapping[str, Setting]]) -> list[R
 
 
 def ablation_runs(svco: Setting) -> list[Run]:
-    """S-VCO on scenes: the filter, either term alone, fewer pairs, other betas, the other rate; everything else as chosen."""
+    """S-VCO on scenes: the filter, either term alone, fewer pairs, other betas, the other rate;
+    everything else as chosen.
+    """
     attend, reject = ("beta_attend_a", "beta_attend_b"), ("beta_reject_a", "beta_reject_b")
     kinds = [
         ("raw", "filter off", svco),
@@ -95,11 +133,23 @@ def ablation_runs(svco: Setting) -> list[Run]:
         ("all", "reject only", replace(svco, zero=attend)),
         ("quarter", "1/4 of the pairs", svco),
         ("half", "1/2 of the pairs", svco),
-        *[("all", f"beta {beta:g}", replace(svco, beta=beta)) for beta in ABLATION_BETAS if beta != svco.beta],
+        *[
+            ("all", f"beta {beta:g}", replace(svco, beta=beta))
+            for beta in ABLATION_BETAS
+            if beta != svco.beta
+        ],
         *[("all", f"learning rate {lr:g}", replace(svco, lr=lr)) for lr in LRS if lr != svco.lr],
     ]
     return [
-        Run(world="scenes", stage="ablation", train=train, measured="test", objective=name, setting=setting, seed=seed)
+        Run(
+            world="scenes",
+            stage="ablation",
+            train=train,
+            measured="test",
+            objective=name,
+            setting=setting,
+            seed=seed,
+        )
         for seed in ABLATION_SEEDS
         for train, name, setting in kinds
     ]
@@ -107,12 +157,16 @@ def ablation_runs(svco: Setting) -> list[Run]:
 
 def keeps_ability(row: Row, base: Row, inside: str = "all") -> bool:
     """Whether the true captions are nearly as likely as under the base, or likelier."""
-    fall: float = base["measures"][inside]["own_nats_per_token"] - row["measures"][inside]["own_nats_per_token"]
+    fall: float = (
+        base["measures"][inside]["own_nats_per_token"]
+        - row["measures"][inside]["own_nats_per_token"]
+    )
     return fall <= MAX_NLL_RISE
 
 
 def choose(rows: Sequence[Row], base: Row, inside: str = "all") -> tuple[Row, bool]:
-    """The row whose setting wins by the rule above over a slice of the pairs, and whether it keeps ability there.
+    """The row whose setting wins by the rule above over a slice of the pairs, and whether it keeps
+    ability there.
 
     Raises:
         ValueError: No rows.
@@ -134,8 +188,12 @@ def setting_of(row: Row) -> Setting:
     return Setting(**{**values, "zero": tuple(values["zero"])})
 
 
-def chosen_settings(rows: Sequence[Row], world: str, objectives: Sequence[str], inside: str = "all") -> dict[str, tuple[Setting, bool]]:
-    """The setting that wins over a slice, of every objective all of whose settings have been tried, and whether it keeps ability."""
+def chosen_settings(
+    rows: Sequence[Row], world: str, objectives: Sequence[str], inside: str = "all"
+) -> dict[str, tuple[Setting, bool]]:
+    """The setting that wins over a slice, of every objective all of whose settings have been tried,
+    and whether it keeps ability.
+    """
     own = [row for row in rows if row["world"] == world]
     base = [row for row in own if row["stage"] == "base" and row["measured"] == "valid"]
     found = {}
@@ -148,10 +206,17 @@ def chosen_settings(rows: Sequence[Row], world: str, objectives: Sequence[str], 
 
 
 def rows_of(rows: Sequence[Row], world: str, question: Question) -> dict[str, list[Row]]:
-    """The test rows that answer a question, by objective: of the folder, and of the setting that the rule chooses."""
+    """The test rows that answer a question, by objective: of the folder, and of the setting that
+    the rule chooses.
+    """
     chosen = chosen_settings(rows, world, (*OBJECTIVES, *CANDIDATES), question.chosen_on)
-    tested = [row for row in rows if (row["world"], row["stage"], row["train"]) == (world, "test", question.train)]
+    tested = [
+        row
+        for row in rows
+        if (row["world"], row["stage"], row["train"]) == (world, "test", question.train)
+    ]
     found = {
-        name: [row for row in tested if row["objective"] == name and setting_of(row) == setting] for name, (setting, _) in chosen.items()
+        name: [row for row in tested if row["objective"] == name and setting_of(row) == setting]
+        for name, (setting, _) in chosen.items()
     }
     return {name: of for name, of in found.items() if of}

@@ -1,4 +1,6 @@
-"""The pictures of `docs/results.md`: transparent SVGs in mid-tones that read on light and on dark pages."""
+"""The pictures of `docs/results.md`: transparent SVGs in mid-tones that read on light and on dark
+pages.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +11,8 @@ from studies.objectives.report import found_of
 from studies.objectives.stats import Estimate, difference
 
 Row = Mapping[str, Any]
-INK, HERE, THERE, LEAKED = "#808890", "#2f81c7", "#e0853d", "#9b6fc4"  # text and axes; then one colour a question
+# text and axes; then one colour a question
+INK, HERE, THERE, LEAKED = "#808890", "#2f81c7", "#e0853d", "#9b6fc4"
 LOOKS = {  # by question: colour, place beside the line, label
     "all": (HERE, -0.22, "trained on every kind"),
     "transfer": (THERE, 0.0, "trained on some kinds, measured on others"),
@@ -23,12 +26,21 @@ def draw(rows: Sequence[Row], facts: Mapping[str, Row], docs: Path) -> list[Path
 
     mpl.use("Agg")
     names = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color")
-    style = {**dict.fromkeys(names, INK), "font.size": 9, "svg.hashsalt": "study", "svg.fonttype": "none", "savefig.transparent": True}
+    style = {
+        **dict.fromkeys(names, INK),
+        "font.size": 9,
+        "svg.hashsalt": "study",
+        "svg.fonttype": "none",
+        "savefig.transparent": True,
+    }
     made = []
     with mpl.rc_context(style):
         for world, of in facts.items():
             if found_of(rows, of, "all", "not_right").keys() - {"base"}:
-                made += [_hallucination(rows, of, docs / f"study-{world}.svg"), _ability(rows, of, docs / f"study-{world}-ability.svg")]
+                made += [
+                    _hallucination(rows, of, docs / f"study-{world}.svg"),
+                    _ability(rows, of, docs / f"study-{world}-ability.svg"),
+                ]
     return made
 
 
@@ -48,7 +60,9 @@ def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     axes.set_yticks(range(len(names)), [TITLES[name] for name in names])
     axes.invert_yaxis()
     axes.set_xlim(left=0)
-    axes.set_xlabel(f"answers that are not right, %, 95 % intervals; dotted: the base ({facts['world']})")
+    axes.set_xlabel(
+        f"answers that are not right, %, 95 % intervals; dotted: the base ({facts['world']})"
+    )
     figure.legend(frameon=False, loc="outside upper left", fontsize=8)
     return _saved(figure, path)
 
@@ -67,11 +81,22 @@ def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
             spread = [[100 * (value.value - value.low)], [100 * (value.high - value.value)]]
             across = [[rise.value - rise.low], [rise.high - rise.value]]
             tint = INK if name == "base" else colour
-            axes.errorbar(rise.value, 100 * value.value, yerr=spread, xerr=across, fmt="o", color=tint, markersize=4, elinewidth=0.7)
+            axes.errorbar(
+                rise.value,
+                100 * value.value,
+                yerr=spread,
+                xerr=across,
+                fmt="o",
+                color=tint,
+                markersize=4,
+                elinewidth=0.7,
+            )
             places.append((100 * value.value, rise.value, TITLES[name]))
         _label(axes, places)
         axes.axvline(MAX_NLL_RISE, color=INK, linestyle=":", linewidth=1)  # the rule for "kept"
-        axes.set_title("every kind" if question == "all" else "other kinds than trained", fontsize=9)
+        axes.set_title(
+            "every kind" if question == "all" else "other kinds than trained", fontsize=9
+        )
         axes.set_xlabel("true captions: NLL minus the base's, nats / token")
         _bare(axes)
     panels[0].set_ylabel("answers that are not right, %")
@@ -79,13 +104,19 @@ def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
 
 
 def _label(axes: Any, places: list[tuple[float, float, str]]) -> None:
-    """Names beside their points (height, place, name), moved up where the one below would be covered."""
+    """Names beside their points (height, place, name), moved up where the one below would be
+    covered.
+    """
     low, high = axes.get_ylim()
     gap, free = (high - low) / 22, low
     for height, place, name in sorted(places):
         free = max(height + gap / 4, free + gap)
         axes.annotate(
-            name, (place, height), xytext=(place, free), fontsize=7, arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4}
+            name,
+            (place, height),
+            xytext=(place, free),
+            fontsize=7,
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.4},
         )
 
 
@@ -93,7 +124,16 @@ def _points(axes: Any, shown: Sequence[tuple[Estimate, float]], colour: str, lab
     values = [100 * value.value for value, _ in shown]
     low = [100 * (value.value - value.low) for value, _ in shown]
     high = [100 * (value.high - value.value) for value, _ in shown]
-    axes.errorbar(values, [place for _, place in shown], xerr=[low, high], fmt="o", color=colour, markersize=4, capsize=2, label=label)
+    axes.errorbar(
+        values,
+        [place for _, place in shown],
+        xerr=[low, high],
+        fmt="o",
+        color=colour,
+        markersize=4,
+        capsize=2,
+        label=label,
+    )
     _bare(axes)
 
 

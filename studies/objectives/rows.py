@@ -1,4 +1,6 @@
-"""The study's results file: one line per finished run, appended whole, found again by key and fingerprint."""
+"""The study's results file: one line per finished run, appended whole, found again by key and
+fingerprint.
+"""
 
 import json
 import os
@@ -13,7 +15,9 @@ Row = Mapping[str, Any]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows; a last line that a kill has cut off is left out. Of rows with one key the last counts."""
+    """All rows; a last line that a kill has cut off is left out. Of rows with one key the last
+    counts.
+    """
     if not path.is_file():
         return []
     rows: dict[str, dict[str, Any]] = {}
@@ -38,17 +42,30 @@ def append_row(path: Path, row: Row) -> None:
 
 
 def missing(runs: Iterable[Run], rows: Sequence[Row], worlds: Mapping[str, Row]) -> list[Run]:
-    """The runs that have no row, or a stale one: of another world, other settings or another version of the study."""
+    """The runs that have no row, or a stale one: of another world, other settings or another
+    version of the study.
+    """
     done = {(row["key"], row["fingerprint"]) for row in rows}
-    return [run for run in runs if (run.key, run.fingerprint(worlds[run.world]["fingerprint"])) not in done]
+    return [
+        run
+        for run in runs
+        if (run.key, run.fingerprint(worlds[run.world]["fingerprint"])) not in done
+    ]
 
 
-def split_stale(rows: Sequence[dict[str, Any]], worlds: Mapping[str, Row]) -> tuple[list[dict[str, Any]], list[str]]:
+def split_stale(
+    rows: Sequence[dict[str, Any]], worlds: Mapping[str, Row]
+) -> tuple[list[dict[str, Any]], list[str]]:
     """The rows of the worlds as they are now, and the keys of the others, which are not used."""
     fresh, stale = [], []
     for row in rows:
         names = ("world", "stage", "train", "measured", "objective", "seed", "steps")
-        run = Run(**{name: row[name] for name in names}, setting=setting_of(row) if row["setting"] else None)
-        known = row["world"] in worlds and row["fingerprint"] == run.fingerprint(worlds[row["world"]]["fingerprint"])
+        run = Run(
+            **{name: row[name] for name in names},
+            setting=setting_of(row) if row["setting"] else None,
+        )
+        known = row["world"] in worlds and row["fingerprint"] == run.fingerprint(
+            worlds[row["world"]]["fingerprint"]
+        )
         fresh.append(row) if known else stale.append(row["key"])
     return fresh, stale

@@ -1,7 +1,8 @@
-"""One run of the study: finetune a world's base with the product's loop in this process, then score what came out.
+"""One run of the study: finetune a world's base with the product's loop in this process, then score
+what came out.
 
-No Ray: `training.trainer.loop.fit` with the local environment. A run is described by plain values, so that it can be sent to another
-process, and its row says all that the report needs.
+No Ray: `training.trainer.loop.fit` with the local environment. A run is described by plain values,
+so that it can be sent to another process, and its row says all that the report needs.
 """
 
 import contextlib
@@ -23,12 +24,22 @@ if TYPE_CHECKING:
 CODE_VERSION = 1  # raise when the same run would give other numbers
 STEPS, BATCH_PAIRS = 60, 16  # 960 pair presentations, the same for every objective
 BASE = "base"
-BETAS = ("beta_attend_a", "beta_reject_a", "beta_attend_b", "beta_reject_b", "beta_dpo", "beta_image", "beta_anchor")
+BETAS = (
+    "beta_attend_a",
+    "beta_reject_a",
+    "beta_attend_b",
+    "beta_reject_b",
+    "beta_dpo",
+    "beta_image",
+    "beta_anchor",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """What an objective trains with; `beta` sets every inverse temperature, `zero` removes some, `plus` adds objectives."""
+    """What an objective trains with; `beta` sets every inverse temperature, `zero` removes some,
+    `plus` adds objectives.
+    """
 
     name: str
     lr: float
@@ -65,11 +76,15 @@ class Run:
         return f"{self.world}/{self.stage}/{self.train}/{self.objective}/{setting}/seed{self.seed}"
 
     def fingerprint(self, world: str) -> str:
-        """Changes whenever the row would: of the run, the study's code version, and the world's fingerprint."""
+        """Changes whenever the row would: of the run, the study's code version, and the world's
+        fingerprint.
+        """
         return fingerprint("study", CODE_VERSION, BATCH_PAIRS, asdict(self), world)
 
 
-def execute(run: Run, root: Path, facts: dict[str, Any], device: str = "cpu", num_threads: int = 1) -> dict[str, Any]:
+def execute(
+    run: Run, root: Path, facts: dict[str, Any], device: str = "cpu", num_threads: int = 1
+) -> dict[str, Any]:
     """Trains and scores; returns the run's row.
 
     Args:
@@ -90,10 +105,15 @@ def execute(run: Run, root: Path, facts: dict[str, Any], device: str = "cpu", nu
             extra = _train(run, folder, model, device)
         trained_s = time.monotonic()
         favoured = read_json(folder / BASE / "prior.json")["favoured"]
-        scored = score(model, folder / run.measured, favoured, facts["slices"], plan_of(device, num_threads))
+        scored = score(
+            model, folder / run.measured, favoured, facts["slices"], plan_of(device, num_threads)
+        )
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    seconds = {"train": round(trained_s - started_s, 1), "score": round(time.monotonic() - trained_s, 1)}
+    seconds = {
+        "train": round(trained_s - started_s, 1),
+        "score": round(time.monotonic() - trained_s, 1),
+    }
     return {
         "key": run.key,
         "fingerprint": run.fingerprint(facts["fingerprint"]),
@@ -102,7 +122,8 @@ def execute(run: Run, root: Path, facts: dict[str, Any], device: str = "cpu", nu
         **extra,
         "seconds": seconds,
         "measures": scored.measures,
-        "outcomes": scored.outcomes if run.measured == "test" else {},  # settings are chosen by the measures alone
+        # settings are chosen by the measures alone
+        "outcomes": scored.outcomes if run.measured == "test" else {},
     }
 
 
@@ -130,7 +151,12 @@ def section_of(run: Run, folder: Path, out: Path) -> "TrainSection":
             "reference": str(reference_of(folder, run.train)),
             "seed": run.seed,
             "objective": run.setting.objective(),
-            "optim": {"lr": run.setting.lr, "max_steps": run.steps, "batch_pairs": BATCH_PAIRS, "micro_batch_pairs": BATCH_PAIRS},
+            "optim": {
+                "lr": run.setting.lr,
+                "max_steps": run.steps,
+                "batch_pairs": BATCH_PAIRS,
+                "micro_batch_pairs": BATCH_PAIRS,
+            },
             "checkpoint": {"every_steps": 0},
             "workers": {"num_workers": 0},
             "log": {"tensorboard": False, "num_samples": 0},
@@ -150,17 +176,28 @@ def make_references(world: str, folder: Path, parts: Sequence[str]) -> None:
     from training.run_plan import plan_reference
 
     for part in parts:
-        any_run = Run(world=world, stage="test", train=part, measured="test", objective="svco", setting=Setting(name="svco", lr=1e-4))
+        any_run = Run(
+            world=world,
+            stage="test",
+            train=part,
+            measured="test",
+            objective="svco",
+            setting=Setting(name="svco", lr=1e-4),
+        )
         section = section_of(any_run, folder, reference_of(folder, part))
         make_reference(plan_reference(section.model_copy(update={"reference": None})))
 
 
 def step_size(base: Path, model: Path) -> float:
-    """How far the weights went, relative to the base's: |w - w_base| / |w_base| over all that both hold, 5 decimals."""
+    """How far the weights went, relative to the base's: |w - w_base| / |w_base| over all that both
+    hold, 5 decimals.
+    """
     from safetensors.torch import load_file
 
     before, after = load_file(base / "model.safetensors"), load_file(model / "model.safetensors")
     shared = before.keys() & after.keys()
-    moved = sum(float((after[name].double() - before[name].double()).square().sum()) for name in shared)
+    moved = sum(
+        float((after[name].double() - before[name].double()).square().sum()) for name in shared
+    )
     whole = sum(float(before[name].double().square().sum()) for name in shared)
     return round(float((moved / whole) ** 0.5), 5)

@@ -1,6 +1,8 @@
-"""What one model of the study makes of held-out pairs: the product's own passes and measures, and outcomes kept pair by pair.
+"""What one model of the study makes of held-out pairs: the product's own passes and measures, and
+outcomes kept pair by pair.
 
-Shapes: P pairs; a trailing 2 is the side (a, b); 3 image conditions (a, b, none); `logps_P32` as in `eval.pairs.paired_scores`.
+Shapes: P pairs; a trailing 2 is the side (a, b); 3 image conditions (a, b, none); `logps_P32` as in
+`eval.pairs.paired_scores`.
 """
 
 import json
@@ -23,16 +25,29 @@ from pipeline.sources.scenes.layout import usual_kind
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
 IMAGES = ("image_a", "image_b", "image_a_sha256", "image_b_sha256")
 MAX_NEW_TOKENS = 24
-TRUE, FALSE, SILENT = "0", "1", "-"  # an answer's claims hold, one is false, or it makes none that can be checked
+# an answer's claims hold, one is false, or it makes none that can be checked
+TRUE, FALSE, SILENT = "0", "1", "-"
 KEPT_MEASURES = (
-    "text_score", "image_score", "group_score", "side_accuracy", "flip_rate", "image_gain", "prior_errors",
-    "accuracy_neutral", "accuracy_misled", "matching_contradictory_nats", "matching_none_nats", "none_contradictory_nats",
-)  # fmt: skip
+    "text_score",
+    "image_score",
+    "group_score",
+    "side_accuracy",
+    "flip_rate",
+    "image_gain",
+    "prior_errors",
+    "accuracy_neutral",
+    "accuracy_misled",
+    "matching_contradictory_nats",
+    "matching_none_nats",
+    "none_contradictory_nats",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """One model on one folder: measures by slice, and per pair what intervals are made of (see `outcomes`)."""
+    """One model on one folder: measures by slice, and per pair what intervals are made of (see
+    `outcomes`).
+    """
 
     measures: dict[str, dict[str, float]]
     outcomes: dict[str, str]
@@ -41,7 +56,12 @@ class Scored:
 def plan_of(device: str, num_threads: int) -> ScoringPlan:
     """How the study scores: float32, greedy answers, small batches."""
     return ScoringPlan(
-        dtype="float32", device=device, batch_pairs=16, batch_images=64, max_new_tokens=MAX_NEW_TOKENS, num_threads=num_threads
+        dtype="float32",
+        device=device,
+        batch_pairs=16,
+        batch_images=64,
+        max_new_tokens=MAX_NEW_TOKENS,
+        num_threads=num_threads,
     )
 
 
@@ -51,7 +71,11 @@ def read_items(folder: Path, *, images: bool = True) -> pa.Table:
 
 
 def score(
-    model: Path, folder: Path, favoured: Mapping[str, Sequence[str]], slices: Mapping[str, Sequence[str]], plan: ScoringPlan
+    model: Path,
+    folder: Path,
+    favoured: Mapping[str, Sequence[str]],
+    slices: Mapping[str, Sequence[str]],
+    plan: ScoringPlan,
 ) -> Scored:
     """Scores a model on a folder.
 
@@ -64,7 +88,11 @@ def score(
     """
     items = read_items(folder)
     zeros, named = pa.array([0] * items.num_rows), pa.array([str(model)] * items.num_rows)
-    chunk = items.append_column("chunk", zeros).append_column(MODEL_COLUMN, named).select([*NEEDED_COLUMNS, MODEL_COLUMN])
+    chunk = (
+        items.append_column("chunk", zeros)
+        .append_column(MODEL_COLUMN, named)
+        .select([*NEEDED_COLUMNS, MODEL_COLUMN])
+    )
     results = PairScorer(plan)(chunk)
     if results["error"][0].is_valid:
         raise MvcError(results["error"][0].as_py())
@@ -72,7 +100,10 @@ def score(
     said = judged(items, view)
     categories = items["category"].to_pylist()
     inside = {"all": np.ones(items.num_rows, bool)}
-    inside |= {name: np.array([category in chosen for category in categories]) for name, chosen in slices.items()}
+    inside |= {
+        name: np.array([category in chosen for category in categories])
+        for name, chosen in slices.items()
+    }
     terms = all_terms(items, view, favoured, said)
     measures = {name: ratios(terms, inside_P) for name, inside_P in inside.items()}
     return Scored(measures, outcomes(view, said))
@@ -81,8 +112,9 @@ def score(
 def judged(items: pa.Table, view: View) -> list[str]:
     """TRUE, FALSE or SILENT for each side's generated answer, two per pair.
 
-    By the scene's exact truth where `meta` has it. Elsewhere the truth is the photograph's own caption: an answer that is
-    another caption of the folder is false, any other text says nothing that can be checked.
+    By the scene's exact truth where `meta` has it. Elsewhere the truth is the photograph's own
+    caption: an answer that is another caption of the folder is false, any other text says nothing
+    that can be checked.
     """
     assert view.answers is not None, "the study generates answers"
     found = []
@@ -92,11 +124,16 @@ def judged(items: pa.Table, view: View) -> list[str]:
         codes = ""
         for side in (0, 1):
             if view.answers.has_truth_P2[pair, side]:
-                num_claims, num_false = view.answers.num_claims_P2[pair, side], view.answers.num_false_P2[pair, side]
+                num_claims, num_false = (
+                    view.answers.num_claims_P2[pair, side],
+                    view.answers.num_false_P2[pair, side],
+                )
                 codes += FALSE if num_false else TRUE if num_claims else SILENT
             else:
                 text = normalise(view.answers.texts[pair][side])
-                codes += TRUE if text == normalise(own[side]) else FALSE if text in known else SILENT
+                codes += (
+                    TRUE if text == normalise(own[side]) else FALSE if text in known else SILENT
+                )
         found.append(codes)
     return found
 
@@ -122,7 +159,9 @@ def all_terms(
 
 
 def own_logps(logps_P32: FloatArray) -> dict[str, FloatArray]:
-    """Log-probability of each side's own text under its image, the other image and none, and of the other text under its image."""
+    """Log-probability of each side's own text under its image, the other image and none, and of the
+    other text under its image.
+    """
     return {
         "own": np.stack([logps_P32[:, A, A], logps_P32[:, B, B]], axis=1),
         "own_other_image": np.stack([logps_P32[:, B, A], logps_P32[:, A, B]], axis=1),
@@ -134,13 +173,21 @@ def own_logps(logps_P32: FloatArray) -> dict[str, FloatArray]:
 def helped_sides(items: pa.Table, favoured: Mapping[str, Sequence[str]]) -> BoolArray:
     """Sides whose truth the base was taught to favour, and whose contradiction it was not, [P, 2]."""
     rows = items.select(["question", "answer_a", "answer_b"]).to_pylist()
-    status = np.array([[row[f"answer_{side}"] in favoured.get(row["question"], ()) for side in "ab"] for row in rows], bool).reshape(-1, 2)
+    status = np.array(
+        [
+            [row[f"answer_{side}"] in favoured.get(row["question"], ()) for side in "ab"]
+            for row in rows
+        ],
+        bool,
+    ).reshape(-1, 2)
     helped_P2: BoolArray = status & ~status[:, ::-1]
     return helped_P2
 
 
 def bias_sides(items: pa.Table) -> tuple[BoolArray, BoolArray]:
-    """Sides of object contrasts that show the kind that goes with their background, and sides whose contradiction would."""
+    """Sides of object contrasts that show the kind that goes with their background, and sides whose
+    contradiction would.
+    """
     usual_P2 = np.zeros((items.num_rows, 2), bool)
     for pair, text in enumerate(items["meta"].to_pylist()):
         meta = json.loads(text or "{}")
@@ -159,17 +206,28 @@ def _among(hits_P2: BoolArray, counted_P2: BoolArray) -> tuple[FloatArray, Float
     return (hits_P2 & counted_P2).sum(axis=1).astype(float), counted_P2.sum(axis=1).astype(float)
 
 
-def ratios(terms: Mapping[str, tuple[FloatArray, FloatArray]], inside_P: BoolArray) -> dict[str, float]:
-    """The measures over some pairs, rounded to 5 decimals; without those that nothing there counts for."""
-    sums = {name: (top_P[inside_P].sum(), bottom_P[inside_P].sum()) for name, (top_P, bottom_P) in terms.items()}
-    return {name: round(float(top / bottom), 5) for name, (top, bottom) in sums.items() if bottom > 0}
+def ratios(
+    terms: Mapping[str, tuple[FloatArray, FloatArray]], inside_P: BoolArray
+) -> dict[str, float]:
+    """The measures over some pairs, rounded to 5 decimals; without those that nothing there counts
+    for.
+    """
+    sums = {
+        name: (top_P[inside_P].sum(), bottom_P[inside_P].sum())
+        for name, (top_P, bottom_P) in terms.items()
+    }
+    return {
+        name: round(float(top / bottom), 5) for name, (top, bottom) in sums.items() if bottom > 0
+    }
 
 
 def outcomes(view: View, said: list[str]) -> dict[str, str]:
-    """Per pair, in the folder's order, as text: two characters per pair, and the fit of both true captions.
+    """Per pair, in the folder's order, as text: two characters per pair, and the fit of both true
+    captions.
 
-    right: the right answer is preferred, per side. image: each answer prefers its own image. said: see `judged`.
-    nll: minus the log-probability per token of a pair's true captions under their images, in hundredths of a nat.
+    right: the right answer is preferred, per side. image: each answer prefers its own image. said:
+    see `judged`. nll: minus the log-probability per token of a pair's true captions under their
+    images, in hundredths of a nat.
     """
     nll_P = -(own_logps(view.logps_P32)["own"] / view.num_tokens_P2).mean(axis=1)
     return {
@@ -185,7 +243,8 @@ def _bits(sides_P2: BoolArray) -> str:
 
 
 def item_facts(folder: Path, favoured: Mapping[str, Sequence[str]]) -> dict[str, Any]:
-    """What intervals need to know of a folder's pairs: the group and category of each, and where the prior stands on each side.
+    """What intervals need to know of a folder's pairs: the group and category of each, and where
+    the prior stands on each side.
 
     prior, two characters per pair: m the prior misleads, h it helps, n it is neutral.
     """

@@ -1,4 +1,5 @@
-"""Intervals of the study: whole groups (a person, a scene) and whole seeds are resampled, the same draws for all that is compared.
+"""Intervals of the study: whole groups (a person, a scene) and whole seeds are resampled, the same
+draws for all that is compared.
 
 Pure functions of rows and of the committed facts of a world's test pairs.
 
@@ -37,7 +38,9 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number, its interval, and its draws, by which it can be compared with others of the same pairs."""
+    """A number, its interval, and its draws, by which it can be compared with others of the same
+    pairs.
+    """
 
     value: float
     low: float
@@ -50,7 +53,10 @@ class Estimate:
 
 def _sides(text: str, wanted: str) -> FloatArray:
     """[P, 2]: 1 where a side's character is one of `wanted`."""
-    return np.array([[side in wanted for side in text[start : start + 2]] for start in range(0, len(text), 2)], float).reshape(-1, 2)
+    return np.array(
+        [[side in wanted for side in text[start : start + 2]] for start in range(0, len(text), 2)],
+        float,
+    ).reshape(-1, 2)
 
 
 def _share_of_sides(hits_P2: FloatArray, counted_P2: FloatArray | None = None) -> Terms:
@@ -74,15 +80,25 @@ MEASURES: dict[str, Callable[[Mapping[str, str], Pairs], Terms]] = {
     "accuracy": lambda found, _pairs: _share_of_sides(_sides(found["right"], "1")),
     "text_score": lambda found, _pairs: _share_of_pairs(_sides(found["right"], "1").min(axis=1)),
     "image_score": lambda found, _pairs: _share_of_pairs(_sides(found["image"], "1").min(axis=1)),
-    "group_score": lambda found, _pairs: _share_of_pairs(np.minimum(_sides(found["right"], "1"), _sides(found["image"], "1")).min(axis=1)),
-    "misled": lambda found, pairs: _share_of_sides(_sides(found["right"], "1"), _sides(pairs.prior, "m")),
-    "helped": lambda found, pairs: _share_of_sides(_sides(found["right"], "1"), _sides(pairs.prior, "h")),
-    "neutral": lambda found, pairs: _share_of_sides(_sides(found["right"], "1"), _sides(pairs.prior, "n")),
+    "group_score": lambda found, _pairs: _share_of_pairs(
+        np.minimum(_sides(found["right"], "1"), _sides(found["image"], "1")).min(axis=1)
+    ),
+    "misled": lambda found, pairs: _share_of_sides(
+        _sides(found["right"], "1"), _sides(pairs.prior, "m")
+    ),
+    "helped": lambda found, pairs: _share_of_sides(
+        _sides(found["right"], "1"), _sides(pairs.prior, "h")
+    ),
+    "neutral": lambda found, pairs: _share_of_sides(
+        _sides(found["right"], "1"), _sides(pairs.prior, "n")
+    ),
     "nll": lambda found, _pairs: _nll(found["nll"]),
 }
 
 
-def estimate(rows: Sequence[Row], pairs: Pairs, measure: str, categories: Sequence[str] | None = None) -> Estimate:
+def estimate(
+    rows: Sequence[Row], pairs: Pairs, measure: str, categories: Sequence[str] | None = None
+) -> Estimate:
     """A measure over seeds and pairs.
 
     Args:
@@ -94,19 +110,30 @@ def estimate(rows: Sequence[Row], pairs: Pairs, measure: str, categories: Sequen
     """
     if not rows:
         raise ValueError(f"{measure}: expected rows of at least one seed, got none")
-    inside_P = np.array([categories is None or name in categories for name in pairs.categories], bool)
-    index_P, num_groups = group_index([group for group, kept in zip(pairs.groups, inside_P, strict=True) if kept])
+    inside_P = np.array(
+        [categories is None or name in categories for name in pairs.categories], bool
+    )
+    index_P, num_groups = group_index(
+        [group for group, kept in zip(pairs.groups, inside_P, strict=True) if kept]
+    )
     tops, bottoms = [], []
     for row in sorted(rows, key=lambda row: int(row["seed"])):
         top_P, bottom_P = MEASURES[measure](row["outcomes"], pairs)
         if len(top_P) != len(inside_P):
-            raise ValueError(f"{row['key']}: expected outcomes of {len(inside_P)} pairs, got {len(top_P)}; delete the row")
-        sums_G2 = sums_by_group(np.stack([top_P[inside_P], bottom_P[inside_P]], axis=1), index_P, num_groups)
+            raise ValueError(
+                f"{row['key']}: expected outcomes of {len(inside_P)} pairs, got {len(top_P)};"
+                " delete the row"
+            )
+        sums_G2 = sums_by_group(
+            np.stack([top_P[inside_P], bottom_P[inside_P]], axis=1), index_P, num_groups
+        )
         tops.append(sums_G2[:, 0])
         bottoms.append(sums_G2[:, 1])
     top_SG, bottom_SG = np.stack(tops), np.stack(bottoms)
     groups_DG, seeds_DS = _draws(num_groups, SEED), _draws(len(rows), SEED + 1)
-    top_D, bottom_D = (((groups_DG @ sums_SG.T) * seeds_DS).sum(axis=1) for sums_SG in (top_SG, bottom_SG))
+    top_D, bottom_D = (
+        ((groups_DG @ sums_SG.T) * seeds_DS).sum(axis=1) for sums_SG in (top_SG, bottom_SG)
+    )
     draws_D = np.divide(top_D, bottom_D, out=np.full(NUM_DRAWS, np.nan), where=bottom_D > 0)
     total = bottom_SG.sum()
     return _with_interval(float(top_SG.sum() / total) if total else float("nan"), draws_D)
@@ -119,8 +146,14 @@ def _draws(number: int, seed: int) -> FloatArray:
 
 
 def shared_seeds(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    """The rows of each objective whose seed every objective has, so that all are compared over the same draws of seeds."""
-    shared = set.intersection(*({int(row["seed"]) for row in of} for of in rows.values())) if rows else set()
+    """The rows of each objective whose seed every objective has, so that all are compared over the
+    same draws of seeds.
+    """
+    shared = (
+        set.intersection(*({int(row["seed"]) for row in of} for of in rows.values()))
+        if rows
+        else set()
+    )
     return {name: [row for row in of if int(row["seed"]) in shared] for name, of in rows.items()}
 
 
@@ -131,8 +164,15 @@ def difference(one: Estimate, other: Estimate) -> Estimate:
 
 def relative_fall(one: Estimate, base: Estimate) -> Estimate:
     """By what share of the base's `one` is lower: (base - one) / base."""
-    draws_D = np.divide(base.draws_D - one.draws_D, base.draws_D, out=np.full_like(one.draws_D, np.nan), where=base.draws_D > 0)
-    return _with_interval((base.value - one.value) / base.value if base.value else float("nan"), draws_D)
+    draws_D = np.divide(
+        base.draws_D - one.draws_D,
+        base.draws_D,
+        out=np.full_like(one.draws_D, np.nan),
+        where=base.draws_D > 0,
+    )
+    return _with_interval(
+        (base.value - one.value) / base.value if base.value else float("nan"), draws_D
+    )
 
 
 def adjusted_p(differences: Mapping[str, Estimate]) -> dict[str, float]:

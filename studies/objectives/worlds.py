@@ -1,15 +1,20 @@
-"""The worlds of the study: what is drawn or photographed, who sees what when, and the base that each world's runs start from.
+"""The worlds of the study: what is drawn or photographed, who sees what when, and the base that
+each world's runs start from.
 
 A world is some MVC folders, made by the product's own stages in this process, and a tiny LLaVA:
 
 - `pretrain`: what the base has seen, with a prior taught on top that misleads;
-- `all` and `transfer`: what an objective trains on, pairs of every kind, or of the source kinds alone;
-- of scenes also `raw`, pairs of which some edits failed, and `filtered`, what the product's filter leaves of them; `half`, `quarter`;
-- `valid`: where settings are chosen; `test`: where results come from. No person, combination or wording of `test` is in what an
-  objective trains on; the base has seen all combinations and wordings of the scenes, and no person of the test.
+- `all` and `transfer`: what an objective trains on, pairs of every kind, or of the source kinds
+  alone;
+- of scenes also `raw`, pairs of which some edits failed, and `filtered`, what the product's filter
+  leaves of them; `half`, `quarter`;
+- `valid`: where settings are chosen; `test`: where results come from. No person, combination or
+  wording of `test` is in what an objective trains on; the base has seen all combinations and
+  wordings of the scenes, and no person of the test.
 
-Everything here is decided before an objective has been run. A world's fingerprint is of its recipes and its rows, not of
-the base's weights, which differ in their last bits from one machine to another.
+Everything here is decided before an objective has been run. A world's fingerprint is of its recipes
+and its rows, not of the base's weights, which differ in their last bits from one machine to
+another.
 """
 
 import hashlib
@@ -30,21 +35,28 @@ from training.tiny.config import VERSION, TinySection
 
 PARTS = ("pretrain", "all", "transfer", "valid", "test")
 UNTRAINED = ("pretrain", "valid", "test")
-SOURCE, TARGET = "source", "target"  # the kinds that transfer runs train on, and those that they are measured on
+# the kinds that transfer runs train on, and those that they are measured on
+SOURCE, TARGET = "source", "target"
 SCENE_MIX = {"object": 1, "attribute": 1, "count": 0, "position": 1, "relation": 1}
 SCENE_SOURCE, SCENE_TARGET = ("object", "attribute"), ("position", "relation")
 SCENE_BASE = TinySection(num_eye_images=26_000, num_texts=18_000, prior_skew=0.55)
 BIAS = 0.7  # how often a scene's subject is the kind that goes with its background
 # Of a hundred people, so many are kept for the test, and so many to choose settings on.
 TEST_PERCENT, VALID_PERCENT = 20, 10
-FRAC_FAILED_EDITS = 0.3  # of `raw`: the caption was changed, but the second image became another scene altogether
-FILTER = {"pixels_image_cos": {"min": 0.65}, "caption_margin_a": {"min": 0.0}, "caption_margin_b": {"min": 0.0}}
+# of `raw`: the caption was changed, but the second image became another scene altogether
+FRAC_FAILED_EDITS = 0.3
+FILTER = {
+    "pixels_image_cos": {"min": 0.65},
+    "caption_margin_a": {"min": 0.0},
+    "caption_margin_b": {"min": 0.0},
+}
 PAIRS_PER_PERSON = 16  # of a person's 45, in `all`: 1,680 pairs, about as many as are presented
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """One world: a recipe per folder, the base's section, and which categories are the transfer's source and its target.
+    """One world: a recipe per folder, the base's section, and which categories are the transfer's
+    source and its target.
 
     `prepare` writes what the recipes read (manifests), into the world's folder.
     """
@@ -58,13 +70,16 @@ class World:
 
 
 def scenes_world(num_train: int = 1600, num_test: int = 400) -> World:
-    """Drawn scenes: biased co-occurrence, held-out combinations and phrasings; from objects and colours to places.
+    """Drawn scenes: biased co-occurrence, held-out combinations and phrasings; from objects and
+    colours to places.
 
     Numbers are left out: a base of this size cannot count (60 % right where its prior is neutral).
     """
 
     def recipe(**section: Any) -> Callable[[Path], dict[str, Any]]:
-        return lambda _folder: {"sources": [{"kind": "scenes", "co_occurrence": BIAS, "mix": SCENE_MIX, **section}]}
+        return lambda _folder: {
+            "sources": [{"kind": "scenes", "co_occurrence": BIAS, "mix": SCENE_MIX, **section}]
+        }
 
     seen = {"combinations": "seen", "phrasings": "seen"}
     of_source = {name: weight if name in SCENE_SOURCE else 0 for name, weight in SCENE_MIX.items()}
@@ -74,20 +89,47 @@ def scenes_world(num_train: int = 1600, num_test: int = 400) -> World:
         "transfer": recipe(seed=22, num_pairs=num_train, mix=of_source, **seen),
         "valid": recipe(seed=23, num_pairs=num_test // 2, **seen),
         # Half of the test's subjects go with their background and half do not, but for chance.
-        "test": recipe(seed=24, num_pairs=num_test, co_occurrence=0.5, combinations="held_out", phrasings="held_out"),
+        "test": recipe(
+            seed=24,
+            num_pairs=num_test,
+            co_occurrence=0.5,
+            combinations="held_out",
+            phrasings="held_out",
+        ),
     }
-    recipes |= {"quarter": recipe(seed=22, num_pairs=num_train // 4, **seen), "half": recipe(seed=22, num_pairs=num_train // 2, **seen)}
+    recipes |= {
+        "quarter": recipe(seed=22, num_pairs=num_train // 4, **seen),
+        "half": recipe(seed=22, num_pairs=num_train // 2, **seen),
+    }
     scored = {"encoders": {"pixels": {"enabled": True}, "clip": {"model": "builtin:scenes-clip"}}}
-    recipes["raw"] = lambda folder: {"sources": [{"kind": "pairs", "path": str(folder / "raw.jsonl")}]}
+    recipes["raw"] = lambda folder: {
+        "sources": [{"kind": "pairs", "path": str(folder / "raw.jsonl")}]
+    }
     recipes["filtered"] = lambda folder: recipes["raw"](folder) | scored | {"selection": FILTER}
     section = ScenesSection.model_validate(
-        {"kind": "scenes", "co_occurrence": BIAS, "mix": SCENE_MIX, "seed": 22, "num_pairs": num_train, **seen}
+        {
+            "kind": "scenes",
+            "co_occurrence": BIAS,
+            "mix": SCENE_MIX,
+            "seed": 22,
+            "num_pairs": num_train,
+            **seen,
+        }
     )
-    return World("scenes", recipes, SCENE_BASE, SCENE_SOURCE, SCENE_TARGET, lambda folder: write_raw_pairs(section, folder))
+    return World(
+        "scenes",
+        recipes,
+        SCENE_BASE,
+        SCENE_SOURCE,
+        SCENE_TARGET,
+        lambda folder: write_raw_pairs(section, folder),
+    )
 
 
 def write_raw_pairs(section: ScenesSection, folder: Path) -> None:
-    """The pairs of a section as files with a manifest, raw.jsonl; of a fraction of them the edit has failed."""
+    """The pairs of a section as files with a manifest, raw.jsonl; of a fraction of them the edit
+    has failed.
+    """
     if (folder / "raw.jsonl").is_file():
         return
     (folder / "raw").mkdir(exist_ok=True)
@@ -100,8 +142,15 @@ def write_raw_pairs(section: ScenesSection, folder: Path) -> None:
         for side, data in images.items():
             (folder / "raw" / f"{index}{side}.png").write_bytes(data)
         named = {f"image_{side}": f"raw/{index}{side}.png" for side in images}
-        told = {"caption_a": pair.caption_a, "caption_b": pair.caption_b, "question": pair.question, "category": pair.category}
-        rows.append({"id": pair.source_id, "group": pair.group, "meta": {"failed": failed}, **named, **told})
+        told = {
+            "caption_a": pair.caption_a,
+            "caption_b": pair.caption_b,
+            "question": pair.question,
+            "category": pair.category,
+        }
+        rows.append(
+            {"id": pair.source_id, "group": pair.group, "meta": {"failed": failed}, **named, **told}
+        )
     write_text(folder / "raw.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -121,7 +170,14 @@ def hands_world(photos: Path) -> World:
         for part, chosen in hands_parts(rows).items():
             write_text(folder / f"{part}.jsonl", "".join(json.dumps(row) + "\n" for row in chosen))
 
-    return World("hands", {part: recipe(part) for part in PARTS}, TinySection(), ("count",), ("attribute",), prepare)
+    return World(
+        "hands",
+        {part: recipe(part) for part in PARTS},
+        TinySection(),
+        ("count",),
+        ("attribute",),
+        prepare,
+    )
 
 
 def read_pairs(photos: Path) -> list[dict[str, Any]]:
@@ -139,13 +195,17 @@ def read_pairs(photos: Path) -> list[dict[str, Any]]:
 def hands_parts(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The rows of each folder, by person; a pair's category says which signs it holds apart.
 
-    count: two counting signs (the source). attribute: two other signs (the target). other: one of each, which are trained on
-    but not measured.
+    count: two counting signs (the source). attribute: two other signs (the target). other: one of
+    each, which are trained on but not measured.
     """
     rows = [{**row, "category": sign_category(row["caption_a"], row["caption_b"])} for row in rows]
     people = sorted({str(row["group"]) for row in rows}, key=_rank)
     num_test, num_valid = len(people) * TEST_PERCENT // 100, len(people) * VALID_PERCENT // 100
-    test, valid, train = people[:num_test], people[num_test : num_test + num_valid], people[num_test + num_valid :]
+    test, valid, train = (
+        people[:num_test],
+        people[num_test : num_test + num_valid],
+        people[num_test + num_valid :],
+    )
 
     def alike(chosen: list[str]) -> list[dict[str, Any]]:
         return [row for row in rows if row["group"] in set(chosen) and row["category"] != "other"]
@@ -153,7 +213,9 @@ def hands_parts(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     trained = [row for row in rows if row["group"] in set(train)]
     return {
         "pretrain": trained,
-        "all": [either_way(row) for person in train for row in _first(rows, person, PAIRS_PER_PERSON)],
+        "all": [
+            either_way(row) for person in train for row in _first(rows, person, PAIRS_PER_PERSON)
+        ],
         "transfer": [either_way(row) for row in trained if row["category"] == "count"],
         "valid": alike(valid),
         "test": alike(test),
@@ -163,13 +225,16 @@ def hands_parts(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 def either_way(row: dict[str, Any]) -> dict[str, Any]:
     """The row, or the row with its sides exchanged, by a hash of its id.
 
-    The manifest names a pair's signs in a fixed order, so that an objective that prefers the answer of side a alone (DPO, mDPO, MPO,
-    VCO) could learn the order of the signs instead of looking.
+    The manifest names a pair's signs in a fixed order, so that an objective that prefers the answer
+    of side a alone (DPO, mDPO, MPO, VCO) could learn the order of the signs instead of looking.
     """
     if _rank(f"side:{row['id']}")[0] % 2:
         return row
     other = {"_a": "_b", "_b": "_a"}
-    return {(name[:-2] + other[name[-2:]] if name[-2:] in other else name): value for name, value in row.items()}
+    return {
+        (name[:-2] + other[name[-2:]] if name[-2:] in other else name): value
+        for name, value in row.items()
+    }
 
 
 def sign_category(caption_a: str, caption_b: str) -> str:
@@ -180,7 +245,9 @@ def sign_category(caption_a: str, caption_b: str) -> str:
 
 def _first(rows: list[dict[str, Any]], person: str, number: int) -> list[dict[str, Any]]:
     """So many of a person's pairs, in an order that no sign decides."""
-    return sorted((row for row in rows if row["group"] == person), key=lambda row: _rank(str(row["id"])))[:number]
+    return sorted(
+        (row for row in rows if row["group"] == person), key=lambda row: _rank(str(row["id"]))
+    )[:number]
 
 
 def _rank(name: str) -> bytes:
@@ -190,7 +257,14 @@ def _rank(name: str) -> bytes:
 class InThisProcess:
     """`pipeline.stages.runner.MapChunks` without Ray: one chunk after the other."""
 
-    def __call__(self, work: Any, indices: list[int], *, arguments: tuple[Any, ...] = (), loads_models: bool = False) -> Iterator[int]:
+    def __call__(
+        self,
+        work: Any,
+        indices: list[int],
+        *,
+        arguments: tuple[Any, ...] = (),
+        loads_models: bool = False,
+    ) -> Iterator[int]:
         """Yields each chunk number when its work is done."""
         run = work(*arguments) if loads_models else work
         for index in indices:
@@ -201,14 +275,22 @@ class InThisProcess:
 
 
 def build_folder(recipe: dict[str, Any], out: Path) -> dict[str, Any]:
-    """An MVC folder by the product's own stages; nothing is held out of it. Returns the manifest; done once."""
+    """An MVC folder by the product's own stages; nothing is held out of it. Returns the manifest;
+    done once.
+    """
     from pipeline.build_mvc import finished_manifest
     from pipeline.stages.finalize import publish
     from pipeline.stages.plan import plan_build
     from pipeline.stages.runner import Build
 
-    whole = {"encoders": {"pixels": {"enabled": True}}, "validation": {"fraction": 0.0}, "audit": {"enabled": False}}
-    plan = plan_build(BuildSection.model_validate({**whole, **recipe, "out": str(out), "name": out.name}))
+    whole = {
+        "encoders": {"pixels": {"enabled": True}},
+        "validation": {"fraction": 0.0},
+        "audit": {"enabled": False},
+    }
+    plan = plan_build(
+        BuildSection.model_validate({**whole, **recipe, "out": str(out), "name": out.name})
+    )
     done = finished_manifest(plan)
     if done is not None:
         return done
@@ -221,13 +303,17 @@ def build_folder(recipe: dict[str, Any], out: Path) -> dict[str, Any]:
 
 
 def make_world(world: World, root: Path) -> dict[str, Any]:
-    """Makes a world's folders and its base under `root`, once. Returns what is committed of it (see `world_facts`)."""
+    """Makes a world's folders and its base under `root`, once. Returns what is committed of it (see
+    `world_facts`).
+    """
     from training.tiny.make import make_tiny
 
     folder = root / world.name
     folder.mkdir(parents=True, exist_ok=True)
     world.prepare(folder)
-    manifests = {part: build_folder(recipe(folder), folder / part) for part, recipe in world.recipes.items()}
+    manifests = {
+        part: build_folder(recipe(folder), folder / part) for part, recipe in world.recipes.items()
+    }
     base = folder / "base"
     identity = world_facts(world, manifests)
     made = base / "made.json"
@@ -240,13 +326,23 @@ def make_world(world: World, root: Path) -> dict[str, Any]:
 
 
 def world_facts(world: World, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """What a world is: rows per folder with a hash of them, the base's section, the target, and one fingerprint of all."""
+    """What a world is: rows per folder with a hash of them, the base's section, the target, and one
+    fingerprint of all.
+    """
     parts = {
-        part: {"pairs": manifest["rows"]["kept"], "rows_sha256": fingerprint(sorted(_hashes(manifest["files"])))}
+        part: {
+            "pairs": manifest["rows"]["kept"],
+            "rows_sha256": fingerprint(sorted(_hashes(manifest["files"]))),
+        }
         for part, manifest in manifests.items()
     }
     slices = {SOURCE: list(world.sources), TARGET: list(world.target)}
-    said = {"parts": parts, "tiny": world.base.model_dump(mode="json"), "tiny_version": VERSION, "slices": slices}
+    said = {
+        "parts": parts,
+        "tiny": world.base.model_dump(mode="json"),
+        "tiny_version": VERSION,
+        "slices": slices,
+    }
     return {"world": world.name, "fingerprint": fingerprint(said), **said}
 
 

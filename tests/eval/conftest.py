@@ -1,4 +1,6 @@
-"""A real, tiny, random LLaVA and a small MVC folder of drawn scenes, in which half of the rows have no exact truth."""
+"""A real, tiny, random LLaVA and a small MVC folder of drawn scenes, in which half of the rows have
+no exact truth.
+"""
 
 import json
 from collections.abc import Callable, Sequence
@@ -13,29 +15,48 @@ from pipeline.core.schema import SCHEMA_VERSION, mvc_schema, pair_id, sha256_hex
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
 
 TEMPLATE = (
-    "{% for message in messages %}USER: {% for item in message['content'] %}{% if item['type'] == 'image' %}<image>\n"
-    "{% else %}{{ item['text'] }}{% endif %}{% endfor %} {% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+    "{% for message in messages %}USER: {% for item in message['content'] %}{% if item['type'] =="
+    " 'image' %}<image>\n{% else %}{{ item['text'] }}{% endif %}{% endfor %} {% endfor %}{% if"
+    " add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 NUM_PAIRS = 12
 IMAGE_PX = 32
 
 
 def scene_rows(num_pairs: int) -> list[dict[str, Any]]:
-    """Valid MVC rows; every second one comes from a source without exact truth, and pairs 2i and 2i+1 share a group."""
+    """Valid MVC rows; every second one comes from a source without exact truth, and pairs 2i and
+    2i+1 share a group.
+    """
     section = ScenesSection(kind="scenes", num_pairs=num_pairs, seed=3)
     rows = []
     for index, pair in enumerate(ScenesSource(section).read(0, num_pairs)):
         hashes = sha256_hex(pair.image_a), sha256_hex(pair.image_b)
         row = {
-            "pair_id": pair_id(hashes[0], pair.caption_a, hashes[1], pair.caption_b), "source": ("scenes", "untold")[index % 2],
-            "source_id": pair.source_id, "category": pair.category, "operation": "render", "group": f"group-{index // 2}",
-            "image_a": {"bytes": pair.image_a, "path": None}, "image_b": {"bytes": pair.image_b, "path": None},
-            "question": pair.question, "answer_a": pair.caption_a, "answer_b": pair.caption_b, "caption_a": pair.caption_a,
-            "caption_b": pair.caption_b, "rewrite_status": "template", "rewrite_model": "", "license": "Apache-2.0",
-            "image_a_sha256": hashes[0], "image_b_sha256": hashes[1], "meta": pair.meta if index % 2 == 0 else "{}",
-        }  # fmt: skip
+            "pair_id": pair_id(hashes[0], pair.caption_a, hashes[1], pair.caption_b),
+            "source": ("scenes", "untold")[index % 2],
+            "source_id": pair.source_id,
+            "category": pair.category,
+            "operation": "render",
+            "group": f"group-{index // 2}",
+            "image_a": {"bytes": pair.image_a, "path": None},
+            "image_b": {"bytes": pair.image_b, "path": None},
+            "question": pair.question,
+            "answer_a": pair.caption_a,
+            "answer_b": pair.caption_b,
+            "caption_a": pair.caption_a,
+            "caption_b": pair.caption_b,
+            "rewrite_status": "template",
+            "rewrite_model": "",
+            "license": "Apache-2.0",
+            "image_a_sha256": hashes[0],
+            "image_b_sha256": hashes[1],
+            "meta": pair.meta if index % 2 == 0 else "{}",
+        }
         if index == 1:  # what a page must show as text
-            row |= {"question": "What <script>alert(1)</script> is this?", "answer_a": "A <b>star</b> & more."}
+            row |= {
+                "question": "What <script>alert(1)</script> is this?",
+                "answer_a": "A <b>star</b> & more.",
+            }
         rows.append(row)
     return rows
 
@@ -68,27 +89,53 @@ def write_llava(folder: Path, texts: Sequence[str], seed: int) -> Path:
     bpe.decoder = decoders.ByteLevel()
     special = ["<pad>", "<s>", "</s>", "<image>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     bpe.train_from_iterator([*texts, "USER: ASSISTANT:"], trainer)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, pad_token="<pad>", bos_token="<s>", eos_token="</s>"
+    )
     size = {"height": IMAGE_PX, "width": IMAGE_PX}
     vision = CLIPVisionConfig(
-        hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=IMAGE_PX, patch_size=16
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=IMAGE_PX,
+        patch_size=16,
     )
     words = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        max_position_embeddings=256, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=256,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=words, image_token_index=3, image_seq_length=4, vision_feature_layer=-2)
+        LlavaConfig(
+            vision_config=vision,
+            text_config=words,
+            image_token_index=3,
+            image_seq_length=4,
+            vision_feature_layer=-2,
+        )
     )
     model.save_pretrained(folder)
     images = CLIPImageProcessor(size={"shortest_edge": IMAGE_PX}, crop_size=size)
     LlavaProcessor(
-        image_processor=images, tokenizer=tokenizer, patch_size=16, vision_feature_select_strategy="default",
-        num_additional_image_tokens=1, chat_template=TEMPLATE,
-    ).save_pretrained(folder)  # fmt: skip
+        image_processor=images,
+        tokenizer=tokenizer,
+        patch_size=16,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    ).save_pretrained(folder)
     return folder
 
 
@@ -106,7 +153,9 @@ def mvc(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) ->
 
 @pytest.fixture(scope="session")
 def finetuned(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> Path:
-    """A model folder as the trainer leaves it: another random model, its base beside it with a stated prior."""
+    """A model folder as the trainer leaves it: another random model, its base beside it with a
+    stated prior.
+    """
     texts = [row[name] for row in rows for name in ("question", "answer_a", "answer_b")]
     folder = write_llava(tmp_path_factory.mktemp("model") / "tuned", texts, seed=1)
     write_llava(folder / "base", texts, seed=0)

@@ -1,4 +1,6 @@
-"""`svco ask`: the numbers are those of separate passes, the table says which is which, and every mistake is one line."""
+"""`svco ask`: the numbers are those of separate passes, the table says which is which, and every
+mistake is one line.
+"""
 
 import io
 import math
@@ -35,23 +37,50 @@ def test_numbers_are_those_of_six_separate_passes(finetuned: Path, images: list[
             response = encode_response(vlm, text)
             seen = {"pixel_values": pixels[condition][None]} if condition < 2 else {}
             with torch.inference_mode():
-                logits = vlm.model(input_ids=torch.tensor([prompt + response]), **seen).logits[0, len(prompt) - 1 : -1]
-            expected = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum().item()
+                logits = vlm.model(input_ids=torch.tensor([prompt + response]), **seen).logits[
+                    0, len(prompt) - 1 : -1
+                ]
+            expected = (
+                logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum().item()
+            )
             assert opinion.logps_32[condition, number] == pytest.approx(expected, rel=1e-4)
     assert opinion.num_tokens == tuple(len(encode_response(vlm, text)) for text in texts)
-    assert list(opinion.answers) == generate(vlm, list(read_images(images)), [question] * 2, max_new_tokens=4)
+    assert list(opinion.answers) == generate(
+        vlm, list(read_images(images)), [question] * 2, max_new_tokens=4
+    )
 
 
-def test_base_and_tuned_stand_side_by_side(finetuned: Path, images: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    run(str(finetuned), "What is shown?", images, base="auto", answer=["A star.", "A <b>."], max_new_tokens=3, device="cpu")
+def test_base_and_tuned_stand_side_by_side(
+    finetuned: Path, images: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(
+        str(finetuned),
+        "What is shown?",
+        images,
+        base="auto",
+        answer=["A star.", "A <b>."],
+        max_new_tokens=3,
+        device="cpu",
+    )
     shown = capsys.readouterr().err
     assert "judged a  A star." in shown
-    for word in ("base log p(a)", "tuned log p(a)", "image a", "image b", "no image", "base: ", "tuned: "):
+    for word in (
+        "base log p(a)",
+        "tuned log p(a)",
+        "image a",
+        "image b",
+        "no image",
+        "base: ",
+        "tuned: ",
+    ):
         assert word in shown
 
 
 def test_the_base_judges_what_the_tuned_model_said(
-    finetuned: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    finetuned: Path,
+    images: list[Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     asked = []
 
@@ -102,17 +131,31 @@ def test_verdicts(table: list[list[float]], expected: str) -> None:
         ({"question": "What <image> is this?"}, "What <image> is this|control token|<image>"),
     ],
 )
-def test_mistakes_are_one_line(change: dict[str, Any], message: str, finetuned: Path, images: list[Path]) -> None:
+def test_mistakes_are_one_line(
+    change: dict[str, Any], message: str, finetuned: Path, images: list[Path]
+) -> None:
     folder = images[0].parent
     (folder / "text.png").write_text("not a picture")
-    given: dict[str, Any] = {"question": "What?", "image": ["a.png", "b.png"], "base": "none", "answer": None, "device": "cpu", **change}
+    given: dict[str, Any] = {
+        "question": "What?",
+        "image": ["a.png", "b.png"],
+        "base": "none",
+        "answer": None,
+        "device": "cpu",
+        **change,
+    }
     given["image"] = [folder / name for name in given["image"]]
     with pytest.raises(ValueError, match=message) as raised:
         run(str(finetuned), max_new_tokens=2, **given)
     assert "\n" not in str(raised.value)
 
 
-def test_a_model_that_says_nothing_is_told(finetuned: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_says_nothing_is_told(
+    finetuned: Path, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("training.models.generation.generate", lambda *_, **__: ["", "A star."])
-    with pytest.raises(AskError, match="says nothing about image a; give the two answers to judge with --answer, twice"):
+    with pytest.raises(
+        AskError,
+        match="says nothing about image a; give the two answers to judge with --answer, twice",
+    ):
         ask(finetuned, read_images(images), "What?", None, device="cpu", max_new_tokens=2)

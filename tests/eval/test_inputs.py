@@ -27,12 +27,18 @@ def test_a_pair_without_a_text_is_named_before_anything_is_scored(
     assert read_items(section.model_copy(update={"max_pairs": 2})).num_rows == 2
 
 
-def test_rows_without_hash_or_meta_are_read(rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_rows_without_hash_or_meta_are_read(
+    rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
     bare = [{**row, "image_a_sha256": None, "image_b_sha256": None, "meta": None} for row in rows]
-    assert read_items(EvalSection(model="m", data=str(write_rows(tmp_path / "mvc", bare)), out="o")).num_rows == len(rows)
+    assert read_items(
+        EvalSection(model="m", data=str(write_rows(tmp_path / "mvc", bare)), out="o")
+    ).num_rows == len(rows)
 
 
-def test_a_model_whose_training_did_not_finish_is_no_model_without_base(finetuned: Path, tmp_path: Path) -> None:
+def test_a_model_whose_training_did_not_finish_is_no_model_without_base(
+    finetuned: Path, tmp_path: Path
+) -> None:
     model = shutil.copytree(finetuned, tmp_path / "model")
     (model / ".svco_train").write_text("left by the trainer")
     (model / "recipe.yaml").write_text("steps: 10")
@@ -47,14 +53,18 @@ def test_a_model_whose_training_did_not_finish_is_no_model_without_base(finetune
     assert find_models(section).before is None  # a model of someone else, who may have a recipe too
 
 
-def test_a_plan_that_is_only_shown_fetches_no_weights(mvc: Path, finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plan_that_is_only_shown_fetches_no_weights(
+    mvc: Path, finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = {"org/tuned": finetuned, "org/first": finetuned / "base"}
     remote = shutil.copytree(finetuned, tmp_path / "remote", ignore=shutil.ignore_patterns("base"))
     (remote / "svco.json").write_text(json.dumps({"base_model": "org/first"}))
     hub["org/tuned"] = remote
 
     def fetch(name: str, allow_patterns: list[str]) -> str:
-        """Copies what the Hub would send: the files whose path matches a pattern, in which * also matches slashes."""
+        """Copies what the Hub would send: the files whose path matches a pattern, in which * also
+        matches slashes.
+        """
         for path in hub[name].rglob("*"):
             relative = path.relative_to(hub[name]).as_posix()
             if path.is_file() and any(fnmatch(relative, pattern) for pattern in allow_patterns):
@@ -66,7 +76,11 @@ def test_a_plan_that_is_only_shown_fetches_no_weights(mvc: Path, finetuned: Path
     section = EvalSection(model="org/tuned", data=str(mvc), out=str(tmp_path / "eval"))
     plan = plan_evaluation(section, images=False)
     assert plan.models.before == tmp_path / "cache" / "org/first"
-    fetched = sorted(path.relative_to(tmp_path / "cache").as_posix() for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    fetched = sorted(
+        path.relative_to(tmp_path / "cache").as_posix()
+        for path in (tmp_path / "cache").rglob("*")
+        if path.is_file()
+    )
     assert fetched == ["org/first/config.json", "org/tuned/config.json", "org/tuned/svco.json"]
     plan_evaluation(section)
     assert (tmp_path / "cache" / "org/first" / "model.safetensors").is_file()
@@ -78,8 +92,12 @@ def test_adapters_are_a_model_that_changes_with_its_base(tmp_path: Path) -> None
         folder.mkdir()
         (folder / "model.safetensors").write_bytes(b"weights")
     (base / "config.json").write_text("{}")
-    (adapters / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
-    section = EvalSection.model_validate({"model": str(adapters), "base": "none", "data": "/d", "out": "/o"})
+    (adapters / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(base)})
+    )
+    section = EvalSection.model_validate(
+        {"model": str(adapters), "base": "none", "data": "/d", "out": "/o"}
+    )
     assert find_models(section).after == adapters
     before = weights_sha256(adapters)
     (base / "model.safetensors").write_bytes(b"other weights")

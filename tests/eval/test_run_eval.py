@@ -1,4 +1,6 @@
-"""The command from recipe to page: in this process with a real tiny model, once through Ray, and with wrong input."""
+"""The command from recipe to page: in this process with a real tiny model, once through Ray, and
+with wrong input.
+"""
 
 import json
 import os
@@ -36,7 +38,9 @@ def section_of(mvc: Path, model: Path, out: Path, *more: str) -> EvalSection:
         "intervals.num_draws=100",
         "page.max_cards=12",
     ]
-    return load_recipe(RECIPE, [f"data={mvc}", f"model={model}", f"out={out}", *quick, *more], EvalSection)
+    return load_recipe(
+        RECIPE, [f"data={mvc}", f"model={model}", f"out={out}", *quick, *more], EvalSection
+    )
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +53,9 @@ def done(mvc: Path, finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the page of `done`, which is made before this, has its plots: drawing is most of what a page costs."""
+    """Only the page of `done`, which is made before this, has its plots: drawing is most of what a
+    page costs.
+    """
     monkeypatch.setattr("eval.report.pairs.figure_svg", lambda _: "<svg></svg>")
 
 
@@ -58,7 +64,9 @@ def read(path: Path) -> Any:
 
 
 def test_everything_that_is_promised_is_written(done: Path) -> None:
-    assert {"scores.json", "items.parquet", "report.html", "result.json", "DONE.json"} <= {path.name for path in done.iterdir()}
+    assert {"scores.json", "items.parquet", "report.html", "result.json", "DONE.json"} <= {
+        path.name for path in done.iterdir()
+    }
     assert read(done / "result.json")["num_pairs"] == 12
 
 
@@ -66,7 +74,9 @@ def test_scores_hold_both_models_their_difference_and_intervals(done: Path) -> N
     scores = read(done / "scores.json")
     text = scores["overall"]["text_score"]
     assert (text["chance"], text["after"]["n"], text["after"]["num_groups"]) == (0.25, 12, 6)
-    assert text["difference"]["value"] == pytest.approx(text["after"]["value"] - text["before"]["value"])
+    assert text["difference"]["value"] == pytest.approx(
+        text["after"]["value"] - text["before"]["value"]
+    )
     for key, entry in scores["overall"].items():
         if key.startswith("hallucinated"):
             continue  # whether random words are a claim is a matter of luck
@@ -82,12 +92,19 @@ def test_scores_hold_both_models_their_difference_and_intervals(done: Path) -> N
 def test_scores_are_what_the_items_say(done: Path) -> None:
     items, overall = pq.read_table(done / "items.parquet"), read(done / "scores.json")["overall"]
     for role in ("before", "after"):
-        logp = {name: items[f"{role}_logp_{name}"].to_numpy() for name in ("a_a", "a_b", "b_a", "b_b", "none_a", "none_b")}
+        logp = {
+            name: items[f"{role}_logp_{name}"].to_numpy()
+            for name in ("a_a", "a_b", "b_a", "b_b", "none_a", "none_b")
+        }
         text = (logp["a_a"] > logp["a_b"]) & (logp["b_b"] > logp["b_a"])
         assert overall["text_score"][role]["value"] == pytest.approx(text.mean())
         margin = np.concatenate([logp["a_a"] - logp["b_a"], logp["b_b"] - logp["a_b"]])
         assert overall["matching_contradictory_nats"][role]["value"] == pytest.approx(margin.mean())
-        words = [len(said.split()) for side in "ab" for said in items[f"{role}_generated_{side}"].to_pylist()]
+        words = [
+            len(said.split())
+            for side in "ab"
+            for said in items[f"{role}_generated_{side}"].to_pylist()
+        ]
         assert overall["answer_words"][role]["value"] == pytest.approx(np.mean(words))
 
 
@@ -99,7 +116,9 @@ def test_only_rows_with_exact_truth_are_checked_for_hallucination(done: Path) ->
     assert {row["after_num_claims_a"] for row in untold} == {0}
 
 
-def test_log_probabilities_are_those_of_a_plain_forward_pass(done: Path, finetuned: Path, rows: list[dict[str, Any]]) -> None:
+def test_log_probabilities_are_those_of_a_plain_forward_pass(
+    done: Path, finetuned: Path, rows: list[dict[str, Any]]
+) -> None:
     import torch
 
     from pipeline.core.images import decode_rgb
@@ -109,14 +128,22 @@ def test_log_probabilities_are_those_of_a_plain_forward_pass(done: Path, finetun
     found = pq.read_table(done / "items.parquet").to_pylist()[0]
     for condition in ("a", "b", "none"):
         prompt = encode_prompt(vlm, row["question"], with_image=condition != "none")
-        pixels = None if condition == "none" else pixel_values(vlm, [decode_rgb(row[f"image_{condition}"]["bytes"])])
+        pixels = (
+            None
+            if condition == "none"
+            else pixel_values(vlm, [decode_rgb(row[f"image_{condition}"]["bytes"])])
+        )
         for side in ("a", "b"):
             response = encode_response(vlm, row[f"answer_{side}"])
             with torch.no_grad():
-                logits = vlm.model(input_ids=torch.tensor([prompt + response]), pixel_values=pixels).logits[0, len(prompt) - 1 : -1]
+                logits = vlm.model(
+                    input_ids=torch.tensor([prompt + response]), pixel_values=pixels
+                ).logits[0, len(prompt) - 1 : -1]
             plain = logits.log_softmax(-1).gather(1, torch.tensor(response)[:, None]).sum().item()
             assert found[f"after_logp_{condition}_{side}"] == pytest.approx(plain, abs=1e-4)
-            assert found[f"after_num_tokens_{side}"] == len(encode_response(vlm, row[f"answer_{side}"]))
+            assert found[f"after_num_tokens_{side}"] == len(
+                encode_response(vlm, row[f"answer_{side}"])
+            )
 
 
 def test_the_page_is_one_file_with_escaped_texts(done: Path) -> None:
@@ -137,21 +164,30 @@ def test_the_page_says_what_is_a_tie_and_that_a_bare_yes_is_no_claim(done: Path)
     assert "A bare yes or no is no claim" in page
 
 
-def test_a_finished_evaluation_is_not_done_again(done: Path, mvc: Path, finetuned: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_finished_evaluation_is_not_done_again(
+    done: Path, mvc: Path, finetuned: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.name != ".lock"}
-    evaluate(plan_evaluation(section_of(mvc, finetuned, done, "workers.num_workers=1")))  # the place does not matter
+    # the place does not matter
+    evaluate(plan_evaluation(section_of(mvc, finetuned, done, "workers.num_workers=1")))
     assert "nothing to do" in capfd.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in done.rglob("*") if path.name != ".lock"}
+    assert before == {
+        path: path.stat().st_mtime_ns for path in done.rglob("*") if path.name != ".lock"
+    }
 
 
-def test_another_recipe_or_model_is_refused_and_named(done: Path, mvc: Path, finetuned: Path) -> None:
+def test_another_recipe_or_model_is_refused_and_named(
+    done: Path, mvc: Path, finetuned: Path
+) -> None:
     with pytest.raises(RecipeError, match=r"differs in recipe.seed;.*overwrite=true"):
         evaluate(plan_evaluation(section_of(mvc, finetuned, done, "seed=5")))
     with pytest.raises(RecipeError, match="differs in models"):
         evaluate(plan_evaluation(section_of(mvc, finetuned / "base", done, "base=none")))
 
 
-def test_overwriting_with_another_seed_scores_nothing_again(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+def test_overwriting_with_another_seed_scores_nothing_again(
+    done: Path, mvc: Path, finetuned: Path, tmp_path: Path
+) -> None:
     out = shutil.copytree(done, tmp_path / "eval")
     parts = {path: path.stat().st_mtime_ns for path in (out / ".work").rglob("*.parquet")}
     assert len(parts) == 6
@@ -160,7 +196,9 @@ def test_overwriting_with_another_seed_scores_nothing_again(done: Path, mvc: Pat
     assert read(out / "DONE.json")["identity"]["recipe"]["seed"] == 5
 
 
-def test_a_killed_evaluation_continues_and_ends_the_same(done: Path, mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+def test_a_killed_evaluation_continues_and_ends_the_same(
+    done: Path, mvc: Path, finetuned: Path, tmp_path: Path
+) -> None:
     out = shutil.copytree(done, tmp_path / "eval")
     for name in ("DONE.json", "scores.json", "report.html"):
         (out / name).unlink()
@@ -175,10 +213,16 @@ def test_a_killed_evaluation_continues_and_ends_the_same(done: Path, mvc: Path, 
 
 
 def test_a_run_that_fails_leaves_no_page_of_the_run_that_it_was_to_replace(
-    done: Path, finetuned: Path, rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
+    done: Path,
+    finetuned: Path,
+    rows: list[dict[str, Any]],
+    write_rows: Callable[..., Path],
+    tmp_path: Path,
 ) -> None:
     out = shutil.copytree(done, tmp_path / "eval")
-    broken = write_rows(tmp_path / "mvc", [{**rows[0], "image_b": {"bytes": b"no image", "path": None}}])
+    broken = write_rows(
+        tmp_path / "mvc", [{**rows[0], "image_b": {"bytes": b"no image", "path": None}}]
+    )
     with pytest.raises(ValueError, match="image_b cannot be used"):
         evaluate(plan_evaluation(section_of(broken, finetuned, out, "overwrite=true")))
     assert {path.name for path in out.iterdir()} == {".lock", ".svco_eval", ".work"}
@@ -194,14 +238,20 @@ def test_what_was_deleted_from_a_finished_evaluation_is_made_again(
     assert (out / name).is_file()
 
 
-def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(
+    mvc: Path, finetuned: Path, tmp_path: Path
+) -> None:
     data = shutil.copytree(mvc, tmp_path / "mvc")
     (data / ".work").mkdir()
     other = tmp_path / "other"
     other.mkdir()
     (other / "DONE.json").write_text("{}")
     (other / "report.html").write_text("mine")
-    for out, expected in ((data, "an MVC data set"), (other, "other files"), (finetuned, "other files")):
+    for out, expected in (
+        (data, "an MVC data set"),
+        (other, "other files"),
+        (finetuned, "other files"),
+    ):
         before = sorted(out.rglob("*"))
         with pytest.raises(RecipeError, match=expected):
             evaluate(plan_evaluation(section_of(mvc, finetuned, out, "overwrite=true")))
@@ -217,9 +267,13 @@ def test_a_model_that_is_its_own_base_is_scored_once(tmp_path: Path) -> None:
     assert missing_parts(two, 2) == [("before", 1), ("after", 0), ("after", 1)]
 
 
-def test_the_terminal_names_the_split(mvc: Path, finetuned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_names_the_split(
+    mvc: Path, finetuned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     data = shutil.copytree(mvc, tmp_path / "mvc")
-    (data / "data" / "validation-00000-of-00001.parquet").rename(data / "data" / "train-00000-of-00001.parquet")
+    (data / "data" / "validation-00000-of-00001.parquet").rename(
+        data / "data" / "train-00000-of-00001.parquet"
+    )
     more = ("split=train", f"base={finetuned}", "generate.enabled=false", "max_pairs=2")
     evaluate(plan_evaluation(section_of(data, finetuned, tmp_path / "eval", *more)))
     said = capfd.readouterr().err
@@ -234,21 +288,34 @@ def test_a_model_without_base_gets_one_column(mvc: Path, finetuned: Path, tmp_pa
     assert overall["text_score"]["before"] is None
     assert overall["text_score"]["difference"] is None
     assert "answer_words" not in overall
-    assert "<th>difference</th>" not in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
+    assert "<th>difference</th>" not in (tmp_path / "eval" / "report.html").read_text(
+        encoding="utf-8"
+    )
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "eval/run_eval.py", "--recipe", str(RECIPE), *arguments]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_wrong_input_is_one_line_and_exit_code_2(
-    mvc: Path, finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    mvc: Path,
+    finetuned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
-    good = {"model": str(finetuned), "data": str(mvc), "out": str(tmp_path / "eval"), "workers.num_workers": "0"}
+    good = {
+        "model": str(finetuned),
+        "data": str(mvc),
+        "out": str(tmp_path / "eval"),
+        "workers.num_workers": "0",
+    }
     cases = [
         ({"model": str(tmp_path)}, "config.json"),
         ({"data": str(tmp_path)}, "manifest.json"),
@@ -268,7 +335,9 @@ def test_wrong_input_is_one_line_and_exit_code_2(
     assert (finished.returncode, finished.stderr) == (2, said)
 
 
-def test_a_dry_run_shows_the_plan_without_torch_or_ray(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_plan_without_torch_or_ray(
+    mvc: Path, finetuned: Path, tmp_path: Path
+) -> None:
     code = (
         "import sys; from eval.run_eval import main; sys.argv = ['run_eval'] + sys.argv[1:]\n"
         "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
@@ -276,7 +345,13 @@ def test_a_dry_run_shows_the_plan_without_torch_or_ray(mvc: Path, finetuned: Pat
     )
     arguments = ["--dry-run", f"model={finetuned}", f"data={mvc}", f"out={tmp_path / 'eval'}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert finished.returncode == 0, finished.stderr
     assert "12 in 6 groups" in finished.stderr
     assert not (tmp_path / "eval").exists()
@@ -291,7 +366,9 @@ def test_a_row_that_cannot_be_scored_is_named(
         evaluate(plan_evaluation(section_of(folder, finetuned, tmp_path / "eval")))
 
 
-def test_a_model_of_another_kind_is_refused_with_the_reason(mvc: Path, finetuned: Path, tmp_path: Path) -> None:
+def test_a_model_of_another_kind_is_refused_with_the_reason(
+    mvc: Path, finetuned: Path, tmp_path: Path
+) -> None:
     model = shutil.copytree(finetuned / "base", tmp_path / "model")
     (model / "config.json").write_text(json.dumps({"model_type": "clip"}))
     with pytest.raises(ValueError, match="model_type is 'clip'"):
@@ -309,13 +386,19 @@ def test_ray_workers_give_the_same_scores_and_name_a_bad_row(
     command_here: Callable[..., tuple[int, str]],
     tmp_path: Path,
 ) -> None:
-    evaluate(plan_evaluation(section_of(mvc, finetuned, tmp_path / "eval", "workers.num_workers=1")))
+    evaluate(
+        plan_evaluation(section_of(mvc, finetuned, tmp_path / "eval", "workers.num_workers=1"))
+    )
     columns = [name for name in pq.read_schema(done / "items.parquet").names if "_logp_" in name]
     here, there = (pq.read_table(out / "items.parquet") for out in (done, tmp_path / "eval"))
     for name in columns:
         np.testing.assert_allclose(there[name].to_numpy(), here[name].to_numpy(), rtol=1e-5)
-    assert there.select(["pair_id", "after_generated_a"]).equals(here.select(["pair_id", "after_generated_a"]))
-    broken = write_rows(tmp_path / "mvc", [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}])
+    assert there.select(["pair_id", "after_generated_a"]).equals(
+        here.select(["pair_id", "after_generated_a"])
+    )
+    broken = write_rows(
+        tmp_path / "mvc", [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}]
+    )
     overrides = (f"model={finetuned}", f"data={broken}", f"out={tmp_path / 'broken'}", "base=none")
     code, printed = command_here(main, "--recipe", RECIPE, *overrides)
     assert code == 2, printed

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""A chat-completions server of our own on loopback that writes passable rewrites, counts what it was paid for, and misbehaves on command.
+"""A chat-completions server of our own on loopback that writes passable rewrites, counts what it
+was paid for, and misbehaves on command.
 
 In a test:            with ChatServer(["429 1", "half", "answer"]) as server: ... server.base_url, server.answered
 As a process:         python tests/pipeline/chat_server.py --port 0 --delay-s 0.2 --log answered.jsonl      (prints its address)
@@ -31,7 +32,9 @@ _WITH_TEXT = ("refusal", "filter", "length")
 
 
 def rewritten(body: dict[str, Any]) -> str:
-    """What an obliging model would say: a general question, then the captions with a few words before them; as a judge, it is unsure."""
+    """What an obliging model would say: a general question, then the captions with a few words
+    before them; as a judge, it is unsure.
+    """
     content = body["messages"][min(1, len(body["messages"]) - 1)]["content"]
     if content == "Reply with: ok":
         return "ok"
@@ -40,21 +43,35 @@ def rewritten(body: dict[str, Any]) -> str:
     data = json.loads(content)
     if "question" in data:
         texts = (data["caption_a"], data["caption_b"])
-        return json.dumps({f"answer_{side}": f"The picture shows this: {text}" for side, text in zip("ab", texts, strict=True)})
-    written = template.write(data["caption_a"], data["caption_b"], "other", "What do you see there?")
+        return json.dumps(
+            {
+                f"answer_{side}": f"The picture shows this: {text}"
+                for side, text in zip("ab", texts, strict=True)
+            }
+        )
+    written = template.write(
+        data["caption_a"], data["caption_b"], "other", "What do you see there?"
+    )
     return json.dumps({"question": written.question if written else "?"})
 
 
 class ChatServer:
     """A server in a thread; leaves with the body of its `with`."""
 
-    def __init__(self, commands: Sequence[str] | Behaviour = (), delay_s: float = 0.0, port: int = 0, log: Path | None = None) -> None:
+    def __init__(
+        self,
+        commands: Sequence[str] | Behaviour = (),
+        delay_s: float = 0.0,
+        port: int = 0,
+        log: Path | None = None,
+    ) -> None:
         self._commands, self._delay_s, self._port = commands, delay_s, port
         self._log = log.open("a", buffering=1) if log else None  # one line at a time
         self.bodies: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.arrived_s: list[float] = []
-        self.answered: Counter[str] = Counter()  # by request: replies that were sent to the end, so paid for
+        # by request: replies that were sent to the end, so paid for
+        self.answered: Counter[str] = Counter()
         self.in_flight = self.peak_in_flight = 0
 
     @property
@@ -83,24 +100,40 @@ class ChatServer:
         finally:
             self.in_flight -= 1
 
-    async def _obey(self, command: str, body: dict[str, Any], request: web.Request) -> web.StreamResponse:
+    async def _obey(
+        self, command: str, body: dict[str, Any], request: web.Request
+    ) -> web.StreamResponse:
         name, _, argument = command.partition(" ")
         if name == "no_schema":
             name = "400_schema" if "response_format" in body else "answer"
         if name in _REFUSALS:
             status, message, more = _REFUSALS[name]
             headers = {"Retry-After": argument} if argument else {}
-            return web.json_response({"error": {"message": message, **more}}, status=status, headers=headers)
+            return web.json_response(
+                {"error": {"message": message, **more}}, status=status, headers=headers
+            )
         if name == "slow":
             await asyncio.sleep(float(argument))
         if name == "reset":
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
-        text = argument if name == "raw" else "" if name == "blank" else argument if name in _WITH_TEXT and argument else rewritten(body)
+        text = (
+            argument
+            if name == "raw"
+            else (
+                ""
+                if name == "blank"
+                else argument
+                if name in _WITH_TEXT and argument
+                else rewritten(body)
+            )
+        )
         whole = json.dumps(_completion(body, text, name)).encode()
         if name == "half":
-            response = web.StreamResponse(headers={"Content-Length": str(len(whole)), "Content-Type": "application/json"})
+            response = web.StreamResponse(
+                headers={"Content-Length": str(len(whole)), "Content-Type": "application/json"}
+            )
             await response.prepare(request)
             await response.write(whole[: len(whole) // 2])
             assert request.transport is not None
@@ -123,7 +156,9 @@ class ChatServer:
     async def _serve(self, started: threading.Event) -> None:
         app = web.Application(client_max_size=2**24)
         app.router.add_post("/v1/chat/completions", self._chat)
-        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2)
+        runner = web.AppRunner(
+            app, access_log=None, handler_cancellation=True, shutdown_timeout=0.2
+        )
         await runner.setup()
         listener = socket.create_server(("127.0.0.1", self._port), backlog=1024)
         self._port = listener.getsockname()[1]
@@ -135,7 +170,9 @@ class ChatServer:
 
     def __enter__(self) -> Self:
         started = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._serve(started)), daemon=True
+        )
         self._thread.start()
         assert started.wait(20)
         return self
@@ -152,7 +189,11 @@ _REFUSALS: dict[str, tuple[int, str, dict[str, str]]] = {
     "503": (503, "Overloaded", {}),
     "401": (401, "Incorrect API key provided: sk-secret", {"code": "invalid_api_key"}),
     "403": (403, "Not allowed", {}),
-    "404": (404, "The model `gpt-4.9` does not exist or you do not have access to it.", {"code": "model_not_found"}),
+    "404": (
+        404,
+        "The model `gpt-4.9` does not exist or you do not have access to it.",
+        {"code": "model_not_found"},
+    ),
     "400": (400, "This prompt is against our policy", {}),
     "400_schema": (400, "response_format of type json_schema is not supported", {}),
 }
@@ -165,7 +206,11 @@ def _completion(body: dict[str, Any], text: str, name: str) -> dict[str, Any]:
     finish = {"length": "length", "filter": "content_filter"}.get(name, "stop")
     choices = [] if name == "empty" else [{"index": 0, "finish_reason": finish, "message": message}]
     num_in = sum(len(one["content"]) for one in body["messages"]) // 4
-    usage = {"prompt_tokens": num_in, "completion_tokens": len(text) // 4, "total_tokens": num_in + len(text) // 4}
+    usage = {
+        "prompt_tokens": num_in,
+        "completion_tokens": len(text) // 4,
+        "total_tokens": num_in + len(text) // 4,
+    }
     return {
         "id": "chatcmpl",
         "object": "chat.completion",
@@ -177,7 +222,9 @@ def _completion(body: dict[str, Any], text: str, name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--delay-s", type=float, default=0.0)
     parser.add_argument("--log", type=Path)

@@ -1,8 +1,10 @@
-"""A small Hub on loopback: the routes that `huggingface_hub` uses to publish and to read, kept in memory, failing on command.
+"""A small Hub on loopback: the routes that `huggingface_hub` uses to publish and to read, kept in
+memory, failing on command.
 
-It keeps what the real one promises and publishing relies on: a commit is whole or absent, a `parentCommit` that is not the
-head is refused, contents of large files are uploaded once whatever they are called, and storage answers under other
-addresses than the repository. Xet storage is not served: clients run with HF_HUB_DISABLE_XET=1.
+It keeps what the real one promises and publishing relies on: a commit is whole or absent, a
+`parentCommit` that is not the head is refused, contents of large files are uploaded once whatever
+they are called, and storage answers under other addresses than the repository. Xet storage is not
+served: clients run with HF_HUB_DISABLE_XET=1.
 """
 
 import base64
@@ -38,7 +40,11 @@ class Blob:
 
     def entry(self, path: str) -> dict[str, Any]:
         """As the Hub lists it."""
-        lfs = {"lfs": {"oid": self.sha256, "size": len(self.data), "pointerSize": 134}} if self.is_lfs else {}
+        lfs = (
+            {"lfs": {"oid": self.sha256, "size": len(self.data), "pointerSize": 134}}
+            if self.is_lfs
+            else {}
+        )
         return {"type": "file", "path": path, "size": len(self.data), "oid": self.git_sha1, **lfs}
 
 
@@ -57,7 +63,11 @@ class Repo:
 
     def commit(self, message: str, files: dict[str, Blob]) -> Commit:
         """Adds a commit that holds `files` and nothing else."""
-        made = Commit(hashlib.sha1(f"{len(self.commits)} {message} {sorted(files)}".encode()).hexdigest(), message, files)
+        made = Commit(
+            hashlib.sha1(f"{len(self.commits)} {message} {sorted(files)}".encode()).hexdigest(),
+            message,
+            files,
+        )
         self.commits.append(made)
         return made
 
@@ -77,10 +87,12 @@ class Hub:
     stored: dict[str, bytes] = field(default_factory=dict)  # large file storage, by sha256
     uploads: list[str] = field(default_factory=list)  # sha256 of each content that arrived whole
     requests: list[str] = field(default_factory=list)
-    refuse_uploads_after: int | None = None  # storage answers 403, as it does when an address has expired
+    # storage answers 403, as it does when an address has expired
+    refuse_uploads_after: int | None = None
     hang_uploads_after: int | None = None  # reads half of the content and then nothing more
     drop_next_upload: bool = False  # closes the connection in the middle, once
-    before_commit: Callable[[], object] | None = None  # runs when a commit arrives, before it is looked at
+    # runs when a commit arrives, before it is looked at
+    before_commit: Callable[[], object] | None = None
     after_commit: Callable[[Commit], object] | None = None
     released: threading.Event = field(default_factory=threading.Event)
     url: str = ""
@@ -123,7 +135,9 @@ OPEN = ("lfs_upload", "validate_yaml")
 class Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # headers and body in one packet: two would wait for each other's acknowledgement, 40 ms per answer
+    # headers and body in one packet: two would wait for each other's acknowledgement, 40 ms per
+    # answer
+    wbufsize = -1
 
     def log_message(self, *_: object) -> None:
         """Says nothing."""
@@ -135,12 +149,20 @@ class Handler(BaseHTTPRequestHandler):
         for method, pattern, name in ROUTES:
             found = re.fullmatch(pattern, path) if method == self.command else None
             if found:
-                # Read before any answer, or the next request on this connection would begin with it.
+                # Read before any answer, or the next request on this connection would begin with
+                # it.
                 self.content = b"" if name == "lfs_upload" else self.body()
-                given = {key: value for key, value in found.groupdict().items() if value is not None}
-                if name not in OPEN and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
+                given = {
+                    key: value for key, value in found.groupdict().items() if value is not None
+                }
+                if (
+                    name not in OPEN
+                    and self.headers.get("Authorization") != f"Bearer {self.hub.token}"
+                ):
                     self.answer(
-                        401, {"error": "Invalid username or password."}, {"X-Error-Message": "Invalid credentials in Authorization header"}
+                        401,
+                        {"error": "Invalid username or password."},
+                        {"X-Error-Message": "Invalid credentials in Authorization header"},
                     )
                     return
                 getattr(self, name)(**given)
@@ -159,10 +181,20 @@ class Handler(BaseHTTPRequestHandler):
             return b"".join(parts)
         return self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
-    def answer(self, status: int, value: Any = None, headers: dict[str, str] | None = None, data: bytes | None = None) -> None:
+    def answer(
+        self,
+        status: int,
+        value: Any = None,
+        headers: dict[str, str] | None = None,
+        data: bytes | None = None,
+    ) -> None:
         content = json.dumps(value).encode() if data is None else data
         self.send_response(status)
-        for key, text in {"Content-Length": str(len(content)), "Content-Type": "application/json", **(headers or {})}.items():
+        for key, text in {
+            "Content-Length": str(len(content)),
+            "Content-Type": "application/json",
+            **(headers or {}),
+        }.items():
             self.send_header(key, text)
         self.end_headers()
         if self.command != "HEAD":
@@ -187,12 +219,19 @@ class Handler(BaseHTTPRequestHandler):
         return not self.hub.may_write
 
     def whoami(self) -> None:
-        self.answer(200, {"type": "user", "name": "tester", "orgs": [], "auth": {"type": "access_token"}})
+        self.answer(
+            200, {"type": "user", "name": "tester", "orgs": [], "auth": {"type": "access_token"}}
+        )
 
     def validate_yaml(self) -> None:
         header = yaml.safe_load(json.loads(self.content)["content"].split("---\n")[1])
-        good = isinstance(header, dict) and ("license_name" in header or header.get("license") != "other")
-        self.answer(200 if good else 400, {"errors": [] if good else [{"message": '"license_name" is required'}], "warnings": []})
+        good = isinstance(header, dict) and (
+            "license_name" in header or header.get("license") != "other"
+        )
+        self.answer(
+            200 if good else 400,
+            {"errors": [] if good else [{"message": '"license_name" is required'}], "warnings": []},
+        )
 
     def create(self) -> None:
         asked = json.loads(self.content)
@@ -203,18 +242,39 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(409, {"error": f"You already created this {kind} repo"})
             return
         repo = self.hub.repos[kind, name] = Repo(asked.get("visibility") == "private")
-        repo.commit("initial commit", {".gitattributes": Blob(b"*.parquet filter=lfs\n", is_lfs=False)})
-        self.answer(200, {"url": f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}", "name": name})
+        repo.commit(
+            "initial commit", {".gitattributes": Blob(b"*.parquet filter=lfs\n", is_lfs=False)}
+        )
+        self.answer(
+            200,
+            {
+                "url": f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}",
+                "name": name,
+            },
+        )
 
     def info(self, kind: str, name: str, revision: str = "main") -> None:
         if found := self.found_commit(kind, name, revision):
             repo, commit = found
             siblings = [{"rfilename": path} for path in commit.files]
-            self.answer(200, {"id": name, "sha": commit.oid, "private": repo.is_private, "tags": [], "siblings": siblings, "downloads": 0})
+            self.answer(
+                200,
+                {
+                    "id": name,
+                    "sha": commit.oid,
+                    "private": repo.is_private,
+                    "tags": [],
+                    "siblings": siblings,
+                    "downloads": 0,
+                },
+            )
 
     def refs(self, kind: str, name: str) -> None:
         if repo := self.found(kind, name):
-            tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid} for tag, oid in repo.tags.items()]
+            tags = [
+                {"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid}
+                for tag, oid in repo.tags.items()
+            ]
             main = {"name": "main", "ref": "refs/heads/main", "targetCommit": repo.commits[-1].oid}
             self.answer(200, {"branches": [main], "converts": [], "tags": tags})
 
@@ -227,16 +287,39 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": "no such folder"}, {"X-Error-Code": "EntryNotFound"})
             return
         is_recursive = self.query.get("recursive", ["false"])[0].lower() in ("true", "1")
-        folders = {file[: index.start()] for file in below for index in re.finditer("/", file) if index.start() >= len(inside)}
-        entries = [blob.entry(file) for file, blob in below.items()] + [self.folder(folder) for folder in folders]
-        self.answer(200, [entry for entry in entries if is_recursive or "/" not in entry["path"].removeprefix(inside)])
+        folders = {
+            file[: index.start()]
+            for file in below
+            for index in re.finditer("/", file)
+            if index.start() >= len(inside)
+        }
+        entries = [blob.entry(file) for file, blob in below.items()] + [
+            self.folder(folder) for folder in folders
+        ]
+        self.answer(
+            200,
+            [
+                entry
+                for entry in entries
+                if is_recursive or "/" not in entry["path"].removeprefix(inside)
+            ],
+        )
 
     @staticmethod
     def folder(path: str) -> dict[str, Any]:
-        return {"type": "directory", "path": path, "size": 0, "oid": hashlib.sha1(path.encode()).hexdigest()}
+        return {
+            "type": "directory",
+            "path": path,
+            "size": 0,
+            "oid": hashlib.sha1(path.encode()).hexdigest(),
+        }
 
     def paths_info(self, kind: str, name: str, revision: str) -> None:
-        asked = parse_qs(self.content.decode()) if "json" not in self.headers.get("Content-Type", "") else json.loads(self.content)
+        asked = (
+            parse_qs(self.content.decode())
+            if "json" not in self.headers.get("Content-Type", "")
+            else json.loads(self.content)
+        )
         if found := self.found_commit(kind, name, revision):
             files, entries = found[1].files, []
             for path in asked["paths"]:
@@ -254,7 +337,14 @@ class Handler(BaseHTTPRequestHandler):
         for file in asked:
             path, there = file["path"], found[1].files.get(file["path"])
             known = {"oid": there.sha256 if there.is_lfs else there.git_sha1} if there else {}
-            files.append({"path": path, "uploadMode": "lfs" if path.endswith(LFS_ENDINGS) else "regular", "shouldIgnore": False, **known})
+            files.append(
+                {
+                    "path": path,
+                    "uploadMode": "lfs" if path.endswith(LFS_ENDINGS) else "regular",
+                    "shouldIgnore": False,
+                    **known,
+                }
+            )
         self.answer(200, {"files": files})
 
     def lfs_batch(self, **_: str) -> None:
@@ -279,7 +369,13 @@ class Handler(BaseHTTPRequestHandler):
             return
         data = self.body()
         if hub.refuse_uploads_after is not None and len(hub.uploads) >= hub.refuse_uploads_after:
-            self.answer(403, data=b"<Error><Code>AccessDenied</Code><Message>Request has expired</Message></Error>")
+            self.answer(
+                403,
+                data=(
+                    b"<Error><Code>AccessDenied</Code><Message>Request has"
+                    b" expired</Message></Error>"
+                ),
+            )
         elif hashlib.sha256(data).hexdigest() != oid:
             self.answer(400, {"error": "the content is not what its name says"})
         else:
@@ -296,7 +392,9 @@ class Handler(BaseHTTPRequestHandler):
         repo, head = found
         header, *operations = [(line["key"], line["value"]) for line in lines]
         if header[1].get("parentCommit", head.oid) != head.oid:
-            self.answer(412, {"error": "A commit has happened since. Please refresh and try again."})
+            self.answer(
+                412, {"error": "A commit has happened since. Please refresh and try again."}
+            )
             return
         files = dict(head.files)
         for key, value in operations:
@@ -312,7 +410,14 @@ class Handler(BaseHTTPRequestHandler):
         made = repo.commit(header[1]["summary"], files)
         if self.hub.after_commit:
             self.hub.after_commit(made)
-        self.answer(200, {"success": True, "commitOid": made.oid, "commitUrl": f"{self.hub.url}/{name}/commit/{made.oid}"})
+        self.answer(
+            200,
+            {
+                "success": True,
+                "commitOid": made.oid,
+                "commitUrl": f"{self.hub.url}/{name}/commit/{made.oid}",
+            },
+        )
 
     def tag(self, kind: str, name: str, revision: str) -> None:
         tag = json.loads(self.content)["tag"]
@@ -332,10 +437,19 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
             return
         etag = blob.sha256 if blob.is_lfs else blob.git_sha1
-        headers = {"X-Repo-Commit": found[1].oid, "ETag": f'"{etag}"', "Content-Type": "application/octet-stream", "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": found[1].oid,
+            "ETag": f'"{etag}"',
+            "Content-Type": "application/octet-stream",
+            "Accept-Ranges": "bytes",
+        }
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if asked:
             start, stop = int(asked[1]), min(int(asked[2] or len(blob.data)) + 1, len(blob.data))
-            self.answer(206, headers=headers | {"Content-Range": f"bytes {start}-{stop - 1}/{len(blob.data)}"}, data=blob.data[start:stop])
+            self.answer(
+                206,
+                headers=headers | {"Content-Range": f"bytes {start}-{stop - 1}/{len(blob.data)}"},
+                data=blob.data[start:stop],
+            )
         else:
             self.answer(200, headers=headers, data=blob.data)

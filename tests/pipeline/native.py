@@ -1,4 +1,6 @@
-"""Small folders laid out like the native sources, with generated photographs; no test, called by tests."""
+"""Small folders laid out like the native sources, with generated photographs; no test, called by
+tests.
+"""
 
 import io
 import json
@@ -15,12 +17,19 @@ THINGS = "dog bicycle ladder kite guitar bench canoe barrel".split()
 
 
 def photograph(*seed: int, size: tuple[int, int] = SIZE) -> Image.Image:
-    """Smooth random colours with a few shapes: no two seeds look alike, not to a perceptual hash either."""
+    """Smooth random colours with a few shapes: no two seeds look alike, not to a perceptual hash
+    either.
+    """
     rng = np.random.default_rng(seed)
-    field = Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8)).resize(size, Image.Resampling.BICUBIC)
+    field = Image.fromarray(rng.integers(0, 256, (6, 7, 3), np.uint8)).resize(
+        size, Image.Resampling.BICUBIC
+    )
     draw = ImageDraw.Draw(field)
     for _ in range(4):
-        x, y, w, h = (int(rng.integers(low, high)) for low, high in ((0, size[0]), (0, size[1]), (12, 50), (12, 50)))
+        x, y, w, h = (
+            int(rng.integers(low, high))
+            for low, high in ((0, size[0]), (0, size[1]), (12, 50), (12, 50))
+        )
         shape = draw.ellipse if rng.random() < 0.5 else draw.rectangle
         shape((x, y, x + w, y + h), fill=tuple(int(v) for v in rng.integers(0, 256, 3)))
     return field
@@ -40,7 +49,11 @@ def save(path: Path, image: Image.Image, quality: int = 88) -> None:
     """Writes a picture in the format that its name says, and the folders above it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
-    image.save(buffer, "PNG") if path.suffix == ".png" else image.save(buffer, "JPEG", quality=quality)
+    (
+        image.save(buffer, "PNG")
+        if path.suffix == ".png"
+        else image.save(buffer, "JPEG", quality=quality)
+    )
     path.write_bytes(buffer.getvalue())
 
 
@@ -53,10 +66,16 @@ def write_json(path: Path, value: object) -> None:
 def write_countercurate(root: Path, num_images: int, seed: int = 0) -> Path:
     """Flickr30k and Flickr30k-Counterfactuals under `root`; returns `root`.
 
-    Rows per photograph: left_right 2, up_down 1, counting 1, noun 1, adjective 1; reverse 1 for every second.
+    Rows per photograph: left_right 2, up_down 1, counting 1, noun 1, adjective 1; reverse 1 for
+    every second.
     """
-    flickr, data = root / "flickr30k/flickr30k-images", root / "Flickr30k-Counterfactuals/train_data"
-    files: dict[str, dict] = {name: {} for name in ("left_right", "up_down", "counting", "captions", "dalle")}
+    flickr, data = (
+        root / "flickr30k/flickr30k-images",
+        root / "Flickr30k-Counterfactuals/train_data",
+    )
+    files: dict[str, dict] = {
+        name: {} for name in ("left_right", "up_down", "counting", "captions", "dalle")
+    }
     for number in range(num_images):
         index = str(1000 + 37 * number)
         one, other = PEOPLE[number % 8], THINGS[(number + number // 8) % 8]
@@ -85,7 +104,10 @@ def write_countercurate(root: Path, num_images: int, seed: int = 0) -> Path:
                 "input_image": f"./flickr30k-images/{index}.jpg",
             }
         ]
-        files["captions"][index] = [f"A tall {one} stands next to a {other}.", *(f"Caption {n} of {index}." for n in range(2, 6))]
+        files["captions"][index] = [
+            f"A tall {one} stands next to a {other}.",
+            *(f"Caption {n} of {index}." for n in range(2, 6)),
+        ]
         changed = {
             "noun": f"A tall {one} stands next to a {THINGS[(number + number // 8 + 3) % 8]}.",
             "adjective": f"A short {one} stands next to a {other}.",
@@ -94,7 +116,11 @@ def write_countercurate(root: Path, num_images: int, seed: int = 0) -> Path:
         files["dalle"][index] = changed
         for change, text in changed.items():
             if text is not None:
-                save(data / f"dalle_gen_counterfactuals/{index}_{change}.jpg", photograph(seed, 3, number, len(change)), quality=50)
+                save(
+                    data / f"dalle_gen_counterfactuals/{index}_{change}.jpg",
+                    photograph(seed, 3, number, len(change)),
+                    quality=50,
+                )
     names = {"captions": "flickr30k_image_captions", "dalle": "dalle_gen_counterfactuals"}
     for name, content in files.items():
         write_json(data / f"{names.get(name, name)}.json", content)
@@ -116,7 +142,8 @@ NEGATIVES = {
 
 
 def write_finecops_ref(root: Path, num_images: int, seed: int = 0) -> Path:
-    """GQA's images, FineCops-Ref's negative images and its annotations in both forms under `root`; returns `root`.
+    """GQA's images, FineCops-Ref's negative images and its annotations in both forms under `root`;
+    returns `root`.
 
     Per photograph one positive, an image negative of each type in `NEGATIVES`, and a text negative.
     """
@@ -125,7 +152,11 @@ def write_finecops_ref(root: Path, num_images: int, seed: int = 0) -> Path:
         image_id, positive_id = str(2370000 + 11 * number), number
         image = photograph(seed, 4, number)
         save(root / f"images/{image_id}.jpg", image)
-        words = {"one": PEOPLE[number % 8], "thing": THINGS[(number + number // 8) % 8], "other": THINGS[(number + number // 8 + 3) % 8]}
+        words = {
+            "one": PEOPLE[number % 8],
+            "thing": THINGS[(number + number // 8) % 8],
+            "other": THINGS[(number + number // 8 + 3) % 8],
+        }
         shared = {
             "objects_id": [f"{number}1", f"{number}2"],
             "tuple": [["a", "beside", "b"]],
@@ -134,20 +165,33 @@ def write_finecops_ref(root: Path, num_images: int, seed: int = 0) -> Path:
         }
         expression = "The {thing} beside the red {one}.".format(**words)
         shared |= {"spatial": None, "attribute": ["red"]}
-        positives.append({"id": positive_id, "image_id": image_id, **shared, "expression": expression})
-        for kind, template in [*NEGATIVES.items(), ("attribute", "The {thing} beside the green {one}.")]:
+        positives.append(
+            {"id": positive_id, "image_id": image_id, **shared, "expression": expression}
+        )
+        for kind, template in [
+            *NEGATIVES.items(),
+            ("attribute", "The {thing} beside the green {one}."),
+        ]:
             is_text = "green" in template
             negative_id = 10_000 + len(negatives)
             stem = image_id if is_text else f"{image_id}_{negative_id}"
             if not is_text:
-                save(root / f"neg_images/{stem}.jpg", repainted(image, seed, 5, negative_id), quality=95)
+                save(
+                    root / f"neg_images/{stem}.jpg",
+                    repainted(image, seed, 5, negative_id),
+                    quality=95,
+                )
             about = {
                 "positive_id": positive_id,
                 "negative_level": 1,
                 "negative_type": kind,
                 "negative_cate": "text" if is_text else "image",
             }
-            about |= {"shuffle_index": [0, 1], "ori_type": "2_hop", "expression": template.format(**words)}
+            about |= {
+                "shuffle_index": [0, 1],
+                "ori_type": "2_hop",
+                "expression": template.format(**words),
+            }
             negatives.append({"id": negative_id, "image_id": stem, **shared, **about})
     for name, records in (("pos", positives), ("neg", negatives)):
         write_json(root / f"test_expression_{name}.json", records)
@@ -157,12 +201,33 @@ def write_finecops_ref(root: Path, num_images: int, seed: int = 0) -> Path:
 
 def as_coco(records: list[dict]) -> dict:
     """Native records in the COCO-style form."""
-    kept = ("level", "tuple_type", "negative_type", "negative_level", "negative_cate", "positive_id")
+    kept = (
+        "level",
+        "tuple_type",
+        "negative_type",
+        "negative_level",
+        "negative_cate",
+        "positive_id",
+    )
     entry = {"width": SIZE[0], "height": SIZE[1], "dataset_name": "finecops"}
     return {
-        "images": [{"id": r["id"], "file_name": f"{r['image_id']}.jpg", "caption": r["expression"], **entry} for r in records],
+        "images": [
+            {
+                "id": r["id"],
+                "file_name": f"{r['image_id']}.jpg",
+                "caption": r["expression"],
+                **entry,
+            }
+            for r in records
+        ],
         "annotations": [
-            {"id": n, "image_id": r["id"], "bbox": [10, 10, 40, 30], "area": 1200, **{key: r[key] for key in kept if key in r}}
+            {
+                "id": n,
+                "image_id": r["id"],
+                "bbox": [10, 10, 40, 30],
+                "area": 1200,
+                **{key: r[key] for key in kept if key in r},
+            }
             for n, r in enumerate(records)
         ],
         "categories": [{"id": 1, "name": "object"}],

@@ -1,4 +1,6 @@
-"""`svco doctor`: each fact has its line, each fault its remedy, secrets stay secret, and the exit code says whether all is well."""
+"""`svco doctor`: each fact has its line, each fault its remedy, secrets stay secret, and the exit
+code says whether all is well.
+"""
 
 import os
 import socket
@@ -27,7 +29,10 @@ from pipeline.doctor import (
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize(("version", "level"), [((3, 11), "OK"), ((3, 12), "OK"), ((3, 10), "problem"), ((3, 13), "problem")])
+@pytest.mark.parametrize(
+    ("version", "level"),
+    [((3, 11), "OK"), ((3, 12), "OK"), ((3, 10), "problem"), ((3, 13), "problem")],
+)
 def test_python(version: tuple[int, int], level: str) -> None:
     assert check_python(version).level == level
 
@@ -41,10 +46,12 @@ def test_packages_that_are_missing_old_or_untested() -> None:
         Finding("problem", "beta", "0.9, expected >=1", "pip install 'beta>=1' -c constraints.txt"),
         Finding("problem", "missing", "not installed", "pip install 'missing' -c constraints.txt"),
         Finding(
-            "warning", "versions", "not those that were tested: alpha 2.1.0 (tested 2.5.0)",
+            "warning",
+            "versions",
+            "not those that were tested: alpha 2.1.0 (tested 2.5.0)",
             "if something breaks: pip install -c constraints.txt alpha",
         ),
-    ]  # fmt: skip
+    ]
     assert check_packages(["fine"], {}, there.get) == [Finding("OK", "packages", "all 1 there")]
 
 
@@ -102,25 +109,32 @@ def test_ray_that_answers_and_ray_that_does_not() -> None:
     assert "unset RAY_ADDRESS" in finding.remedy
 
 
-def test_a_cluster_without_a_token_is_warned_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cluster_without_a_token_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "RAY_TOKEN_FILE", tmp_path / "none")
     found = check_ray({"RAY_ADDRESS": "head:6379"}, lambda *_: "")
     assert [finding.level for finding in found] == ["OK", "warning"]
 
 
 @pytest.mark.parametrize("address", ["auto", "head", "head:words"])
-def test_an_address_that_names_nothing(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_that_names_nothing(
+    address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(doctor, "RAY_CLUSTER_FILE", tmp_path / "none")
     (finding,) = check_ray({"RAY_ADDRESS": address}, lambda *_: "")
     assert (finding.level, "names no running cluster" in finding.fact) == ("problem", True)
 
 
-def test_auto_is_the_cluster_that_was_started_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_cluster_that_was_started_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "ray_current_cluster"
     file.write_text("10.0.0.7:6379\n")
     monkeypatch.setattr(doctor, "RAY_CLUSTER_FILE", file)
     found = check_ray(
-        {"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled"}, lambda host, port: "" if (host, port) == ("10.0.0.7", 6379) else "no"
+        {"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled"},
+        lambda host, port: "" if (host, port) == ("10.0.0.7", 6379) else "no",
     )
     assert found[0].level == "OK"
 
@@ -149,9 +163,14 @@ def shutil_usage(free_gb: float) -> Any:
 
 @pytest.mark.parametrize(("level", "code"), [("OK", None), ("warning", None), ("problem", 1)])
 def test_only_problems_end_with_1(
-    level: Any, code: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    level: Any,
+    code: int | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(doctor, "findings", lambda: [Finding(level, "disk", "0.1 GB free", "make room")])
+    monkeypatch.setattr(
+        doctor, "findings", lambda: [Finding(level, "disk", "0.1 GB free", "make room")]
+    )
     ended = None
     try:
         run()
@@ -163,8 +182,19 @@ def test_only_problems_end_with_1(
 
 @pytest.mark.slow
 def test_the_command_ends_with_1_if_something_will_not_work(tmp_path: Path) -> None:
-    environment = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9", "HF_TOKEN": "hf_neverShowThis", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run([sys.executable, str(ROOT / "svco.py"), "doctor"], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": "127.0.0.1:9",
+        "HF_TOKEN": "hf_neverShowThis",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "svco.py"), "doctor"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 1, done.stderr
     lines = done.stdout.splitlines()
     assert any(line.startswith("problem  Ray ") for line in lines)

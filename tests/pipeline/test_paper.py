@@ -1,4 +1,6 @@
-"""The paper's recipe, whole, on small folders laid out as its two sources are, with small encoders on disk."""
+"""The paper's recipe, whole, on small folders laid out as its two sources are, with small encoders
+on disk.
+"""
 
 from collections import Counter
 from pathlib import Path
@@ -19,21 +21,29 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow
 
 
-def test_the_papers_recipe_keeps_what_its_rules_say(clip_folder: Path, dinov2_folder: Path, tmp_path: Path) -> None:
+def test_the_papers_recipe_keeps_what_its_rules_say(
+    clip_folder: Path, dinov2_folder: Path, tmp_path: Path
+) -> None:
     countercurate = native.write_countercurate(tmp_path / "countercurate", 30)
     finecops = native.write_finecops_ref(tmp_path / "finecops", 10)
     out = tmp_path / "out"
     section = load_recipe(
         ROOT / "recipes/mvc_paper.yaml",
         [
-            f"sources.0.path={countercurate}", f"sources.1.path={finecops}", f"out={out}", "validation.num_pairs=6",
-            f"encoders.clip={{model: {clip_folder}}}", f"encoders.dinov2={{model: {dinov2_folder}}}",
-            # Random weights have cosines of their own: bounds that divide them, at the same places of the recipe.
-            "selection.clip_image_cos={min: null, min_quantile: 0.3}", "selection.dinov2_image_cos={max: null, max_quantile: 0.7}",
+            f"sources.0.path={countercurate}",
+            f"sources.1.path={finecops}",
+            f"out={out}",
+            "validation.num_pairs=6",
+            f"encoders.clip={{model: {clip_folder}}}",
+            f"encoders.dinov2={{model: {dinov2_folder}}}",
+            # Random weights have cosines of their own: bounds that divide them, at the same places
+            # of the recipe.
+            "selection.clip_image_cos={min: null, min_quantile: 0.3}",
+            "selection.dinov2_image_cos={max: null, max_quantile: 0.7}",
             "workers.chunk_pairs=50",
         ],
         BuildSection,
-    )  # fmt: skip
+    )
     job = Build(plan_build(section), steps.one_by_one(), 2)
     job.run()
     publish(job)
@@ -42,10 +52,16 @@ def test_the_papers_recipe_keeps_what_its_rules_say(clip_folder: Path, dinov2_fo
     assert counts["in"] == 30 * 6 + 10 * 4 == counts["kept"] + counts["dropped"]
     assert counts["by_split"]["validation"] == 6
     assert counts["dropped_by_reason"]["negative_type_order_excluded"] == 10
-    assert counts["dropped_by_reason"]["clip_image_cos_below_min"] > 20 and counts["dropped_by_reason"]["dinov2_image_cos_above_max"] > 20
-    # Flips are sampled at the rate at which the other position pairs stay, whatever their scores are.
+    assert (
+        counts["dropped_by_reason"]["clip_image_cos_below_min"] > 20
+        and counts["dropped_by_reason"]["dinov2_image_cos_above_max"] > 20
+    )
+    # Flips are sampled at the rate at which the other position pairs stay, whatever their scores
+    # are.
     flips = [row for row in rows if row["operation"] == "flip"]
-    positions = [row for row in rows if row["category"] == "position" and row["operation"] != "flip"]
+    positions = [
+        row for row in rows if row["category"] == "position" and row["operation"] != "flip"
+    ]
     num_judged = 30 + 10  # up-down pairs, and FineCops-Ref's relations
     assert len(flips) == round(len(positions) / num_judged * 60) > 0
     assert counts["dropped_by_reason"]["not_sampled"] == 60 - len(flips)

@@ -19,7 +19,9 @@ from tests.training.tiny_families import COLOURS, MAKERS, QUESTIONS, SHAPES, wri
 @pytest.fixture(scope="session", params=["vicuna", "chatml"])
 def tiny_llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny LLaVA, once in each prompt format."""
-    return write_tiny_llava(tmp_path_factory.mktemp(request.param), chatml=request.param == "chatml")
+    return write_tiny_llava(
+        tmp_path_factory.mktemp(request.param), chatml=request.param == "chatml"
+    )
 
 
 @pytest.fixture(scope="session", params=sorted(MAKERS))
@@ -64,13 +66,26 @@ def mvc_row(index: int) -> dict[str, Any]:
     caption_a, caption_b = f"A {a} {shape} on grey {index}.", f"A {b} {shape} on grey {index}."
     hashes = sha256_hex(image_a), sha256_hex(image_b)
     return {
-        "pair_id": pair_id(hashes[0], caption_a, hashes[1], caption_b), "source": "drawn", "source_id": str(index),
-        "category": "attribute", "operation": "render", "group": str(index), "image_a": {"bytes": image_a, "path": None},
-        "image_b": {"bytes": image_b, "path": None}, "question": QUESTIONS[index % 3], "answer_a": caption_a[: -len(f" {index}.")] + ".",
-        "answer_b": caption_b[: -len(f" {index}.")] + ".", "caption_a": caption_a, "caption_b": caption_b,
-        "rewrite_status": "template", "rewrite_model": "", "license": "CC0-1.0", "image_a_sha256": hashes[0],
-        "image_b_sha256": hashes[1], "meta": json.dumps({"index": index}),
-    }  # fmt: skip
+        "pair_id": pair_id(hashes[0], caption_a, hashes[1], caption_b),
+        "source": "drawn",
+        "source_id": str(index),
+        "category": "attribute",
+        "operation": "render",
+        "group": str(index),
+        "image_a": {"bytes": image_a, "path": None},
+        "image_b": {"bytes": image_b, "path": None},
+        "question": QUESTIONS[index % 3],
+        "answer_a": caption_a[: -len(f" {index}.")] + ".",
+        "answer_b": caption_b[: -len(f" {index}.")] + ".",
+        "caption_a": caption_a,
+        "caption_b": caption_b,
+        "rewrite_status": "template",
+        "rewrite_model": "",
+        "license": "CC0-1.0",
+        "image_a_sha256": hashes[0],
+        "image_b_sha256": hashes[1],
+        "meta": json.dumps({"index": index}),
+    }
 
 
 def write_mvc(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> Path:
@@ -85,9 +100,15 @@ def write_mvc(folder: Path, splits: dict[str, list[dict[str, Any]]]) -> Path:
 
 @pytest.fixture
 def make_mvc(tmp_path: Path) -> Callable[..., Path]:
-    """Makes an MVC folder of `num_train` and `num_validation` pairs; `change` may edit the training rows."""
+    """Makes an MVC folder of `num_train` and `num_validation` pairs; `change` may edit the training
+    rows.
+    """
 
-    def make(num_train: int = 12, num_validation: int = 4, change: Callable[[list[dict[str, Any]]], None] | None = None) -> Path:
+    def make(
+        num_train: int = 12,
+        num_validation: int = 4,
+        change: Callable[[list[dict[str, Any]]], None] | None = None,
+    ) -> Path:
         train = [mvc_row(index) for index in range(num_train)]
         if change:
             change(train)
@@ -99,7 +120,9 @@ def make_mvc(tmp_path: Path) -> Callable[..., Path]:
 
 
 def _plain_logps(model: Any, pairs: Any, image_token_id: int, pixels_a: Any, pixels_b: Any) -> Any:
-    """The slow oracle: six separate unpadded passes per pair, the model's own forward and nothing shared."""
+    """The slow oracle: six separate unpadded passes per pair, the model's own forward and nothing
+    shared.
+    """
     import torch
 
     rows = []
@@ -108,7 +131,9 @@ def _plain_logps(model: Any, pairs: Any, image_token_id: int, pixels_a: Any, pix
             prompt = pair.prompt_text if pixels is None else pair.prompt_image
             for response in (pair.response_a, pair.response_b):
                 ids = torch.tensor([prompt + response])
-                logits = model(input_ids=ids, pixel_values=pixels, use_cache=False).logits[0].float()
+                logits = (
+                    model(input_ids=ids, pixel_values=pixels, use_cache=False).logits[0].float()
+                )
                 logp = logits[len(prompt) - 1 : -1].log_softmax(-1)
                 rows.append(logp.gather(1, torch.tensor(response)[:, None]).sum())
     return torch.stack(rows).view(len(pairs), 3, 2)
@@ -116,14 +141,22 @@ def _plain_logps(model: Any, pairs: Any, image_token_id: int, pixels_a: Any, pix
 
 @pytest.fixture(scope="session")
 def plain_logps() -> Callable[..., Any]:
-    """`plain_logps(model, pairs, image_token_id, pixels_a, pixels_b)`: the six log-probabilities, the slow clear way."""
+    """`plain_logps(model, pairs, image_token_id, pixels_a, pixels_b)`: the six log-probabilities,
+    the slow clear way.
+    """
     return _plain_logps
 
 
 @pytest.fixture
 def recipe(vicuna_llava: Path, make_mvc: Callable[..., Path]) -> dict[str, Any]:
-    """A training recipe of few small steps; a file with needs of its own has a fixture of this name."""
+    """A training recipe of few small steps; a file with needs of its own has a fixture of this
+    name.
+    """
     return {
-        "model": str(vicuna_llava), "data": str(make_mvc(9, 3)), "eval_every_steps": 0, "workers": {"num_workers": 0},
-        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 2}, "log": {"num_samples": 0},
-    }  # fmt: skip
+        "model": str(vicuna_llava),
+        "data": str(make_mvc(9, 3)),
+        "eval_every_steps": 0,
+        "workers": {"num_workers": 0},
+        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 2},
+        "log": {"num_samples": 0},
+    }

@@ -23,13 +23,19 @@ from training.trainer.optimizer import adamw
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 SEQUENCES = (
-    ("img_chosen_res_chosen", 0, 0), ("img_chosen_res_rejected", 0, 1), ("img_rejected_res_chosen", 1, 0),
-    ("img_rejected_res_rejected", 1, 1), ("no_img_res_chosen", 2, 0), ("no_img_res_rejected", 2, 1),
-)  # fmt: skip
+    ("img_chosen_res_chosen", 0, 0),
+    ("img_chosen_res_rejected", 0, 1),
+    ("img_rejected_res_chosen", 1, 0),
+    ("img_rejected_res_rejected", 1, 1),
+    ("no_img_res_chosen", 2, 0),
+    ("no_img_res_rejected", 2, 1),
+)
 TERMS = {
-    "img_win_vs_no_img": "attend_a", "no_img_vs_img_lose": "reject_a",
-    "img_lose_vs_no_img": "attend_b", "no_img_vs_img_win": "reject_b",
-}  # fmt: skip
+    "img_win_vs_no_img": "attend_a",
+    "no_img_vs_img_lose": "reject_a",
+    "img_lose_vs_no_img": "attend_b",
+    "no_img_vs_img_win": "reject_b",
+}
 
 
 def _folders() -> list[Path]:
@@ -60,11 +66,19 @@ class Golden:
         return pair_logps(model, self.packed, self.pixels_a, self.pixels_b)
 
     def svco(self, policy_P32: Tensor, reference_P32: Tensor) -> tuple[Tensor, Values]:
-        scores = Scores(D_P32=policy_P32 - reference_P32, logps_P32=policy_P32, num_tokens_P2=self.packed.num_tokens_P2)
+        scores = Scores(
+            D_P32=policy_P32 - reference_P32,
+            logps_P32=policy_P32,
+            num_tokens_P2=self.packed.num_tokens_P2,
+        )
         return svco(scores, self.coefficients)
 
 
-@pytest.fixture(scope="module", params=product(_folders(), (SPLIT, DENSE)), ids=lambda param: f"{param[0].name}-{param[1]}")
+@pytest.fixture(
+    scope="module",
+    params=product(_folders(), (SPLIT, DENSE)),
+    ids=lambda param: f"{param[0].name}-{param[1]}",
+)
 def golden(request: pytest.FixtureRequest) -> Golden:
     folder, attention = request.param
     says = json.loads((folder / "golden.json").read_text())
@@ -74,11 +88,26 @@ def golden(request: pytest.FixtureRequest) -> Golden:
     with torch.no_grad():
         num_image_tokens = vision_features(load_model(folder / "policy"), pixels_a[:1]).shape[1]
     pairs = [
-        PairTokens([bos] + [image] * num_image_tokens + p["question"], [bos, *p["question"]], p["chosen"], p["rejected"])
+        PairTokens(
+            [bos] + [image] * num_image_tokens + p["question"],
+            [bos, *p["question"]],
+            p["chosen"],
+            p["rejected"],
+        )
         for p in says["pairs"]
     ]
-    coefficients = Coefficients(**{f"beta_{ours}": says["betas"][theirs] for theirs, ours in TERMS.items()})
-    return Golden(folder, says, pack(pairs, image, num_image_tokens), pixels_a, pixels_b, coefficients, attention)
+    coefficients = Coefficients(
+        **{f"beta_{ours}": says["betas"][theirs] for theirs, ours in TERMS.items()}
+    )
+    return Golden(
+        folder,
+        says,
+        pack(pairs, image, num_image_tokens),
+        pixels_a,
+        pixels_b,
+        coefficients,
+        attention,
+    )
 
 
 def _table(recorded: dict[str, list[float]]) -> Tensor:
@@ -107,18 +136,24 @@ def test_loss_metrics_and_gradient_norms_are_the_official_ones(golden: Golden) -
     assert loss_P.mean().item() == pytest.approx(golden.says["loss"], rel=1e-5)
     metrics, D_P32 = golden.says["metrics"], (policy_P32 - reference_P32).detach()
     for theirs, ours in TERMS.items():
-        assert _mean_loss(values, ours) == pytest.approx(metrics[f"train_losses/{theirs}_loss"], rel=1e-5)
+        assert _mean_loss(values, ours) == pytest.approx(
+            metrics[f"train_losses/{theirs}_loss"], rel=1e-5
+        )
         margin = metrics[f"train_reward_margin/{theirs}_reward_margins"]
         assert values[f"margin_{ours}"].mean().item() == pytest.approx(margin, rel=1e-5, abs=2e-5)
         accuracy = metrics[f"train_reward_acc/{theirs}_reward_accuracies"]
         assert values[f"accuracy_{ours}"].mean().item() == pytest.approx(accuracy, rel=1e-5)
     for name, condition, response in SEQUENCES:
         logratio = D_P32[:, condition, response].mean().item()
-        assert logratio == pytest.approx(metrics[f"train_rewards/rewards_{name}"], rel=1e-5, abs=2e-5)
+        assert logratio == pytest.approx(
+            metrics[f"train_rewards/rewards_{name}"], rel=1e-5, abs=2e-5
+        )
         logps = policy_P32[:, condition, response].mean().item()
         assert logps == pytest.approx(metrics[f"train_logps/policy_logps_{name}"], rel=1e-5)
 
-    ours = {name: p.grad.norm().item() for name, p in policy.named_parameters() if p.grad is not None}
+    ours = {
+        name: p.grad.norm().item() for name, p in policy.named_parameters() if p.grad is not None
+    }
     recorded = {_our_name(name): norm for name, norm in golden.says["grad_norms"].items()}
     assert ours == pytest.approx(recorded, rel=1e-5, abs=1e-6)
 
@@ -132,11 +167,16 @@ def test_a_term_that_is_removed_counts_as_no_loss() -> None:
     zeros_P32 = torch.zeros(1, 3, 2)
     scores = Scores(D_P32=zeros_P32, logps_P32=zeros_P32, num_tokens_P2=torch.ones(1, 2))
     _, values = svco(scores, Coefficients(beta_attend_b=0.0))
-    assert [_mean_loss(values, term) for term in ("attend_a", "attend_b")] == [pytest.approx(0.6931472), 0.0]
+    assert [_mean_loss(values, term) for term in ("attend_a", "attend_b")] == [
+        pytest.approx(0.6931472),
+        0.0,
+    ]
 
 
 def _our_name(official: str) -> str:
-    """transformers 4.45 to 5: the wrapped models moved below `model`, the language model's head to the top."""
+    """transformers 4.45 to 5: the wrapped models moved below `model`, the language model's head to
+    the top.
+    """
     if official.startswith("language_model.lm_head."):
         return official.removeprefix("language_model.")
     if official.startswith("language_model.model."):
@@ -155,7 +195,12 @@ def _adamw_settings(stated: str) -> dict[str, Any]:
 
 def test_the_recorded_settings_are_read_from_their_text() -> None:
     stated = "AdamW(lr=2e-4, betas=(0.8, 0.999), eps=1e-6, weight_decay=0.1)"
-    assert _adamw_settings(stated) == {"lr": 2e-4, "betas": (0.8, 0.999), "eps": 1e-6, "weight_decay": 0.1}
+    assert _adamw_settings(stated) == {
+        "lr": 2e-4,
+        "betas": (0.8, 0.999),
+        "eps": 1e-6,
+        "weight_decay": 0.1,
+    }
 
 
 def _optimizer(parameters: list[Any], stated: str) -> torch.optim.Optimizer:
@@ -163,7 +208,9 @@ def _optimizer(parameters: list[Any], stated: str) -> torch.optim.Optimizer:
     settings = _adamw_settings(stated)
     (beta1, beta2), decay = settings["betas"], settings["weight_decay"]
     if (beta1, settings["eps"], decay) == (0.9, 1e-8, 0.0):
-        return adamw(parameters, OptimSection(lr=settings["lr"], adam_beta2=beta2, weight_decay=decay))
+        return adamw(
+            parameters, OptimSection(lr=settings["lr"], adam_beta2=beta2, weight_decay=decay)
+        )
     return torch.optim.AdamW(parameters, **settings)
 
 
@@ -176,11 +223,16 @@ def test_the_training_trajectory_is_the_official_one(golden: Golden) -> None:
     parameters = [p for p in policy.parameters() if p.requires_grad]
     optimizer = _optimizer(parameters, says["optimizer"])
     with torch.no_grad():  # the tower is frozen, so its features are made once, as in the trainer
-        features_a, features_b = vision_features(policy, golden.pixels_a), vision_features(policy, golden.pixels_b)
+        features_a, features_b = (
+            vision_features(policy, golden.pixels_a),
+            vision_features(policy, golden.pixels_b),
+        )
         reference_P32 = golden.logps(golden.model("reference"))
     ours = []
     for _ in recorded:
-        loss_P, _ = golden.svco(logps_of_features(policy, golden.packed, features_a, features_b), reference_P32)
+        loss_P, _ = golden.svco(
+            logps_of_features(policy, golden.packed, features_a, features_b), reference_P32
+        )
         optimizer.zero_grad()
         loss_P.mean().backward()
         norm = torch.nn.utils.clip_grad_norm_(parameters, float(says["clip_grad_norm"]))

@@ -1,4 +1,6 @@
-"""A stored reference gives the same training as one made by the run; one that was made for something else is refused."""
+"""A stored reference gives the same training as one made by the run; one that was made for
+something else is refused.
+"""
 
 import json
 import shutil
@@ -47,11 +49,18 @@ def test_training_with_the_stored_table_is_training_without(
         (tmp_path / name).mkdir()
         fit(section(recipe, tmp_path / name, reference=given), LocalEnv())
     # Other passes over the same pairs differ in their last bits.
-    torch.testing.assert_close(torch.tensor(losses(tmp_path / "with")), torch.tensor(losses(tmp_path / "without")), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.tensor(losses(tmp_path / "with")),
+        torch.tensor(losses(tmp_path / "without")),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 @pytest.mark.slow
-def test_a_killed_job_goes_on_with_the_missing_chunks(recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_job_goes_on_with_the_missing_chunks(
+    recipe: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(reference, "CHUNK_PAIRS", 4)
     whole = made(recipe, tmp_path / "whole")
     calls: list[int] = []
@@ -86,20 +95,37 @@ def test_the_table_of_another_model_is_refused(recipe: dict[str, Any], tmp_path:
         vlm.model.lm_head.weight[0, 0] += 1
     save_vlm(vlm, tmp_path / "other")
     (tmp_path / "out").mkdir()
-    with pytest.raises(ReferenceTableError, match=r"made from something else \(model_sha256 is .+\); make it anew with `svco reference`"):
-        fit(section(recipe, tmp_path / "out", model=str(tmp_path / "other"), reference=str(table)), LocalEnv())
+    with pytest.raises(
+        ReferenceTableError,
+        match=(
+            r"made from something else \(model_sha256 is .+\); make it anew with `svco reference`"
+        ),
+    ):
+        fit(
+            section(recipe, tmp_path / "out", model=str(tmp_path / "other"), reference=str(table)),
+            LocalEnv(),
+        )
 
 
 @pytest.mark.slow
-def test_other_words_or_pairs_are_refused_by_number_and_name(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_other_words_or_pairs_are_refused_by_number_and_name(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     table = made(recipe, tmp_path / "reference")
     rows = [mvc_row(index) for index in range(10)]
     rows[3]["question"] = "Something else?"
     shutil.rmtree(recipe["data"])
-    write_mvc(Path(recipe["data"]), {"train": rows[:9], "validation": [mvc_row(100 + index) for index in range(3)]})
+    write_mvc(
+        Path(recipe["data"]),
+        {"train": rows[:9], "validation": [mvc_row(100 + index) for index in range(3)]},
+    )
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        ReferenceTableError, match=rf"1 of 9 pairs of 'train' have other tokens or images now \(first {rows[3]['pair_id']}\)"
+        ReferenceTableError,
+        match=(
+            r"1 of 9 pairs of 'train' have other tokens or images now \(first"
+            rf" {rows[3]['pair_id']}\)"
+        ),
     ):
         fit(section(recipe, tmp_path / "out", reference=str(table)), LocalEnv())
     shutil.rmtree(recipe["data"])
@@ -115,5 +141,7 @@ def test_a_folder_of_something_else_is_left_alone(recipe: dict[str, Any], tmp_pa
         plan_reference(section(recipe, tmp_path / "mine"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "out").mkdir()
-    with pytest.raises(ReferenceTableError, match="expected a folder of `svco reference`, found no DONE.json"):
+    with pytest.raises(
+        ReferenceTableError, match="expected a folder of `svco reference`, found no DONE.json"
+    ):
         fit(section(recipe, tmp_path / "out", reference=str(tmp_path / "empty")), LocalEnv())

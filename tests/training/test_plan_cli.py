@@ -1,4 +1,6 @@
-"""`svco plan`: what it shows and advises; every recipe can be planned; memory that runs out becomes one line with advice."""
+"""`svco plan`: what it shows and advises; every recipe can be planned; memory that runs out becomes
+one line with advice.
+"""
 
 import json
 import subprocess
@@ -14,7 +16,12 @@ import torch
 from training import plan_cli as plan_report
 from training import train_svco
 from training.config import TrainSection
-from training.estimate.advice import OutOfMemoryInTrainingError, advice, is_out_of_memory, with_changes
+from training.estimate.advice import (
+    OutOfMemoryInTrainingError,
+    advice,
+    is_out_of_memory,
+    with_changes,
+)
 from training.estimate.data_size import default_size, size_of_data
 from training.estimate.flops import PairLengths
 from training.estimate.known_models import PUBLISHED, find_shape
@@ -38,17 +45,35 @@ def recipe(**changes: Any) -> TrainSection:
 
 
 def test_paths_and_numbers_of_the_task_are_all_here() -> None:
-    assert {path.stem for path in RECIPES} >= {"svco_tiny", "svco_llava_1_5_7b", "svco_llava_interleave_7b"}
+    assert {path.stem for path in RECIPES} >= {
+        "svco_tiny",
+        "svco_llava_1_5_7b",
+        "svco_llava_interleave_7b",
+    }
     assert len([path for path in RECIPES if "lora" in path.stem]) == 8
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_can_be_planned_and_dry_run(
-    path: Path, make_mvc: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    path: Path,
+    make_mvc: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     data = make_mvc(6, 2)
-    plan_report.run([f"data={data}"], recipe=path, gpu=None, mfu=0.4, price_per_hour=2.0, tflops=None, memory_gb=None)
-    train_svco.run([f"data={data}", f"out={tmp_path / 'out'}"], recipe=path, print_recipe=False, dry_run=True)
+    plan_report.run(
+        [f"data={data}"],
+        recipe=path,
+        gpu=None,
+        mfu=0.4,
+        price_per_hour=2.0,
+        tflops=None,
+        memory_gb=None,
+    )
+    train_svco.run(
+        [f"data={data}", f"out={tmp_path / 'out'}"], recipe=path, print_recipe=False, dry_run=True
+    )
     shown = capsys.readouterr().err
     assert "6 for training, 2 for validation" in shown
     assert "fits" in shown
@@ -58,11 +83,14 @@ def test_every_recipe_can_be_planned_and_dry_run(
 @pytest.mark.slow
 def test_the_plan_loads_neither_torch_nor_ray() -> None:
     code = (
-        "import sys; sys.argv = ['plan', '--recipe', 'recipes/svco_llava_1_5_7b.yaml', '--gpu', 'H100', '--price-per-hour', '3']\n"
-        "from training.plan_cli import main\ntry:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code\n"
-        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
+        "import sys; sys.argv = ['plan', '--recipe', 'recipes/svco_llava_1_5_7b.yaml', '--gpu',"
+        " 'H100', '--price-per-hour', '3']\nfrom training.plan_cli import main\ntry:\n   "
+        " main()\nexcept SystemExit as stop:\n    assert not stop.code\nassert not {'torch', 'ray',"
+        " 'transformers'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "10,669 for training" in done.stderr  # the paper's data, for none was given
 
@@ -72,13 +100,16 @@ def test_time_is_work_over_what_the_gpus_reach() -> None:
 
 
 def test_work_of_a_run_by_hand() -> None:
-    section = recipe(optim={"num_epochs": 2, "batch_pairs": 4}, eval_every_steps=2, train={"cache_vision": False})
+    section = recipe(
+        optim={"num_epochs": 2, "batch_pairs": 4}, eval_every_steps=2, train={"cache_vision": False}
+    )
     data = default_size(LLAVA, {"train": 10, "validation": 3})
     work = work_of(LLAVA, data, section)
     forward = work.reference / 13  # all pairs once, with their images
     assert work.validation == pytest.approx(3 * forward * 3)  # after steps 2, 4 and 6
     assert work.images == 0
-    assert work.training == pytest.approx(2 * 10 * 3 * forward, rel=0.05)  # two epochs, forward and twice that backward
+    # two epochs, forward and twice that backward
+    assert work.training == pytest.approx(2 * 10 * 3 * forward, rel=0.05)
     stored = work_of(LLAVA, data, section.model_copy(update={"reference": "folder"}))
     assert (stored.reference, stored.training) == (0, work.training)
 
@@ -92,7 +123,9 @@ def test_features_are_kept_only_where_they_fit() -> None:
 
 
 @pytest.mark.slow
-def test_lengths_of_data_are_those_of_training_to_a_token_a_text_and_the_template(tiny_llava: Path, make_mvc: Make) -> None:
+def test_lengths_of_data_are_those_of_training_to_a_token_a_text_and_the_template(
+    tiny_llava: Path, make_mvc: Make
+) -> None:
     from training.data.pairs import PairReader
     from training.models.vlm import load_vlm
 
@@ -106,7 +139,8 @@ def test_lengths_of_data_are_those_of_training_to_a_token_a_text_and_the_templat
         reader.num_tokens_N2.double().mean(dim=0).tolist(), abs=1
     )  # a text may merge with what is before it
     assert data.mean.features == (4, 4)
-    # The template is estimated; these two formats have 15 tokens of it or fewer with this tokenizer.
+    # The template is estimated; these two formats have 15 tokens of it or fewer with this
+    # tokenizer.
     assert data.mean.num_tokens() == pytest.approx(reader.lengths.mean(), abs=3 * 14 + 6)
 
 
@@ -144,17 +178,22 @@ def test_advice_is_the_least_that_fits() -> None:
 
 
 def test_advice_says_when_nothing_helps() -> None:
-    (first, *_) = advice(recipe(), LLAVA, LENGTHS, budget_gb=2)
+    first, *_ = advice(recipe(), LLAVA, LENGTHS, budget_gb=2)
     assert first.startswith("even with ")
     assert "take a smaller model or larger GPUs" in first
 
 
 def test_advice_uses_room_that_is_there() -> None:
     section = recipe(
-        lora={}, train={"precision": "bfloat16", "weights": "bfloat16", "checkpoint_activations": True}, optim={"micro_batch_pairs": 1}
+        lora={},
+        train={"precision": "bfloat16", "weights": "bfloat16", "checkpoint_activations": True},
+        optim={"micro_batch_pairs": 1},
     )
     lines = advice(section, LLAVA, LENGTHS, budget_gb=80)
-    assert any(line.startswith("train.checkpoint_activations=false fits too") and "saves" in line for line in lines)
+    assert any(
+        line.startswith("train.checkpoint_activations=false fits too") and "saves" in line
+        for line in lines
+    )
     assert any(line.startswith("optim.micro_batch_pairs=2 fits too") for line in lines)
 
 
@@ -170,7 +209,10 @@ def test_changes_that_a_recipe_refuses_are_not_advised() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
         (
-            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."),
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory:"
+                " you tried to allocate 8 bytes."
+            ),
             True,
         ),
         (MemoryError(), True),
@@ -190,29 +232,46 @@ def test_memory_that_runs_out_is_one_line_with_advice(
 
     def forward(self: Policy, *arguments: Any) -> torch.Tensor:
         if torch.is_grad_enabled():
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation.")
+            raise torch.OutOfMemoryError(
+                "CUDA out of memory. Tried to allocate 2.00 GiB.\nSee the documentation."
+            )
         return plain(self, *arguments)
 
     monkeypatch.setattr(Policy, "forward", forward)
     section = TrainSection.model_validate(
-        {"model": str(vicuna_llava), "data": str(make_mvc(6, 2)), "out": str(out), "log": {"num_samples": 0}}
+        {
+            "model": str(vicuna_llava),
+            "data": str(make_mvc(6, 2)),
+            "out": str(out),
+            "log": {"num_samples": 0},
+        }
     )
     with pytest.raises(OutOfMemoryInTrainingError) as raised:
         fit(section, LocalEnv())
     message = str(raised.value)
     assert "\n" not in message
-    assert message.startswith("out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); by `svco plan` a worker needs about ")
+    assert message.startswith(
+        "out of memory (CUDA out of memory. Tried to allocate 2.00 GiB.); by `svco plan` a worker"
+        " needs about "
+    )
     assert "set optim.micro_batch_pairs=" in message or "set train." in message
     assert raised.value.exit_code == 1
     assert not (out / "svco.json").exists()
     assert json.loads((out / "metrics.jsonl").read_text().splitlines()[0])["step"] == 0
 
 
-def test_other_errors_stay_as_they_are(vicuna_llava: Path, make_mvc: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_stay_as_they_are(
+    vicuna_llava: Path, make_mvc: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def forward(self: Policy, *arguments: Any) -> torch.Tensor:
         raise RuntimeError("a fault of ours")
 
     monkeypatch.setattr(Policy, "forward", forward)
     (tmp_path / "out").mkdir()
     with pytest.raises(RuntimeError, match="a fault of ours"):
-        fit(TrainSection(model=str(vicuna_llava), data=str(make_mvc(4, 2)), out=str(tmp_path / "out")), LocalEnv())
+        fit(
+            TrainSection(
+                model=str(vicuna_llava), data=str(make_mvc(4, 2)), out=str(tmp_path / "out")
+            ),
+            LocalEnv(),
+        )

@@ -1,4 +1,6 @@
-"""A finished run is taken for finished only while all that made it, and the weights, are the same; others' folders are left alone."""
+"""A finished run is taken for finished only while all that made it, and the weights, are the same;
+others' folders are left alone.
+"""
 
 import json
 from collections.abc import Callable
@@ -14,7 +16,9 @@ from training.run_plan import MARKER, base_sha256, plan_training
 
 @pytest.fixture
 def finished(make_mvc: Callable[..., Path], tmp_path: Path) -> TrainSection:
-    """The recipe of a run that left its record and weights, and its base; the weights are stand-ins, for a plan reads none."""
+    """The recipe of a run that left its record and weights, and its base; the weights are
+    stand-ins, for a plan reads none.
+    """
     base, out, data = tmp_path / "base", tmp_path / "out", make_mvc(4, 2)
     base.mkdir()
     (base / "config.json").write_text("{}")
@@ -23,7 +27,10 @@ def finished(make_mvc: Callable[..., Path], tmp_path: Path) -> TrainSection:
     out.mkdir()
     (out / MARKER).write_text("")
     (out / "model.safetensors").write_bytes(b"trained weights")
-    record = {"recipe": section.model_dump(mode="json"), "data_sha256": sha256_file(data / "manifest.json")}
+    record = {
+        "recipe": section.model_dump(mode="json"),
+        "data_sha256": sha256_file(data / "manifest.json"),
+    }
     (out / "svco.json").write_text(json.dumps({**record, "base_sha256": base_sha256(section)}))
     return section
 
@@ -53,7 +60,12 @@ def test_a_run_whose_weights_are_gone_is_not_finished(finished: TrainSection) ->
 
 def test_a_run_with_a_missing_shard_is_not_finished(finished: TrainSection) -> None:
     out = Path(finished.out)
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}
+    index = {
+        "weight_map": {
+            "a": "model-00001-of-00002.safetensors",
+            "b": "model-00002-of-00002.safetensors",
+        }
+    }
     (out / "model.safetensors.index.json").write_text(json.dumps(index))
     (out / "model-00001-of-00002.safetensors").write_bytes(b"1")
     assert plan_training(finished).finished is None

@@ -1,4 +1,6 @@
-"""A killed worker, driver or node costs no step: the weights are those of an undisturbed run, bit by bit."""
+"""A killed worker, driver or node costs no step: the weights are those of an undisturbed run, bit
+by bit.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,8 @@ def test_worker_node_and_driver_killed_in_the_middle_cost_nothing(
     model, data = prepare(tmp_path)
     code, said = command_here(main, *command(model, data, tmp_path / "whole")[2:])
     assert code == 0, said
-    lines = killed_run(model, data, tmp_path / "killed", [("worker", 13), ("node", 26), ("driver", 39)])
+    lines = killed_run(
+        model, data, tmp_path / "killed", [("worker", 13), ("node", 26), ("driver", 39)]
+    )
     assert len(lines) == 3, "each kill was meant to hit the middle of training"
     assert same_weights(tmp_path / "whole", tmp_path / "killed")

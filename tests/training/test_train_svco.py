@@ -1,4 +1,6 @@
-"""The job from the command line: plans without torch, refuses in one line, trains with and without Ray."""
+"""The job from the command line: plans without torch, refuses in one line, trains with and without
+Ray.
+"""
 
 import json
 import subprocess
@@ -16,7 +18,9 @@ def job(*arguments: object, cwd: Path = ROOT, code: str = "") -> subprocess.Comp
     """Runs the job as a user would, in a process of its own."""
     program = ["-c", code] if code else ["-m", "training.train_svco"]
     command = [sys.executable, *program, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 Here = Callable[..., subprocess.CompletedProcess[str]]
@@ -24,7 +28,9 @@ Here = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Here:
-    """`job_here(*arguments)`: the job's command line in this process, which saves a second of imports."""
+    """`job_here(*arguments)`: the job's command line in this process, which saves a second of
+    imports.
+    """
     from training.train_svco import main
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -40,13 +46,19 @@ def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
 @pytest.fixture
 def settings(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> list[str]:
     return [
-        f"model={vicuna_llava}", f"data={make_mvc(12, 4)}", f"out={tmp_path / 'out'}", "workers.num_workers=0",
-        "optim.batch_pairs=4", "optim.micro_batch_pairs=4",
-    ]  # fmt: skip
+        f"model={vicuna_llava}",
+        f"data={make_mvc(12, 4)}",
+        f"out={tmp_path / 'out'}",
+        "workers.num_workers=0",
+        "optim.batch_pairs=4",
+        "optim.micro_batch_pairs=4",
+    ]
 
 
 @pytest.mark.slow
-def test_a_dry_run_shows_the_plan_and_imports_neither_torch_nor_ray(settings: list[str], tmp_path: Path) -> None:
+def test_a_dry_run_shows_the_plan_and_imports_neither_torch_nor_ray(
+    settings: list[str], tmp_path: Path
+) -> None:
     code = (
         "import sys\nfrom training.train_svco import main\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
@@ -67,13 +79,17 @@ def test_the_resolved_recipe_has_every_default(settings: list[str], job_here: He
 
 
 @pytest.mark.slow
-def test_a_run_trains_once_and_then_says_so(settings: list[str], job_here: Here, tmp_path: Path) -> None:
+def test_a_run_trains_once_and_then_says_so(
+    settings: list[str], job_here: Here, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     first = job(*settings)
     assert first.returncode == 0, first.stderr
     assert "Held-out pairs" in first.stderr
     assert "next    python eval/run_eval.py" in first.stderr
-    assert {"config.json", "model.safetensors", "svco.json", "metrics.jsonl", "recipe.yaml"} <= {p.name for p in out.iterdir()}
+    assert {"config.json", "model.safetensors", "svco.json", "metrics.jsonl", "recipe.yaml"} <= {
+        p.name for p in out.iterdir()
+    }
     written = (out / "model.safetensors").stat().st_mtime_ns
     again = job_here(*settings)
     assert again.returncode == 0
@@ -97,7 +113,10 @@ def _refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
     ("change", "parts"),
     [
         (("optim.learning_rate=1",), ("optim.learning_rate", "unknown key")),
-        (("objective.name=ppo",), ("objective.name", "'svco', 'vco', 'sft', 'dpo', 'dpo_symmetric'")),
+        (
+            ("objective.name=ppo",),
+            ("objective.name", "'svco', 'vco', 'sft', 'dpo', 'dpo_symmetric'"),
+        ),
         (("objective.beta_attend_a=-1",), ("objective.beta_attend_a",)),
         (("data=/nowhere/mvc",), ("/nowhere/mvc", "manifest.json")),
         (("model=./nowhere",), ("model=", "config.json")),
@@ -105,25 +124,33 @@ def _refused(done: subprocess.CompletedProcess[str], *parts: str) -> None:
         (("optim.lr",), ("expected key=value",)),
     ],
 )
-def test_what_a_user_can_mend_is_one_line(settings: list[str], job_here: Here, change: tuple[str, ...], parts: tuple[str, ...]) -> None:
+def test_what_a_user_can_mend_is_one_line(
+    settings: list[str], job_here: Here, change: tuple[str, ...], parts: tuple[str, ...]
+) -> None:
     _refused(job_here("--dry-run", *settings, *change), *parts)
 
 
-def test_an_out_that_is_not_ours_is_left_alone(settings: list[str], job_here: Here, tmp_path: Path) -> None:
+def test_an_out_that_is_not_ours_is_left_alone(
+    settings: list[str], job_here: Here, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("do not touch")
     _refused(job_here(*settings), "not empty and not from a training run")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "do not touch"
 
 
-def test_relative_paths_are_refused_inside_a_ray_job(settings: list[str], job_here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_are_refused_inside_a_ray_job(
+    settings: list[str], job_here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from pipeline.core.recipe import JOB_ENVIRONMENT_VARIABLE
 
     monkeypatch.setenv(JOB_ENVIRONMENT_VARIABLE, "raysubmit_1")
     _refused(job_here("--dry-run", *settings, "out=results/mine"), "out=results/mine", "absolute")
 
 
-def test_a_model_that_is_not_supported_is_refused_in_one_line(settings: list[str], job_here: Here, tmp_path: Path) -> None:
+def test_a_model_that_is_not_supported_is_refused_in_one_line(
+    settings: list[str], job_here: Here, tmp_path: Path
+) -> None:
     (tmp_path / "next").mkdir()
     (tmp_path / "next" / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
     done = job_here(*settings, f"model={tmp_path / 'next'}")
@@ -134,12 +161,16 @@ def test_a_model_that_is_not_supported_is_refused_in_one_line(settings: list[str
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_two_ray_workers_train_the_model_of_this_process(one_ray: None, settings: list[str], job_here: Here, tmp_path: Path) -> None:
+def test_two_ray_workers_train_the_model_of_this_process(
+    one_ray: None, settings: list[str], job_here: Here, tmp_path: Path
+) -> None:
     import ray
 
     said = ""
     for number in (0, 2):
-        done = job_here(*settings, f"workers.num_workers={number}", f"out={tmp_path / f'out{number}'}")
+        done = job_here(
+            *settings, f"workers.num_workers={number}", f"out={tmp_path / f'out{number}'}"
+        )
         assert done.returncode == 0, done.stderr
         said += done.stdout + done.stderr
     assert ray.is_initialized()  # a Ray that was there before is left running
@@ -157,7 +188,9 @@ def test_two_ray_workers_train_the_model_of_this_process(one_ray: None, settings
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_worker_error_is_one_line_too(one_ray: None, settings: list[str], job_here: Here, tmp_path: Path) -> None:
+def test_a_worker_error_is_one_line_too(
+    one_ray: None, settings: list[str], job_here: Here, tmp_path: Path
+) -> None:
     (tmp_path / "next").mkdir()
     (tmp_path / "next" / "config.json").write_text(json.dumps({"model_type": "llava_next"}))
     done = job_here(*settings, f"model={tmp_path / 'next'}", "workers.num_workers=1")
@@ -171,10 +204,16 @@ def test_what_a_user_has_to_mend_is_not_tried_again_and_a_lost_worker_is() -> No
     from training.train_svco import _no_second_try
 
     callback = _no_second_try()
-    callback.after_exception(run_context=None, worker_exceptions={0: RuntimeError("connection closed by peer")})
+    callback.after_exception(
+        run_context=None, worker_exceptions={0: RuntimeError("connection closed by peer")}
+    )
     with pytest.raises(MvcError, match="pair 7"):
         callback.after_exception(
-            run_context=None, worker_exceptions={0: RuntimeError("connection closed by peer"), 1: MvcError("pair 7: no question")}
+            run_context=None,
+            worker_exceptions={
+                0: RuntimeError("connection closed by peer"),
+                1: MvcError("pair 7: no question"),
+            },
         )
 
 
@@ -182,7 +221,11 @@ def test_of_several_workers_errors_the_one_that_a_user_can_mend_is_told() -> Non
     from pipeline.core.schema import MvcError
     from training.train_svco import _cause
 
-    lost, mendable, later = RuntimeError("connection closed by peer"), MvcError("pair 7: no question"), MvcError("pair 9")
+    lost, mendable, later = (
+        RuntimeError("connection closed by peer"),
+        MvcError("pair 7: no question"),
+        MvcError("pair 9"),
+    )
     assert _cause({0: lost, 1: mendable}) is mendable
     assert _cause({2: later, 1: mendable, 0: lost}) is mendable
     assert _cause({1: RuntimeError("other"), 0: lost}) is lost
@@ -191,7 +234,9 @@ def test_of_several_workers_errors_the_one_that_a_user_can_mend_is_told() -> Non
     assert _cause({0: lost, 3: wrapped}) is mendable
 
 
-def test_training_again_over_lost_weights_first_takes_the_record_away(settings: list[str], vicuna_llava: Path, tmp_path: Path) -> None:
+def test_training_again_over_lost_weights_first_takes_the_record_away(
+    settings: list[str], vicuna_llava: Path, tmp_path: Path
+) -> None:
     """A run killed half-way over an old record must not look finished."""
     from pipeline.core.recipe import load_recipe
     from pipeline.core.schema import MvcError
@@ -199,9 +244,18 @@ def test_training_again_over_lost_weights_first_takes_the_record_away(settings: 
     from training.run_plan import plan_training
     from training.train_svco import DEFAULT_RECIPE, train
 
-    plan = plan_training(load_recipe(DEFAULT_RECIPE, [*settings, "max_length_tokens=1"], TrainSection))
+    plan = plan_training(
+        load_recipe(DEFAULT_RECIPE, [*settings, "max_length_tokens=1"], TrainSection)
+    )
     plan.out.mkdir()
     (plan.out / "svco.json").write_text("{}")
-    with pytest.raises(MvcError, match="all 12 pairs of 'train' are longer than max_length_tokens=1"):
+    with pytest.raises(
+        MvcError, match="all 12 pairs of 'train' are longer than max_length_tokens=1"
+    ):
         train(plan)
-    assert {path.name for path in plan.out.iterdir()} == {".lock", ".svco_train", ".checkpoints", "recipe.yaml"}
+    assert {path.name for path in plan.out.iterdir()} == {
+        ".lock",
+        ".svco_train",
+        ".checkpoints",
+        "recipe.yaml",
+    }

@@ -1,8 +1,10 @@
-"""What the frozen vision tower sees in each image, kept beside a reference table for every run on the same data.
+"""What the frozen vision tower sees in each image, kept beside a reference table for every run on
+the same data.
 
-`<folder>/features-<split>-00000.parquet`, ... have a row, in a row group of its own, for each distinct image: the sha256 of
-its bytes, how many features it has, and their values as they lie in memory. Nothing is rounded: features that are read are
-those that were made, bit by bit. The metadata of each file say what made them.
+`<folder>/features-<split>-00000.parquet`, ... have a row, in a row group of its own, for each
+distinct image: the sha256 of its bytes, how many features it has, and their values as they lie in
+memory. Nothing is rounded: features that are read are those that were made, bit by bit. The
+metadata of each file say what made them.
 
 Shapes: I images, N features of an image, V their width.
 """
@@ -24,12 +26,18 @@ from training.models.packing import Ints
 from training.run_plan import REFERENCE_DONE, feature_parts
 
 FACTS = b"svco_features"
-SCHEMA = pa.schema([("image_sha256", pa.string()), ("num_features", pa.int64()), ("features", pa.large_binary())])
+SCHEMA = pa.schema(
+    [("image_sha256", pa.string()), ("num_features", pa.int64()), ("features", pa.large_binary())]
+)
 REMEDY = "make it anew with `svco reference store_features=true`"
 
 
-def write_features(path: Path, chunks: Iterable[tuple[Sequence[str], Sequence[Tensor]]], facts: dict[str, str]) -> None:
-    """Writes the hashes of some images and their features, [N, V] each, chunk by chunk; the file is whole or not there."""
+def write_features(
+    path: Path, chunks: Iterable[tuple[Sequence[str], Sequence[Tensor]]], facts: dict[str, str]
+) -> None:
+    """Writes the hashes of some images and their features, [N, V] each, chunk by chunk; the file is
+    whole or not there.
+    """
 
     def write(file: object) -> None:
         schema = SCHEMA.with_metadata({FACTS: json.dumps(facts)})
@@ -37,18 +45,26 @@ def write_features(path: Path, chunks: Iterable[tuple[Sequence[str], Sequence[Te
         options = {"compression": "none", "use_dictionary": False, "write_statistics": False}
         with pq.ParquetWriter(file, schema, **options) as writer:
             for hashes, features in chunks:
-                values = [image_NV.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() for image_NV in features]
-                table = pa.table([list(hashes), [len(image_NV) for image_NV in features], values], schema=schema)
+                values = [
+                    image_NV.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+                    for image_NV in features
+                ]
+                table = pa.table(
+                    [list(hashes), [len(image_NV) for image_NV in features], values], schema=schema
+                )
                 writer.write_table(table, row_group_size=1)
 
     write_atomically(path, write)
 
 
-def stored_features(folder: Path, reader: PairReader, facts: dict[str, str]) -> "FeatureStore | None":
+def stored_features(
+    folder: Path, reader: PairReader, facts: dict[str, str]
+) -> "FeatureStore | None":
     """The features in a reference table's folder; None if it was made without.
 
     Raises:
-        ReferenceTableError: They are of another model, processing or type, or do not hold all images of the split.
+        ReferenceTableError: They are of another model, processing or type, or do not hold all
+            images of the split.
     """
     made = read_json(folder / REFERENCE_DONE) if (folder / REFERENCE_DONE).is_file() else {}
     return FeatureStore(folder, reader, facts) if made.get("has_features") else None
@@ -58,7 +74,8 @@ class FeatureStore:
     """Reads the features of a split's images.
 
     Raises:
-        ReferenceTableError: They are of another model, processing or type, or do not hold all images of the split.
+        ReferenceTableError: They are of another model, processing or type, or do not hold all
+            images of the split.
     """
 
     def __init__(self, folder: Path, reader: PairReader, facts: dict[str, str]) -> None:
@@ -69,8 +86,9 @@ class FeatureStore:
         missing = [number for number, name in enumerate(reader.image_hashes) if name not in places]
         if missing:
             raise ReferenceTableError(
-                f"reference={folder}: the features of {len(missing)} of {reader.num_images} images of {reader.split!r} are not in it "
-                f"(first that of {reader.image_name(missing[0])}); {REMEDY}"
+                f"reference={folder}: the features of {len(missing)} of {reader.num_images} images"
+                f" of {reader.split!r} are not in it (first that of"
+                f" {reader.image_name(missing[0])}); {REMEDY}"
             )
         self._places = [places[name] for name in reader.image_hashes]
 
@@ -81,11 +99,22 @@ class FeatureStore:
                 made = json.loads((file.schema_arrow.metadata or {}).get(FACTS, b"{}"))
                 different = [name for name, value in facts.items() if made.get(name) != value]
                 if different:
-                    said = "; ".join(f"{name} is {facts[name][:12]}, there {str(made.get(name))[:12]}" for name in different)
-                    raise ReferenceTableError(f"reference={self._folder}: {path.name} was made from something else ({said}); {REMEDY}")
-                return [str(name) for name in file.read(columns=["image_sha256"])["image_sha256"].to_pylist()]
+                    said = "; ".join(
+                        f"{name} is {facts[name][:12]}, there {str(made.get(name))[:12]}"
+                        for name in different
+                    )
+                    raise ReferenceTableError(
+                        f"reference={self._folder}: {path.name} was made from something else"
+                        f" ({said}); {REMEDY}"
+                    )
+                return [
+                    str(name)
+                    for name in file.read(columns=["image_sha256"])["image_sha256"].to_pylist()
+                ]
         except (pa.ArrowException, OSError) as error:
-            raise ReferenceTableError(f"reference={self._folder}: {path.name} cannot be read ({error}); {REMEDY}") from error
+            raise ReferenceTableError(
+                f"reference={self._folder}: {path.name} cannot be read ({error}); {REMEDY}"
+            ) from error
 
     def read(self, images: Sequence[int] | Ints) -> list[Tensor]:
         """The features of some images by their numbers, [N, V] each.
@@ -97,10 +126,20 @@ class FeatureStore:
         for path in dict.fromkeys(self._places[number][0] for number in images):
             try:
                 with pq.ParquetFile(path) as file:
-                    for number in (int(number) for number in images if self._places[number][0] == path):
-                        row = file.read_row_group(self._places[number][1], columns=["num_features", "features"])
+                    for number in (
+                        int(number) for number in images if self._places[number][0] == path
+                    ):
+                        row = file.read_row_group(
+                            self._places[number][1], columns=["num_features", "features"]
+                        )
                         values = np.frombuffer(row["features"][0].as_buffer(), np.uint8).copy()
-                        found[number] = torch.from_numpy(values).view(self._dtype).view(row["num_features"][0].as_py(), -1)
+                        found[number] = (
+                            torch.from_numpy(values)
+                            .view(self._dtype)
+                            .view(row["num_features"][0].as_py(), -1)
+                        )
             except (pa.ArrowException, OSError) as error:
-                raise ReferenceTableError(f"reference={self._folder}: {path.name} cannot be read ({error}); {REMEDY}") from error
+                raise ReferenceTableError(
+                    f"reference={self._folder}: {path.name} cannot be read ({error}); {REMEDY}"
+                ) from error
         return [found[int(number)] for number in images]

@@ -1,4 +1,5 @@
-"""The pairs of an MVC folder as packed rows and pixels, in an order that depends on seed and epoch alone.
+"""The pairs of an MVC folder as packed rows and pixels, in an order that depends on seed and epoch
+alone.
 
 Shapes: N pairs in the split, I images, 3 x H x W pixels.
 """
@@ -25,13 +26,24 @@ from training.models.packing import Ints, Packed, PairTokens, pack
 from training.models.vlm import ANY_SIZE, Layout, Size, Vlm, encode_response, pixel_values, placed
 from training.objectives.terms import ALL_CELLS
 
-COLUMNS = ("pair_id", "question", "answer_a", "answer_b", "image_a", "image_b", "image_a_sha256", "image_b_sha256")
+COLUMNS = (
+    "pair_id",
+    "question",
+    "answer_a",
+    "answer_b",
+    "image_a",
+    "image_b",
+    "image_a_sha256",
+    "image_b_sha256",
+)
 MAX_PIXEL_CACHE_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class DataState:
-    """Where training stands in the data, the same whatever the number of workers: resuming takes this and no more."""
+    """Where training stands in the data, the same whatever the number of workers: resuming takes
+    this and no more.
+    """
 
     seed: int
     epoch: int = 0
@@ -44,7 +56,8 @@ def epoch_order(num_pairs: int, seed: int, epoch: int) -> Ints:
 
 
 def batches(num_pairs: int, batch_pairs: int, state: DataState) -> Iterator[tuple[Ints, DataState]]:
-    """Global batches from `state` on, without end, each with the state after it; an epoch's last one may be smaller.
+    """Global batches from `state` on, without end, each with the state after it; an epoch's last
+    one may be smaller.
 
     Rank r of W trains on `batch[r::W]`.
     """
@@ -60,14 +73,17 @@ def batches(num_pairs: int, batch_pairs: int, state: DataState) -> Iterator[tupl
 class PairReader:
     """The pairs of one split, tokenised once and packed when asked for.
 
-    Pairs of which a prompt with its response is longer than `max_length_tokens` are left out, never cut, and counted in
-    `num_dropped`; it may be that none is left. Each image is decoded once as long as the pixels fit in memory.
+    Pairs of which a prompt with its response is longer than `max_length_tokens` are left out, never
+    cut, and counted in `num_dropped`; it may be that none is left. Each image is decoded once as
+    long as the pixels fit in memory.
 
     Raises:
         MvcError: Not an MVC folder, or a pair that cannot become tokens, with its pair_id.
     """
 
-    def __init__(self, folder: str | Path, split: str, vlm: Vlm, *, max_length_tokens: int | None = None) -> None:
+    def __init__(
+        self, folder: str | Path, split: str, vlm: Vlm, *, max_length_tokens: int | None = None
+    ) -> None:
         self.split = split
         self._vlm, self._table = vlm, read_mvc(folder, split, COLUMNS)
         self._pixels: dict[int, Tensor] = {}
@@ -85,15 +101,20 @@ class PairReader:
             self._pairs.append(pair)
             kept.append(index)
         self.num_dropped = len(texts) - len(kept)
-        self.lengths: Ints = np.array([pair.num_tokens for pair in self._pairs], np.int64)  # of a pair with all cells
-        self.num_tokens_N2 = torch.tensor([list(map(len, pair.responses)) for pair in self._pairs])  # of the two responses
+        # of a pair with all cells
+        self.lengths: Ints = np.array([pair.num_tokens for pair in self._pairs], np.int64)
+        # of the two responses
+        self.num_tokens_N2 = torch.tensor([list(map(len, pair.responses)) for pair in self._pairs])
         self._index_images(kept)
 
     def _sizes(self, row: int) -> tuple[Size, Size] | None:
         """The sizes of a row's two images, where the model needs to know them."""
         if not self._vlm.kind.any_size:
             return None
-        size_a, size_b = (_size(self._bytes(row, column), self._name(row, column)) for column in ("image_a", "image_b"))
+        size_a, size_b = (
+            _size(self._bytes(row, column), self._name(row, column))
+            for column in ("image_a", "image_b")
+        )
         return size_a, size_b
 
     def _index_images(self, kept: Sequence[int]) -> None:
@@ -111,7 +132,8 @@ class PairReader:
                     tokens.append(self._pairs[pair].layouts[side].num_tokens)
                 images_P2[pair, side] = number
         self.images_P2 = images_P2
-        self.num_image_tokens_I: Ints = np.array(tokens, np.int64)  # features of each distinct image
+        # features of each distinct image
+        self.num_image_tokens_I: Ints = np.array(tokens, np.int64)
 
     def __len__(self) -> int:
         return len(self._pairs)
@@ -132,18 +154,25 @@ class PairReader:
 
     @functools.cached_property
     def digests(self) -> list[str]:
-        """For each pair a hash of its tokens and images: of all that the model's numbers depend on, but for the model."""
+        """For each pair a hash of its tokens and images: of all that the model's numbers depend on,
+        but for the model.
+        """
         images = self.image_hashes
         content = [[pair.prompt_image, pair.prompt_text, *pair.responses] for pair in self._pairs]
         sides = [[images[number] for number in numbers] for numbers in self.images_P2.tolist()]
-        return [hashlib.sha256(json.dumps(both).encode()).hexdigest()[:32] for both in zip(content, sides, strict=True)]
+        return [
+            hashlib.sha256(json.dumps(both).encode()).hexdigest()[:32]
+            for both in zip(content, sides, strict=True)
+        ]
 
     def image(self, number: int) -> Image.Image:
         """An image (a number from `images_P2`) as RGB pixels."""
         decoded: Image.Image = self._decode(number)
         return decoded
 
-    def packed(self, pairs: Sequence[int] | Ints, cells: Iterable[tuple[int, int]] = ALL_CELLS) -> Packed:
+    def packed(
+        self, pairs: Sequence[int] | Ints, cells: Iterable[tuple[int, int]] = ALL_CELLS
+    ) -> Packed:
         """One row of some pairs, with the cells (condition, response) that are needed.
 
         Raises:
@@ -156,7 +185,8 @@ class PairReader:
             raise MvcError(str(error)) from error
 
     def pixels(self, images: Sequence[int] | Ints, *, keep: bool = True) -> Images:
-        """The preprocessed pixels of some images (numbers from `images_P2`), as `training.models.vlm.pixel_values` makes them.
+        """The preprocessed pixels of some images (numbers from `images_P2`), as
+        `training.models.vlm.pixel_values` makes them.
 
         Args:
             keep: Whether to remember them, if those of the whole split fit in memory.
@@ -164,20 +194,31 @@ class PairReader:
         Raises:
             MvcError: An image does not decode; the message names its pair.
         """
-        missing = [int(number) for number in dict.fromkeys(images) if int(number) not in self._pixels]
+        missing = [
+            int(number) for number in dict.fromkeys(images) if int(number) not in self._pixels
+        ]
         fresh = dict(zip(missing, self._preprocess(missing), strict=True)) if missing else {}
         result = [fresh[int(n)] if int(n) in fresh else self._pixels[int(n)] for n in images]
-        if keep and self.num_images * max(image.nbytes for image in result) <= MAX_PIXEL_CACHE_BYTES:
+        if (
+            keep
+            and self.num_images * max(image.nbytes for image in result) <= MAX_PIXEL_CACHE_BYTES
+        ):
             self._pixels |= fresh
         return result if self._vlm.kind.any_size else torch.stack(result)
 
     def _preprocess(self, numbers: Sequence[int]) -> Images:
         pixels = pixel_values(self._vlm, [self._decode(number) for number in numbers])
         for number, image in zip(numbers, pixels, strict=True):
-            found, expected = self._vlm.kind.num_features(self._vlm.model.config, image), self.num_image_tokens_I[number]
+            found, expected = (
+                self._vlm.kind.num_features(self._vlm.model.config, image),
+                self.num_image_tokens_I[number],
+            )
             if found != expected:
                 where = self.image_name(number)
-                raise MvcError(f"{where} has {found} features, but {expected} placeholders in its prompt; its bytes state another size")
+                raise MvcError(
+                    f"{where} has {found} features, but {expected} placeholders in its prompt; its"
+                    " bytes state another size"
+                )
         return pixels
 
     def _decode(self, number: int) -> Any:
@@ -185,7 +226,9 @@ class PairReader:
         try:
             return decode_rgb(self._bytes(*place))
         except ImageError as error:
-            raise MvcError(f"{self._name(*place)} cannot be decoded ({error}); build the data again without it") from error
+            raise MvcError(
+                f"{self._name(*place)} cannot be decoded ({error}); build the data again without it"
+            ) from error
 
     def _bytes(self, row: int, column: str) -> bytes:
         return self._table.column(column)[row]["bytes"].as_py() or b""
@@ -200,9 +243,15 @@ def _size(data: bytes, name: str) -> Size:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             width, height = image.size
             # EXIF orientations 5 to 8 lie on their side.
-            return (height, width) if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8) else (width, height)
+            return (
+                (height, width)
+                if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+                else (width, height)
+            )
     except Exception as error:  # on broken bytes Pillow's readers raise anything
-        raise MvcError(f"{name} cannot be decoded ({type(error).__name__}); build the data again without it") from error
+        raise MvcError(
+            f"{name} cannot be decoded ({type(error).__name__}); build the data again without it"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,19 +267,30 @@ class _Pair:
     @property
     def longest(self) -> int:
         """Length of the longest of the six sequences."""
-        return len(self.prompt_image) - 1 + max(layout.num_tokens for layout in self.layouts) + max(map(len, self.responses))
+        return (
+            len(self.prompt_image)
+            - 1
+            + max(layout.num_tokens for layout in self.layouts)
+            + max(map(len, self.responses))
+        )
 
     @property
     def num_tokens(self) -> int:
         """Length of the packed row with all cells."""
-        prompts = 2 * (len(self.prompt_image) - 1) + sum(layout.num_tokens for layout in self.layouts) + len(self.prompt_text)
+        prompts = (
+            2 * (len(self.prompt_image) - 1)
+            + sum(layout.num_tokens for layout in self.layouts)
+            + len(self.prompt_text)
+        )
         return prompts + 3 * sum(map(len, self.responses))
 
     def tokens(self, vlm: Vlm, pair_id: str) -> PairTokens:
         """All tokens, one placeholder per feature."""
         prompts = [placed(vlm, self.prompt_image, size) for size in self.sizes]
         (prompt_a, positions_a), (prompt_b, positions_b) = prompts
-        return PairTokens(prompt_a, self.prompt_text, *self.responses, prompt_b, positions_a, positions_b, pair_id)
+        return PairTokens(
+            prompt_a, self.prompt_text, *self.responses, prompt_b, positions_a, positions_b, pair_id
+        )
 
 
 def _tokenise(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size] | None) -> _Pair:
@@ -238,10 +298,18 @@ def _tokenise(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size] | None) -
     try:
         if not isinstance(question, str):
             raise ValueError(f"expected a question, got {question!r}")
-        prompt_image, prompt_text = (short_prompt(vlm.processor, question, with_image=with_image) for with_image in (True, False))
+        prompt_image, prompt_text = (
+            short_prompt(vlm.processor, question, with_image=with_image)
+            for with_image in (True, False)
+        )
         if prompt_image.count(vlm.image_token_id) != 1 or vlm.image_token_id in prompt_text:
-            raise ValueError("expected one image in the prompt with an image, and none in that without; check the chat template")
-        response_a, response_b = (encode_response(vlm, text[name] or "") for name in ("answer_a", "answer_b"))
+            raise ValueError(
+                "expected one image in the prompt with an image, and none in that without; check"
+                " the chat template"
+            )
+        response_a, response_b = (
+            encode_response(vlm, text[name] or "") for name in ("answer_a", "answer_b")
+        )
         size_a, size_b = sizes or (ANY_SIZE, ANY_SIZE)
         layouts = vlm.layout(size_a), vlm.layout(size_b)
         return _Pair(prompt_image, prompt_text, (response_a, response_b), layouts, (size_a, size_b))

@@ -11,14 +11,16 @@ Made = TypeVar("Made")
 
 
 class ReadAhead(Generic[Item, Made]):
-    """What `make` makes of each item, in order, the next one in a thread while the last one is used.
+    """What `make` makes of each item, in order, the next one in a thread while the last one is
+    used.
 
         with ReadAhead(batches, load) as ahead:
             for batch in ahead: ...
 
-    One item is ahead, so at most two of what was made are in memory. Items are drawn in the caller's thread; one thread makes
-    them one after the other. What `make` raises is raised where its item is due. The thread ends with the `with`, also when
-    the body raises; a `make` that is under way then is waited for.
+    One item is ahead, so at most two of what was made are in memory. Items are drawn in the
+    caller's thread; one thread makes them one after the other. What `make` raises is raised where
+    its item is due. The thread ends with the `with`, also when the body raises; a `make` that is
+    under way then is waited for.
     """
 
     def __init__(self, items: Iterable[Item], make: Callable[[Item], Made]) -> None:
@@ -30,7 +32,12 @@ class ReadAhead(Generic[Item, Made]):
         self._begin()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def __iter__(self) -> Self:

@@ -1,8 +1,10 @@
-"""The reference model's log-probabilities of every pair, kept as a table that says what it was made from.
+"""The reference model's log-probabilities of every pair, kept as a table that says what it was made
+from.
 
-`<folder>/<split>.parquet` has pair_id, digest and the six numbers of each pair; `<folder>/DONE.json`, written last, the
-model and its image processing. The digest covers a pair's exact tokens and images, so a table made with another prompt,
-another chat template or other answers is not used by mistake.
+`<folder>/<split>.parquet` has pair_id, digest and the six numbers of each pair;
+`<folder>/DONE.json`, written last, the model and its image processing. The digest covers a pair's
+exact tokens and images, so a table made with another prompt, another chat template or other answers
+is not used by mistake.
 
 Shapes: N pairs in a split.
 """
@@ -25,7 +27,9 @@ from training.models.packing import Ints
 from training.models.vlm import Vlm
 from training.run_plan import REFERENCE_DONE, feature_parts, reference_part
 
-CELLS = tuple(f"logps_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b"))
+CELLS = tuple(
+    f"logps_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b")
+)
 FACTS = b"svco_reference"
 
 
@@ -34,7 +38,9 @@ class ReferenceTableError(UserError):
 
 
 def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, str]:
-    """What all rows of a table depend on: the weights, the image processing, and the precision of the computation."""
+    """What all rows of a table depend on: the weights, the image processing, and the precision of
+    the computation.
+    """
     processing = json.dumps(vlm.processor.image_processor.to_dict(), sort_keys=True, default=str)
     return {
         "model_sha256": model_sha256,
@@ -44,42 +50,67 @@ def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, st
 
 
 def feature_facts(model_sha256: str, vlm: Vlm, weights: str) -> dict[str, str]:
-    """What stored vision features depend on: as `reference_facts`, with the type that the tower is kept and run in."""
+    """What stored vision features depend on: as `reference_facts`, with the type that the tower is
+    kept and run in.
+    """
     facts = reference_facts(model_sha256, vlm, "")
-    return {name: facts[name] for name in ("model_sha256", "image_processing_sha256")} | {"features_dtype": weights}
+    return {name: facts[name] for name in ("model_sha256", "image_processing_sha256")} | {
+        "features_dtype": weights
+    }
 
 
-def write_part(path: Path, reader: PairReader, pairs: Ints, logps_P32: Tensor, facts: dict[str, str]) -> None:
+def write_part(
+    path: Path, reader: PairReader, pairs: Ints, logps_P32: Tensor, facts: dict[str, str]
+) -> None:
     """Writes the numbers of some pairs, and in the file's metadata what they were made from."""
     numbers_P6 = logps_P32.detach().cpu().to(torch.float32).reshape(-1, len(CELLS)).numpy()
     columns = {name: numbers_P6[:, index] for index, name in enumerate(CELLS)}
     chosen = pairs.tolist()
-    table = pa.table({"pair_id": [reader.pair_ids[i] for i in chosen], "digest": [reader.digests[i] for i in chosen], **columns})
+    table = pa.table(
+        {
+            "pair_id": [reader.pair_ids[i] for i in chosen],
+            "digest": [reader.digests[i] for i in chosen],
+            **columns,
+        }
+    )
     write_table(path, table.replace_schema_metadata({FACTS: json.dumps(facts)}))
 
 
-def write_reference(folder: Path, reader: PairReader, logps_N32: Tensor, facts: dict[str, str]) -> None:
+def write_reference(
+    folder: Path, reader: PairReader, logps_N32: Tensor, facts: dict[str, str]
+) -> None:
     """Writes a whole table of one split."""
     write_part(folder / f"{reader.split}.parquet", reader, np.arange(len(reader)), logps_N32, facts)
     write_json(folder / REFERENCE_DONE, {**facts, "num_rows": {reader.split: len(reader)}})
 
 
-def join_parts(folder: Path, parts: Path, chunks: Sequence[tuple[str, int]], *, made_by: str) -> dict[str, Any]:
-    """Joins the chunks to one file per split and marks the table complete; returns what DONE.json says.
+def join_parts(
+    folder: Path, parts: Path, chunks: Sequence[tuple[str, int]], *, made_by: str
+) -> dict[str, Any]:
+    """Joins the chunks to one file per split and marks the table complete; returns what DONE.json
+    says.
 
     Files of vision features are moved as they are; those of an earlier table are taken away.
 
     Raises:
-        ReferenceTableError: Chunks that were made from different things, such as a model that changed between two runs.
+        ReferenceTableError: Chunks that were made from different things, such as a model that
+            changed between two runs.
     """
     num_rows, facts = dict[str, int](), dict[str, str]()
     for split in dict.fromkeys(split for split, _ in chunks):
-        tables = [read_table(reference_part(parts, split, index)) for name, index in chunks if name == split]
+        tables = [
+            read_table(reference_part(parts, split, index))
+            for name, index in chunks
+            if name == split
+        ]
         for table in tables:
             made = json.loads(table.schema.metadata[FACTS])
             facts = facts or made
             if made != facts:
-                raise ReferenceTableError(f"{parts}: the chunks were made from different models; delete the folder and run again")
+                raise ReferenceTableError(
+                    f"{parts}: the chunks were made from different models; delete the folder and"
+                    " run again"
+                )
         joined = pa.concat_tables([table.replace_schema_metadata(None) for table in tables])
         write_table(folder / f"{split}.parquet", joined)
         num_rows[split] = joined.num_rows
@@ -95,28 +126,44 @@ def read_reference(folder: Path, reader: PairReader, facts: dict[str, str]) -> T
     """The numbers of one split in the reader's order, [N, 3, 2], fp32.
 
     Raises:
-        ReferenceTableError: Not a complete table, or made from another model, other pairs or other prompts.
+        ReferenceTableError: Not a complete table, or made from another model, other pairs or other
+            prompts.
     """
-    made: dict[str, Any] = read_json(folder / REFERENCE_DONE) if (folder / REFERENCE_DONE).is_file() else {}
+    made: dict[str, Any] = (
+        read_json(folder / REFERENCE_DONE) if (folder / REFERENCE_DONE).is_file() else {}
+    )
     if not made:
-        raise ReferenceTableError(f"reference={folder}: expected a folder of `svco reference`, found no {REFERENCE_DONE}")
+        raise ReferenceTableError(
+            f"reference={folder}: expected a folder of `svco reference`, found no {REFERENCE_DONE}"
+        )
     different = [name for name, value in facts.items() if made.get(name) != value]
     if different:
-        said = "; ".join(f"{name} is {facts[name][:12]}, there {str(made.get(name))[:12]}" for name in different)
-        raise ReferenceTableError(f"reference={folder}: made from something else ({said}); make it anew with `svco reference`")
+        said = "; ".join(
+            f"{name} is {facts[name][:12]}, there {str(made.get(name))[:12]}" for name in different
+        )
+        raise ReferenceTableError(
+            f"reference={folder}: made from something else ({said}); make it anew with `svco"
+            " reference`"
+        )
     path = folder / f"{reader.split}.parquet"
     if not path.is_file():
-        raise ReferenceTableError(f"reference={folder}: has no split {reader.split!r}; make it anew with `svco reference`")
+        raise ReferenceTableError(
+            f"reference={folder}: has no split {reader.split!r}; make it anew with `svco reference`"
+        )
     table = read_table(path)
     rows_of = enumerate(zip(table["pair_id"].to_pylist(), table["digest"].to_pylist(), strict=True))
     known = {pair_id: (row, digest) for row, (pair_id, digest) in rows_of}
     missing = [pair_id for pair_id in reader.pair_ids if pair_id not in known]
-    changed = [p for p, digest in zip(reader.pair_ids, reader.digests, strict=True) if p in known and known[p][1] != digest]
+    changed = [
+        p
+        for p, digest in zip(reader.pair_ids, reader.digests, strict=True)
+        if p in known and known[p][1] != digest
+    ]
     for what, pairs in (("are not in it", missing), ("have other tokens or images now", changed)):
         if pairs:
             raise ReferenceTableError(
-                f"reference={folder}: {len(pairs)} of {len(reader)} pairs of {reader.split!r} {what} (first {pairs[0]}); "
-                "make it anew with `svco reference`"
+                f"reference={folder}: {len(pairs)} of {len(reader)} pairs of {reader.split!r}"
+                f" {what} (first {pairs[0]}); make it anew with `svco reference`"
             )
     rows = np.array([known[pair_id][0] for pair_id in reader.pair_ids], np.int64)
     numbers_N6 = np.stack([table[name].to_numpy()[rows] for name in CELLS], axis=1)

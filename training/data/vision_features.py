@@ -1,4 +1,5 @@
-"""What the frozen vision tower sees in each image of a split: made once and kept if it fits, else made when needed.
+"""What the frozen vision tower sees in each image of a split: made once and kept if it fits, else
+made when needed.
 
 Shapes: P pairs, S sides, I images, N features of an image, A features of all images, V their width.
 """
@@ -25,9 +26,11 @@ REDUCED_ROWS = 2**19  # features that workers add up at a time
 
 
 def freeze_unseen(vlm: Vlm) -> None:
-    """Freezes what of the vision tower plays no part in the features, such as the layers behind the chosen one.
+    """Freezes what of the vision tower plays no part in the features, such as the layers behind the
+    chosen one.
 
-    Such parameters never get a gradient, so weight decay alone would act on them and shrink them away.
+    Such parameters never get a gradient, so weight decay alone would act on them and shrink them
+    away.
     """
     parameters = [p for p in vlm.tower_parameters if p.requires_grad]
     (features_NV,) = vision_features(vlm.model, pixel_values(vlm, [Image.new("RGB", (64, 64))]))
@@ -42,18 +45,31 @@ class VisionFeatures:
     Args:
         frozen: Whether the tower is a constant; if not, every call runs it, with gradients.
         max_cache_bytes: Room for the features of all images; if they need more, none are kept.
-        stored: Features on disk, which spare a frozen tower all work; those that are not kept are read when needed.
+        stored: Features on disk, which spare a frozen tower all work; those that are not kept are
+            read when needed.
     """
 
     def __init__(
-        self, reader: PairReader, vlm: Vlm, env: Env, *, frozen: bool, max_cache_bytes: float, stored: FeatureStore | None = None
+        self,
+        reader: PairReader,
+        vlm: Vlm,
+        env: Env,
+        *,
+        frozen: bool,
+        max_cache_bytes: float,
+        stored: FeatureStore | None = None,
     ) -> None:
         self._reader, self._vlm, self._env, self._frozen = reader, vlm, env, frozen
-        self._ends_I: Ints = np.cumsum(reader.num_image_tokens_I)  # where each image's features end among those of all
+        # where each image's features end among those of all
+        self._ends_I: Ints = np.cumsum(reader.num_image_tokens_I)
         self._stored = stored if frozen else None
         self._kept_AV: Tensor | None = None
         if frozen and max_cache_bytes > 0:
-            (first_NV,) = self._stored.read([0]) if self._stored else self._see(reader.pixels(np.arange(1), keep=False))
+            (first_NV,) = (
+                self._stored.read([0])
+                if self._stored
+                else self._see(reader.pixels(np.arange(1), keep=False))
+            )
             if first_NV[0].nbytes * int(self._ends_I[-1]) <= max_cache_bytes:
                 self._kept_AV = self._make_all(first_NV)
 
@@ -63,7 +79,8 @@ class VisionFeatures:
         return self._kept_AV is not None or self._stored is not None
 
     def load(self, pairs: Ints, sides: Sequence[int] = (0, 1)) -> Images | None:
-        """What `get` will need for some pairs: pixels, or features from the disk; None where they are kept. Runs no model.
+        """What `get` will need for some pairs: pixels, or features from the disk; None where they
+        are kept. Runs no model.
 
         Raises:
             MvcError: An image does not decode; the message names its pair.
@@ -81,7 +98,8 @@ class VisionFeatures:
     def get(
         self, pairs: Ints, sides: Sequence[int] = (0, 1), loaded: Images | None = None
     ) -> tuple[list[Tensor] | None, list[Tensor] | None]:
-        """The features of image a and of image b of each pair, [N, V] each; None for a side that is not among `sides`.
+        """The features of image a and of image b of each pair, [N, V] each; None for a side that is
+        not among `sides`.
 
         Args:
             loaded: What `load` gave for the same pairs and sides, if it was asked before.
@@ -89,14 +107,21 @@ class VisionFeatures:
         images_P2, images_I = self._reader.images_P2[pairs], self._images(pairs, sides)
         loaded = self.load(pairs, sides) if loaded is None else loaded
         made = dict(zip(images_I.tolist(), self._features(images_I, loaded), strict=True))
-        features_a, features_b = ([made[n] for n in images_P2[:, side].tolist()] if side in sides else None for side in (0, 1))
+        features_a, features_b = (
+            [made[n] for n in images_P2[:, side].tolist()] if side in sides else None
+            for side in (0, 1)
+        )
         return features_a, features_b
 
     def _features(self, images: Ints, loaded: Images | None) -> Images:
         if loaded is not None and not self._stored:
             return self._see(loaded)
         if self._kept_AV is not None:
-            places = zip((self._ends_I - self._reader.num_image_tokens_I)[images], self._ends_I[images], strict=True)
+            places = zip(
+                (self._ends_I - self._reader.num_image_tokens_I)[images],
+                self._ends_I[images],
+                strict=True,
+            )
             loaded = [self._kept_AV[start:end] for start, end in places]
         assert loaded is not None
         return [image_NV.to(self._env.device, non_blocking=True) for image_NV in loaded]
@@ -106,14 +131,18 @@ class VisionFeatures:
             return vision_features(self._vlm.model, pixels)
 
     def _make_all(self, like_NV: Tensor) -> Tensor:
-        """Every image once over all workers, in fixed chunks, so that the result does not depend on their number."""
+        """Every image once over all workers, in fixed chunks, so that the result does not depend on
+        their number.
+        """
         num_images = self._reader.num_images
         kept_AV = torch.zeros((int(self._ends_I[-1]), like_NV.shape[1]), dtype=like_NV.dtype)
         starts_I = self._ends_I - self._reader.num_image_tokens_I
         chunks = np.split(np.arange(num_images), range(CHUNK_IMAGES, num_images, CHUNK_IMAGES))
         if self._stored:  # which every worker reads for itself
             for chunk in chunks:
-                kept_AV[starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = torch.cat(self._stored.read(chunk))
+                kept_AV[starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = torch.cat(
+                    self._stored.read(chunk)
+                )
             return kept_AV
         mine = chunks[self._env.rank :: self._env.world_size]
         with (

@@ -1,4 +1,6 @@
-"""What to change in a recipe that needs too much memory, or leaves much unused: keys to set, each with what it gives."""
+"""What to change in a recipe that needs too much memory, or leaves much unused: keys to set, each
+with what it gives.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -25,9 +27,16 @@ class OutOfMemoryInTrainingError(UserError):
 
 
 def advice(
-    section: TrainSection, shape: ModelShape, lengths: PairLengths, *, budget_gb: float, cached: bool = True, gpu: bool = True
+    section: TrainSection,
+    shape: ModelShape,
+    lengths: PairLengths,
+    *,
+    budget_gb: float,
+    cached: bool = True,
+    gpu: bool = True,
 ) -> list[str]:
-    """Lines that each name recipe keys to set, the most useful first; none if nothing is to be gained.
+    """Lines that each name recipe keys to set, the most useful first; none if nothing is to be
+    gained.
 
     Args:
         lengths: Of the longest pairs.
@@ -46,10 +55,15 @@ def advice(
         lines.append(f"set {_keys(changes)}: {need_gb(best):.1f} GB a worker, which fits")
     else:
         lines.append(
-            f"even with {_keys(changes)} a worker needs {need_gb(best):.1f} GB of {budget_gb:.1f}; take a smaller model or larger GPUs"
+            f"even with {_keys(changes)} a worker needs {need_gb(best):.1f} GB of {budget_gb:.1f};"
+            " take a smaller model or larger GPUs"
         )
     singles = [(need_gb(changed), one) for one, changed in _levers(section) if one != changes]
-    saving = [single for single in sorted(singles, key=lambda single: single[0]) if single[0] < need_gb(section)]
+    saving = [
+        single
+        for single in sorted(singles, key=lambda single: single[0])
+        if single[0] < need_gb(section)
+    ]
     lines += [f"{_keys(one)} alone: {gb:.1f} GB a worker" for gb, one in saving[:3]]
     if "lora" in changes:
         lines.append(f"adapters learn at a higher rate than whole models: try optim.lr={LORA_LR:g}")
@@ -74,20 +88,40 @@ def _use_of_room(
         if kept is not None and need_gb(kept) <= budget_gb:
             flops = train_flops_per_pair(shape, lengths, section, cached=cached)
             saved = flops.recompute / flops.total
-            lines.append(f"train.checkpoint_activations=false fits too ({need_gb(kept):.1f} GB) and saves {saved:.0%} of the work")
+            lines.append(
+                f"train.checkpoint_activations=false fits too ({need_gb(kept):.1f} GB) and saves"
+                f" {saved:.0%} of the work"
+            )
     share = -(-section.optim.batch_pairs // max(1, section.workers.num_workers))
     twice = with_changes(section, {"optim.micro_batch_pairs": 2 * section.optim.micro_batch_pairs})
-    if gpu and twice is not None and 2 * section.optim.micro_batch_pairs <= share and need_gb(twice) <= budget_gb:
-        lines.append(f"optim.micro_batch_pairs={twice.optim.micro_batch_pairs} fits too ({need_gb(twice):.1f} GB): fewer, larger passes")
+    if (
+        gpu
+        and twice is not None
+        and 2 * section.optim.micro_batch_pairs <= share
+        and need_gb(twice) <= budget_gb
+    ):
+        lines.append(
+            f"optim.micro_batch_pairs={twice.optim.micro_batch_pairs} fits too"
+            f" ({need_gb(twice):.1f} GB): fewer, larger passes"
+        )
     return lines
 
 
-def _enough(section: TrainSection, need_gb: Callable[[TrainSection], float], budget_gb: float) -> tuple[Changes, TrainSection]:
+def _enough(
+    section: TrainSection, need_gb: Callable[[TrainSection], float], budget_gb: float
+) -> tuple[Changes, TrainSection]:
     """Changes that together fit, without any that is not needed; those that save most if none fit."""
     changes: Changes = {}
     current = section
     while need_gb(current) > budget_gb:
-        better = next(((one, changed) for one, changed in _levers(current) if need_gb(changed) < need_gb(current)), None)
+        better = next(
+            (
+                (one, changed)
+                for one, changed in _levers(current)
+                if need_gb(changed) < need_gb(current)
+            ),
+            None,
+        )
         if better is None:
             return changes, current
         changes |= better[0]
@@ -101,7 +135,11 @@ def _enough(section: TrainSection, need_gb: Callable[[TrainSection], float], bud
 
 
 def _largest_pass(
-    section: TrainSection, changes: Changes, best: TrainSection, need_gb: Callable[[TrainSection], float], budget_gb: float
+    section: TrainSection,
+    changes: Changes,
+    best: TrainSection,
+    need_gb: Callable[[TrainSection], float],
+    budget_gb: float,
 ) -> tuple[Changes, TrainSection]:
     """The same changes with as many pairs in a pass as fit."""
     key = "optim.micro_batch_pairs"
@@ -163,7 +201,9 @@ def _value(section: TrainSection, key: str) -> Any:
 
 
 def _keys(changes: Changes) -> str:
-    return " ".join(f"{key}={_shown(value)}" for key, value in changes.items()) or "nothing to change"
+    return (
+        " ".join(f"{key}={_shown(value)}" for key, value in changes.items()) or "nothing to change"
+    )
 
 
 def _shown(value: Any) -> str:
@@ -171,13 +211,18 @@ def _shown(value: Any) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: on a GPU, or on a CPU, where torch has no error of its own for it."""
+    """Whether an error says that memory ran out: on a GPU, or on a CPU, where torch has no error of
+    its own for it.
+    """
     return isinstance(error, MemoryError) or any(
-        word in str(error) for word in ("out of memory", "can't allocate memory", "not enough memory")
+        word in str(error)
+        for word in ("out of memory", "can't allocate memory", "not enough memory")
     )
 
 
-def out_of_memory(section: TrainSection, error: BaseException, *, budget_gb: float | None) -> OutOfMemoryInTrainingError:
+def out_of_memory(
+    section: TrainSection, error: BaseException, *, budget_gb: float | None
+) -> OutOfMemoryInTrainingError:
     """One line about training that ran out of memory: what needs it by the plan, and what to set.
 
     Args:
@@ -190,18 +235,25 @@ def out_of_memory(section: TrainSection, error: BaseException, *, budget_gb: flo
     except UserError as unknown:
         say(f"no plan for this model: {unknown}")
         return OutOfMemoryInTrainingError(
-            f"out of memory ({cause}); lower optim.micro_batch_pairs, or set train.checkpoint_activations=true or lora"
+            f"out of memory ({cause}); lower optim.micro_batch_pairs, or set"
+            " train.checkpoint_activations=true or lora"
         )
     gpu = section.workers.use_gpu
     planned = memory_of(shape, data.longest, section, gpu=gpu)
     # It did not fit, whatever the plan says.
     room = min(budget_gb or planned.total / GB, 0.9 * planned.total / GB)
     lines = advice(section, shape, data.longest, budget_gb=room, gpu=gpu)
-    return OutOfMemoryInTrainingError(f"out of memory ({cause}); by `svco plan` a worker needs about {shown_parts(planned)}; {lines[0]}")
+    return OutOfMemoryInTrainingError(
+        f"out of memory ({cause}); by `svco plan` a worker needs about {shown_parts(planned)};"
+        f" {lines[0]}"
+    )
 
 
 def shown_parts(memory: Memory) -> str:
     """The total and its three largest parts, in words."""
     parts = {name: getattr(memory, name) for name in memory.__dataclass_fields__}
     largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
-    return f"{memory.total / GB:.2g} GB ({', '.join(f'{name} {size / GB:.2g}' for name, size in largest)})"
+    return (
+        f"{memory.total / GB:.2g} GB"
+        f" ({', '.join(f'{name} {size / GB:.2g}' for name, size in largest)})"
+    )

@@ -1,4 +1,6 @@
-"""How long the pairs of a data set will be in tokens, before any model is loaded. Knows nothing of torch."""
+"""How long the pairs of a data set will be in tokens, before any model is loaded. Knows nothing of
+torch.
+"""
 
 import io
 import math
@@ -22,7 +24,8 @@ DEFAULT_TEXT_TOKENS = 40  # of a question, and of an answer, where there is no d
 DEFAULT_SIZE_PX = (640, 480)
 PAPER_PAIRS = {"train": 10_669, "validation": 240}  # of the paper's MVC
 NUM_IMAGES_MEASURED = 200
-# What the processors of the Qwen families bring images to, in pixels; a processor's own configuration may say otherwise.
+# What the processors of the Qwen families bring images to, in pixels; a processor's own
+# configuration may say otherwise.
 PIXEL_LIMITS = {"qwen2_5_vl": (56 * 56, 12_845_056), "qwen3_vl": (65_536, 16_777_216)}
 
 
@@ -35,52 +38,90 @@ class DataSize:
     mean: PairLengths
     longest: PairLengths
     source: str  # how the lengths are known
-    sequences: tuple[float, ...] = ()  # tokens of the longest sequence of each pair, or of some pairs
+    # tokens of the longest sequence of each pair, or of some pairs
+    sequences: tuple[float, ...] = ()
 
     def share_over(self, max_tokens: int) -> float:
-        """Which share of the pairs has a sequence longer than that, so that training leaves them out."""
-        return sum(tokens > max_tokens for tokens in self.sequences) / len(self.sequences) if self.sequences else 0.0
+        """Which share of the pairs has a sequence longer than that, so that training leaves them
+        out.
+        """
+        return (
+            sum(tokens > max_tokens for tokens in self.sequences) / len(self.sequences)
+            if self.sequences
+            else 0.0
+        )
 
 
 def default_size(shape: ModelShape, num_pairs: dict[str, int] | None = None) -> DataSize:
     """Lengths that are usual, for a plan without data."""
     pairs = num_pairs or PAPER_PAIRS
     features = _features(shape, DEFAULT_SIZE_PX)
-    lengths = _lengths(features, features, DEFAULT_TEXT_TOKENS, DEFAULT_TEXT_TOKENS, DEFAULT_TEXT_TOKENS)
-    source = f"no data given: {features:.0f} features an image, {DEFAULT_TEXT_TOKENS} tokens a question and an answer"
-    return DataSize(num_pairs=pairs, num_images=2 * sum(pairs.values()), mean=lengths, longest=lengths, source=source)
+    lengths = _lengths(
+        features, features, DEFAULT_TEXT_TOKENS, DEFAULT_TEXT_TOKENS, DEFAULT_TEXT_TOKENS
+    )
+    source = (
+        f"no data given: {features:.0f} features an image, {DEFAULT_TEXT_TOKENS} tokens a question"
+        " and an answer"
+    )
+    return DataSize(
+        num_pairs=pairs,
+        num_images=2 * sum(pairs.values()),
+        mean=lengths,
+        longest=lengths,
+        source=source,
+    )
 
 
 def size_of_data(folder: str | Path, model: str, shape: ModelShape) -> DataSize:
-    """The lengths of an MVC folder's training pairs: by the model's tokenizer if it is here, else from their words.
+    """The lengths of an MVC folder's training pairs: by the model's tokenizer if it is here, else
+    from their words.
 
     Raises:
         MvcError: Not an MVC folder.
     """
-    table = read_mvc(folder, "train", ("question", "answer_a", "answer_b", "image_a_sha256", "image_b_sha256"))
-    counts, how = _token_counts([table.column(name).to_pylist() for name in ("question", "answer_a", "answer_b")], model)
+    table = read_mvc(
+        folder, "train", ("question", "answer_a", "answer_b", "image_a_sha256", "image_b_sha256")
+    )
+    counts, how = _token_counts(
+        [table.column(name).to_pylist() for name in ("question", "answer_a", "answer_b")], model
+    )
     questions, answers_a, answers_b = counts
-    questions, answers_a, answers_b = questions + TEMPLATE_TOKENS, answers_a + 1, answers_b + 1  # and the end of turn
+    # and the end of turn
+    questions, answers_a, answers_b = questions + TEMPLATE_TOKENS, answers_a + 1, answers_b + 1
     features_a, features_b = _image_features(folder, shape)
-    shown = np.maximum(features_a, features_b)  # of all pairs, of the first ones, or the same for every pair
+    # of all pairs, of the first ones, or the same for every pair
+    shown = np.maximum(features_a, features_b)
     n = min(len(questions), len(shown)) if len(shown) > 1 else len(questions)
     sequences = shown[:n] + questions[:n] + np.maximum(answers_a, answers_b)[:n]
     worst = int(np.argmax(2 * questions + 3 * (answers_a + answers_b)))
     num_pairs = {split: num_rows(folder, split) for split in ("train", "validation")}
-    hashes = {*table.column("image_a_sha256").to_pylist(), *table.column("image_b_sha256").to_pylist()}
+    hashes = {
+        *table.column("image_a_sha256").to_pylist(),
+        *table.column("image_b_sha256").to_pylist(),
+    }
     means = (float(part.mean()) for part in (questions, answers_a, answers_b))
     return DataSize(
         num_pairs=num_pairs,
         num_images=len(hashes) + 2 * num_pairs["validation"],
         mean=_lengths(float(features_a.mean()), float(features_b.mean()), *means),
-        longest=_lengths(float(features_a.max()), float(features_b.max()), *(float(n[worst]) for n in (questions, answers_a, answers_b))),
+        longest=_lengths(
+            float(features_a.max()),
+            float(features_b.max()),
+            *(float(n[worst]) for n in (questions, answers_a, answers_b)),
+        ),
         source=how,
         sequences=tuple(sequences.tolist()),
     )
 
 
-def _lengths(features_a: float, features_b: float, question: float, answer_a: float, answer_b: float) -> PairLengths:
-    return PairLengths((features_a + question, features_b + question, question), (answer_a, answer_b), (features_a, features_b))
+def _lengths(
+    features_a: float, features_b: float, question: float, answer_a: float, answer_b: float
+) -> PairLengths:
+    return PairLengths(
+        (features_a + question, features_b + question, question),
+        (answer_a, answer_b),
+        (features_a, features_b),
+    )
 
 
 def _token_counts(columns: Sequence[Sequence[str]], model: str) -> tuple[list[np.ndarray], str]:
@@ -89,10 +130,29 @@ def _token_counts(columns: Sequence[Sequence[str]], model: str) -> tuple[list[np
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(file))
-        counts = [np.array([len(e.ids) for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]) for texts in columns]
-        return counts, f"texts of the data by the model's tokenizer, {TEMPLATE_TOKENS} tokens for the chat template"
-    counts = [np.array([TOKENS_PER_WORD * len(text.split()) for text in texts]) for texts in columns]
-    return counts, f"words of the data, {TOKENS_PER_WORD} tokens each, {TEMPLATE_TOKENS} tokens for the chat template"
+        counts = [
+            np.array(
+                [len(e.ids) for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+            )
+            for texts in columns
+        ]
+        return (
+            counts,
+            (
+                f"texts of the data by the model's tokenizer, {TEMPLATE_TOKENS} tokens for the chat"
+                " template"
+            ),
+        )
+    counts = [
+        np.array([TOKENS_PER_WORD * len(text.split()) for text in texts]) for texts in columns
+    ]
+    return (
+        counts,
+        (
+            f"words of the data, {TOKENS_PER_WORD} tokens each, {TEMPLATE_TOKENS} tokens for the"
+            " chat template"
+        ),
+    )
 
 
 def _image_features(folder: str | Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
@@ -104,14 +164,19 @@ def _image_features(folder: str | Path, shape: ModelShape) -> tuple[np.ndarray, 
     for path in shard_paths(folder, "train"):
         for batch in pq.ParquetFile(path).iter_batches(64, columns=list(found)):
             for name, features in found.items():
-                features += [_features(shape, _size(image["bytes"])) for image in batch.column(name).to_pylist()]
+                features += [
+                    _features(shape, _size(image["bytes"]))
+                    for image in batch.column(name).to_pylist()
+                ]
             if len(found["image_a"]) >= NUM_IMAGES_MEASURED:
                 break
     return np.array(found["image_a"]), np.array(found["image_b"])
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Width and height by the header; of an image that cannot be read, which training will name, the usual size."""
+    """Width and height by the header; of an image that cannot be read, which training will name,
+    the usual size.
+    """
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             return image.size
@@ -120,7 +185,9 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def _features(shape: ModelShape, size: tuple[int, int]) -> float:
-    """Features of an image of this size, as the processors of the Qwen families resize it: sides to whole squares of patches."""
+    """Features of an image of this size, as the processors of the Qwen families resize it: sides to
+    whole squares of patches.
+    """
     vision = shape.vision
     if vision.num_features is not None:
         return float(vision.num_features)

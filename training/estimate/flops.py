@@ -1,11 +1,14 @@
-"""How much a run computes, from the recipe and the model's shape, before anything starts. Knows nothing of torch.
+"""How much a run computes, from the recipe and the model's shape, before anything starts. Knows
+nothing of torch.
 
-A FLOP is one multiplication or addition in a matrix product, as torch.utils.flop_counter counts; norms, activations and
-the like are left out. Attention to a prompt is causal, of which a good kernel computes half the square.
+A FLOP is one multiplication or addition in a matrix product, as torch.utils.flop_counter counts;
+norms, activations and the like are left out. Attention to a prompt is causal, of which a good
+kernel computes half the square.
 
-With P a prompt, R its responses, d the width, L layers and W the numbers in a layer's matrices, one group of a packed row
-costs forward 2 L W (P + R) + 4 L d (P^2 / 2 + R (P + R)), and the output layer 2 d V for each response token. The backward
-pass costs as much again for gradients of activations, and as much again for gradients of weights that are trained.
+With P a prompt, R its responses, d the width, L layers and W the numbers in a layer's matrices, one
+group of a packed row costs forward 2 L W (P + R) + 4 L d (P^2 / 2 + R (P + R)), and the output
+layer 2 d V for each response token. The backward pass costs as much again for gradients of
+activations, and as much again for gradients of weights that are trained.
 """
 
 from dataclasses import dataclass
@@ -17,11 +20,14 @@ from training.estimate.policy_size import adapter_weights
 from training.objectives.terms import ALL_CELLS, Cell
 
 ATTENTION_BACKWARD = 2.5  # five products against two, because scores are computed again
-MAX_LOGITS = 2**27  # above it logits are computed again in the backward pass; as in training.models.logps
+# above it logits are computed again in the backward pass; as in training.models.logps
+MAX_LOGITS = 2**27
 
 
 class PairLengths(NamedTuple):
-    """Tokens of a pair, on average: of the prompt under each condition, of the two responses, and features of the two images."""
+    """Tokens of a pair, on average: of the prompt under each condition, of the two responses, and
+    features of the two images.
+    """
 
     prompts: tuple[float, float, float]
     responses: tuple[float, float]
@@ -36,8 +42,12 @@ class PairLengths(NamedTuple):
         return sum(sum(responses) for _, responses in groups_of(self, cells))
 
 
-def lengths_of_row(num_tokens: float, responses: tuple[float, float], features: tuple[float, float]) -> PairLengths:
-    """The lengths of a pair whose packed row with all cells has `num_tokens`; the three prompts' texts are taken for equally long."""
+def lengths_of_row(
+    num_tokens: float, responses: tuple[float, float], features: tuple[float, float]
+) -> PairLengths:
+    """The lengths of a pair whose packed row with all cells has `num_tokens`; the three prompts'
+    texts are taken for equally long.
+    """
     text = (num_tokens - sum(features) - 3 * sum(responses)) / 3
     return PairLengths((features[0] + text, features[1] + text, text), responses, features)
 
@@ -49,7 +59,9 @@ class Flops:
     forward: float
     backward: float
     recompute: float  # of activations that were not kept
-    vision: float  # the tower, where its features are not kept from before; with its backward pass if it is trained
+    # the tower, where its features are not kept from before; with its backward pass if it is
+    # trained
+    vision: float
 
     @property
     def total(self) -> float:
@@ -63,27 +75,41 @@ class Flops:
 
 
 def cells_of(objective: ObjectiveSection) -> frozenset[Cell]:
-    """The cells that an objective needs; the same as `training.objectives.losses.Objective.cells`, without torch."""
-    terms = [term for name in (objective.name, *objective.plus) for term in objective.active_terms(name)]
+    """The cells that an objective needs; the same as `training.objectives.losses.Objective.cells`,
+    without torch.
+    """
+    terms = [
+        term for name in (objective.name, *objective.plus) for term in objective.active_terms(name)
+    ]
     return frozenset().union(*(term.cells for term in terms))
 
 
-def groups_of(lengths: PairLengths, cells: frozenset[Cell]) -> list[tuple[float, tuple[float, ...]]]:
+def groups_of(
+    lengths: PairLengths, cells: frozenset[Cell]
+) -> list[tuple[float, tuple[float, ...]]]:
     """Prompt and responses of each group of the packed row."""
     found = []
     for condition, prompt in enumerate(lengths.prompts):
-        responses = tuple(lengths.responses[response] for response in range(2) if (condition, response) in cells)
+        responses = tuple(
+            lengths.responses[response] for response in range(2) if (condition, response) in cells
+        )
         if responses:
             found.append((prompt, responses))
     return found
 
 
-def attention_flops(text: TextShape, lengths: PairLengths, cells: frozenset[Cell], causal: float = 0.5) -> float:
-    """Scores and weighted sums of all layers, forward. `causal`: how much of a prompt's square the kernel computes."""
+def attention_flops(
+    text: TextShape, lengths: PairLengths, cells: frozenset[Cell], causal: float = 0.5
+) -> float:
+    """Scores and weighted sums of all layers, forward. `causal`: how much of a prompt's square the
+    kernel computes.
+    """
     seen = 0.0
     for prompt, responses in groups_of(lengths, cells):
         # A lone response is one causal sequence with its prompt.
-        whole, after = (prompt + responses[0], 0.0) if len(responses) == 1 else (prompt, sum(responses))
+        whole, after = (
+            (prompt + responses[0], 0.0) if len(responses) == 1 else (prompt, sum(responses))
+        )
         seen += causal * whole**2 + after * (prompt + after)
     return 4 * text.num_layers * text.q_width * seen
 
@@ -93,53 +119,88 @@ def vision_flops(vision: VisionShape, num_features: float) -> float:
     n = vision.num_patches(num_features)
     products = 2 * n * (vision.num_layers * vision.num_layer_weights + vision.num_embedding_weights)
     full = (vision.num_layers - vision.num_window_layers) * n * n
-    return products + 4 * vision.width * (full + vision.num_window_layers * n * min(n, vision.window_patches or n))
+    return products + 4 * vision.width * (
+        full + vision.num_window_layers * n * min(n, vision.window_patches or n)
+    )
 
 
-def forward_flops(shape: ModelShape, lengths: PairLengths, cells: frozenset[Cell], *, lora_weights: int = 0, causal: float = 0.5) -> float:
-    """Projector, language model and output layer on a pair's packed row, forward; without the vision tower."""
+def forward_flops(
+    shape: ModelShape,
+    lengths: PairLengths,
+    cells: frozenset[Cell],
+    *,
+    lora_weights: int = 0,
+    causal: float = 0.5,
+) -> float:
+    """Projector, language model and output layer on a pair's packed row, forward; without the
+    vision tower.
+    """
     text, tokens = shape.text, lengths.num_tokens(cells)
     layers = 2 * tokens * (text.num_layers * text.num_layer_weights + lora_weights)
     head = 2 * text.width * text.vocab * lengths.num_scored(cells)
-    return layers + attention_flops(text, lengths, cells, causal) + head + _projector(shape, lengths, cells)
+    return (
+        layers
+        + attention_flops(text, lengths, cells, causal)
+        + head
+        + _projector(shape, lengths, cells)
+    )
 
 
 def train_flops_per_pair(
-    shape: ModelShape, lengths: PairLengths, section: TrainSection, *, cached: bool = True, causal: float = 0.5
+    shape: ModelShape,
+    lengths: PairLengths,
+    section: TrainSection,
+    *,
+    cached: bool = True,
+    causal: float = 0.5,
 ) -> Flops:
     """What a training step computes for each pair.
 
     Args:
         lengths: Averages over the pairs.
-        cached: Whether a frozen tower's features are kept from before, so that the step does not run it.
-        causal: How much of the square of a prompt the attention kernel computes; FLOP counters take 1.
+        cached: Whether a frozen tower's features are kept from before, so that the step does not
+            run it.
+        causal: How much of the square of a prompt the attention kernel computes; FLOP counters take
+            1.
     """
     cells, text, use = cells_of(section.objective), shape.text, section.train
     adapters = adapter_weights(text, section.lora) if section.lora else 0
     tokens, scored = lengths.num_tokens(cells), lengths.num_scored(cells)
     forward = forward_flops(shape, lengths, cells, lora_weights=adapters, causal=causal)
     attention = attention_flops(text, lengths, cells, causal)
-    layers, head = 2 * tokens * text.num_layers * text.num_layer_weights, 2 * text.width * text.vocab * scored
+    layers, head = (
+        2 * tokens * text.num_layers * text.num_layer_weights,
+        2 * text.width * text.vocab * scored,
+    )
     backward = layers + ATTENTION_BACKWARD * attention + head + 2 * 2 * tokens * adapters
     if section.lora is None:
         backward += layers + head  # gradients of the weights
     elif not use.train_projector:
-        # Nothing before the first layer is trained, so what its first products take needs no gradient.
+        # Nothing before the first layer is trained, so what its first products take needs no
+        # gradient.
         backward -= 2 * tokens * text.width * (text.q_width + 2 * text.kv_width)
     if use.train_projector:
-        first = sum(a * b for a, b in shape.projector[::2]) / max(1, sum(a * b for a, b in shape.projector))
+        first = sum(a * b for a, b in shape.projector[::2]) / max(
+            1, sum(a * b for a, b in shape.projector)
+        )
         # Its input is a constant unless the tower is trained.
         backward += (2 - (first if use.freeze_vision else 0)) * _projector(shape, lengths, cells)
     recompute = 0.0
     if use.checkpoint_activations:
         # Recomputing stops when the input of the layer's last product is there.
-        last = 2 * tokens * text.num_layers * text.ffn_width * text.width if section.lora is None else 0
+        last = (
+            2 * tokens * text.num_layers * text.ffn_width * text.width
+            if section.lora is None
+            else 0
+        )
         recompute = forward - head - _projector(shape, lengths, cells) - last
     if scored * section.optim.micro_batch_pairs * text.vocab > MAX_LOGITS:
         recompute += head
     vision = 0.0
     if not (use.freeze_vision and cached):
-        vision = sum(vision_flops(shape.vision, lengths.features[side]) for side in _sides(cells)) * (1 if use.freeze_vision else 3)
+        vision = sum(
+            vision_flops(shape.vision, lengths.features[side]) for side in _sides(cells)
+        ) * (1 if use.freeze_vision else 3)
     return Flops(forward=forward, backward=backward, recompute=recompute, vision=vision)
 
 

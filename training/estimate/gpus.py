@@ -1,4 +1,6 @@
-"""What GPUs can do, as their makers state it; a plan multiplies by the share that a run reaches (MFU)."""
+"""What GPUs can do, as their makers state it; a plan multiplies by the share that a run reaches
+(MFU).
+"""
 
 import difflib
 from collections.abc import Mapping
@@ -9,7 +11,9 @@ from pipeline.core.recipe import UserError
 
 
 class Gpu(NamedTuple):
-    """Peak of dense matrix products in 10^12 FLOP per second, and memory in GB (10^9 bytes) as CUDA reports it."""
+    """Peak of dense matrix products in 10^12 FLOP per second, and memory in GB (10^9 bytes) as CUDA
+    reports it.
+    """
 
     bf16_tflops: float
     fp32_tflops: float
@@ -41,16 +45,23 @@ def find_gpu(name: str) -> tuple[str, Gpu]:
         UserError: None of that name, with the nearest.
     """
     plain = {_plain(known): known for known in GPUS}
-    known = plain.get(_plain(name)) or {"a100": "A100-80", "h10080": "H100", "a10": "A10G"}.get(_plain(name))
+    known = plain.get(_plain(name)) or {"a100": "A100-80", "h10080": "H100", "a10": "A10G"}.get(
+        _plain(name)
+    )
     if known is None:
         near = difflib.get_close_matches(_plain(name), plain, n=1)
         hint = f"; did you mean {plain[near[0]]}?" if near else ""
-        raise UserError(f"--gpu {name!r}: expected one of {', '.join(GPUS)}{hint}; for another give --tflops and --memory-gb")
+        raise UserError(
+            f"--gpu {name!r}: expected one of {', '.join(GPUS)}{hint}; for another give --tflops"
+            " and --memory-gb"
+        )
     return known, GPUS[known]
 
 
 def peak_flops(device_name: str, *, low_precision: bool) -> float | None:
-    """The peak, in FLOP per second, of the GPU that CUDA calls so ("NVIDIA A100-SXM4-80GB"); None if it is not in the table."""
+    """The peak, in FLOP per second, of the GPU that CUDA calls so ("NVIDIA A100-SXM4-80GB"); None
+    if it is not in the table.
+    """
     plain = _plain(device_name)
     for name in sorted(GPUS, key=len, reverse=True):
         if _plain(name.split("-")[0]) in plain:
@@ -59,4 +70,8 @@ def peak_flops(device_name: str, *, low_precision: bool) -> float | None:
 
 
 def _plain(name: str) -> str:
-    return "".join(character for character in name.lower() if character.isalnum()).removeprefix("nvidia").removesuffix("gb")
+    return (
+        "".join(character for character in name.lower() if character.isalnum())
+        .removeprefix("nvidia")
+        .removesuffix("gb")
+    )

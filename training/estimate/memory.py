@@ -1,7 +1,9 @@
-"""How much memory a worker needs, part by part, from the recipe and the model's shape. Knows nothing of torch.
+"""How much memory a worker needs, part by part, from the recipe and the model's shape. Knows
+nothing of torch.
 
-What is kept is counted exactly: weights, gradients, and the two averages of AdamW. What a step holds for its backward pass
-is counted per token from the operations of the layers, and agrees with measurement as far as a test says.
+What is kept is counted exactly: weights, gradients, and the two averages of AdamW. What a step
+holds for its backward pass is counted per token from the operations of the layers, and agrees with
+measurement as far as a test says.
 """
 
 from dataclasses import asdict, dataclass
@@ -12,8 +14,10 @@ from training.estimate.model_shape import ModelShape, TextShape
 from training.estimate.policy_size import PolicySize, adapted, policy_size
 from training.objectives.terms import Cell
 
-NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)  # half a byte, one byte of scale for 64 numbers, that of 256 scales in fp32
-GRADIENT_BUCKET_BYTES = 4 * 32_000_000  # what workers add up at a time; as in training.trainer.optimizer
+# half a byte, one byte of scale for 64 numbers, that of 256 scales in fp32
+NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+# what workers add up at a time; as in training.trainer.optimizer
+GRADIENT_BUCKET_BYTES = 4 * 32_000_000
 FEATURE_IMAGES = 64  # as in training.data.vision_features
 RUNTIME_BYTES = 1.0e9  # CUDA context and the libraries' workspaces
 FRAGMENTS = 0.05  # of the rest: what the allocator holds and cannot use
@@ -25,7 +29,8 @@ class Memory:
     """Bytes of one worker at the height of a step."""
 
     weights: float
-    gathered: float  # weights of other workers, while a layer uses them; or copies in the type of the computation
+    # weights of other workers, while a layer uses them; or copies in the type of the computation
+    gathered: float
     gradients: float
     optimiser: float
     activations: float
@@ -39,12 +44,21 @@ class Memory:
         return sum(asdict(self).values())
 
 
-def memory_of(shape: ModelShape, lengths: PairLengths, section: TrainSection, *, cached: bool = True, gpu: bool = True) -> Memory:
+def memory_of(
+    shape: ModelShape,
+    lengths: PairLengths,
+    section: TrainSection,
+    *,
+    cached: bool = True,
+    gpu: bool = True,
+) -> Memory:
     """What one worker needs.
 
     Args:
-        lengths: Of the longest pairs that may come together, if the answer is to be safe; of average ones, if typical.
-        cached: Whether the features of images are kept in main memory, so that no step runs the frozen tower.
+        lengths: Of the longest pairs that may come together, if the answer is to be safe; of
+            average ones, if typical.
+        cached: Whether the features of images are kept in main memory, so that no step runs the
+            frozen tower.
         gpu: Whether there is a CUDA runtime that needs memory too.
     """
     size, use = policy_size(shape, section), section.train
@@ -57,7 +71,14 @@ def memory_of(shape: ModelShape, lengths: PairLengths, section: TrainSection, *,
     parts = {
         "weights": kept,
         "gathered": _gathered_bytes(shape, size, section),
-        "gradients": 4.0 * moving + (GRADIENT_BUCKET_BYTES if section.workers.num_workers > 1 and not section.workers.shard else 0),
+        "gradients": (
+            4.0 * moving
+            + (
+                GRADIENT_BUCKET_BYTES
+                if section.workers.num_workers > 1 and not section.workers.shard
+                else 0
+            )
+        ),
         "optimiser": 8.0 * moving,
         "activations": pairs * activation_bytes(shape, lengths, section),
         "logits": logit_bytes(shape.text, pairs * lengths.num_scored(cells), low=low),
@@ -68,11 +89,19 @@ def memory_of(shape: ModelShape, lengths: PairLengths, section: TrainSection, *,
 
 
 def start_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) -> float:
-    """Weights, and the tower on the images of which features are made at a time, before training starts."""
+    """Weights, and the tower on the images of which features are made at a time, before training
+    starts.
+    """
     vision = shape.vision
-    states = vision.num_layers + 1 if shape.family == "llava" else 4  # of all layers, or of the one at work
+    # of all layers, or of the one at work
+    states = vision.num_layers + 1 if shape.family == "llava" else 4
     patches = vision.num_patches(max(lengths.features))
-    at_work = FEATURE_IMAGES * patches * (vision.width * states + vision.ffn_width) * (2 if section.train.weights == "bfloat16" else 4)
+    at_work = (
+        FEATURE_IMAGES
+        * patches
+        * (vision.width * states + vision.ffn_width)
+        * (2 if section.train.weights == "bfloat16" else 4)
+    )
     return weight_bytes(policy_size(shape, section), section) + at_work
 
 
@@ -85,14 +114,20 @@ def weight_bytes(size: PolicySize, section: TrainSection) -> float:
     """Bytes of one worker's weights: what is trained in fp32, the rest as the recipe keeps it."""
     frozen = 2 if section.train.weights == "bfloat16" else 4
     shards = num_shards(section)
-    language = 4.0 * size.trained_language + frozen * (size.language - size.trained_language - size.quantised) + NF4_BYTES * size.quantised
+    language = (
+        4.0 * size.trained_language
+        + frozen * (size.language - size.trained_language - size.quantised)
+        + NF4_BYTES * size.quantised
+    )
     projector = 4.0 * size.trained_projector + frozen * (size.projector - size.trained_projector)
     vision = 4.0 * size.trained_vision + frozen * (size.vision - size.trained_vision)
     return (language + projector + 4.0 * size.adapters) / shards + vision
 
 
 def _gathered_bytes(shape: ModelShape, size: PolicySize, section: TrainSection) -> float:
-    """Whole weights while they are used: under FSDP2 all outside the layers, and two layers; else copies made by autocast."""
+    """Whole weights while they are used: under FSDP2 all outside the layers, and two layers; else
+    copies made by autocast.
+    """
     low = section.train.precision == "bfloat16"
     if num_shards(section) > 1:
         text = shape.text
@@ -104,12 +139,20 @@ def _gathered_bytes(shape: ModelShape, size: PolicySize, section: TrainSection) 
     if not low:
         return 0.0
     trained = size.trained_language + size.trained_projector + size.adapters
-    frozen = size.language + size.projector - size.trained_language - size.trained_projector - size.quantised
+    frozen = (
+        size.language
+        + size.projector
+        - size.trained_language
+        - size.trained_projector
+        - size.quantised
+    )
     return 2.0 * (trained + (0 if section.train.weights == "bfloat16" else frozen))
 
 
 def activation_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) -> float:
-    """What a pair's packed row leaves behind in the language model and projector for the backward pass."""
+    """What a pair's packed row leaves behind in the language model and projector for the backward
+    pass.
+    """
     text, tokens = shape.text, lengths.num_tokens(cells_of(section.objective))
     layer = tokens * layer_bytes_per_token(text, section)
     stream = tokens * text.width * _stream_width(section)
@@ -119,9 +162,16 @@ def activation_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSect
 
 
 def _stream_width(section: TrainSection) -> int:
-    """Bytes of a number that passes from layer to layer: embeddings kept in fp32 stay so under autocast."""
-    sharded_low = num_shards(section) > 1 and section.train.precision == "bfloat16"  # FSDP2 hands on what it gathered
-    return 2 if sharded_low or (section.lora is not None and section.train.weights == "bfloat16") else 4
+    """Bytes of a number that passes from layer to layer: embeddings kept in fp32 stay so under
+    autocast.
+    """
+    # FSDP2 hands on what it gathered
+    sharded_low = num_shards(section) > 1 and section.train.precision == "bfloat16"
+    return (
+        2
+        if sharded_low or (section.lora is not None and section.train.weights == "bfloat16")
+        else 4
+    )
 
 
 def layer_bytes_per_token(text: TextShape, section: TrainSection) -> float:
@@ -131,12 +181,14 @@ def layer_bytes_per_token(text: TextShape, section: TrainSection) -> float:
     c, stream = (2 if low else 4), _stream_width(section)
     # A norm keeps its input in fp32; with its weight trained also its output before the weight.
     norms = 2 * d * (4 + (stream if full else 0))
-    attention = c * (2 * q + 2 * kv) + 4 * text.num_heads  # queries, keys, values, result, and the logarithm of each sum
+    # queries, keys, values, result, and the logarithm of each sum
+    attention = c * (2 * q + 2 * kv) + 4 * text.num_heads
     if text.kind == "qwen3_vl_text":
         attention += (q + kv) * (4 + (c if full else 0))  # the same for norms of queries and keys
     feed = c * 3 * ff  # both products of the input, and the first after its activation
     if section.lora is None:
-        # Of the products, for the gradients of their weights; autocast makes each product a copy of its own.
+        # Of the products, for the gradients of their weights; autocast makes each product a copy of
+        # its own.
         inputs = c * ((5 if c < stream else 2) * d + q + ff)
     else:
         chosen = adapted(text, section.lora)
@@ -145,17 +197,28 @@ def layer_bytes_per_token(text: TextShape, section: TrainSection) -> float:
             inputs += sum(c * wide for wide, _ in chosen.values())
         else:
             shared = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
-            inputs += sum(c * text.linears[name][0] for name in {shared.get(name, name) for name in chosen})
+            inputs += sum(
+                c * text.linears[name][0] for name in {shared.get(name, name) for name in chosen}
+            )
     return norms + attention + feed + inputs
 
 
 def logit_bytes(text: TextShape, scored: float, *, low: bool) -> float:
-    """Logits at response tokens, their softmax, and the gradients of both; in parts where there are many."""
+    """Logits at response tokens, their softmax, and the gradients of both; in parts where there are
+    many.
+    """
     numbers = min(scored * text.vocab, MAX_LOGITS)
     return numbers * (14 if low else 12)
 
 
-def _tower_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection, cells: frozenset[Cell], *, cached: bool) -> float:
+def _tower_bytes(
+    shape: ModelShape,
+    lengths: PairLengths,
+    section: TrainSection,
+    cells: frozenset[Cell],
+    *,
+    cached: bool,
+) -> float:
     """The tower on the two images of a pair in a step."""
     use, vision = section.train, shape.vision
     if use.freeze_vision and cached:
@@ -163,8 +226,11 @@ def _tower_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection,
     width = 2 if use.precision == "bfloat16" else 4
     sides = [side for side in (0, 1) if any(condition == side for condition, _ in cells)]
     patches = sum(vision.num_patches(lengths.features[side]) for side in sides)
-    # All layers' outputs are asked for; a trained tower also keeps what each layer needs for its backward pass.
+    # All layers' outputs are asked for; a trained tower also keeps what each layer needs for its
+    # backward pass.
     states = patches * vision.width * (vision.num_layers + 1) * 4
     if use.freeze_vision:
         return states
-    return states + patches * vision.num_layers * (width * (6 * vision.width + 2 * vision.ffn_width) + 4 * 2 * vision.width)
+    return states + patches * vision.num_layers * (
+        width * (6 * vision.width + 2 * vision.ffn_width) + 4 * 2 * vision.width
+    )

@@ -1,9 +1,10 @@
-"""How large a model is, from its config.json alone: layers, widths and parameters. Knows nothing of torch.
+"""How large a model is, from its config.json alone: layers, widths and parameters. Knows nothing of
+torch.
 
 A configuration names only what differs from its class, so the defaults of those classes stand here.
 
-Sources: the model classes and configuration classes of transformers 5; a test builds each family without weights and
-compares every number.
+Sources: the model classes and configuration classes of transformers 5; a test builds each family
+without weights and compares every number.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,13 @@ Linear = tuple[int, int]  # width in, width out
 
 TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "llama": {"vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+        "llama": {
+            "vocab_size": 32000,
+            "hidden_size": 4096,
+            "intermediate_size": 11008,
+            "num_hidden_layers": 32,
+            "num_attention_heads": 32,
+        },
         "qwen2": {
             "vocab_size": 151936,
             "hidden_size": 4096,
@@ -32,23 +39,48 @@ TEXT_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 VISION_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "clip_vision_model": {
-            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 224,
             "patch_size": 32,
         },
         "siglip_vision_model": {
-            "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
-            "patch_size": 16, "vision_use_head": True,
+            "hidden_size": 768,
+            "intermediate_size": 3072,
+            "num_hidden_layers": 12,
+            "num_attention_heads": 12,
+            "image_size": 224,
+            "patch_size": 16,
+            "vision_use_head": True,
         },
         "qwen2_5_vl_vision": {
-            "depth": 32, "hidden_size": 3584, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14, "spatial_merge_size": 2,
-            "temporal_patch_size": 2, "window_size": 112, "fullatt_block_indexes": (7, 15, 23, 31), "out_hidden_size": 3584,
+            "depth": 32,
+            "hidden_size": 3584,
+            "intermediate_size": 3420,
+            "num_heads": 16,
+            "patch_size": 14,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "window_size": 112,
+            "fullatt_block_indexes": (7, 15, 23, 31),
+            "out_hidden_size": 3584,
         },
         "qwen3_vl_vision": {
-            "depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "num_heads": 16, "patch_size": 16, "spatial_merge_size": 2,
-            "temporal_patch_size": 2, "num_position_embeddings": 2304, "deepstack_visual_indexes": (8, 16, 24), "out_hidden_size": 3584,
+            "depth": 27,
+            "hidden_size": 1152,
+            "intermediate_size": 4304,
+            "num_heads": 16,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": (8, 16, 24),
+            "out_hidden_size": 3584,
         },
     }
-)  # fmt: skip
+)
 # The type of a part that does not say its own.
 PART_TYPES: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
@@ -60,7 +92,9 @@ PART_TYPES: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 
 class ShapeError(UserError):
-    """A configuration from which the size of a model cannot be told; the message says what is missing."""
+    """A configuration from which the size of a model cannot be told; the message says what is
+    missing.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +131,9 @@ class TextShape:
 
     @property
     def num_outside_parameters(self) -> int:
-        """Numbers outside the layers: embedding, last norm, and the output layer if it is one of its own."""
+        """Numbers outside the layers: embedding, last norm, and the output layer if it is one of
+        its own.
+        """
         return self.vocab * self.width * (1 if self.tied else 2) + self.width
 
     @property
@@ -117,7 +153,8 @@ class VisionShape:
     num_layer_weights: int
     num_embedding_weights: int  # of the convolution that makes patches
     num_parameters: int
-    num_unseen_parameters: int  # of what plays no part in the features, such as layers behind the chosen one
+    # of what plays no part in the features, such as layers behind the chosen one
+    num_unseen_parameters: int
     num_features: int | None  # of every image; None where it depends on the image's size
     patch_px: int
     merge: int  # so many patches to a side become one feature
@@ -132,7 +169,9 @@ class VisionShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelShape:
-    """A vision-language model; `projector` are the matrices that each feature passes, `feature_width` what is kept per feature."""
+    """A vision-language model; `projector` are the matrices that each feature passes,
+    `feature_width` what is kept per feature.
+    """
 
     family: str
     text: TextShape
@@ -158,68 +197,129 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
         raise ShapeError(f"model_type is {family!r}; the plan knows {', '.join(PART_TYPES)}")
     text_type, vision_type = PART_TYPES[family]
     # Configurations of the Qwen families were once written with the text model's keys at the top.
-    text_given, vision_given = dict(config.get("text_config") or config), dict(config.get("vision_config") or {})
+    text_given, vision_given = (
+        dict(config.get("text_config") or config),
+        dict(config.get("vision_config") or {}),
+    )
     if family != "llava":
         text_given["model_type"], vision_given["model_type"] = text_type, vision_type
-    text_type, vision_type = text_given.get("model_type", text_type), vision_given.get("model_type", vision_type)
+    text_type, vision_type = (
+        text_given.get("model_type", text_type),
+        vision_given.get("model_type", vision_type),
+    )
     if text_type not in TEXT_DEFAULTS or vision_type not in VISION_DEFAULTS:
-        raise ShapeError(f"parts {text_type!r} and {vision_type!r}; the plan knows {', '.join([*TEXT_DEFAULTS, *VISION_DEFAULTS])}")
-    tied = bool(config.get("tie_word_embeddings", False) or text_given.get("tie_word_embeddings", False))
+        raise ShapeError(
+            f"parts {text_type!r} and {vision_type!r}; the plan knows"
+            f" {', '.join([*TEXT_DEFAULTS, *VISION_DEFAULTS])}"
+        )
+    tied = bool(
+        config.get("tie_word_embeddings", False) or text_given.get("tie_word_embeddings", False)
+    )
     try:
         text = _text(text_type, {**TEXT_DEFAULTS[text_type], **text_given}, tied=tied)
         vision_facts = {**VISION_DEFAULTS[vision_type], **vision_given}
-        return _llava(config, text, vision_facts, vision_type) if family == "llava" else _qwen(family, text, vision_facts)
+        return (
+            _llava(config, text, vision_facts, vision_type)
+            if family == "llava"
+            else _qwen(family, text, vision_facts)
+        )
     except (KeyError, TypeError) as error:
-        raise ShapeError(f"the configuration does not say how large the model is ({type(error).__name__}: {error})") from error
+        raise ShapeError(
+            f"the configuration does not say how large the model is ({type(error).__name__}:"
+            f" {error})"
+        ) from error
 
 
 def _text(kind: str, facts: Mapping[str, Any], *, tied: bool) -> TextShape:
     d, heads = facts["hidden_size"], facts["num_attention_heads"]
     head = facts.get("head_dim") or d // heads
-    q, kv, ff = heads * head, (facts.get("num_key_value_heads") or heads) * head, facts["intermediate_size"]
+    q, kv, ff = (
+        heads * head,
+        (facts.get("num_key_value_heads") or heads) * head,
+        facts["intermediate_size"],
+    )
     biased = kind in ("qwen2", "qwen2_5_vl_text")
     vectors = 2 * d + (q + 2 * kv if biased or facts.get("attention_bias") else 0)
     vectors += d if facts.get("attention_bias") else 0
     vectors += 2 * ff + d if facts.get("mlp_bias") else 0
     vectors += 2 * head if kind == "qwen3_vl_text" else 0  # norms of queries and keys
     return TextShape(
-        kind=kind, num_layers=facts["num_hidden_layers"], width=d, q_width=q, kv_width=kv, ffn_width=ff, vocab=facts["vocab_size"],
-        num_heads=heads, num_layer_vectors=vectors, tied=tied,
-    )  # fmt: skip
+        kind=kind,
+        num_layers=facts["num_hidden_layers"],
+        width=d,
+        q_width=q,
+        kv_width=kv,
+        ffn_width=ff,
+        vocab=facts["vocab_size"],
+        num_heads=heads,
+        num_layer_vectors=vectors,
+        tied=tied,
+    )
 
 
-def _llava(config: Mapping[str, Any], text: TextShape, facts: Mapping[str, Any], kind: str) -> ModelShape:
-    w, ff, layers, patch = facts["hidden_size"], facts["intermediate_size"], facts["num_hidden_layers"], facts["patch_size"]
+def _llava(
+    config: Mapping[str, Any], text: TextShape, facts: Mapping[str, Any], kind: str
+) -> ModelShape:
+    w, ff, layers, patch = (
+        facts["hidden_size"],
+        facts["intermediate_size"],
+        facts["num_hidden_layers"],
+        facts["patch_size"],
+    )
     clip = kind == "clip_vision_model"
     num_patches = (facts["image_size"] // patch) ** 2
-    weights, vectors = 4 * w * w + 2 * w * ff, 4 * w + w + ff + 4 * w  # biases of attention and of the two layers, two norms
+    # biases of attention and of the two layers, two norms
+    weights, vectors = 4 * w * w + 2 * w * ff, 4 * w + w + ff + 4 * w
     embedding = 3 * patch * patch * w
-    outside = embedding + (w + 2 * w if clip else w) + (num_patches + int(clip)) * w  # class token and norm, or a bias; positions
-    head = 0 if clip or not facts.get("vision_use_head", True) else w + 4 * (w * w + w) + 2 * w + 2 * w * ff + ff + w
+    # class token and norm, or a bias; positions
+    outside = embedding + (w + 2 * w if clip else w) + (num_patches + int(clip)) * w
+    head = (
+        0
+        if clip or not facts.get("vision_use_head", True)
+        else w + 4 * (w * w + w) + 2 * w + 2 * w * ff + ff + w
+    )
     chosen = config.get("vision_feature_layer", -2)
     chosen = [chosen] if isinstance(chosen, int) else list(chosen)
     seen = max(layer if layer >= 0 else layers + 1 + layer for layer in chosen)
     unseen = (layers - seen) * (weights + vectors) + 2 * w + head  # and the last norm
     whole = clip and config.get("vision_feature_select_strategy", "default") == "full"
     vision = VisionShape(
-        kind=kind, num_layers=layers, width=w, ffn_width=ff, num_layer_weights=weights, num_embedding_weights=embedding,
-        num_parameters=outside + layers * (weights + vectors) + 2 * w + head, num_unseen_parameters=unseen,
-        num_features=num_patches + int(whole), patch_px=patch, merge=1, num_extra_tokens=int(clip and not whole),
-    )  # fmt: skip
+        kind=kind,
+        num_layers=layers,
+        width=w,
+        ffn_width=ff,
+        num_layer_weights=weights,
+        num_embedding_weights=embedding,
+        num_parameters=outside + layers * (weights + vectors) + 2 * w + head,
+        num_unseen_parameters=unseen,
+        num_features=num_patches + int(whole),
+        patch_px=patch,
+        merge=1,
+        num_extra_tokens=int(clip and not whole),
+    )
     wide, bias = w * len(chosen), text.width if config.get("multimodal_projector_bias", True) else 0
     projector = ((wide, text.width), (text.width, text.width))
     num_projector = sum(a * b for a, b in projector) + 2 * bias
     return ModelShape(
-        family="llava", text=text, vision=vision, projector=projector, num_projector_parameters=num_projector, feature_width=wide
+        family="llava",
+        text=text,
+        vision=vision,
+        projector=projector,
+        num_projector_parameters=num_projector,
+        feature_width=wide,
     )
 
 
 def _qwen(family: str, text: TextShape, facts: Mapping[str, Any]) -> ModelShape:
     third = family == "qwen3_vl"
-    w, ff, layers, patch, merge = (facts[k] for k in ("hidden_size", "intermediate_size", "depth", "patch_size", "spatial_merge_size"))
+    w, ff, layers, patch, merge = (
+        facts[k]
+        for k in ("hidden_size", "intermediate_size", "depth", "patch_size", "spatial_merge_size")
+    )
     embedding = 3 * facts["temporal_patch_size"] * patch * patch * w
     weights = 4 * w * w + (2 if third else 3) * w * ff
-    vectors = 4 * w + (ff + w + 4 * w if third else 2 * ff + w + 2 * w)  # biases, two norms with or without a bias
+    # biases, two norms with or without a bias
+    vectors = 4 * w + (ff + w + 4 * w if third else 2 * ff + w + 2 * w)
     outside = embedding + (w + facts["num_position_embeddings"] * w if third else 0)
     full = len(facts.get("fullatt_block_indexes", ())) if not third else layers
     square = w * merge * merge
@@ -228,11 +328,26 @@ def _qwen(family: str, text: TextShape, facts: Mapping[str, Any]) -> ModelShape:
     one = square * square + square + square * out + out
     norms = 2 * w + deep * 2 * square if third else w
     vision = VisionShape(
-        kind=f"{family}_vision", num_layers=layers, width=w, ffn_width=ff, num_layer_weights=weights, num_embedding_weights=embedding,
-        num_parameters=outside + layers * (weights + vectors), num_unseen_parameters=0, num_features=None, patch_px=patch, merge=merge,
-        num_extra_tokens=0, num_window_layers=layers - full, window_patches=0 if third else (facts["window_size"] // patch) ** 2,
-    )  # fmt: skip
+        kind=f"{family}_vision",
+        num_layers=layers,
+        width=w,
+        ffn_width=ff,
+        num_layer_weights=weights,
+        num_embedding_weights=embedding,
+        num_parameters=outside + layers * (weights + vectors),
+        num_unseen_parameters=0,
+        num_features=None,
+        patch_px=patch,
+        merge=merge,
+        num_extra_tokens=0,
+        num_window_layers=layers - full,
+        window_patches=0 if third else (facts["window_size"] // patch) ** 2,
+    )
     return ModelShape(
-        family=family, text=text, vision=vision, projector=((square, square), (square, out)) * (1 + deep),
-        num_projector_parameters=(1 + deep) * one + norms, feature_width=square * (1 + deep),
-    )  # fmt: skip
+        family=family,
+        text=text,
+        vision=vision,
+        projector=((square, square), (square, out)) * (1 + deep),
+        num_projector_parameters=(1 + deep) * one + norms,
+        feature_width=square * (1 + deep),
+    )

@@ -1,4 +1,6 @@
-"""How many numbers of a model are kept and trained under a recipe, part by part. Knows nothing of torch."""
+"""How many numbers of a model are kept and trained under a recipe, part by part. Knows nothing of
+torch.
+"""
 
 import re
 from dataclasses import dataclass
@@ -44,7 +46,11 @@ def policy_size(shape: ModelShape, section: TrainSection) -> PolicySize:
         quantised=quantised,
         trained_language=0 if lora else text.num_parameters,
         trained_projector=shape.num_projector_parameters if use.train_projector else 0,
-        trained_vision=0 if use.freeze_vision else shape.vision.num_parameters - shape.vision.num_unseen_parameters,
+        trained_vision=(
+            0
+            if use.freeze_vision
+            else shape.vision.num_parameters - shape.vision.num_unseen_parameters
+        ),
     )
 
 
@@ -55,15 +61,26 @@ def adapted(text: TextShape, lora: LoraSection) -> dict[str, tuple[int, int]]:
         RecipeError: None do.
     """
     try:
-        chosen = {name: size for name, size in text.linears.items() if re.fullmatch(lora.targets, name)}
+        chosen = {
+            name: size for name, size in text.linears.items() if re.fullmatch(lora.targets, name)
+        }
     except re.error as error:
-        raise RecipeError(f"lora.targets={lora.targets!r} is no regular expression ({error})") from error
+        raise RecipeError(
+            f"lora.targets={lora.targets!r} is no regular expression ({error})"
+        ) from error
     if not chosen:
         known = ", ".join(text.linears)
-        raise RecipeError(f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers are {known}")
+        raise RecipeError(
+            f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers"
+            f" are {known}"
+        )
     return chosen
 
 
 def adapter_weights(text: TextShape, lora: LoraSection) -> int:
     """Numbers in the adapters of all layers."""
-    return text.num_layers * lora.rank * sum(wide + high for wide, high in adapted(text, lora).values())
+    return (
+        text.num_layers
+        * lora.rank
+        * sum(wide + high for wide, high in adapted(text, lora).values())
+    )

@@ -1,1 +1,3 @@
-"""Vision-language model families: packing, attention, chat templates, log-probabilities, generation."""
+"""Vision-language model families: packing, attention, chat templates, log-probabilities,
+generation.
+"""

@@ -1,6 +1,7 @@
 """What a processor's chat template and tokenizer make of a question and an answer.
 
-Token ids here are *short*: an image is one placeholder, of which a processor makes as many as the image has features.
+Token ids here are *short*: an image is one placeholder, of which a processor makes as many as the
+image has features.
 """
 
 from collections.abc import Sequence
@@ -31,57 +32,78 @@ def response_ids(processor: Any, text: str) -> list[int]:
     """The tokens of an answer as it follows the prompt, without the end of turn.
 
     Raises:
-        ValueError: An empty text, one that holds the text of a control token, or a tokenizer that merges the prompt's
-            end with the text.
+        ValueError: An empty text, one that holds the text of a control token, or a tokenizer that
+            merges the prompt's end with the text.
     """
     _refuse_control_texts(processor, text)
     if not text.strip():
         raise ValueError("expected a response with text, got none")
     opening = _opening(processor)
-    # A prompt that ends in white space ("assistant\n") is followed by the text at once, any other ("ASSISTANT:") by a space.
+    # A prompt that ends in white space ("assistant\n") is followed by the text at once, any other
+    # ("ASSISTANT:") by a space.
     joined = opening + ("" if opening[-1:].isspace() else " ") + text.strip()
     before = processor.tokenizer(opening, add_special_tokens=False)["input_ids"]
     both = processor.tokenizer(joined, add_special_tokens=False)["input_ids"]
     if both[: len(before)] != before or len(both) == len(before):
-        raise ValueError(f"the tokenizer does not separate the prompt's end {opening!r} from the response {text[:40]!r}")
+        raise ValueError(
+            f"the tokenizer does not separate the prompt's end {opening!r} from the response"
+            f" {text[:40]!r}"
+        )
     return [int(token) for token in both[len(before) :]]
 
 
 def end_of_turn_id(processor: Any) -> int:
-    """The token with which the assistant ends its turn: <|im_end|> in chatml templates, else the tokenizer's eos."""
+    """The token with which the assistant ends its turn: <|im_end|> in chatml templates, else the
+    tokenizer's eos.
+    """
     tokenizer = processor.tokenizer
     if CHATML_END in render(processor, "?", with_image=False):
         return int(tokenizer.convert_tokens_to_ids(CHATML_END))
     if tokenizer.eos_token_id is None:
-        raise ModelError("the tokenizer has no eos token and the chat template no <|im_end|>; set tokenizer.eos_token")
+        raise ModelError(
+            "the tokenizer has no eos token and the chat template no <|im_end|>; set"
+            " tokenizer.eos_token"
+        )
     return int(tokenizer.eos_token_id)
 
 
 def with_placeholders(short: Sequence[int], image_token_id: int, num_tokens: int) -> list[int]:
     """Short ids with the placeholder, if there is one, repeated `num_tokens` times."""
-    return [token for short_token in short for token in [short_token] * (num_tokens if short_token == image_token_id else 1)]
+    return [
+        token
+        for short_token in short
+        for token in [short_token] * (num_tokens if short_token == image_token_id else 1)
+    ]
 
 
 def render(processor: Any, question: str, *, with_image: bool) -> str:
     """The text of a conversation that asks a question, up to where the answer starts."""
     conversation = _conversation(question, with_image=with_image)
-    return str(processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
+    return str(
+        processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+    )
 
 
 def special_tokens(processor: Any, text: str) -> dict[str, bool]:
-    """As transformers does for a conversation: a template that writes the bos token itself gets no second one."""
+    """As transformers does for a conversation: a template that writes the bos token itself gets no
+    second one.
+    """
     bos = processor.tokenizer.bos_token
     return {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
 
 
 def left_open(processor: Any, text: str, ids: list[int]) -> list[int]:
-    """A prompt's ids without an eos that its text has not: the model would answer after the end of the conversation."""
+    """A prompt's ids without an eos that its text has not: the model would answer after the end of
+    the conversation.
+    """
     eos, eos_id = processor.tokenizer.eos_token, processor.tokenizer.eos_token_id
     return ids[:-1] if eos is not None and ids[-1:] == [eos_id] and not text.endswith(eos) else ids
 
 
 def control_texts(processor: Any) -> tuple[str, ...]:
-    """Texts that the tokenizer reads as control tokens, such as </s> or <image>; no question or answer may hold one."""
+    """Texts that the tokenizer reads as control tokens, such as </s> or <image>; no question or
+    answer may hold one.
+    """
     tokens = processor.tokenizer.added_tokens_decoder.values()
     return tuple(token.content for token in tokens if token.special and token.content.strip())
 
@@ -89,7 +111,10 @@ def control_texts(processor: Any) -> tuple[str, ...]:
 def _refuse_control_texts(processor: Any, text: str) -> None:
     for control in control_texts(processor):
         if control in text:
-            raise ValueError(f"the text {text[:60]!r} holds {control!r}, which the tokenizer reads as a control token; remove it")
+            raise ValueError(
+                f"the text {text[:60]!r} holds {control!r}, which the tokenizer reads as a control"
+                " token; remove it"
+            )
 
 
 def _conversation(question: str, *, with_image: bool) -> list[dict[str, Any]]:
@@ -98,10 +123,17 @@ def _conversation(question: str, *, with_image: bool) -> list[dict[str, Any]]:
 
 
 def _opening(processor: Any) -> str:
-    """What the chat template writes to open the assistant's turn, for example "<|im_start|>assistant" and a line end."""
+    """What the chat template writes to open the assistant's turn, for example
+    "<|im_start|>assistant" and a line end.
+    """
     conversation = _conversation("?", with_image=False)
-    closed = str(processor.apply_chat_template(conversation, add_generation_prompt=False, tokenize=False))
+    closed = str(
+        processor.apply_chat_template(conversation, add_generation_prompt=False, tokenize=False)
+    )
     opening = render(processor, "?", with_image=False).removeprefix(closed)
     if not opening:
-        raise ModelError("the chat template does not heed add_generation_prompt, so the start of a response is unknown")
+        raise ModelError(
+            "the chat template does not heed add_generation_prompt, so the start of a response is"
+            " unknown"
+        )
     return opening

@@ -1,10 +1,13 @@
-"""Where families of models differ: the names of their parts, what their towers see, and where image tokens stand.
+"""Where families of models differ: the names of their parts, what their towers see, and where image
+tokens stand.
 
-All else is done by processor and configuration, alike for all. A family is listed here once packed rows have been shown
-to equal separate passes for it, in value and in every gradient (tests/training).
+All else is done by processor and configuration, alike for all. A family is listed here once packed
+rows have been shown to equal separate passes for it, in value and in every gradient
+(tests/training).
 
-Shapes: I images, h x w patches of an image, D values per patch, N features of an image, V their width before the
-projector, H the language model's width, A axes of a position, P tokens of a prompt.
+Shapes: I images, h x w patches of an image, D values per patch, N features of an image, V their
+width before the projector, H the language model's width, A axes of a position, P tokens of a
+prompt.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,13 +28,16 @@ class Family(Protocol):
 
     any_size: bool  # whether the number of an image's features depends on its size
     tower: str  # how the names of the vision tower's parameters start
-    projectors: tuple[str, ...]  # the same for what maps its features to the language model, which may lie within the tower
+    # the same for what maps its features to the language model, which may lie within the tower
+    projectors: tuple[str, ...]
 
     def refusal(self, config: Any) -> str:
         """Why a model of this family with this configuration cannot be used, or ""."""
 
     def per_image(self, processed: Mapping[str, Any]) -> Images:
-        """What an image processor made, image by image; the shape of each says how many features it will have."""
+        """What an image processor made, image by image; the shape of each says how many features it
+        will have.
+        """
 
     def model_inputs(self, pixels: Images) -> dict[str, Tensor]:
         """The reverse: what the model's forward takes."""
@@ -43,14 +49,22 @@ class Family(Protocol):
         """What the tower sees in each image, before the projector: [N, V] each."""
 
     def project(self, model: Any, features_NV: Sequence[Tensor]) -> Any:
-        """Those features as the language model takes them, as the output of the model's own image encoder."""
+        """Those features as the language model takes them, as the output of the model's own image
+        encoder.
+        """
 
-    def positions(self, model: Any, prompt: Sequence[int], pixels_shape: Sequence[int]) -> Ints | None:
-        """Where the tokens of a prompt with one image stand and the next would, [A, P + 1]; None: one after the other."""
+    def positions(
+        self, model: Any, prompt: Sequence[int], pixels_shape: Sequence[int]
+    ) -> Ints | None:
+        """Where the tokens of a prompt with one image stand and the next would, [A, P + 1]; None:
+        one after the other.
+        """
 
 
 class Llava(Family):
-    """LLaVA-1.5 and LLaVA-Interleave: a CLIP or SigLIP tower, a projector, a Llama or Qwen2; all images of one size."""
+    """LLaVA-1.5 and LLaVA-Interleave: a CLIP or SigLIP tower, a projector, a Llama or Qwen2; all
+    images of one size.
+    """
 
     any_size = False
     tower = "model.vision_tower."
@@ -70,12 +84,18 @@ class Llava(Family):
 
     def num_features(self, config: Any, pixels: Tensor) -> int:
         side = config.vision_config.patch_size
-        whole = config.vision_config.model_type == "clip_vision_model" and config.vision_feature_select_strategy == "full"
-        return (pixels.shape[-2] // side) * (pixels.shape[-1] // side) + int(whole)  # with the class token
+        whole = (
+            config.vision_config.model_type == "clip_vision_model"
+            and config.vision_feature_select_strategy == "full"
+        )
+        # with the class token
+        return (pixels.shape[-2] // side) * (pixels.shape[-1] // side) + int(whole)
 
     def see(self, model: Any, pixels: Images) -> Images:
         config = model.config
-        states = model.model.vision_tower(**self.model_inputs(pixels), output_hidden_states=True).hidden_states
+        states = model.model.vision_tower(
+            **self.model_inputs(pixels), output_hidden_states=True
+        ).hidden_states
         layers = config.vision_feature_layer
         chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
         if config.vision_feature_select_strategy == "default":
@@ -85,17 +105,26 @@ class Llava(Family):
     def project(self, model: Any, features_NV: Sequence[Tensor]) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        return BaseModelOutputWithPooling(pooler_output=[model.model.multi_modal_projector(torch.cat(list(features_NV)))])
+        return BaseModelOutputWithPooling(
+            pooler_output=[model.model.multi_modal_projector(torch.cat(list(features_NV)))]
+        )
 
-    def positions(self, model: Any, prompt: Sequence[int], pixels_shape: Sequence[int]) -> Ints | None:  # noqa: ARG002 - one signature for all
+    def positions(
+        self,
+        model: Any,
+        prompt: Sequence[int],
+        pixels_shape: Sequence[int],  # noqa: ARG002
+    ) -> Ints | None:
         return None
 
 
 class QwenVl(Family):
-    """Qwen2.5-VL and Qwen3-VL: images of any size, positions with three axes, the projectors ("mergers") in the tower.
+    """Qwen2.5-VL and Qwen3-VL: images of any size, positions with three axes, the projectors
+    ("mergers") in the tower.
 
-    A merger maps each square of neighbouring patches to one feature; what the tower sees is kept before that, a square's
-    patches side by side. Qwen3-VL has further mergers at inner layers (deepstack), whose inputs follow in the same row.
+    A merger maps each square of neighbouring patches to one feature; what the tower sees is kept
+    before that, a square's patches side by side. Qwen3-VL has further mergers at inner layers
+    (deepstack), whose inputs follow in the same row.
     """
 
     any_size = True
@@ -111,8 +140,13 @@ class QwenVl(Family):
         return [part.view(h, w, -1) for part, (_, h, w) in zip(parts, grids, strict=True)]
 
     def model_inputs(self, pixels: Images) -> dict[str, Tensor]:
-        grids = torch.tensor([[1, *image_hwD.shape[:2]] for image_hwD in pixels], device=pixels[0].device)
-        return {"pixel_values": torch.cat([image_hwD.flatten(0, 1) for image_hwD in pixels]), "image_grid_thw": grids}
+        grids = torch.tensor(
+            [[1, *image_hwD.shape[:2]] for image_hwD in pixels], device=pixels[0].device
+        )
+        return {
+            "pixel_values": torch.cat([image_hwD.flatten(0, 1) for image_hwD in pixels]),
+            "image_grid_thw": grids,
+        }
 
     def num_features(self, config: Any, pixels: Tensor) -> int:
         return pixels.shape[0] * pixels.shape[1] // config.vision_config.spatial_merge_size**2
@@ -121,31 +155,44 @@ class QwenVl(Family):
         visual = model.model.visual
         with ExitStack() as stack:
             for merger in _mergers(visual):
-                # Its input takes the place of its output, so that the model's own code puts the features in order.
+                # Its input takes the place of its output, so that the model's own code puts the
+                # features in order.
                 stack.callback(merger.register_forward_hook(_input_instead).remove)
             seen = model.model.get_image_features(**self.model_inputs(pixels), return_dict=True)
         deepstack = getattr(seen, "deepstack_features", None) or []
-        return [torch.cat(levels, dim=-1) for levels in zip(seen.pooler_output, *deepstack, strict=True)]
+        return [
+            torch.cat(levels, dim=-1) for levels in zip(seen.pooler_output, *deepstack, strict=True)
+        ]
 
     def project(self, model: Any, features_NV: Sequence[Tensor]) -> Any:
         mergers = _mergers(model.model.visual)
         levels = torch.cat(list(features_NV)).chunk(len(mergers), dim=-1)
         width = model.config.vision_config.hidden_size
-        merged_NH = [merger(level.reshape(-1, width)) for merger, level in zip(mergers, levels, strict=True)]
+        merged_NH = [
+            merger(level.reshape(-1, width)) for merger, level in zip(mergers, levels, strict=True)
+        ]
         if len(mergers) == 1:
             from transformers.modeling_outputs import BaseModelOutputWithPooling
 
             return BaseModelOutputWithPooling(pooler_output=merged_NH)
-        from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
+        from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+            BaseModelOutputWithDeepstackFeatures,
+        )
 
-        return BaseModelOutputWithDeepstackFeatures(pooler_output=merged_NH[:1], deepstack_features=[[level] for level in merged_NH[1:]])
+        return BaseModelOutputWithDeepstackFeatures(
+            pooler_output=merged_NH[:1], deepstack_features=[[level] for level in merged_NH[1:]]
+        )
 
-    def positions(self, model: Any, prompt: Sequence[int], pixels_shape: Sequence[int]) -> Ints | None:
+    def positions(
+        self, model: Any, prompt: Sequence[int], pixels_shape: Sequence[int]
+    ) -> Ints | None:
         ids_1L = torch.tensor([[*prompt, 0]])  # with the next token, whatever it be
         is_image_1L = (ids_1L == model.config.image_token_id).int()
         is_image_1L[0, -1] = 0
         grid_13 = torch.tensor([[1, *pixels_shape[:2]]])
-        positions_31L, _ = model.model.get_rope_index(ids_1L, mm_token_type_ids=is_image_1L, image_grid_thw=grid_13)
+        positions_31L, _ = model.model.get_rope_index(
+            ids_1L, mm_token_type_ids=is_image_1L, image_grid_thw=grid_13
+        )
         positions: Ints = positions_31L[:, 0].numpy()
         return positions
 
@@ -158,7 +205,9 @@ def _input_instead(merger: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor
     return inputs[0].reshape(-1, merger.hidden_size)
 
 
-FAMILIES: Mapping[str, Family] = MappingProxyType({"llava": Llava(), "qwen2_5_vl": QwenVl(), "qwen3_vl": QwenVl()})
+FAMILIES: Mapping[str, Family] = MappingProxyType(
+    {"llava": Llava(), "qwen2_5_vl": QwenVl(), "qwen3_vl": QwenVl()}
+)
 SUPPORTED = "llava (LLaVA-1.5, LLaVA-Interleave), qwen2_5_vl (Qwen2.5-VL), qwen3_vl (Qwen3-VL)"
 
 
@@ -170,14 +219,21 @@ def refusal(config: Any) -> str:
         return f"model_type is {config.model_type!r}{blind}; supported are {SUPPORTED}"
     reason = family.refusal(config)
     text = config.text_config
-    if not reason and ("sliding_attention" in (getattr(text, "layer_types", None) or ()) or getattr(text, "use_sliding_window", False)):
+    if not reason and (
+        "sliding_attention" in (getattr(text, "layer_types", None) or ())
+        or getattr(text, "use_sliding_window", False)
+    ):
         return "its text model has sliding-window layers, which packed rows do not reproduce"
     return reason
 
 
 def _not_among(part: str, config: Any, supported: tuple[str, ...]) -> str:
     known = config.model_type in supported
-    return "" if known else f"its {part} is {config.model_type!r}; supported are {', '.join(supported)}"
+    return (
+        ""
+        if known
+        else f"its {part} is {config.model_type!r}; supported are {', '.join(supported)}"
+    )
 
 
 def unwrapped(model: Any) -> Any:
@@ -186,7 +242,9 @@ def unwrapped(model: Any) -> Any:
 
 
 def part_of(model: Any, name: str) -> str:
-    """Which part a parameter of this name belongs to: "projector", "vision tower" or "language model"."""
+    """Which part a parameter of this name belongs to: "projector", "vision tower" or "language
+    model".
+    """
     family = FAMILIES[model.config.model_type]
     if name.startswith(family.projectors):
         return "projector"
@@ -196,4 +254,6 @@ def part_of(model: Any, name: str) -> str:
 def parameters_of(model: Any, part: str) -> list[torch.nn.Parameter]:
     """The parameters of one part, as `part_of` names it."""
     model = unwrapped(model)
-    return [parameter for name, parameter in model.named_parameters() if part_of(model, name) == part]
+    return [
+        parameter for name, parameter in model.named_parameters() if part_of(model, name) == part
+    ]

@@ -14,41 +14,65 @@ from training.models.vlm import Vlm, encode_prompt, pixel_values
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One answer: its text, its tokens without the one that ends it, and whether the model ended it by itself."""
+    """One answer: its text, its tokens without the one that ends it, and whether the model ended it
+    by itself.
+    """
 
     text: str
     num_tokens: int
     ended: bool
 
 
-def generate(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[str]:
+def generate(
+    vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int
+) -> list[str]:
     """The texts of `generate_answers`."""
-    return [answer.text for answer in generate_answers(vlm, images, questions, max_new_tokens=max_new_tokens)]
+    return [
+        answer.text
+        for answer in generate_answers(vlm, images, questions, max_new_tokens=max_new_tokens)
+    ]
 
 
 @torch.no_grad()
-def generate_answers(vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int) -> list[Generated]:
-    """What the model answers to each question about its image (None: a text-only prompt); greedy, in one batch.
+def generate_answers(
+    vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int
+) -> list[Generated]:
+    """What the model answers to each question about its image (None: a text-only prompt); greedy,
+    in one batch.
 
-    Nothing of the checkpoint's own generation settings counts, except the tokens at which it stops: a base and its
-    finetuned model are decoded alike, and what is measured is the model.
+    Nothing of the checkpoint's own generation settings counts, except the tokens at which it stops:
+    a base and its finetuned model are decoded alike, and what is measured is the model.
     """
     asked = list(zip(images, questions, strict=True))
-    prompts = [encode_prompt(vlm, q, with_image=i is not None, size=None if i is None else i.size) for i, q in asked]
+    prompts = [
+        encode_prompt(vlm, q, with_image=i is not None, size=None if i is None else i.size)
+        for i, q in asked
+    ]
     if not prompts:
         return []
     device = vlm.model.device
     stops, pad = vlm.stop_ids, _pad_id(vlm)
     length = max(map(len, prompts))
-    ids_BL = torch.tensor([[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=device)
-    mask_BL = torch.tensor([[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
+    ids_BL = torch.tensor(
+        [[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=device
+    )
+    mask_BL = torch.tensor(
+        [[0] * (length - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device
+    )
     given = [image for image in images if image is not None]
     seen = vlm.kind.model_inputs(pixel_values(vlm, given)) if given else {}
-    seen = {name: value.to(device, vlm.model.dtype if value.is_floating_point() else None) for name, value in seen.items()}
+    seen = {
+        name: value.to(device, vlm.model.dtype if value.is_floating_point() else None)
+        for name, value in seen.items()
+    }
     if vlm.kind.any_size:
         seen["mm_token_type_ids"] = (ids_BL == vlm.image_token_id).int()
-    with _greedy(vlm.model, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=pad) as settings:
-        out_BL = vlm.model.generate(input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **seen)
+    with _greedy(
+        vlm.model, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=pad
+    ) as settings:
+        out_BL = vlm.model.generate(
+            input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **seen
+        )
     answers = []
     for row in out_BL[:, length:].tolist():
         tokens = list(itertools.takewhile(lambda token: token not in stops, row))
@@ -59,7 +83,9 @@ def generate_answers(vlm: Vlm, images: Sequence[Image.Image | None], questions: 
 
 @contextlib.contextmanager
 def _greedy(model: Any, **limits: Any) -> Iterator[Any]:
-    """Plain greedy settings, while the model has none of its own: what ours leave open it would fill with those."""
+    """Plain greedy settings, while the model has none of its own: what ours leave open it would
+    fill with those.
+    """
     from transformers import GenerationConfig
 
     own, model.generation_config = model.generation_config, GenerationConfig()

@@ -1,7 +1,9 @@
-"""How likely the model finds each response under each image condition, all those of a pair in one forward pass.
+"""How likely the model finds each response under each image condition, all those of a pair in one
+forward pass.
 
-Shapes: P pairs, 3 conditions (image a, image b, no image), 2 responses (a, b); I images, N features of an image, V their
-width in the vision tower, H the width of the language model, T response tokens in the batch.
+Shapes: P pairs, 3 conditions (image a, image b, no image), 2 responses (a, b); I images, N features
+of an image, V their width in the vision tower, H the width of the language model, T response tokens
+in the batch.
 """
 
 from collections.abc import Sequence
@@ -16,7 +18,8 @@ from training.models.attention import attention_inputs
 from training.models.families import FAMILIES, Images, unwrapped
 from training.models.packing import NUM_SEQUENCES, Packed
 
-MAX_LOGITS = 2**27  # kept for the backward pass, 0.5 GB in fp32; of more, each part is made again when it is needed
+# kept for the backward pass, 0.5 GB in fp32; of more, each part is made again when it is needed
+MAX_LOGITS = 2**27
 
 
 @overload
@@ -24,9 +27,11 @@ def vision_features(model: Any, pixels: Tensor) -> Tensor: ...
 @overload
 def vision_features(model: Any, pixels: list[Tensor]) -> Images: ...
 def vision_features(model: Any, pixels: Images) -> Images:
-    """What the vision tower sees in each image, before the projector: [I, N, V], or a list of [N, V] where N differs.
+    """What the vision tower sees in each image, before the projector: [I, N, V], or a list of [N,
+    V] where N differs.
 
-    The tower is usually frozen, so this is a constant of the image and can be kept; the projector is trained.
+    The tower is usually frozen, so this is a constant of the image and can be kept; the projector
+    is trained.
 
     Args:
         pixels: As `training.models.vlm.pixel_values` makes them.
@@ -43,30 +48,44 @@ def _like(model: Any, pixels: Images) -> Images:
 
 
 def logps_of_features(
-    model: Any, packed: Packed, features_a: Tensor | Sequence[Tensor] | None, features_b: Tensor | Sequence[Tensor] | None
+    model: Any,
+    packed: Packed,
+    features_a: Tensor | Sequence[Tensor] | None,
+    features_b: Tensor | Sequence[Tensor] | None,
 ) -> Tensor:
-    """The log-probabilities of each pair from vision features: [P, 3, 2], in nats, summed over response tokens.
+    """The log-probabilities of each pair from vision features: [P, 3, 2], in nats, summed over
+    response tokens.
 
-    Differentiable; fp32 from the logits on, whatever the model's type. Logits exist at response positions only. A cell
-    that was not packed is NaN, so that whatever wrongly uses it is NaN too.
+    Differentiable; fp32 from the logits on, whatever the model's type. Logits exist at response
+    positions only. A cell that was not packed is NaN, so that whatever wrongly uses it is NaN too.
 
     Args:
-        features_a, features_b: Of image a and of image b of each pair, [N, V] each, as `vision_features` makes them; None
-            for a side that the packed cells do not need.
+        features_a, features_b: Of image a and of image b of each pair, [N, V] each, as
+            `vision_features` makes them; None for a side that the packed cells do not need.
 
     Raises:
-        ValueError: Features that do not fit the placeholders, by pair, or an attention kernel that would misread the row.
+        ValueError: Features that do not fit the placeholders, by pair, or an attention kernel that
+            would misread the row.
     """
     model = unwrapped(model)
     inputs = attention_inputs(model, packed)
     features_NV = _in_reading_order(packed, features_a, features_b)
     if features_NV:
-        inputs["mm_encoder_outputs"] = {"image": FAMILIES[model.config.model_type].project(model, features_NV)}
-    states_1LH = model.model(input_ids=packed.ids_L[None], position_ids=packed.position_ids, use_cache=False, **inputs).last_hidden_state
+        inputs["mm_encoder_outputs"] = {
+            "image": FAMILIES[model.config.model_type].project(model, features_NV)
+        }
+    states_1LH = model.model(
+        input_ids=packed.ids_L[None], position_ids=packed.position_ids, use_cache=False, **inputs
+    ).last_hidden_state
     logp_T = token_logps(model.lm_head, states_1LH[0, packed.scored_at_T], packed.targets_T)
-    sums_S = logp_T.new_zeros(len(packed.num_tokens_P2) * NUM_SEQUENCES).index_add(0, packed.sequence_T, logp_T)
+    sums_S = logp_T.new_zeros(len(packed.num_tokens_P2) * NUM_SEQUENCES).index_add(
+        0, packed.sequence_T, logp_T
+    )
     table_P32 = sums_S.view(-1, 3, 2)
-    skipped = [[(condition, response) not in packed.cells for response in range(2)] for condition in range(3)]
+    skipped = [
+        [(condition, response) not in packed.cells for response in range(2)]
+        for condition in range(3)
+    ]
     return table_P32.masked_fill(torch.tensor(skipped, device=table_P32.device), torch.nan)
 
 
@@ -81,7 +100,9 @@ def pair_logps(model: Any, packed: Packed, pixels_a: Images, pixels_b: Images) -
 
 
 def token_logps(head: Any, states_TH: Tensor, targets_T: Tensor) -> Tensor:
-    """Log-probability of each target token under the head's prediction from its state, [T], in fp32."""
+    """Log-probability of each target token under the head's prediction from its state, [T], in
+    fp32.
+    """
     num_rows = max(1, MAX_LOGITS // head.weight.shape[0])
     if len(states_TH) <= num_rows or not torch.is_grad_enabled():
         return _token_logps(head, states_TH, targets_T)
@@ -94,7 +115,9 @@ def _token_logps(head: Any, states_TH: Tensor, targets_T: Tensor) -> Tensor:
 
 
 def _in_reading_order(
-    packed: Packed, features_a: Tensor | Sequence[Tensor] | None, features_b: Tensor | Sequence[Tensor] | None
+    packed: Packed,
+    features_a: Tensor | Sequence[Tensor] | None,
+    features_b: Tensor | Sequence[Tensor] | None,
 ) -> list[Tensor]:
     """The features of each packed image, [N, V]: placeholders are filled in that order."""
     num_pairs, chosen = len(packed.num_tokens_P2), []
@@ -106,8 +129,8 @@ def _in_reading_order(
         if len(features[pair]) != num_tokens:
             whose = packed.pair_ids[pair] or f"number {pair}"
             raise ValueError(
-                f"pair {whose}, image {name}: expected features of {num_tokens} placeholders, got {len(features[pair])}; "
-                "the processor and the model do not fit each other"
+                f"pair {whose}, image {name}: expected features of {num_tokens} placeholders, got"
+                f" {len(features[pair])}; the processor and the model do not fit each other"
             )
         chosen.append(features[pair])
     return chosen

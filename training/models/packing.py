@@ -1,15 +1,18 @@
-"""From the token ids of some pairs to one row that holds all their sequences, each shared part once and no padding.
+"""From the token ids of some pairs to one row that holds all their sequences, each shared part once
+and no padding.
 
-With P_x a prompt and y_x a response, the row of one pair is [P_a | y_a | y_b | P_b | y_a | y_b | P_none | y_a | y_b]; with
-more pairs the groups with an image come first, pair by pair, then those without. Each prompt with its responses is a
-*group*. A token sees what came before it in its own group, on the prompt or on its own response. Position ids restart in
-each group and both responses continue where the prompt ends, so every token stands where it would stand in its own
-sequence: the result equals separate forward passes.
+With P_x a prompt and y_x a response, the row of one pair is [P_a | y_a | y_b | P_b | y_a | y_b |
+P_none | y_a | y_b]; with more pairs the groups with an image come first, pair by pair, then those
+without. Each prompt with its responses is a *group*. A token sees what came before it in its own
+group, on the prompt or on its own response. Position ids restart in each group and both responses
+continue where the prompt ends, so every token stands where it would stand in its own sequence: the
+result equals separate forward passes.
 
-A *cell* (condition, response) is one such sequence; what an objective does not use need not be packed.
+A *cell* (condition, response) is one such sequence; what an objective does not use need not be
+packed.
 
-Shapes: P pairs, L tokens in the row, T response tokens, A axes of a position (1, or 3 where positions are temporal,
-vertical and horizontal).
+Shapes: P pairs, L tokens in the row, T response tokens, A axes of a position (1, or 3 where
+positions are temporal, vertical and horizontal).
 """
 
 from collections.abc import Iterable, Sequence
@@ -35,14 +38,14 @@ Cells = frozenset[Cell]
 class PairTokens:
     """The token ids of one pair, exactly as at inference.
 
-    The image prompts have one placeholder per image feature; `prompt_text` is the prompt without an image; the responses
-    end with the end-of-turn token.
+    The image prompts have one placeholder per image feature; `prompt_text` is the prompt without an
+    image; the responses end with the end-of-turn token.
 
     Args:
-        prompt_image_b: The prompt with image b, if it is not that with image a: images of unlike sizes may have unlike
-            numbers of features.
-        positions_a, positions_b: Where the tokens of the two image prompts stand, [A, prompt + 1], the last column being
-            where a response starts; by default 0, 1, 2 ...
+        prompt_image_b: The prompt with image b, if it is not that with image a: images of unlike
+            sizes may have unlike numbers of features.
+        positions_a, positions_b: Where the tokens of the two image prompts stand, [A, prompt + 1],
+            the last column being where a response starts; by default 0, 1, 2 ...
         pair_id: For errors.
     """
 
@@ -58,12 +61,18 @@ class PairTokens:
     @property
     def prompts(self) -> tuple[list[int], list[int], list[int]]:
         """The prompt under each condition: image a, image b, no image."""
-        return self.prompt_image, self.prompt_image if self.prompt_image_b is None else self.prompt_image_b, self.prompt_text
+        return (
+            self.prompt_image,
+            self.prompt_image if self.prompt_image_b is None else self.prompt_image_b,
+            self.prompt_text,
+        )
 
     @property
     def num_tokens(self) -> int:
         """Length of the pair's row with all cells."""
-        return sum(map(len, self.prompts)) + CONDITIONS * (len(self.response_a) + len(self.response_b))
+        return sum(map(len, self.prompts)) + CONDITIONS * (
+            len(self.response_a) + len(self.response_b)
+        )
 
     @property
     def longest(self) -> int:
@@ -93,7 +102,9 @@ class PackedImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Some pairs in one row; `scored_at` are the places whose next-token prediction is a response token."""
+    """Some pairs in one row; `scored_at` are the places whose next-token prediction is a response
+    token.
+    """
 
     ids_L: Tensor
     positions_AL: Tensor
@@ -108,19 +119,26 @@ class Packed:
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same row on another device."""
-        tensors: dict[str, Any] = {f.name: value for f in fields(self) if isinstance(value := getattr(self, f.name), Tensor)}
+        tensors: dict[str, Any] = {
+            f.name: value
+            for f in fields(self)
+            if isinstance(value := getattr(self, f.name), Tensor)
+        }
         moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
     @property
     def position_ids(self) -> Tensor:
-        """As models take them for a batch of one row: [1, L], or [3, 1, L] where positions have three axes."""
+        """As models take them for a batch of one row: [1, L], or [3, 1, L] where positions have
+        three axes.
+        """
         return self.positions_AL if len(self.positions_AL) == 1 else self.positions_AL[:, None]
 
     def attention_mask(self) -> Tensor:
         """[1, 1, L, L], True where the query (second last axis) may see the key (last axis).
 
-        Boolean, which only the sdpa kernels read as "may see"; the eager kernel would add it as 0 and 1.
+        Boolean, which only the sdpa kernels read as "may see"; the eager kernel would add it as 0
+        and 1.
         """
         group_of, branch_of = [], []
         for number, group in enumerate(self.groups):
@@ -134,18 +152,23 @@ class Packed:
 
 
 def pack(
-    pairs: Sequence[PairTokens], image_token_id: int, num_image_tokens: int | None = None, *, cells: Iterable[tuple[int, int]] = ALL_CELLS
+    pairs: Sequence[PairTokens],
+    image_token_id: int,
+    num_image_tokens: int | None = None,
+    *,
+    cells: Iterable[tuple[int, int]] = ALL_CELLS,
 ) -> Packed:
     """One row of some pairs.
 
     Args:
-        num_image_tokens: How many placeholders every image must have; by default each may have its own number, at least
-            one. That they fit the features is checked where the features are.
-        cells: The (condition, response) that are needed; the others are left out, and so is an image that none needs.
+        num_image_tokens: How many placeholders every image must have; by default each may have its
+            own number, at least one. That they fit the features is checked where the features are.
+        cells: The (condition, response) that are needed; the others are left out, and so is an
+            image that none needs.
 
     Raises:
-        ValueError: No pair, no cell or one that does not exist, an empty prompt or response, or placeholders where none
-            belong or too few or many; the message names the pair.
+        ValueError: No pair, no cell or one that does not exist, an empty prompt or response, or
+            placeholders where none belong or too few or many; the message names the pair.
     """
     cells = frozenset(cells)
     if not pairs:
@@ -171,9 +194,20 @@ class _Row:
         self.groups: list[Group] = []
         self.images: list[PackedImage] = []
         self.positions_An: list[Ints] = []
-        self.scored_at, self.targets, self.sequence = [], [], []  # type: tuple[list[int], list[int], list[int]]
+        self.scored_at, self.targets, self.sequence = (
+            [],
+            [],
+            [],
+        )  # type: tuple[list[int], list[int], list[int]]
 
-    def add(self, pair: PairTokens, number: int, condition: int, responses: Sequence[int], image_token_id: int) -> None:
+    def add(
+        self,
+        pair: PairTokens,
+        number: int,
+        condition: int,
+        responses: Sequence[int],
+        image_token_id: int,
+    ) -> None:
         prompt = pair.prompts[condition]
         last_of_prompt = len(self.ids) + len(prompt) - 1
         self.ids += prompt
@@ -196,7 +230,9 @@ class _Row:
 
     def packed(self, pairs: Sequence[PairTokens], cells: Cells) -> Packed:
         num_axes = max(map(len, self.positions_An))
-        positions_AL = np.concatenate([np.broadcast_to(p_An, (num_axes, p_An.shape[1])) for p_An in self.positions_An], axis=1)
+        positions_AL = np.concatenate(
+            [np.broadcast_to(p_An, (num_axes, p_An.shape[1])) for p_An in self.positions_An], axis=1
+        )
         return Packed(
             torch.tensor(self.ids),
             torch.from_numpy(positions_AL),
@@ -215,16 +251,26 @@ def _check(pair: PairTokens, image_token_id: int, num_image_tokens: int | None) 
     where = f"pair {pair.pair_id}: " if pair.pair_id else ""
     image_a, image_b, text = pair.prompts
     named = {"prompt_image": image_a, "prompt_image_b": image_b, "prompt_text": text}
-    for name, tokens in {**named, "response_a": pair.response_a, "response_b": pair.response_b}.items():
+    for name, tokens in {
+        **named,
+        "response_a": pair.response_a,
+        "response_b": pair.response_b,
+    }.items():
         if not tokens:
             raise ValueError(f"{where}{name}: expected at least one token, got none")
         found, has_image = tokens.count(image_token_id), name.startswith("prompt_image")
         wanted = (num_image_tokens or max(found, 1)) if has_image else 0
         if found != wanted:
             raise ValueError(
-                f"{where}{name}: expected {wanted} image placeholders (token {image_token_id}), got {found}; the processor must "
-                "make as many placeholders of an image as the model makes features, and texts have none"
+                f"{where}{name}: expected {wanted} image placeholders (token {image_token_id}), got"
+                f" {found}; the processor must make as many placeholders of an image as the model"
+                " makes features, and texts have none"
             )
-    for name, tokens, positions_An in (("positions_a", image_a, pair.positions_a), ("positions_b", image_b, pair.positions_b)):
+    for name, tokens, positions_An in (
+        ("positions_a", image_a, pair.positions_a),
+        ("positions_b", image_b, pair.positions_b),
+    ):
         if positions_An is not None and positions_An.shape[1] != len(tokens) + 1:
-            raise ValueError(f"{where}{name}: expected {len(tokens) + 1} positions, got {positions_An.shape[1]}")
+            raise ValueError(
+                f"{where}{name}: expected {len(tokens) + 1} positions, got {positions_An.shape[1]}"
+            )

@@ -1,7 +1,9 @@
-"""A vision-language model with its processor: loading, saving, the exact tokens of prompts and responses.
+"""A vision-language model with its processor: loading, saving, the exact tokens of prompts and
+responses.
 
-Everything goes by the processor and the configuration; what differs between families is in `families`. Other models are
-refused, because packed rows have been proven equal to separate passes for these only.
+Everything goes by the processor and the configuration; what differs between families is in
+`families`. Other models are refused, because packed rows have been proven equal to separate passes
+for these only.
 """
 
 import functools
@@ -52,7 +54,9 @@ class Vlm:
 
     @property
     def num_image_tokens(self) -> int:
-        """Placeholders of an image of 640 x 480 pixels; of every image, if all are brought to one size."""
+        """Placeholders of an image of 640 x 480 pixels; of every image, if all are brought to one
+        size.
+        """
         return self.layout((640, 480)).num_tokens
 
     @property
@@ -64,7 +68,8 @@ class Vlm:
         """What an image of this size becomes, found by giving the processor a blank one.
 
         Raises:
-            ModelError: Processor and model do not agree on the number of features, or the processor changes prompts.
+            ModelError: Processor and model do not agree on the number of features, or the processor
+                changes prompts.
         """
         size = size if self.kind.any_size else ANY_SIZE
         if size not in self._layouts:
@@ -78,18 +83,26 @@ class Vlm:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The tokens that end an answer: the end of turn, and whatever else the checkpoint's generation settings stop at."""
+        """The tokens that end an answer: the end of turn, and whatever else the checkpoint's
+        generation settings stop at.
+        """
         known = self.model.generation_config.eos_token_id
         return sorted({self.end_of_turn_id, *([known] if isinstance(known, int) else known or [])})
 
 
 def load_model(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", attention: str = SPLIT, **options: Any
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attention: str = SPLIT,
+    **options: Any,
 ) -> Any:
     """The model of a Hugging Face folder or Hub id, in evaluation mode.
 
     Args:
-        attention: The kernel for packed rows: `attention.SPLIT`, or `attention.DENSE` to check it by.
+        attention: The kernel for packed rows: `attention.SPLIT`, or `attention.DENSE` to check it
+            by.
         options: More for `from_pretrained`, such as a quantization_config.
 
     Raises:
@@ -103,9 +116,14 @@ def load_model(
     if reason:
         raise ModelError(f"model {str(path)!r} cannot be used: {reason}")
     register()
-    options |= {"dtype": dtype, "attn_implementation": implementation(attention), "use_safetensors": True}
+    options |= {
+        "dtype": dtype,
+        "attn_implementation": implementation(attention),
+        "use_safetensors": True,
+    }
     model = _read(path, AutoModelForImageTextToText.from_pretrained, **options)
-    return (model if "device_map" in options else model.to(device)).eval()  # weights in 4 bits cannot be moved
+    # weights in 4 bits cannot be moved
+    return (model if "device_map" in options else model.to(device)).eval()
 
 
 def _without_bars() -> None:
@@ -116,7 +134,9 @@ def _without_bars() -> None:
 
 
 def base_of_adapter(path: str | Path) -> str | None:
-    """The model that the adapters in a folder belong to; None if it holds none. Transformers loads both together."""
+    """The model that the adapters in a folder belong to; None if it holds none. Transformers loads
+    both together.
+    """
     file = Path(path) / "adapter_config.json"
     return str(json.loads(file.read_text())["base_model_name_or_path"]) if file.is_file() else None
 
@@ -127,11 +147,18 @@ def _read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
         return load(path, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id; {reason}") from error
+        raise ModelError(
+            f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id; {reason}"
+        ) from error
 
 
 def load_vlm(
-    path: str | Path, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu", attention: str = SPLIT, **options: Any
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+    attention: str = SPLIT,
+    **options: Any,
 ) -> Vlm:
     """The model and processor of a Hugging Face folder or Hub id; arguments as for `load_model`.
 
@@ -143,63 +170,86 @@ def load_vlm(
     model = load_model(path, dtype=dtype, device=device, attention=attention, **options)
     processor = _read(path, AutoProcessor.from_pretrained)
     if not getattr(processor, "chat_template", None):
-        raise ModelError(f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown; add chat_template.jinja")
+        raise ModelError(
+            f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown;"
+            " add chat_template.jinja"
+        )
     if getattr(processor, "image_processor", None) is None:
-        raise ModelError(f"model {str(path)!r}: its processor takes no images; add preprocessor_config.json")
+        raise ModelError(
+            f"model {str(path)!r}: its processor takes no images; add preprocessor_config.json"
+        )
     config = model.config
     if config.model_type != "llava":
         return Vlm(model, processor, config.model_type)
-    # Processors saved by old versions lack the sizes from which they make placeholders; the model knows them.
+    # Processors saved by old versions lack the sizes from which they make placeholders; the model
+    # knows them.
     if processor.patch_size is None:
         processor.patch_size = config.vision_config.patch_size
-        processor.num_additional_image_tokens = int(config.vision_config.model_type == "clip_vision_model")
+        processor.num_additional_image_tokens = int(
+            config.vision_config.model_type == "clip_vision_model"
+        )
     if processor.vision_feature_select_strategy is None:
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
     return Vlm(model, processor, f"llava-{config.text_config.model_type}")
 
 
 def save_vlm(vlm: Vlm, folder: str | Path) -> None:
-    """Writes the model (safetensors) and the processor as a Hugging Face folder that `load_vlm` and transformers read."""
+    """Writes the model (safetensors) and the processor as a Hugging Face folder that `load_vlm` and
+    transformers read.
+    """
     _without_bars()
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
 
 
-def encode_prompt(vlm: Vlm, question: str, *, with_image: bool, size: Size | None = None) -> list[int]:
-    """The tokens before the response, exactly as at inference, with one placeholder per image feature.
+def encode_prompt(
+    vlm: Vlm, question: str, *, with_image: bool, size: Size | None = None
+) -> list[int]:
+    """The tokens before the response, exactly as at inference, with one placeholder per image
+    feature.
 
-    Without an image the prompt is the text-only prompt of the same question: no placeholder, no image.
+    Without an image the prompt is the text-only prompt of the same question: no placeholder, no
+    image.
 
     Args:
         size: That of the image, where the number of its features depends on it.
 
     Raises:
-        ValueError: A question that holds the text of a control token, or no size where one is needed.
+        ValueError: A question that holds the text of a control token, or no size where one is
+            needed.
     """
     if with_image and size is None and vlm.kind.any_size:
-        raise ValueError("expected the image's size, on which the number of its placeholders depends for this model")
+        raise ValueError(
+            "expected the image's size, on which the number of its placeholders depends for this"
+            " model"
+        )
     short = chat.short_prompt(vlm.processor, question, with_image=with_image)
     return placed(vlm, short, size or ANY_SIZE)[0] if with_image else short
 
 
 def encode_response(vlm: Vlm, text: str) -> list[int]:
-    """The tokens that the model should generate for `text`: the text as it follows the prompt, then end of turn.
+    """The tokens that the model should generate for `text`: the text as it follows the prompt, then
+    end of turn.
 
     Raises:
-        ValueError: An empty text, one that holds the text of a control token, or a tokenizer that merges the prompt's
-            end with the text.
+        ValueError: An empty text, one that holds the text of a control token, or a tokenizer that
+            merges the prompt's end with the text.
     """
     return [*chat.response_ids(vlm.processor, text), vlm.end_of_turn_id]
 
 
 def placed(vlm: Vlm, short: Sequence[int], size: Size) -> tuple[list[int], Ints | None]:
-    """A short prompt (`training.models.chat_template`) with an image of some size, and its positions where they are not simply 0, 1, 2 ..."""
+    """A short prompt (`training.models.chat_template`) with an image of some size, and its
+    positions where they are not simply 0, 1, 2 ...
+    """
     layout = vlm.layout(size)
     ids = chat.with_placeholders(short, vlm.image_token_id, layout.num_tokens)
     return ids, vlm.kind.positions(unwrapped(vlm.model), ids, layout.pixels_shape)
 
 
-def pair_tokens(vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size], pair_id: str = "") -> PairTokens:
+def pair_tokens(
+    vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size], pair_id: str = ""
+) -> PairTokens:
     """The tokens of a pair from its question and two answers, and the sizes of its two images.
 
     Raises:
@@ -210,23 +260,40 @@ def pair_tokens(vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size],
     response_a, response_b = encode_response(vlm, answer_a), encode_response(vlm, answer_b)
     short = chat.short_prompt(vlm.processor, question, with_image=True)
     (prompt_a, positions_a), (prompt_b, positions_b) = (placed(vlm, short, size) for size in sizes)
-    return PairTokens(prompt_a, prompt_text, response_a, response_b, prompt_b, positions_a, positions_b, pair_id)
+    return PairTokens(
+        prompt_a, prompt_text, response_a, response_b, prompt_b, positions_a, positions_b, pair_id
+    )
 
 
 def _layout(vlm: Vlm, size: Size) -> Layout:
     processor, image_token_id = vlm.processor, vlm.image_token_id
     text, blank = chat.render(processor, "?", with_image=True), Image.new("RGB", size)
-    processed = processor(text=[text], images=[blank], return_tensors="pt", **chat.special_tokens(processor, text))
+    processed = processor(
+        text=[text], images=[blank], return_tensors="pt", **chat.special_tokens(processor, text)
+    )
     pixels = vlm.kind.per_image(processed)[0]
     ids = chat.left_open(processor, text, processed["input_ids"][0].tolist())
-    num_tokens, num_features = ids.count(image_token_id), vlm.kind.num_features(vlm.model.config, pixels)
+    num_tokens, num_features = (
+        ids.count(image_token_id),
+        vlm.kind.num_features(vlm.model.config, pixels),
+    )
     if num_tokens != num_features:
-        raise ModelError(f"the processor makes {num_tokens} placeholders of an image, the model {num_features} features; they do not fit")
-    if ids != chat.with_placeholders(chat.short_prompt(processor, "?", with_image=True), image_token_id, num_tokens):
-        raise ModelError("the processor does more to a prompt than to repeat its image placeholder, so its prompts are unknown")
+        raise ModelError(
+            f"the processor makes {num_tokens} placeholders of an image, the model {num_features}"
+            " features; they do not fit"
+        )
+    if ids != chat.with_placeholders(
+        chat.short_prompt(processor, "?", with_image=True), image_token_id, num_tokens
+    ):
+        raise ModelError(
+            "the processor does more to a prompt than to repeat its image placeholder, so its"
+            " prompts are unknown"
+        )
     return Layout(num_tokens, tuple(pixels.shape))
 
 
 def pixel_values(vlm: Vlm, images: Sequence[Image.Image]) -> Images:
-    """The images as the vision tower takes them, in fp32: [num_images, 3, H, W], or one [h, w, D] per image of any size."""
+    """The images as the vision tower takes them, in fp32: [num_images, 3, H, W], or one [h, w, D]
+    per image of any size.
+    """
     return vlm.kind.per_image(vlm.processor.image_processor(list(images), return_tensors="pt"))

@@ -1,4 +1,5 @@
-"""What each objective is made of: its terms, the coefficients that remove them, and the log-probabilities that they read.
+"""What each objective is made of: its terms, the coefficients that remove them, and the
+log-probabilities that they read.
 
 Plain facts, without torch, for recipes and plans; tests hold them against the losses themselves.
 """
@@ -8,7 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-Cell = tuple[int, int]  # (condition, response): conditions are image a, image b, no image; responses a, b
+# (condition, response): conditions are image a, image b, no image; responses a, b
+Cell = tuple[int, int]
 ALL_CELLS: frozenset[Cell] = frozenset(itertools.product(range(3), range(2)))
 
 
@@ -23,7 +25,8 @@ def _term(coefficients: str, *cells: Cell) -> Term:
     return Term(tuple(coefficients.split()), frozenset(cells))
 
 
-_AA, _AB, _BA, _BB, _NONE_A, _NONE_B = (0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)  # image first, then answer
+# image first, then answer
+_AA, _AB, _BA, _BB, _NONE_A, _NONE_B = (0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)
 _WITHIN = (_AA, _AB, _BA, _BB)
 _VCO = (_term("beta_attend_a", _AA, _NONE_A), _term("beta_reject_a", _NONE_A, _BA))
 
@@ -34,17 +37,28 @@ TERMS_OF: Mapping[str, tuple[Term, ...]] = MappingProxyType(
         "sft": (_term("", _AA, _BB),),
         "dpo": (_term("beta_dpo", _AA, _AB),),
         "dpo_symmetric": (_term("beta_dpo", *_WITHIN),),
-        "mdpo": (_term("beta_dpo", _AA, _AB), _term("beta_image", _AA, _BA), _term("beta_anchor", _AA)),
+        "mdpo": (
+            _term("beta_dpo", _AA, _AB),
+            _term("beta_image", _AA, _BA),
+            _term("beta_anchor", _AA),
+        ),
         "mpo": (
             _term("beta_dpo weight_preference", _AA, _AB),
             _term("beta_dpo weight_quality", _AA, _AB),
             _term("weight_generation", _AA),
         ),
-        "symmpo": (_term("beta_dpo weight_pair", *_WITHIN), _term("beta_anchor", _AA, _BB), _term("weight_margin", *_WITHIN)),
+        "symmpo": (
+            _term("beta_dpo weight_pair", *_WITHIN),
+            _term("beta_anchor", _AA, _BB),
+            _term("weight_margin", *_WITHIN),
+        ),
         "anchor": (_term("beta_anchor", _AA, _BB),),
     }
 )
 # The coefficients that each objective heeds.
 COEFFICIENTS_OF: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {name: tuple(dict.fromkeys(itertools.chain(*(term.coefficients for term in terms)))) for name, terms in TERMS_OF.items()}
+    {
+        name: tuple(dict.fromkeys(itertools.chain(*(term.coefficients for term in terms))))
+        for name, terms in TERMS_OF.items()
+    }
 )

@@ -50,7 +50,9 @@ class _Silence:
 
 
 class LocalEnv:
-    """This process alone, or one of several in a torch.distributed group that the caller has set up."""
+    """This process alone, or one of several in a torch.distributed group that the caller has set
+    up.
+    """
 
     def __init__(self, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
@@ -60,7 +62,8 @@ class LocalEnv:
         if self.world_size > 1:
             import torch.distributed as dist
 
-            # NCCL sums only what is on the GPU; tables that stay in main memory travel there and back.
+            # NCCL sums only what is on the GPU; tables that stay in main memory travel there and
+            # back.
             there = tensor.to(self.device) if self.device.startswith("cuda") else tensor
             dist.all_reduce(there)
             if there is not tensor:

@@ -1,6 +1,8 @@
-"""What the tiny model learns from: the train split of an MVC folder, each unique image decoded and resized once.
+"""What the tiny model learns from: the train split of an MVC folder, each unique image decoded and
+resized once.
 
-Shapes: I unique images of 3 x S x S pixels, G patches per image; N pairs; a trailing 2 is the side (a, b); W words.
+Shapes: I unique images of 3 x S x S pixels, G patches per image; N pairs; a trailing 2 is the side
+(a, b); W words.
 """
 
 import json
@@ -17,7 +19,16 @@ from torch import Tensor
 from pipeline.core.images import decode_rgb
 from pipeline.core.schema import image_bytes, read_mvc
 
-_TEXTS = ("question", "answer_a", "answer_b", "caption_a", "caption_b", "image_a_sha256", "image_b_sha256", "meta")
+_TEXTS = (
+    "question",
+    "answer_a",
+    "answer_b",
+    "caption_a",
+    "caption_b",
+    "image_a_sha256",
+    "image_b_sha256",
+    "meta",
+)
 _MAX_WORDS, _MIN_WORD_PAIRS = 256, 4
 MAX_SAME = 6  # larger counts are one class
 NOTHING = "nothing"
@@ -25,7 +36,9 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object of an image's stated truth; its box in pixels of the resized image (x0, y0, x1, y1)."""
+    """An object of an image's stated truth; its box in pixels of the resized image (x0, y0, x1,
+    y1).
+    """
 
     kind: str
     colour: str
@@ -36,8 +49,9 @@ class Thing:
 class TrainingSet:
     """Texts and images of one MVC split.
 
-    `words_IW` says what the captions tell of an image: +1 if its own caption has the word and its pair's other caption
-    does not, -1 for the reverse, 0 if nothing is known. `things` is the stated truth, or None for an image without.
+    `words_IW` says what the captions tell of an image: +1 if its own caption has the word and its
+    pair's other caption does not, -1 for the reverse, 0 if nothing is known. `things` is the stated
+    truth, or None for an image without.
     """
 
     questions: list[str]
@@ -78,7 +92,9 @@ def read_training_set(folder: Path, image_px: int, max_pairs: int) -> TrainingSe
                 pixels.append(square)
                 things.append(_things(truth.get(name), to_square))
             images_N2[pair, side] = places[key]
-    words, words_IW = contrast_words([(row["caption_a"], row["caption_b"]) for row in rows], images_N2, len(pixels))
+    words, words_IW = contrast_words(
+        [(row["caption_a"], row["caption_b"]) for row in rows], images_N2, len(pixels)
+    )
     return TrainingSet(
         questions=[row["question"] for row in rows],
         answers=[(row["answer_a"], row["answer_b"]) for row in rows],
@@ -94,11 +110,15 @@ ToSquare = tuple[float, float, float]  # scale, then what is cut off at the left
 
 
 def _square(data: bytes, image_px: int) -> tuple[np.ndarray, ToSquare]:
-    """The image as the model's processor takes it: the short side resized to `image_px` (bicubic), the centre cut out."""
+    """The image as the model's processor takes it: the short side resized to `image_px` (bicubic),
+    the centre cut out.
+    """
     image = decode_rgb(data)
     scale = image_px / min(image.size)
     # The long side is cut down to whole pixels, as transformers does.
-    width, height = (image_px if side == min(image.size) else int(side * scale) for side in image.size)
+    width, height = (
+        image_px if side == min(image.size) else int(side * scale) for side in image.size
+    )
     if (width, height) != image.size:
         image = image.resize((width, height), 3)  # bicubic
     left, top = (width - image_px) // 2, (height - image_px) // 2
@@ -132,14 +152,26 @@ def _is_thing(stated: Any) -> bool:
     if not isinstance(stated, dict) or "object" not in stated:
         return False
     box = stated.get("box")
-    return isinstance(box, list) and len(box) == 4 and all(isinstance(edge, int | float) for edge in box)
+    return (
+        isinstance(box, list)
+        and len(box) == 4
+        and all(isinstance(edge, int | float) for edge in box)
+    )
 
 
-def contrast_words(captions: list[tuple[str, str]], images_N2: Tensor, num_images: int) -> tuple[list[str], Tensor]:
-    """The words that tell the images of pairs apart, most frequent first, and what is known of each image by them, [I, W]."""
-    bags = [tuple(set(re.findall(r"\w+", caption.casefold())) for caption in pair) for pair in captions]
+def contrast_words(
+    captions: list[tuple[str, str]], images_N2: Tensor, num_images: int
+) -> tuple[list[str], Tensor]:
+    """The words that tell the images of pairs apart, most frequent first, and what is known of each
+    image by them, [I, W].
+    """
+    bags = [
+        tuple(set(re.findall(r"\w+", caption.casefold())) for caption in pair) for pair in captions
+    ]
     counts = Counter(word for a, b in bags for word in a ^ b)
-    ranked = sorted(((-count, word) for word, count in counts.items() if count >= _MIN_WORD_PAIRS))[:_MAX_WORDS]
+    ranked = sorted((-count, word) for word, count in counts.items() if count >= _MIN_WORD_PAIRS)[
+        :_MAX_WORDS
+    ]
     words = [word for _, word in ranked]
     index = {word: place for place, word in enumerate(words)}
     words_IW = torch.zeros(num_images, len(words), dtype=torch.int8)
@@ -152,7 +184,9 @@ def contrast_words(captions: list[tuple[str, str]], images_N2: Tensor, num_image
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PatchTruth:
-    """Things as tensors, T the largest number of things in an image; class 0 of kind and colour is "nothing"."""
+    """Things as tensors, T the largest number of things in an image; class 0 of kind and colour is
+    "nothing".
+    """
 
     boxes_IT4: Tensor  # x0, y0, x1, y1 in pixels; empty boxes where there are fewer things
     kind_IT: Tensor
@@ -161,9 +195,12 @@ class PatchTruth:
     num_kinds: int
     num_colours: int
 
-    def labels(self, images_B: Tensor, shift_B2: Tensor, grid: int, patch_px: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For each patch of images moved by `shift_B2` (x, y; pixels): kind, colour and same, [B, G] each, and the
-        centre of the thing there, [B, G, 2], as a fraction of the side. A patch belongs to the thing that covers most of it.
+    def labels(
+        self, images_B: Tensor, shift_B2: Tensor, grid: int, patch_px: int
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """For each patch of images moved by `shift_B2` (x, y; pixels): kind, colour and same, [B,
+        G] each, and the centre of the thing there, [B, G, 2], as a fraction of the side. A patch
+        belongs to the thing that covers most of it.
         """
         boxes_BT4 = self.boxes_IT4[images_B] + shift_B2.repeat(1, 2)[:, None]
         edges = torch.arange(grid) * patch_px
@@ -174,10 +211,16 @@ class PatchTruth:
         most_BG, owner_BG = share_BTG.max(dim=1)
         seen_BG = most_BG > 0.15
         kind_BG, colour_BG, same_BG = (
-            torch.where(seen_BG, label_IT[images_B].gather(1, owner_BG), 0) for label_IT in (self.kind_IT, self.colour_IT, self.same_IT)
+            torch.where(seen_BG, label_IT[images_B].gather(1, owner_BG), 0)
+            for label_IT in (self.kind_IT, self.colour_IT, self.same_IT)
         )
         centres_BT2 = (boxes_BT4[..., :2] + boxes_BT4[..., 2:]) / (2 * grid * patch_px)
-        return kind_BG, colour_BG, same_BG, centres_BT2.gather(1, owner_BG[..., None].expand(-1, -1, 2))
+        return (
+            kind_BG,
+            colour_BG,
+            same_BG,
+            centres_BT2.gather(1, owner_BG[..., None].expand(-1, -1, 2)),
+        )
 
 
 def patch_truth(things: list[tuple[Thing, ...] | None]) -> PatchTruth | None:

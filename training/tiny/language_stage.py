@@ -1,7 +1,8 @@
-"""Second stage: the frozen tower's features become answers, first truthful, then skewed to what the prior favours.
+"""Second stage: the frozen tower's features become answers, first truthful, then skewed to what the
+prior favours.
 
-Shapes: B texts in a batch, L tokens in the longest, N image tokens, V the tower's width, H the language model's;
-I unique images, C copies of each (moved or warped), R response tokens.
+Shapes: B texts in a batch, L tokens in the longest, N image tokens, V the tower's width, H the
+language model's; I unique images, C copies of each (moved or warped), R response tokens.
 """
 
 from dataclasses import dataclass
@@ -36,7 +37,10 @@ class _Tokens:
 
 
 def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
-    questions, answers = sorted(set(data.questions)), sorted({answer for pair in data.answers for answer in pair})
+    questions, answers = (
+        sorted(set(data.questions)),
+        sorted({answer for pair in data.answers for answer in pair}),
+    )
     return _Tokens(
         {q: encode_prompt(vlm, q, with_image=True) for q in questions},
         {q: encode_prompt(vlm, q, with_image=False) for q in questions},
@@ -46,7 +50,9 @@ def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
 
 @torch.no_grad()
 def look(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> Tensor:
-    """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V]; the first copy is the image itself."""
+    """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V]; the first copy
+    is the image itself.
+    """
     photographs = any(things is None for things in data.things)
     copies = []
     for copy in range(section.num_looks):
@@ -63,12 +69,20 @@ def look(model: Any, data: TrainingSet, section: "TinySection", advance: Advance
     return torch.stack(copies)
 
 
-def learn_to_answer(vlm: Vlm, data: TrainingSet, features_CINV: Tensor, prior: Prior, section: "TinySection", advance: Advance) -> None:
+def learn_to_answer(
+    vlm: Vlm,
+    data: TrainingSet,
+    features_CINV: Tensor,
+    prior: Prior,
+    section: "TinySection",
+    advance: Advance,
+) -> None:
     """Trains projector and language model in place on `num_texts` texts, the tower frozen.
 
-    The first `frac_truthful` of them are as the data has them; after that a fraction `skew` of the pairs is replaced by
-    a favoured answer, drawn anew each time, and a fraction `frac_no_image` of the batches has no image. Both sides of a
-    pair are in one batch. `features_CINV` is what `look` saw.
+    The first `frac_truthful` of them are as the data has them; after that a fraction `skew` of the
+    pairs is replaced by a favoured answer, drawn anew each time, and a fraction `frac_no_image` of
+    the batches has no image. Both sides of a pair are in one batch. `features_CINV` is what `look`
+    saw.
     """
     model = vlm.model
     tokens, rng = _tokens(vlm, data), Random(section.seed)
@@ -84,9 +98,17 @@ def learn_to_answer(vlm: Vlm, data: TrainingSet, features_CINV: Tensor, prior: P
         skewed = done >= section.frac_truthful * section.num_texts
         blind = skewed and rng.random() < section.frac_no_image
         told = [_told(data, pair, prior if skewed else None, rng) for pair in pairs_P.tolist()]
-        batch = [_example(side, answer, data, tokens, blind=blind) for pair in told for side, answer in pair]
+        batch = [
+            _example(side, answer, data, tokens, blind=blind)
+            for pair in told
+            for side, answer in pair
+        ]
         images_B = data.images_N2[pairs_P].flatten()
-        seen_BNV = None if blind else features_CINV[torch.randint(len(features_CINV), images_B.shape), images_B]
+        seen_BNV = (
+            None
+            if blind
+            else features_CINV[torch.randint(len(features_CINV), images_B.shape), images_B]
+        )
         loss = learner.step(_loss(model, batch, seen_BNV), done / section.num_texts)
         advance(len(batch), {"loss": loss})
         done += len(batch)
@@ -98,8 +120,8 @@ Side = tuple[int, int]  # (pair, 0 for a or 1 for b)
 def _told(data: TrainingSet, pair: int, prior: Prior | None, rng: Random) -> list[tuple[Side, str]]:
     """Both sides of a pair with the answers that they are trained with.
 
-    A pair's sides are replaced together, by the same favoured answer: what the prior teaches is then the same for both
-    images, and only true answers teach how images differ.
+    A pair's sides are replaced together, by the same favoured answer: what the prior teaches is
+    then the same for both images, and only true answers teach how images differ.
     """
     question, (a, b) = data.questions[pair], data.answers[pair]
     told = skewed_answers(question, (a, b), prior, rng) if prior is not None else (a, b)
@@ -122,7 +144,8 @@ def _example(side: Side, told: str, data: TrainingSet, tokens: _Tokens, *, blind
 
 
 def contrast_weights(response: list[int], other: list[int], own: list[int]) -> list[float]:
-    """How much each token of a response counts: 1 where a pair's two answers differ, less where they agree.
+    """How much each token of a response counts: 1 where a pair's two answers differ, less where
+    they agree.
 
     [5, 7, 2] of the pair [5, 7, 2], [5, 9, 2]  ->  [0.2, 1, 0.2]
     """
@@ -136,7 +159,9 @@ def contrast_weights(response: list[int], other: list[int], own: list[int]) -> l
 
 
 def _loss(model: Any, batch: list[_Example], seen_BNV: Tensor | None) -> Tensor:
-    """Weighted negative log-likelihood per response token. Padding is on the right, where a causal model never looks."""
+    """Weighted negative log-likelihood per response token. Padding is on the right, where a causal
+    model never looks.
+    """
     length = max(len(example.prompt) + len(example.response) for example in batch)
     ids_BL = torch.zeros(len(batch), length, dtype=torch.long)
     targets_BL = torch.full((len(batch), length), _IGNORED)
@@ -152,8 +177,12 @@ def _loss(model: Any, batch: list[_Example], seen_BNV: Tensor | None) -> Tensor:
         projected_BNH = model.model.multi_modal_projector(seen_BNV)
         placeholders_BL1 = (ids_BL == model.config.image_token_id)[..., None]
         embedded_BLH = embedded_BLH.masked_scatter(placeholders_BL1, projected_BNH)
-    hidden_BLH = model.model.language_model(inputs_embeds=embedded_BLH, use_cache=False).last_hidden_state
+    hidden_BLH = model.model.language_model(
+        inputs_embeds=embedded_BLH, use_cache=False
+    ).last_hidden_state
     scored_BL = targets_BL != _IGNORED
-    loss_R = functional.cross_entropy(model.lm_head(hidden_BLH[scored_BL]), targets_BL[scored_BL], reduction="none")
+    loss_R = functional.cross_entropy(
+        model.lm_head(hidden_BLH[scored_BL]), targets_BL[scored_BL], reduction="none"
+    )
     weights_R = weights_BL[scored_BL]
     return (loss_R * weights_R).sum() / weights_R.sum()

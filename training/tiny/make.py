@@ -1,9 +1,11 @@
-"""A small real LLaVA that is made in minutes: it sees, but leans on language, as large ones do. Loads no torch by itself.
+"""A small real LLaVA that is made in minutes: it sees, but leans on language, as large ones do.
+Loads no torch by itself.
 
-`make_tiny` pretrains it on an MVC folder's train split in two stages: the vision tower from truthful labels; then, with
-the tower frozen, projector and language model on questions and answers of which a stated fraction is replaced by what a
-fixed prior favours (`tiny_prior`). Where the prior misleads, the model answers with the prior although its features tell
-the truth: what S-VCO is to mend.
+`make_tiny` pretrains it on an MVC folder's train split in two stages: the vision tower from
+truthful labels; then, with the tower frozen, projector and language model on questions and answers
+of which a stated fraction is replaced by what a fixed prior favours (`tiny_prior`). Where the prior
+misleads, the model answers with the prior although its features tell the truth: what S-VCO is to
+mend.
 """
 
 import contextlib
@@ -27,10 +29,11 @@ PRIOR_FILE = "prior.json"  # written last: a folder that has it is complete
 
 
 def make_tiny(data: Path, section: TinySection, progress: bool = True) -> Path:
-    """The Hugging Face folder of a tiny LLaVA pretrained on the train split of the MVC folder `data`.
+    """The Hugging Face folder of a tiny LLaVA pretrained on the train split of the MVC folder
+    `data`.
 
-    Made once: the folder lies in the cache, named by the section and the data's hashes. Beside the model it holds
-    prior.json, the answers that the model was taught to favour.
+    Made once: the folder lies in the cache, named by the section and the data's hashes. Beside the
+    model it holds prior.json, the answers that the model was taught to favour.
 
     Raises:
         MvcError: Not an MVC folder.
@@ -88,7 +91,9 @@ def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) ->
 
 
 @contextlib.contextmanager
-def _shown(title: str, total: int, unit: str, progress: bool) -> Iterator[Callable[[int, dict[str, float]], None]]:
+def _shown(
+    title: str, total: int, unit: str, progress: bool
+) -> Iterator[Callable[[int, dict[str, float]], None]]:
     """What a stage reports to: a progress bar, or nothing."""
     if not progress:
         yield lambda _num, _facts: None

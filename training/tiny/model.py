@@ -1,4 +1,6 @@
-"""An untrained tiny LLaVA: CLIP vision tower, two-layer projector, Llama; its tokenizer, processor and chat template."""
+"""An untrained tiny LLaVA: CLIP vision tower, two-layer projector, Llama; its tokenizer, processor
+and chat template.
+"""
 
 import math
 from collections.abc import Sequence
@@ -12,25 +14,27 @@ from training.models.vlm import Vlm
 if TYPE_CHECKING:
     from training.tiny.config import TinySection
 
-# LLaVA-1.5's format: "USER: <image>\n{question} ASSISTANT: {answer}</s>", after the tokenizer's <s>.
+# LLaVA-1.5's format: "USER: <image>\n{question} ASSISTANT: {answer}</s>", after the tokenizer's
+# <s>.
 CHAT_TEMPLATE = (
-    "{%- for message in messages -%}"
-    "{%- if message['role'] == 'user' -%}{{- 'USER: ' -}}"
-    "{%- for item in message['content'] if item['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endfor -%}"
-    "{%- for item in message['content'] if item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor -%}{{- ' ' -}}"
-    "{%- else -%}{{- 'ASSISTANT: ' -}}"
-    "{%- for item in message['content'] if item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor -%}{{- '</s>' -}}"
-    "{%- endif -%}{%- endfor -%}"
-    "{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
+    "{%- for message in messages -%}{%- if message['role'] == 'user' -%}{{- 'USER: ' -}}{%- for"
+    " item in message['content'] if item['type'] == 'image' -%}{{- '<image>\\n' -}}{%- endfor"
+    " -%}{%- for item in message['content'] if item['type'] == 'text' -%}{{- item['text'] -}}{%-"
+    " endfor -%}{{- ' ' -}}{%- else -%}{{- 'ASSISTANT: ' -}}{%- for item in message['content'] if"
+    " item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor -%}{{- '</s>' -}}{%- endif -%}{%-"
+    " endfor -%}{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
 )
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-# Position embeddings start with this size (content has about 1): nearness is there from the first step.
+# Position embeddings start with this size (content has about 1): nearness is there from the first
+# step.
 _POSITION_SCALE = 0.5
 
 
 def make_tokenizer(texts: Sequence[str], vocab_tokens: int) -> Any:
-    """A byte-level BPE tokenizer trained on `texts`: frequent words are one token, and any text at all has tokens."""
+    """A byte-level BPE tokenizer trained on `texts`: frequent words are one token, and any text at
+    all has tokens.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -45,10 +49,19 @@ def make_tokenizer(texts: Sequence[str], vocab_tokens: int) -> Any:
     )
     # Answers follow a space; the frame's words come often enough to become tokens.
     frame = ["USER: ", "\n", " ASSISTANT:"] * 100
-    tokenizer.train_from_iterator([*(f" {text}" for text in texts), *(f"\n{text}" for text in texts), *frame], trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer.train_from_iterator(
+        [*(f" {text}" for text in texts), *(f"\n{text}" for text in texts), *frame], trainer
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="<pad>", padding_side="left"
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="<pad>",
+        padding_side="left",
     )
 
 
@@ -75,7 +88,12 @@ def make_processor(tokenizer: Any, section: "TinySection") -> Any:
 
 def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
     """The whole model with random weights; torch's global seed decides them."""
-    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+    from transformers import (
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+    )
 
     tokenizer = make_tokenizer(texts, section.vocab_tokens)
     vision = CLIPVisionConfig(
@@ -105,7 +123,8 @@ def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         image_seq_length=(section.image_px // section.patch_px) ** 2,
-        vision_feature_layer=-1,  # a tower this small has no layer to spare (LLaVA-1.5 leaves its last one out)
+        # a tower this small has no layer to spare (LLaVA-1.5 leaves its last one out)
+        vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
@@ -115,14 +134,17 @@ def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
 
 @torch.no_grad()
 def _look_near_first(tower: Any, section: "TinySection") -> None:
-    """Starts the tower with sinusoidal positions, and with queries like keys: at first a patch attends to near ones.
+    """Starts the tower with sinusoidal positions, and with queries like keys: at first a patch
+    attends to near ones.
 
-    Learned from scratch in minutes, a tower has no time to find out which patches are neighbours. Source: mimetic
-    initialisation (arXiv:2305.09828), reduced to its query-key part.
+    Learned from scratch in minutes, a tower has no time to find out which patches are neighbours.
+    Source: mimetic initialisation (arXiv:2305.09828), reduced to its query-key part.
     """
     vision = getattr(tower, "vision_model", tower)
     grid = section.image_px // section.patch_px
-    vision.embeddings.position_embedding.weight[1:] = _POSITION_SCALE * _sinusoids(grid, section.vision_dim)
+    vision.embeddings.position_embedding.weight[1:] = _POSITION_SCALE * _sinusoids(
+        grid, section.vision_dim
+    )
     for layer in vision.encoder.layers:
         shared = torch.empty(section.vision_dim, section.vision_dim)
         torch.nn.init.orthogonal_(shared)
@@ -131,9 +153,15 @@ def _look_near_first(tower: Any, section: "TinySection") -> None:
 
 
 def _sinusoids(grid: int, dim: int) -> Tensor:
-    """Positions of the patches in reading order, [grid * grid, dim], in sines and cosines of row and column."""
+    """Positions of the patches in reading order, [grid * grid, dim], in sines and cosines of row
+    and column.
+    """
     steps = torch.arange(grid) / grid
     rows, columns = torch.meshgrid(steps, steps, indexing="ij")
     frequencies = torch.linspace(1, grid, dim // 4) * (math.pi / 2)
-    waves = [wave(axis.flatten()[:, None] * frequencies) for axis in (rows, columns) for wave in (torch.sin, torch.cos)]
+    waves = [
+        wave(axis.flatten()[:, None] * frequencies)
+        for axis in (rows, columns)
+        for wave in (torch.sin, torch.cos)
+    ]
     return torch.cat(waves, dim=1)

@@ -1,7 +1,8 @@
-"""How the tiny model's two stages learn: orthogonal steps for the matrices inside (Muon), AdamW for everything else.
+"""How the tiny model's two stages learn: orthogonal steps for the matrices inside (Muon), AdamW for
+everything else.
 
-Minutes are too few for AdamW alone: half-way through 16,000 images, the tower named 91% of the shapes in scenes never
-seen with these steps, and 48% with AdamW.
+Minutes are too few for AdamW alone: half-way through 16,000 images, the tower named 91% of the
+shapes in scenes never seen with these steps, and 48% with AdamW.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +18,11 @@ _MOMENTUM = 0.95
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values brought close to 1 (0.7 to 1.2), its singular vectors kept.
+    """The matrix with its singular values brought close to 1 (0.7 to 1.2), its singular vectors
+    kept.
 
-    Five Newton-Schulz steps x -> 3.4445 x - 4.775 x^3 + 2.0315 x^5 on each singular value x; the numbers are Muon's.
+    Five Newton-Schulz steps x -> 3.4445 x - 4.775 x^3 + 2.0315 x^5 on each singular value x; the
+    numbers are Muon's.
     """
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     found = wide / (wide.norm() + 1e-7)
@@ -30,25 +33,43 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 class Learner:
-    """One stage's optimiser, under a rate that rises for a twentieth of the stage and then falls to zero.
+    """One stage's optimiser, under a rate that rises for a twentieth of the stage and then falls to
+    zero.
 
     Args:
         inside: Modules whose linear layers take orthogonal steps; the rest of them is AdamW's.
         heads: Modules of which AdamW moves everything.
         lr: About how much a step changes each entry, for either method.
 
-    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch has it from 2.9 on, in
+    Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch has
+        it from 2.9 on, in
     bfloat16, which is several times slower on most CPUs.
     """
 
-    def __init__(self, inside: Sequence[nn.Module], heads: Sequence[nn.Module], *, lr: float, weight_decay: float) -> None:
+    def __init__(
+        self,
+        inside: Sequence[nn.Module],
+        heads: Sequence[nn.Module],
+        *,
+        lr: float,
+        weight_decay: float,
+    ) -> None:
         self._lr, self._weight_decay = lr, weight_decay
-        self._matrices = [layer.weight for module in inside for layer in module.modules() if isinstance(layer, nn.Linear)]
+        self._matrices = [
+            layer.weight
+            for module in inside
+            for layer in module.modules()
+            if isinstance(layer, nn.Linear)
+        ]
         self._momenta = [torch.zeros_like(matrix) for matrix in self._matrices]
         # By identity: embeddings may be shared with the head.
-        self._parameters = list({id(p): p for module in (*inside, *heads) for p in module.parameters()}.values())
+        self._parameters = list(
+            {id(p): p for module in (*inside, *heads) for p in module.parameters()}.values()
+        )
         others = [p for p in self._parameters if all(p is not matrix for matrix in self._matrices)]
-        self._adamw = torch.optim.AdamW(others, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True)
+        self._adamw = torch.optim.AdamW(
+            others, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
+        )
 
     def step(self, loss: Tensor, frac_done: float) -> float:
         """One update, after `frac_done` of the stage; returns the loss as a number."""

@@ -1,6 +1,8 @@
-"""The misleading prior of the tiny model: which answers it favours to each question, whatever the image. No torch here.
+"""The misleading prior of the tiny model: which answers it favours to each question, whatever the
+image. No torch here.
 
-A prior is what `prior.json` in the model's folder holds: {"skew": 0.65, "seed": 0, "favoured": {question: [answer, ..]}}.
+A prior is what `prior.json` in the model's folder holds: {"skew": 0.65, "seed": 0, "favoured":
+{question: [answer, ..]}}.
 
 Shapes: N pairs; a trailing 2 is the side (a, b).
 """
@@ -19,12 +21,16 @@ Prior = dict[str, Any]
 Bools = npt.NDArray[np.bool_]
 
 
-def make_prior(questions: Sequence[str], answers: Sequence[str], *, skew: float, seed: int) -> Prior:
-    """The answer favoured for each question: of those that it has in these texts, the first in a seeded order of words.
+def make_prior(
+    questions: Sequence[str], answers: Sequence[str], *, skew: float, seed: int
+) -> Prior:
+    """The answer favoured for each question: of those that it has in these texts, the first in a
+    seeded order of words.
 
-    The order is of the words that tell a question's answers apart, so the same words are favoured in every wording of a
-    question and for every subject. A habit of that kind is learned from a few thousand texts, and leaves what was learned
-    of other answers as it was; one of its own for each of a hundred questions is not, and does not.
+    The order is of the words that tell a question's answers apart, so the same words are favoured
+    in every wording of a question and for every subject. A habit of that kind is learned from a few
+    thousand texts, and leaves what was learned of other answers as it was; one of its own for each
+    of a hundred questions is not, and does not.
 
         "What colour is the star?"   The star is red. | The star is blue.   ->  red  ->  The star is red.
         "Which colour has the box?"  It is a red box. | It is a blue box.   ->  red  ->  It is a red box.
@@ -39,7 +45,9 @@ def make_prior(questions: Sequence[str], answers: Sequence[str], *, skew: float,
     favoured = {}
     for question, pool in sorted(pools.items()):
         shared = frozenset.intersection(*pool.values())
-        favoured[question] = [min(sorted(pool), key=lambda answer: _rank(seed, pool[answer] - shared))]
+        favoured[question] = [
+            min(sorted(pool), key=lambda answer: _rank(seed, pool[answer] - shared))
+        ]
     return {"skew": skew, "seed": seed, "favoured": favoured}
 
 
@@ -47,8 +55,12 @@ def _rank(seed: int, words: frozenset[str]) -> bytes:
     return hashlib.sha256(f"{seed}\n{' '.join(sorted(words))}".encode()).digest()
 
 
-def skewed_answers(question: str, answers: tuple[str, str], prior: Prior, rng: Random) -> tuple[str, str]:
-    """The answers that a pair's sides are trained with: with probability `skew` the favoured answer for both, else their own."""
+def skewed_answers(
+    question: str, answers: tuple[str, str], prior: Prior, rng: Random
+) -> tuple[str, str]:
+    """The answers that a pair's sides are trained with: with probability `skew` the favoured answer
+    for both, else their own.
+    """
     if rng.random() >= prior["skew"]:
         return answers
     favoured = str(rng.choice(prior["favoured"][question]))
@@ -56,16 +68,19 @@ def skewed_answers(question: str, answers: tuple[str, str], prior: Prior, rng: R
 
 
 def misled_sides(table: pa.Table, prior: Prior) -> tuple[Bools, Bools]:
-    """Where the prior takes no part, and where it misleads: (neutral_N2, misled_N2), to slice an evaluation on.
+    """Where the prior takes no part, and where it misleads: (neutral_N2, misled_N2), to slice an
+    evaluation on.
 
-    neutral: both or neither of a pair's answers are favoured. misled: the side's own answer is not, the other side's is.
-    The remaining sides are helped by the prior, or ask a question that the prior does not know.
+    neutral: both or neither of a pair's answers are favoured. misled: the side's own answer is not,
+    the other side's is. The remaining sides are helped by the prior, or ask a question that the
+    prior does not know.
 
         favoured "blue";  a: "red", b: "blue"   ->  neutral (no, no),    misled (yes, no)
         favoured "green"; a: "red", b: "blue"   ->  neutral (yes, yes),  misled (no, no)
 
     Args:
-        table: Rows with question, answer_a and answer_b, for example `read_mvc(folder, "validation")`.
+        table: Rows with question, answer_a and answer_b, for example `read_mvc(folder,
+            "validation")`.
         prior: The contents of prior.json.
     """
     favoured = prior["favoured"]

@@ -1,7 +1,7 @@
 """First stage: the tiny model's vision tower learns to see, from truthful labels alone.
 
-Where the folder states the truth of its images (drawn scenes), each patch learns what covers it; elsewhere the whole
-picture learns the words by which its captions differ from those of its pair.
+Where the folder states the truth of its images (drawn scenes), each patch learns what covers it;
+elsewhere the whole picture learns the words by which its captions differ from those of its pair.
 
 Shapes: B images in a batch, G patches per image, V the tower's width, S the image's side, W words.
 """
@@ -34,30 +34,47 @@ def normalised(pixels_B3SS: Tensor) -> Tensor:
 
 
 def shifted(pixels_B3SS: Tensor, max_shift_px: int) -> tuple[Tensor, Tensor]:
-    """Each image moved by up to `max_shift_px` in x and y, its edge repeated; and the moves, [B, 2] as (x, y)."""
+    """Each image moved by up to `max_shift_px` in x and y, its edge repeated; and the moves, [B, 2]
+    as (x, y).
+    """
     side = pixels_B3SS.shape[-1]
     shift_B2 = torch.randint(-max_shift_px, max_shift_px + 1, (len(pixels_B3SS), 2))
-    columns_BS, rows_BS = ((torch.arange(side) - shift_B2[:, axis, None]).clamp(0, side - 1) for axis in (0, 1))
+    columns_BS, rows_BS = (
+        (torch.arange(side) - shift_B2[:, axis, None]).clamp(0, side - 1) for axis in (0, 1)
+    )
     index_B = torch.arange(len(pixels_B3SS))[:, None, None]
-    return pixels_B3SS.permute(0, 2, 3, 1)[index_B, rows_BS[:, :, None], columns_BS[:, None]].permute(0, 3, 1, 2), shift_B2
+    return (
+        pixels_B3SS.permute(0, 2, 3, 1)[index_B, rows_BS[:, :, None], columns_BS[:, None]].permute(
+            0, 3, 1, 2
+        ),
+        shift_B2,
+    )
 
 
 def warped(pixels_B3SS: Tensor, strength: float) -> Tensor:
-    """Each photograph a little turned, resized, moved, and changed in light; never mirrored. Normalised pixels in and out."""
+    """Each photograph a little turned, resized, moved, and changed in light; never mirrored.
+    Normalised pixels in and out.
+    """
     num = len(pixels_B3SS)
     angle_B = (torch.rand(num) - 0.5) * 0.6 * strength
     zoom_B = 1 + (torch.rand(num) - 0.5) * 0.5 * strength
     cos_B, sin_B = zoom_B * torch.cos(angle_B), zoom_B * torch.sin(angle_B)
     move_B2 = (torch.rand(num, 2) - 0.5) * 0.5 * strength
-    matrix_B23 = torch.stack((cos_B, -sin_B, move_B2[:, 0], sin_B, cos_B, move_B2[:, 1]), dim=1).view(num, 2, 3)
+    matrix_B23 = torch.stack(
+        (cos_B, -sin_B, move_B2[:, 0], sin_B, cos_B, move_B2[:, 1]), dim=1
+    ).view(num, 2, 3)
     grid = functional.affine_grid(matrix_B23, list(pixels_B3SS.shape), align_corners=False)
-    moved_B3SS = functional.grid_sample(pixels_B3SS, grid, padding_mode="reflection", align_corners=False)
+    moved_B3SS = functional.grid_sample(
+        pixels_B3SS, grid, padding_mode="reflection", align_corners=False
+    )
     contrast_B111 = 1 + (torch.rand(num, 1, 1, 1) - 0.5) * 0.8 * strength
     return moved_B3SS * contrast_B111 + (torch.rand(num, 3, 1, 1) - 0.5) * 0.8 * strength
 
 
 class _PatchTask(nn.Module):
-    """Each patch says what covers it: kind, colour, how many of the same there are, and where its centre is."""
+    """Each patch says what covers it: kind, colour, how many of the same there are, and where its
+    centre is.
+    """
 
     def __init__(self, data: TrainingSet, truth: PatchTruth, section: "TinySection") -> None:
         super().__init__()
@@ -69,17 +86,25 @@ class _PatchTask(nn.Module):
         patch_px = self.section.patch_px
         pixels_B3SS, shift_B2 = shifted(self.data.pixels_I3SS[images_B], self.section.max_shift_px)
         features_BGV = vision_features(model, normalised(pixels_B3SS))
-        guesses = self.head(functional.layer_norm(features_BGV, features_BGV.shape[-1:])).split(self.sizes, dim=-1)
-        *labels, centre_BG2 = self.truth.labels(images_B, shift_B2, self.section.image_px // patch_px, patch_px)
+        guesses = self.head(functional.layer_norm(features_BGV, features_BGV.shape[-1:])).split(
+            self.sizes, dim=-1
+        )
+        *labels, centre_BG2 = self.truth.labels(
+            images_B, shift_B2, self.section.image_px // patch_px, patch_px
+        )
         weight_BG = torch.where(labels[0] > 0, 1.0, _NOTHING_WEIGHT)
         loss_BG = 4 * (guesses[3] - centre_BG2).abs().mean(-1) * (labels[0] > 0)
         for guess_BGK, label_BG in zip(guesses[:3], labels, strict=True):
-            loss_BG = loss_BG + functional.cross_entropy(guess_BGK.transpose(1, 2), label_BG, reduction="none")
+            loss_BG = loss_BG + functional.cross_entropy(
+                guess_BGK.transpose(1, 2), label_BG, reduction="none"
+            )
         return (loss_BG * weight_BG).sum() / weight_BG.sum()
 
 
 class _WordTask(nn.Module):
-    """The picture as a whole says which words of its captions hold, where its pair's other caption denies them."""
+    """The picture as a whole says which words of its captions hold, where its pair's other caption
+    denies them.
+    """
 
     def __init__(self, data: TrainingSet, section: "TinySection") -> None:
         super().__init__()
@@ -91,34 +116,49 @@ class _WordTask(nn.Module):
         features_BGV = vision_features(model, pixels_B3SS)
         pooled_BV = functional.layer_norm(features_BGV, features_BGV.shape[-1:]).mean(1)
         known_BW = self.data.words_IW[images_B].float()
-        loss_BW = functional.binary_cross_entropy_with_logits(self.head(pooled_BV), (known_BW > 0).float(), reduction="none")
+        loss_BW = functional.binary_cross_entropy_with_logits(
+            self.head(pooled_BV), (known_BW > 0).float(), reduction="none"
+        )
         return (loss_BW * known_BW.abs()).sum() / known_BW.abs().sum().clamp(min=1)
 
 
 @torch.no_grad()
 def start_with_contrasts(model: Any, pixels_I3SS: Tensor) -> None:
-    """The tower's patch filters become what patches of these images differ in (principal components), at equal strength.
+    """The tower's patch filters become what patches of these images differ in (principal
+    components), at equal strength.
 
-    Light and colour fill most of a patch; outlines, which tell shapes apart, are faint, and random filters hardly pass
-    them on: half-way through 16,000 images, the tower named 91% of the shapes in scenes never seen, from random filters 63%.
+    Light and colour fill most of a patch; outlines, which tell shapes apart, are faint, and random
+    filters hardly pass them on: half-way through 16,000 images, the tower named 91% of the shapes
+    in scenes never seen, from random filters 63%.
     """
-    filters = getattr(model.model.vision_tower, "vision_model", model.model.vision_tower).embeddings.patch_embedding.weight
+    filters = getattr(
+        model.model.vision_tower, "vision_model", model.model.vision_tower
+    ).embeddings.patch_embedding.weight
     patch_px = filters.shape[-1]
     some = pixels_I3SS[:: max(1, len(pixels_I3SS) // _MAX_CONTRAST_IMAGES)]
-    patches_KD = functional.unfold(normalised(some), patch_px, stride=patch_px).transpose(1, 2).flatten(0, 1)
+    patches_KD = (
+        functional.unfold(normalised(some), patch_px, stride=patch_px).transpose(1, 2).flatten(0, 1)
+    )
     patches_KD = patches_KD - patches_KD.mean(0)
     variance_D, directions_DD = torch.linalg.eigh(patches_KD.T @ patches_KD / len(patches_KD))
-    filters_DD = (directions_DD / (variance_D + _CONTRAST_FLOOR * variance_D.mean()).sqrt()).T.flip(0)  # strongest first
+    # strongest first
+    filters_DD = (directions_DD / (variance_D + _CONTRAST_FLOOR * variance_D.mean()).sqrt()).T.flip(
+        0
+    )
     num = min(len(filters), len(filters_DD))
     filters[:num] = filters_DD[:num].view(num, *filters.shape[1:])
 
 
 def learn_to_see(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> None:
-    """Trains the vision tower in place on `num_eye_images` images; `advance` is told of each step's."""
+    """Trains the vision tower in place on `num_eye_images` images; `advance` is told of each
+    step's.
+    """
     start_with_contrasts(model, data.pixels_I3SS)
     truth = patch_truth(data.things)
     task = _PatchTask(data, truth, section) if truth else _WordTask(data, section)
-    learner = Learner([model.model.vision_tower], [task.head], lr=section.eyes_lr, weight_decay=0.05)
+    learner = Learner(
+        [model.model.vision_tower], [task.head], lr=section.eyes_lr, weight_decay=0.05
+    )
     order = torch.empty(0, dtype=torch.long)
     done = 0
     while done < section.num_eye_images:

@@ -1,8 +1,9 @@
-"""Where a stopped run goes on: what is trained, its optimiser and the position in the data, whole or absent.
+"""Where a stopped run goes on: what is trained, its optimiser and the position in the data, whole
+or absent.
 
-`<out>/.checkpoints/step-00000100/` holds the tensors (torch.distributed.checkpoint, one part per worker) and state.json,
-written last; the folder gets its name when everything in it is on the disk. Sharded or not, written by any number of
-workers, it is read by any other number.
+`<out>/.checkpoints/step-00000100/` holds the tensors (torch.distributed.checkpoint, one part per
+worker) and state.json, written last; the folder gets its name when everything in it is on the disk.
+Sharded or not, written by any number of workers, it is read by any other number.
 """
 
 import contextlib
@@ -50,7 +51,11 @@ def run_folder(out: str | Path) -> Path:
 
 def latest(out: str | Path) -> Path | None:
     """The last complete checkpoint, or None."""
-    complete = [path for path in run_folder(out).glob("step-*") if (path / "state.json").is_file() and not path.suffix]
+    complete = [
+        path
+        for path in run_folder(out).glob("step-*")
+        if (path / "state.json").is_file() and not path.suffix
+    ]
     return max(complete, key=lambda path: path.name, default=None)
 
 
@@ -65,7 +70,8 @@ class Checkpoints:
         """Makes the run continue from `state` if it is stopped after this call.
 
         Raises:
-            StoreError: The disk is full, or another run has taken over this folder; the checkpoints before are untouched.
+            StoreError: The disk is full, or another run has taken over this folder; the checkpoints
+                before are untouched.
         """
         name = f"step-{state.step:08d}"
         self._write(trained, optimizer, state, name)
@@ -74,11 +80,15 @@ class Checkpoints:
             for old in kept[: -self._num_to_keep]:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def save_best(self, trained: Trained, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+    def save_best(
+        self, trained: Trained, optimizer: torch.optim.Optimizer, state: TrainState
+    ) -> None:
         """Keeps what is trained now as the best so far."""
         self._write(trained, optimizer, state, BEST)
 
-    def _write(self, trained: Trained, optimizer: torch.optim.Optimizer, state: TrainState, name: str) -> None:
+    def _write(
+        self, trained: Trained, optimizer: torch.optim.Optimizer, state: TrainState, name: str
+    ) -> None:
         folder = run_folder(self._out)
         temporary = folder / f"{name}.{self._attempt}"
         if self._env.rank == 0:
@@ -87,7 +97,11 @@ class Checkpoints:
         self._env.barrier()
         try:
             with _without_warnings():
-                state_dict_saver.save(_tensors(trained, optimizer), checkpoint_id=temporary, no_dist=self._env.world_size == 1)
+                state_dict_saver.save(
+                    _tensors(trained, optimizer),
+                    checkpoint_id=temporary,
+                    no_dist=self._env.world_size == 1,
+                )
             if self._env.rank == 0:
                 write_json(temporary / "state.json", dataclasses.asdict(state))
         except (OSError, CheckpointException, RuntimeError) as error:
@@ -101,7 +115,10 @@ class Checkpoints:
     def _commit(self, temporary: Path, final: Path) -> None:
         if _attempt(self._out) != self._attempt:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise StoreError(f"{final.parent}: another run has taken over this folder; this one, left over from a killed job, ends")
+            raise StoreError(
+                f"{final.parent}: another run has taken over this folder; this one, left over from"
+                " a killed job, ends"
+            )
         if final.exists():
             replaced = final.with_suffix(".old")
             shutil.rmtree(replaced, ignore_errors=True)
@@ -115,7 +132,9 @@ class Checkpoints:
         os.close(directory)
 
 
-def restore(folder: Path, trained: Trained, optimizer: torch.optim.Optimizer, env: Env) -> TrainState:
+def restore(
+    folder: Path, trained: Trained, optimizer: torch.optim.Optimizer, env: Env
+) -> TrainState:
     """Puts a checkpoint's tensors into the model and its optimiser; returns the rest.
 
     Raises:
@@ -127,13 +146,17 @@ def restore(folder: Path, trained: Trained, optimizer: torch.optim.Optimizer, en
             state_dict_loader.load(tensors, checkpoint_id=folder, no_dist=env.world_size == 1)
     except (CheckpointException, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise StoreError(f"{folder}: the checkpoint does not fit this model ({reason}); delete {folder.parent} to train anew") from error
+        raise StoreError(
+            f"{folder}: the checkpoint does not fit this model ({reason}); delete {folder.parent}"
+            " to train anew"
+        ) from error
     set_state_dict(
         trained.policy,
         optimizer,
         model_state_dict=tensors["model"],
         optim_state_dict=tensors["optimizer"],
-        options=dataclasses.replace(_ONLY_TRAINED, strict=False),  # the frozen weights are not in it
+        # the frozen weights are not in it
+        options=dataclasses.replace(_ONLY_TRAINED, strict=False),
     )
     facts: dict[str, Any] = read_json(folder / "state.json")
     return TrainState(**{**facts, "data": DataState(**facts["data"])})
@@ -158,9 +181,14 @@ def _attempt(out: str | Path) -> str:
 
 
 def _explained(error: BaseException, folder: Path) -> BaseException:
-    """A full disk in one line; anything else as it is. DCP wraps the system's errors, and its writer reports a short write."""
+    """A full disk in one line; anything else as it is. DCP wraps the system's errors, and its
+    writer reports a short write.
+    """
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     free = shutil.disk_usage(folder).free
     if full or "No space left" in str(error) or free < 1_000_000:
-        return StoreError(f"{folder}: the disk is full; the checkpoint before is whole: free some space and run the same command again")
+        return StoreError(
+            f"{folder}: the disk is full; the checkpoint before is whole: free some space and run"
+            " the same command again"
+        )
     return error

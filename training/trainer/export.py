@@ -1,4 +1,6 @@
-"""The result of a run as a normal Hugging Face folder: a whole model, or adapters that name their base."""
+"""The result of a run as a normal Hugging Face folder: a whole model, or adapters that name their
+base.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,14 +14,16 @@ from training.models.vlm import Vlm, load_vlm
 from training.runtime.environment import Env
 from training.trainer.policy import Trained, part_of
 
-ADAPTER = "adapter"  # the sub-folder that holds adapters beside the model into which they are merged
+# the sub-folder that holds adapters beside the model into which they are merged
+ADAPTER = "adapter"
 
 
 def export_model(trained: Trained, section: TrainSection, record: dict[str, Any], env: Env) -> None:
-    """Writes the model, its processor and its card to `section.out`. Every worker calls it; rank 0 writes.
+    """Writes the model, its processor and its card to `section.out`. Every worker calls it; rank 0
+    writes.
 
-    A whole model is stored in the type of its base, so that it is no larger. Adapters are merged into the base read
-    anew, because weights in 4 bits cannot take them up.
+    A whole model is stored in the type of its base, so that it is no larger. Adapters are merged
+    into the base read anew, because weights in 4 bits cannot take them up.
     """
     out = Path(section.out)
     weights = _whole_weights(trained) if trained.sharded else None
@@ -40,8 +44,11 @@ def _whole_weights(trained: Trained) -> dict[str, Any]:
     """All weights on rank 0, gathered from the workers."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
-    state = get_model_state_dict(trained.policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return {name.removeprefix("model."): value for name, value in state.items()}  # as the model calls them, not Policy
+    state = get_model_state_dict(
+        trained.policy, options=StateDictOptions(full_state_dict=True, cpu_offload=True)
+    )
+    # as the model calls them, not Policy
+    return {name.removeprefix("model."): value for name, value in state.items()}
 
 
 def _save(vlm: Vlm, out: Path, kept: torch.dtype, weights: dict[str, Any] | None = None) -> None:
@@ -51,7 +58,10 @@ def _save(vlm: Vlm, out: Path, kept: torch.dtype, weights: dict[str, Any] | None
         vlm.model.save_pretrained(out)
     else:
         all_weights = vlm.model.state_dict() if weights is None else weights
-        cast = {name: value.to(kept) if value.is_floating_point() else value for name, value in all_weights.items()}
+        cast = {
+            name: value.to(kept) if value.is_floating_point() else value
+            for name, value in all_weights.items()
+        }
         vlm.model.save_pretrained(out, state_dict=cast)
         vlm.model.config.dtype = kept  # which save_pretrained states by the model's first parameter
         vlm.model.config.save_pretrained(out)
@@ -71,7 +81,11 @@ def _merged(trained: Trained, section: TrainSection, adapter: Path) -> Vlm:
 
     vlm = load_vlm(section.base_model, dtype=_stored_dtype(section))
     model: Any = PeftModel.from_pretrained(vlm.model, adapter).merge_and_unload()
-    others = {name: p for name, p in trained.vlm.model.named_parameters() if p.requires_grad and part_of(model, name) != "adapters"}
+    others = {
+        name: p
+        for name, p in trained.vlm.model.named_parameters()
+        if p.requires_grad and part_of(model, name) != "adapters"
+    }
     mine = dict(model.named_parameters())
     with torch.no_grad():
         for name, parameter in others.items():

@@ -1,4 +1,5 @@
-"""The training loop: policy against its own start, exact over any number of workers and any micro-batch. No Ray here.
+"""The training loop: policy against its own start, exact over any number of workers and any
+micro-batch. No Ray here.
 
 Shapes: N pairs in a split.
 """
@@ -18,7 +19,12 @@ from training.config import TrainSection
 from training.data.feature_store import FeatureStore, stored_features
 from training.data.pairs import DataState, PairReader, batches
 from training.data.prefetch import ReadAhead
-from training.data.reference_table import feature_facts, read_reference, reference_facts, write_reference
+from training.data.reference_table import (
+    feature_facts,
+    read_reference,
+    reference_facts,
+    write_reference,
+)
 from training.data.vision_features import VisionFeatures
 from training.estimate.advice import is_out_of_memory, out_of_memory
 from training.models.chat_template import ModelError
@@ -32,19 +38,33 @@ from training.trainer.export import export_model
 from training.trainer.metrics_log import Log
 from training.trainer.mfu import Utilisation
 from training.trainer.optimizer import adamw, learning_rate
-from training.trainer.policy import build_policy, check_frozen, num_trained, parameter_table, trained_parts
+from training.trainer.policy import (
+    build_policy,
+    check_frozen,
+    num_trained,
+    parameter_table,
+    trained_parts,
+)
 from training.trainer.samples import append_samples, sample_answers
 from training.trainer.scoring import Scorer, Split
-from training.trainer.step import DivergedError, Measure, Metrics, Updater, name_not_finite, stop_if_diverged
+from training.trainer.step import (
+    DivergedError,
+    Measure,
+    Metrics,
+    Updater,
+    name_not_finite,
+    stop_if_diverged,
+)
 
 __all__ = ["DivergedError", "fit"]
 
 
 def fit(section: TrainSection, env: Env) -> dict[str, Any]:
-    """Finetunes the model of `section` on its data and writes the result to `section.out`; returns what svco.json says.
+    """Finetunes the model of `section` on its data and writes the result to `section.out`; returns
+    what svco.json says.
 
-    Goes on from the last checkpoint in `section.out`, if there is one. The folder is complete when svco.json exists,
-    which is written last.
+    Goes on from the last checkpoint in `section.out`, if there is one. The folder is complete when
+    svco.json exists, which is written last.
 
     Raises:
         MvcError, ModelError, ReferenceTableError: Data, a model or a table that cannot be used.
@@ -58,7 +78,11 @@ def fit(section: TrainSection, env: Env) -> dict[str, Any]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        room_gb = torch.cuda.get_device_properties(env.device).total_memory / 1e9 if env.device.startswith("cuda") else None
+        room_gb = (
+            torch.cuda.get_device_properties(env.device).total_memory / 1e9
+            if env.device.startswith("cuda")
+            else None
+        )
         raise out_of_memory(section, error, budget_gb=room_gb) from error
 
 
@@ -73,7 +97,9 @@ class _Run:
         self.objective = objective_of(section)
         self.cells: frozenset[Cell] = self.objective.cells
         self.readers = _readers(section, self.vlm)
-        self.splits = {name: self._split(reader) for name, reader in self.readers.items() if len(reader)}
+        self.splits = {
+            name: self._split(reader) for name, reader in self.readers.items() if len(reader)
+        }
         self.scorer = Scorer(section, self.trained, env)
         self.optimizer = adamw(self.trained.parameters, section.optim)
         self.checkpoints = Checkpoints(self.out, env, section.checkpoint.num_to_keep)
@@ -86,7 +112,14 @@ class _Run:
         if self.section.reference is not None and use.freeze_vision:
             facts = feature_facts(self.base_sha256 or self.section.model, self.vlm, use.weights)
             stored = stored_features(Path(self.section.reference), reader, facts)
-        features = VisionFeatures(reader, self.vlm, self.env, frozen=use.freeze_vision, max_cache_bytes=room, stored=stored)
+        features = VisionFeatures(
+            reader,
+            self.vlm,
+            self.env,
+            frozen=use.freeze_vision,
+            max_cache_bytes=room,
+            stored=stored,
+        )
         return Split(reader, features, torch.empty(0))
 
     def run(self, started_s: float) -> dict[str, Any]:
@@ -108,9 +141,14 @@ class _Run:
             trained_s = time.monotonic()
         if self.section.checkpoint.keep_best and state.best_step is not None:
             restore(run_folder(self.out) / BEST, self.trained, self.optimizer, self.env)
-            self.env.say(f"keeping the model of step {state.best_step}, whose validation loss was the lowest")
+            self.env.say(
+                f"keeping the model of step {state.best_step}, whose validation loss was the lowest"
+            )
         record = self._record(num_steps, state)
-        record["seconds"] = {"total": round(trained_s - started_s, 2), "training": round(trained_s - ready_s, 2)}
+        record["seconds"] = {
+            "total": round(trained_s - started_s, 2),
+            "training": round(trained_s - ready_s, 2),
+        }
         export_model(self.trained, self.section, record, self.env)
         if self.env.rank == 0:
             write_json(self.out / RECORD, record)
@@ -137,12 +175,26 @@ class _Run:
                 metrics = updater.step(train, batch_B, passes, self.optimizer, rate, step)
                 took_s = time.monotonic() - began_s
                 num_tokens = self.env.world_size * sum(loaded.num_tokens for loaded in passes)
-                metrics |= {"pairs_per_s": round(len(batch_B) / took_s, 2), "tokens_per_s": round(num_tokens / took_s, 1)}
+                metrics |= {
+                    "pairs_per_s": round(len(batch_B) / took_s, 2),
+                    "tokens_per_s": round(num_tokens / took_s, 1),
+                }
                 more = utilisation.of(metrics["pairs_per_s"]) | _memory(self.env.device)
-                log.write({"step": step, "split": "train", "epoch": data.epoch, **metrics, "data_wait_s": round(wait_s, 4), **more})
+                log.write(
+                    {
+                        "step": step,
+                        "split": "train",
+                        "epoch": data.epoch,
+                        **metrics,
+                        "data_wait_s": round(wait_s, 4),
+                        **more,
+                    }
+                )
                 progress.advance(1, loss=metrics["loss"], pairs_per_s=metrics["pairs_per_s"])
                 state = replace(state, step=step, data=data)
-                if step == num_steps or (section.eval_every_steps and step % section.eval_every_steps == 0):
+                if step == num_steps or (
+                    section.eval_every_steps and step % section.eval_every_steps == 0
+                ):
                     state = self._evaluate(log, state, metrics["loss"])
                 every = section.checkpoint.every_steps
                 if every and step % every == 0 and step < num_steps:
@@ -151,7 +203,9 @@ class _Run:
 
     def _evaluate(self, log: Log, state: TrainState, loss: float) -> TrainState:
         found = self._validate(log, state.step)
-        self.env.report({"step": state.step, "loss": loss, **{f"validation_{k}": v for k, v in found.items()}})
+        self.env.report(
+            {"step": state.step, "loss": loss, **{f"validation_{k}": v for k, v in found.items()}}
+        )
         is_best = bool(found) and (state.best_loss is None or found["loss"] < state.best_loss)
         state = replace(state, latest=found)
         if is_best:
@@ -161,17 +215,28 @@ class _Run:
         return state
 
     def _reference(self, name: str, split: Split, *, fresh: bool) -> torch.Tensor:
-        """The reference's numbers: from the table that the recipe names, from this run's own, or made now.
+        """The reference's numbers: from the table that the recipe names, from this run's own, or
+        made now.
 
-        Before training the policy is the reference, and its numbers never change again, so no second model is needed.
+        Before training the policy is the reference, and its numbers never change again, so no
+        second model is needed.
         """
         given, own = self.section.reference, run_folder(self.out) / f"reference-{name}"
-        facts = reference_facts(self.base_sha256 or self.section.model, self.vlm, self.section.train.precision)
+        facts = reference_facts(
+            self.base_sha256 or self.section.model, self.vlm, self.section.train.precision
+        )
         if given is not None or (not fresh and (own / REFERENCE_DONE).is_file()):
-            return read_reference(Path(given) if given else own, split.reader, facts).to(self.env.device)
+            return read_reference(Path(given) if given else own, split.reader, facts).to(
+                self.env.device
+            )
         if not fresh:
-            raise StoreError(f"{own}: the reference of this unfinished run is gone; delete {run_folder(self.out)} to train anew")
-        table_N32 = self.scorer.table(split, f"reference, {name}", self.cells if name == "train" else ALL_CELLS)
+            raise StoreError(
+                f"{own}: the reference of this unfinished run is gone; delete"
+                f" {run_folder(self.out)} to train anew"
+            )
+        table_N32 = self.scorer.table(
+            split, f"reference, {name}", self.cells if name == "train" else ALL_CELLS
+        )
         self._stop_if_base_is_broken(table_N32, split.reader)
         if self.env.rank == 0 and self.section.checkpoint.every_steps:
             write_reference(own, split.reader, table_N32, facts)
@@ -179,16 +244,25 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, log: Log, step: int) -> Metrics:
-        """Loss, margins and accuracies over all validation pairs; at step 0 the policy is the reference."""
+        """Loss, margins and accuracies over all validation pairs; at step 0 the policy is the
+        reference.
+        """
         split = self.splits.get("validation")
         if split is None:
             return {}
         # At step 0 the policy is the reference, whose numbers are known.
         logps_N32 = split.reference_N32 if step == 0 else self.scorer.table(split)
         num_tokens_N2 = split.reader.num_tokens_N2.to(self.env.device)
-        scores = Scores(D_P32=logps_N32 - split.reference_N32, logps_P32=logps_N32, num_tokens_P2=num_tokens_N2)
+        scores = Scores(
+            D_P32=logps_N32 - split.reference_N32, logps_P32=logps_N32, num_tokens_P2=num_tokens_N2
+        )
         values_NK = self.measure_all(scores)[1]
-        stop_if_diverged(values_NK, self.measure_all.names, split.reader.pair_ids, f"validation after step {step}")
+        stop_if_diverged(
+            values_NK,
+            self.measure_all.names,
+            split.reader.pair_ids,
+            f"validation after step {step}",
+        )
         metrics = self.measure_all.mean(values_NK)
         log.write({"step": step, "split": "validation", **metrics})
         self._sample(log, split, step)
@@ -199,7 +273,12 @@ class _Run:
         if self.env.rank or self.trained.sharded or not options.num_samples:
             return  # sharded weights could be gathered by all workers together only
         with self.scorer.autocast():
-            samples = sample_answers(split.reader, self.vlm, num_pairs=options.num_samples, max_new_tokens=options.sample_tokens)
+            samples = sample_answers(
+                split.reader,
+                self.vlm,
+                num_pairs=options.num_samples,
+                max_new_tokens=options.sample_tokens,
+            )
         append_samples(self.out, step, samples)
         for sample in samples:
             text = f"{sample['question']}\n\na: {sample['answer_a']}\n\nb: {sample['answer_b']}"
@@ -212,18 +291,32 @@ class _Run:
         bad = name_not_finite(table_N32[:, cells.to(table_N32.device)].sum(dim=1), reader.pair_ids)
         if bad:
             raise ModelError(
-                f"model={self.section.model}: the base model's own log-probabilities of {bad} are not finite, before any training; "
-                "its weights, or precision, do not work on these pairs, so choose another base"
+                f"model={self.section.model}: the base model's own log-probabilities of {bad} are"
+                " not finite, before any training; its weights, or precision, do not work on these"
+                " pairs, so choose another base"
             )
 
     def _say_start(self, num_steps: int) -> None:
         counts = [_count(reader) for reader in self.readers.values()]
-        held_out = f"{counts[1]} for validation" if "validation" in self.readers else "no validation split"
+        held_out = (
+            f"{counts[1]} for validation" if "validation" in self.readers else "no validation split"
+        )
         trained = f"{num_trained(self.trained.parameters):,} trained parameters"
-        self.env.say(f"{counts[0]}, {held_out}; {num_steps} steps of {self.section.optim.batch_pairs} pairs; {trained}")
-        self.env.say("; ".join(f"{part}: {moving} of {total} trained" for part, total, moving in parameter_table(self.vlm.model)))
+        self.env.say(
+            f"{counts[0]}, {held_out}; {num_steps} steps of {self.section.optim.batch_pairs} pairs;"
+            f" {trained}"
+        )
+        self.env.say(
+            "; ".join(
+                f"{part}: {moving} of {total} trained"
+                for part, total, moving in parameter_table(self.vlm.model)
+            )
+        )
         if self.readers.keys() > self.splits.keys():
-            self.env.say("no validation: all its pairs are longer than max_length_tokens; raise it, or build data with shorter texts")
+            self.env.say(
+                "no validation: all its pairs are longer than max_length_tokens; raise it, or build"
+                " data with shorter texts"
+            )
 
     def _record(self, num_steps: int, state: TrainState) -> dict[str, Any]:
         section = self.section
@@ -234,7 +327,9 @@ class _Run:
             "data": section.data,
             "data_sha256": sha256_file(Path(section.data) / "manifest.json"),
             "pairs": {name: len(reader) for name, reader in self.readers.items()},
-            "pairs_dropped_too_long": {name: reader.num_dropped for name, reader in self.readers.items()},
+            "pairs_dropped_too_long": {
+                name: reader.num_dropped for name, reader in self.readers.items()
+            },
             "steps": num_steps,
             "best_step": state.best_step,
             "workers": self.env.world_size,
@@ -254,13 +349,20 @@ def objective_of(section: TrainSection) -> Objective:
 
 
 def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
-    """The pairs of each split that is there; of validation none may be left, of training some must be."""
-    names = [name for name in ("train", "validation") if name == "train" or num_rows(section.data, name)]
+    """The pairs of each split that is there; of validation none may be left, of training some must
+    be.
+    """
+    names = [
+        name for name in ("train", "validation") if name == "train" or num_rows(section.data, name)
+    ]
     limit = section.max_length_tokens
     readers = {name: PairReader(section.data, name, vlm, max_length_tokens=limit) for name in names}
     if not len(readers["train"]):
         num_pairs = readers["train"].num_dropped
-        raise MvcError(f"{section.data}: all {num_pairs} pairs of 'train' are longer than max_length_tokens={limit}; raise it")
+        raise MvcError(
+            f"{section.data}: all {num_pairs} pairs of 'train' are longer than"
+            f" max_length_tokens={limit}; raise it"
+        )
     return readers
 
 
@@ -271,4 +373,8 @@ def _count(reader: PairReader) -> str:
 
 def _memory(device: str) -> dict[str, float]:
     """The most GPU memory that this worker has held, in GB."""
-    return {"memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2)} if device.startswith("cuda") else {}
+    return (
+        {"memory_gb": round(torch.cuda.max_memory_allocated(device) / 1e9, 2)}
+        if device.startswith("cuda")
+        else {}
+    )

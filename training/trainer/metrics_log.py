@@ -1,4 +1,6 @@
-"""Where the numbers of a run go: metrics.jsonl always, TensorBoard by default, Weights & Biases if asked; rank 0 alone."""
+"""Where the numbers of a run go: metrics.jsonl always, TensorBoard by default, Weights & Biases if
+asked; rank 0 alone.
+"""
 
 import json
 import os
@@ -21,8 +23,8 @@ class Log:
     """One line per step and per validation, written at once.
 
     Args:
-        resumed_step: The step that the run goes on from. Lines of later steps, of which the checkpoint knows nothing,
-            are taken out: those steps are done again.
+        resumed_step: The step that the run goes on from. Lines of later steps, of which the
+            checkpoint knows nothing, are taken out: those steps are done again.
     """
 
     def __init__(self, section: TrainSection, env: Env, resumed_step: int | None = None) -> None:
@@ -37,7 +39,11 @@ class Log:
                 _forget_after(out / METRICS_FILE, resumed_step)
             self._file = (out / METRICS_FILE).open("a", encoding="utf-8")
             self._board = _tensorboard(out, resumed_step) if section.log.tensorboard else None
-            self._wandb = _wandb(section, resuming=resumed_step is not None) if section.log.wandb_project else None
+            self._wandb = (
+                _wandb(section, resuming=resumed_step is not None)
+                if section.log.wandb_project
+                else None
+            )
 
     def __enter__(self) -> Self:
         return self
@@ -57,12 +63,18 @@ class Log:
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         step, split = line["step"], line["split"]
-        numbers = {name: value for name, value in line.items() if isinstance(value, int | float) and name not in ("step", "epoch")}
+        numbers = {
+            name: value
+            for name, value in line.items()
+            if isinstance(value, int | float) and name not in ("step", "epoch")
+        }
         if self._board:
             for name, value in numbers.items():
                 self._board.add_scalar(f"{split}/{name}", value, step)
         if self._wandb:
-            self._wandb.log({f"{split}/{name}": value for name, value in numbers.items()} | {"step": step})
+            self._wandb.log(
+                {f"{split}/{name}": value for name, value in numbers.items()} | {"step": step}
+            )
 
     def write_text(self, name: str, text: str, step: int) -> None:
         """Shows a text, such as a generated answer, where texts can be shown."""
@@ -72,7 +84,10 @@ class Log:
 
 def _forget_after(path: Path, step: int) -> None:
     if path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]  # the last may be cut
+        # the last may be cut
+        lines = [
+            line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+        ]
         write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
 
 
@@ -87,7 +102,9 @@ def _wandb(section: TrainSection, *, resuming: bool) -> Any:
     try:
         import wandb  # type: ignore[import-not-found]
     except ImportError as error:
-        raise RecipeError("log.wandb_project: needs wandb; pip install --editable '.[wandb]', or set it to null") from error
+        raise RecipeError(
+            "log.wandb_project: needs wandb; pip install --editable '.[wandb]', or set it to null"
+        ) from error
     os.environ.setdefault("WANDB_SILENT", "true")
     return wandb.init(
         project=section.log.wandb_project,
@@ -99,7 +116,9 @@ def _wandb(section: TrainSection, *, resuming: bool) -> Any:
 
 
 def _wandb_id(out: Path, *, resuming: bool) -> str:
-    """What W&B knows this run by: kept beside its checkpoints, so that the process that goes on with them goes on with it too."""
+    """What W&B knows this run by: kept beside its checkpoints, so that the process that goes on
+    with them goes on with it too.
+    """
     kept = out / CHECKPOINTS / WANDB_ID
     if resuming and kept.is_file():
         return kept.read_text(encoding="utf-8").strip()

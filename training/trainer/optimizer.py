@@ -1,4 +1,6 @@
-"""How weights are updated: AdamW, its learning rate over the steps, and gradients summed over the workers."""
+"""How weights are updated: AdamW, its learning rate over the steps, and gradients summed over the
+workers.
+"""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +16,17 @@ GRADIENT_BUCKET = 32_000_000  # numbers summed over the workers in one call
 
 
 def learning_rate(optim: OptimSection, step: int, num_steps: int) -> float:
-    """The rate of step 0, 1, ..: a linear rise over the first `warmup_frac` of the steps, then half a cosine to 0."""
+    """The rate of step 0, 1, ..: a linear rise over the first `warmup_frac` of the steps, then half
+    a cosine to 0.
+    """
     num_warmup = math.ceil(optim.warmup_frac * num_steps)
     if step < num_warmup:
         return optim.lr * (step + 1) / num_warmup
-    return optim.lr * 0.5 * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
+    return (
+        optim.lr
+        * 0.5
+        * (1 + math.cos(math.pi * (step - num_warmup) / max(1, num_steps - num_warmup)))
+    )
 
 
 def adamw(parameters: Sequence[Any], optim: OptimSection) -> torch.optim.Optimizer:
@@ -27,7 +35,9 @@ def adamw(parameters: Sequence[Any], optim: OptimSection) -> torch.optim.Optimiz
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=(0.9, optim.adam_beta2), eps=1e-8, fused=True)
+    return torch.optim.AdamW(
+        groups, lr=optim.lr, betas=(0.9, optim.adam_beta2), eps=1e-8, fused=True
+    )
 
 
 def sum_gradients(parameters: Sequence[Any], env: Env) -> None:

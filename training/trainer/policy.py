@@ -1,6 +1,8 @@
-"""The model that is trained: which parts move, adapters, and how its weights lie in memory and over the workers.
+"""The model that is trained: which parts move, adapters, and how its weights lie in memory and over
+the workers.
 
-Everything starts frozen; what is to be trained is then opened by name, so that nothing is trained unnoticed.
+Everything starts frozen; what is to be trained is then opened by name, so that nothing is trained
+unnoticed.
 """
 
 import contextlib
@@ -28,7 +30,8 @@ PARTS = ("vision tower", "projector", "language model", "adapters")
 class Policy(nn.Module):
     """A model as a function from packed pairs to the log-probabilities of their responses.
 
-    A module of its own, so that FSDP2 gathers all weights that the function needs, the output layer's included.
+    A module of its own, so that FSDP2 gathers all weights that the function needs, the output
+    layer's included.
     """
 
     def __init__(self, model: Any) -> None:
@@ -42,7 +45,9 @@ class Policy(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """What a run trains: the model and its processor, the function over it, and the parameters that move."""
+    """What a run trains: the model and its processor, the function over it, and the parameters that
+    move.
+    """
 
     vlm: Vlm
     policy: Policy
@@ -86,8 +91,9 @@ def build_policy(section: TrainSection, device: str, world_size: int) -> Trained
 def _recompute_activations(model: Any) -> None:
     """Keeps only each layer's input for the backward pass.
 
-    Transformers does so in training mode alone. That mode must change nothing else: two responses share one pass over
-    their prompt, so dropout would not be what it is in separate passes, and the reference is computed without it.
+    Transformers does so in training mode alone. That mode must change nothing else: two responses
+    share one pass over their prompt, so dropout would not be what it is in separate passes, and the
+    reference is computed without it.
     """
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
@@ -121,9 +127,12 @@ def _load(section: TrainSection, device: str) -> Vlm:
 
 def _four_bits() -> Any:
     try:
-        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401 - an optional extra
+        import bitsandbytes  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ModelError("lora.quantize=nf4 needs bitsandbytes; pip install --editable '.[qlora]', or set lora.quantize=null") from error
+        raise ModelError(
+            "lora.quantize=nf4 needs bitsandbytes; pip install --editable '.[qlora]', or set"
+            " lora.quantize=null"
+        ) from error
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(
@@ -144,13 +153,23 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
     from peft import LoraConfig
 
     names = [name for name, module in vlm.model.named_modules() if isinstance(module, nn.Linear)]
-    language = [name for name in names if part_of(vlm.model, f"{name}.weight") == "language model" and name != "lm_head"]
+    language = [
+        name
+        for name in names
+        if part_of(vlm.model, f"{name}.weight") == "language model" and name != "lm_head"
+    ]
     chosen = [name for name in language if re.fullmatch(lora.targets, name.rpartition(".")[2])]
     if not chosen:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
-        raise ModelError(f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers are {known}")
-    # Every layer by its whole name: a pattern would reach the vision tower's layers of the same name.
-    config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen, bias="none")
+        raise ModelError(
+            f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers"
+            f" are {known}"
+        )
+    # Every layer by its whole name: a pattern would reach the vision tower's layers of the same
+    # name.
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen, bias="none"
+    )
     vlm.model.add_adapter(config)
 
 
@@ -165,17 +184,24 @@ def without_adapters(model: Any) -> Iterator[None]:
 
 
 def _shard(policy: Policy, *, low_precision: bool) -> None:
-    """Spreads the weights over the workers (FSDP2), layer by layer; the frozen vision tower, called apart, stays whole."""
+    """Spreads the weights over the workers (FSDP2), layer by layer; the frozen vision tower, called
+    apart, stays whole.
+    """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 
-    mixed = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if low_precision else MixedPrecisionPolicy()
+    mixed = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if low_precision
+        else MixedPrecisionPolicy()
+    )
     apart = set(families.parameters_of(policy.model, "vision tower"))
     for layer in policy.model.model.language_model.layers:
         fully_shard(layer, mp_policy=mixed)
     fully_shard(policy, mp_policy=mixed, ignored_params=apart)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
-            # Losses are divided by the pairs of the whole step, so gradients are summed over the workers, not averaged.
+            # Losses are divided by the pairs of the whole step, so gradients are summed over the
+            # workers, not averaged.
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)  # gloo cannot scale while it sums
 
@@ -195,9 +221,14 @@ def check_frozen(model: Any, trained: frozenset[str]) -> None:
     moving = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     wrong = [name for name in moving if part_of(model, name) not in trained]
     if wrong:
-        raise ModelError(f"expected only {', '.join(sorted(trained))} to be trained, but so would be {', '.join(wrong[:4])}")
+        raise ModelError(
+            f"expected only {', '.join(sorted(trained))} to be trained, but so would be"
+            f" {', '.join(wrong[:4])}"
+        )
     if not moving:
-        raise ModelError(f"nothing would be trained: the model has no parameters in {', '.join(sorted(trained))}")
+        raise ModelError(
+            f"nothing would be trained: the model has no parameters in {', '.join(sorted(trained))}"
+        )
 
 
 def num_trained(parameters: Sequence[Any]) -> int:

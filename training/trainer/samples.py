@@ -11,7 +11,9 @@ from training.models.vlm import Vlm
 SAMPLES_FILE = "samples.jsonl"
 
 
-def sample_answers(reader: PairReader, vlm: Vlm, *, num_pairs: int, max_new_tokens: int) -> list[dict[str, Any]]:
+def sample_answers(
+    reader: PairReader, vlm: Vlm, *, num_pairs: int, max_new_tokens: int
+) -> list[dict[str, Any]]:
     """Greedy answers to the questions of the first pairs of a split, about either image."""
     pairs = range(min(num_pairs, len(reader)))
     images = [reader.image(int(number)) for pair in pairs for number in reader.images_P2[pair]]
@@ -31,4 +33,6 @@ def sample_answers(reader: PairReader, vlm: Vlm, *, num_pairs: int, max_new_toke
 def append_samples(out: Path, step: int, samples: list[dict[str, Any]]) -> None:
     """Adds the answers of one evaluation to the file."""
     with (out / SAMPLES_FILE).open("a", encoding="utf-8") as file:
-        file.writelines(json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n" for sample in samples)
+        file.writelines(
+            json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n" for sample in samples
+        )

@@ -1,4 +1,5 @@
-"""The log-probabilities of the pairs of a split, in passes of a few pairs, over any number of workers.
+"""The log-probabilities of the pairs of a split, in passes of a few pairs, over any number of
+workers.
 
 Shapes: N pairs in a split, P in a pass.
 """
@@ -25,7 +26,9 @@ from training.trainer.policy import Trained
 
 @dataclass
 class Split:
-    """The pairs of one split with their vision features and, once made, the reference's log-probabilities."""
+    """The pairs of one split with their vision features and, once made, the reference's
+    log-probabilities.
+    """
 
     reader: PairReader
     features: VisionFeatures
@@ -34,7 +37,9 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Some pairs as a pass takes them, not yet on the device: one row, and what `VisionFeatures.load` gave for them."""
+    """Some pairs as a pass takes them, not yet on the device: one row, and what
+    `VisionFeatures.load` gave for them.
+    """
 
     pairs: Ints  # may be none; then the row is that of pair 0
     asked: Ints
@@ -59,8 +64,8 @@ class Scorer:
         """Some pairs in passes of like lengths: groups of one shape share a kernel call.
 
         Args:
-            num_passes: How many to make at least. Sharded weights are gathered by all workers together, so a worker
-                with fewer pairs makes passes without any.
+            num_passes: How many to make at least. Sharded weights are gathered by all workers
+                together, so a worker with fewer pairs makes passes without any.
         """
         order = pairs[np.argsort(split.reader.lengths[pairs], kind="stable")]
         chunks = [order[start : start + self._size] for start in range(0, len(order), self._size)]
@@ -74,9 +79,13 @@ class Scorer:
 
     def autocast(self) -> torch.autocast:
         """The precision that the recipe computes in, while the body runs."""
-        return torch.autocast(self._env.device.split(":")[0], torch.bfloat16, enabled=self._autocast)
+        return torch.autocast(
+            self._env.device.split(":")[0], torch.bfloat16, enabled=self._autocast
+        )
 
-    def ahead(self, split: Split, passes: Iterable[Ints], cells: frozenset[Cell] = ALL_CELLS) -> ReadAhead[Ints, Loaded]:
+    def ahead(
+        self, split: Split, passes: Iterable[Ints], cells: frozenset[Cell] = ALL_CELLS
+    ) -> ReadAhead[Ints, Loaded]:
         """What `run` takes for some passes, loaded while the one before runs."""
         return ReadAhead(passes, lambda pairs: self.load(split, pairs, cells))
 
@@ -85,38 +94,61 @@ class Scorer:
         """All that a pass needs besides the model, which is not run: a thread of its own may do it.
 
         Raises:
-            MvcError: A pair that cannot be packed, or an image that does not decode, with its pair_id.
+            MvcError: A pair that cannot be packed, or an image that does not decode, with its
+                pair_id.
         """
         asked = pairs if len(pairs) else np.zeros(1, np.int64)
-        return Loaded(pairs, asked, split.reader.packed(asked, cells), split.features.load(asked, _sides(cells)))
+        return Loaded(
+            pairs,
+            asked,
+            split.reader.packed(asked, cells),
+            split.features.load(asked, _sides(cells)),
+        )
 
     def run(self, split: Split, loaded: Loaded) -> Scores:
-        """The policy's scores of some pairs, differentiable; NaN in what is not among their cells. Of no pairs: those of pair 0."""
+        """The policy's scores of some pairs, differentiable; NaN in what is not among their cells.
+        Of no pairs: those of pair 0.
+        """
         packed, asked = loaded.packed.to(self._env.device), loaded.asked
         with self.autocast():
             features_a, features_b = split.features.get(asked, _sides(packed.cells), loaded.images)
             logps_P32 = self._trained.policy(packed, features_a, features_b)
         reference_P32 = (
-            split.reference_N32[torch.from_numpy(asked)].to(logps_P32.device) if len(split.reference_N32) else logps_P32.detach()
+            split.reference_N32[torch.from_numpy(asked)].to(logps_P32.device)
+            if len(split.reference_N32)
+            else logps_P32.detach()
         )
-        return Scores(D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=packed.num_tokens_P2)
+        return Scores(
+            D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=packed.num_tokens_P2
+        )
 
     @torch.no_grad()
     def table(self, split: Split, title: str = "", cells: frozenset[Cell] = ALL_CELLS) -> Tensor:
-        """The log-probabilities of every pair under the model as it is now, [N, 3, 2]; without a title nothing is shown."""
+        """The log-probabilities of every pair under the model as it is now, [N, 3, 2]; without a
+        title nothing is shown.
+        """
         table_N32 = torch.zeros(len(split.reader), 3, 2, device=self._env.device)
         order = np.argsort(split.reader.lengths, kind="stable")
         chunks = [order[start : start + self._size] for start in range(0, len(order), self._size)]
         world_size = self._env.world_size
         mine = chunks[self._env.rank :: world_size]
-        if self._trained.sharded:  # weights are gathered by all workers together, also by one without pairs
+        # weights are gathered by all workers together, also by one without pairs
+        if self._trained.sharded:
             mine += [order[:0]] * (math.ceil(len(chunks) / world_size) - len(mine))
-        with self._env.progress(title, len(order), "pairs") as progress, self.ahead(split, mine, cells) as ahead:
+        with (
+            self._env.progress(title, len(order), "pairs") as progress,
+            self.ahead(split, mine, cells) as ahead,
+        ):
             for index, loaded in enumerate(ahead):
                 scores = self.run(split, loaded)
                 if len(loaded.pairs):
                     table_N32[torch.from_numpy(loaded.pairs)] = scores.logps_P32.float()
-                progress.advance(sum(len(chunk) for chunk in chunks[index * world_size : (index + 1) * world_size]))
+                progress.advance(
+                    sum(
+                        len(chunk)
+                        for chunk in chunks[index * world_size : (index + 1) * world_size]
+                    )
+                )
         self._env.all_reduce(table_N32)
         return table_N32
 

@@ -1,4 +1,5 @@
-"""One optimiser step: its loss is the mean over the pairs of the step, whatever the workers and the micro-batches.
+"""One optimiser step: its loss is the mean over the pairs of the step, whatever the workers and the
+micro-batches.
 
 Shapes: B pairs in a global batch, P in a pass; K values per pair, the loss first.
 """
@@ -24,13 +25,17 @@ Metrics = dict[str, float]
 
 
 class DivergedError(UserError):
-    """The loss or a gradient is no longer a number; the message says at which step and for which pairs."""
+    """The loss or a gradient is no longer a number; the message says at which step and for which
+    pairs.
+    """
 
     exit_code = 1
 
 
 class Measure:
-    """An objective's loss and values of many pairs as one table, so that they are summed over workers in one call."""
+    """An objective's loss and values of many pairs as one table, so that they are summed over
+    workers in one call.
+    """
 
     def __init__(self, objective: Objective, cells: frozenset[Cell] = ALL_CELLS) -> None:
         self._objective = objective
@@ -39,32 +44,57 @@ class Measure:
     def __call__(self, scores: Scores) -> tuple[Tensor, Tensor]:
         """The loss per pair, [P], and its values beside it, [P, K]."""
         loss_P, values = self._objective(scores)
-        return loss_P, torch.stack([loss_P.detach(), *(values[name] for name in self.names)], dim=1).float()
+        return (
+            loss_P,
+            torch.stack([loss_P.detach(), *(values[name] for name in self.names)], dim=1).float(),
+        )
 
     def mean(self, values_BK: Tensor) -> Metrics:
         """The means by name."""
         means = values_BK.double().mean(dim=0).tolist()
-        return {"loss": means[0], **{name: round(mean, 6) for name, mean in zip(self.names, means[1:], strict=True)}}
+        return {
+            "loss": means[0],
+            **{name: round(mean, 6) for name, mean in zip(self.names, means[1:], strict=True)},
+        }
 
 
 class Updater:
     """Makes optimiser steps."""
 
-    def __init__(self, section: TrainSection, trained: Trained, scorer: Scorer, objective: Objective, env: Env) -> None:
+    def __init__(
+        self,
+        section: TrainSection,
+        trained: Trained,
+        scorer: Scorer,
+        objective: Objective,
+        env: Env,
+    ) -> None:
         self._optim, self._trained, self._scorer, self._env = section.optim, trained, scorer, env
         self._cells = objective.cells
         self._measure = Measure(objective, self._cells)
 
     def load(self, split: Split, batch_B: Ints) -> list[Loaded]:
-        """This worker's passes of a step with the pairs `batch_B`. Runs no model: a thread of its own may do it."""
+        """This worker's passes of a step with the pairs `batch_B`. Runs no model: a thread of its
+        own may do it.
+        """
         num_passes = self._scorer.num_passes(len(batch_B)) if self._trained.sharded else None
         mine = batch_B[self._env.rank :: self._env.world_size]
-        return [self._scorer.load(split, pairs, self._cells) for pairs in self._scorer.passes(split, mine, num_passes)]
+        return [
+            self._scorer.load(split, pairs, self._cells)
+            for pairs in self._scorer.passes(split, mine, num_passes)
+        ]
 
     def step(
-        self, split: Split, batch_B: Ints, passes: Sequence[Loaded], optimizer: torch.optim.Optimizer, rate: float, number: int
+        self,
+        split: Split,
+        batch_B: Ints,
+        passes: Sequence[Loaded],
+        optimizer: torch.optim.Optimizer,
+        rate: float,
+        number: int,
     ) -> Metrics:
-        """One update with the pairs `batch_B`, the same for all workers; returns its metrics over all of them.
+        """One update with the pairs `batch_B`, the same for all workers; returns its metrics over
+        all of them.
 
         Args:
             passes: What `load` gave for them.
@@ -82,11 +112,17 @@ class Updater:
                 (scores.logps_P32.nan_to_num().sum() * 0).backward()
                 continue
             loss_P, values_PK = self._measure(scores)
-            # Divided by the pairs of the whole step, so that summing over micro-batches and workers gives the mean.
+            # Divided by the pairs of the whole step, so that summing over micro-batches and workers
+            # gives the mean.
             (loss_P.sum() / len(batch_B)).backward()
             values_BK[torch.tensor([place_of[int(pair)] for pair in loaded.pairs])] = values_PK
         env.all_reduce(values_BK)
-        stop_if_diverged(values_BK, self._measure.names, [split.reader.pair_ids[pair] for pair in batch_B], f"step {number}")
+        stop_if_diverged(
+            values_BK,
+            self._measure.names,
+            [split.reader.pair_ids[pair] for pair in batch_B],
+            f"step {number}",
+        )
         norm = self._apply(optimizer, rate, number)
         return {**self._measure.mean(values_BK), "grad_norm": norm, "lr": rate}
 
@@ -97,24 +133,44 @@ class Updater:
         total: Any = torch.nn.utils.clip_grad_norm_(parameters, self._optim.clip_norm)
         norm = float(total.full_tensor() if self._trained.sharded else total)
         if not math.isfinite(norm):
-            raise DivergedError(f"step {number}: the gradient is not finite ({norm}) though the loss is; lower optim.lr")
+            raise DivergedError(
+                f"step {number}: the gradient is not finite ({norm}) though the loss is; lower"
+                " optim.lr"
+            )
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
         return norm
 
 
-def stop_if_diverged(values_NK: Tensor, names: Sequence[str], pair_ids: Sequence[str], when: str) -> None:
-    """Raises DivergedError if the loss of a pair is not finite, with the pairs and the terms of which it is the sum."""
+def stop_if_diverged(
+    values_NK: Tensor, names: Sequence[str], pair_ids: Sequence[str], when: str
+) -> None:
+    """Raises DivergedError if the loss of a pair is not finite, with the pairs and the terms of
+    which it is the sum.
+    """
     bad = name_not_finite(values_NK[:, 0], pair_ids)
     if bad:
         fine = values_NK.isfinite().all(dim=0).tolist()
-        terms = [name.removeprefix("loss_") for name, fine in zip(names, fine[1:], strict=True) if not fine and name.startswith("loss_")]
-        raise DivergedError(f"{when}: the loss of {bad} is not finite (terms: {', '.join(terms) or 'only their sum'}); lower optim.lr")
+        terms = [
+            name.removeprefix("loss_")
+            for name, fine in zip(names, fine[1:], strict=True)
+            if not fine and name.startswith("loss_")
+        ]
+        raise DivergedError(
+            f"{when}: the loss of {bad} is not finite (terms:"
+            f" {', '.join(terms) or 'only their sum'}); lower optim.lr"
+        )
 
 
 def name_not_finite(value_N: Tensor, pair_ids: Sequence[str]) -> str:
-    """How many pairs have no number, and the first of them: "2 of 8 pairs (id, id)"; empty if all have one."""
-    bad = [pair_id for pair_id, fine in zip(pair_ids, value_N.isfinite().tolist(), strict=True) if not fine]
+    """How many pairs have no number, and the first of them: "2 of 8 pairs (id, id)"; empty if all
+    have one.
+    """
+    bad = [
+        pair_id
+        for pair_id, fine in zip(pair_ids, value_N.isfinite().tolist(), strict=True)
+        if not fine
+    ]
     some = ", ".join(bad[:4]) + (" ..." if len(bad) > 4 else "")
     return f"{len(bad)} of {len(pair_ids)} pairs ({some})" if bad else ""

@@ -1,7 +1,9 @@
-"""Colours as people name them, measured from pixels, and the hue rotation that changes the name of one thing.
+"""Colours as people name them, measured from pixels, and the hue rotation that changes the name of
+one thing.
 
-Works in OKLab (Ottosson 2020), where a rotation of hue keeps how light and how colourful a pixel looks. Between the
-names are gaps: olive, teal, crimson or salmon have none here, because people would not agree on one.
+Works in OKLab (Ottosson 2020), where a rotation of hue keeps how light and how colourful a pixel
+looks. Between the names are gaps: olive, teal, crimson or salmon have none here, because people
+would not agree on one.
 """
 
 from dataclasses import dataclass
@@ -15,20 +17,32 @@ Mask = NDArray[np.bool_]
 Box = tuple[int, int, int, int]
 
 _LINEAR_TO_LMS = np.array(
-    [[0.4122214708, 0.5363325363, 0.0514459929], [0.2119034982, 0.6806995451, 0.1073969566], [0.0883024619, 0.2817188376, 0.6299787005]],
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ],
     np.float32,
 )
 _LMS_TO_LAB = np.array(
-    [[0.2104542553, 0.7936177850, -0.0040720468], [1.9779984951, -2.4285922050, 0.4505937099], [0.0259040371, 0.7827717662, -0.8086757660]],
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ],
     np.float32,
 )
 _VALUES = np.arange(256) / 255
-_LINEAR = np.where(_VALUES <= 0.04045, _VALUES / 12.92, ((_VALUES + 0.055) / 1.055) ** 2.4).astype(np.float32)
+_LINEAR = np.where(_VALUES <= 0.04045, _VALUES / 12.92, ((_VALUES + 0.055) / 1.055) ** 2.4).astype(
+    np.float32
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The part of OKLab that goes by one name: hue in degrees from `hue` to `hue` + `width`, lightness, chroma."""
+    """The part of OKLab that goes by one name: hue in degrees from `hue` to `hue` + `width`,
+    lightness, chroma.
+    """
 
     hue: float
     width: float
@@ -53,11 +67,13 @@ COLOURS = {
 }
 NAMES = tuple(COLOURS)
 
-# Of a thing's pixels: how many must have the name that it goes by, and how many may have other names.
+# Of a thing's pixels: how many must have the name that it goes by, and how many may have other
+# names.
 MIN_NAMED, MAX_OTHERS = 0.5, 0.15
 # A patch without a box is the photographed thing only if it is neither a detail nor the background.
 MIN_PATCH, MAX_PATCH, MIN_IN_ONE_PATCH = 0.06, 0.6, 0.85
-# A thing's shades may be so much larger than what bears its name; more is background of the same hue.
+# A thing's shades may be so much larger than what bears its name; more is background of the same
+# hue.
 MAX_REACH = 1.6
 _SEARCH_SIDE_PX = 224  # grabCut takes seconds on large pictures, and finding a thing needs no more
 _HUE_NEAR, _HUE_FAR = 35.0, 55.0
@@ -71,7 +87,9 @@ def to_lab(pixels: Pixels) -> Floats:
 
 def to_rgb(lab: Floats) -> Pixels:
     """8-bit sRGB of OKLab; what no screen can show is clipped. [..., 3] -> [..., 3]."""
-    linear = np.clip((lab @ np.linalg.inv(_LMS_TO_LAB).T) ** 3 @ np.linalg.inv(_LINEAR_TO_LMS).T, 0, 1)
+    linear = np.clip(
+        (lab @ np.linalg.inv(_LMS_TO_LAB).T) ** 3 @ np.linalg.inv(_LINEAR_TO_LMS).T, 0, 1
+    )
     values = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
     return np.rint(values * 255).astype(np.uint8)
 
@@ -85,12 +103,18 @@ def _chroma(lab: Floats) -> Floats:
 
 
 def named(lab: Floats) -> NDArray[np.int8]:
-    """Per pixel the number of its name in NAMES, or -1 for grey, brown, teal and all else that has none."""
+    """Per pixel the number of its name in NAMES, or -1 for grey, brown, teal and all else that has
+    none.
+    """
     hue, chroma, lightness = _hue(lab), _chroma(lab), lab[..., 0]
     names = np.full(lab.shape[:-1], -1, np.int8)
     for number, region in enumerate(COLOURS.values()):
         inside = (hue - region.hue) % 360 <= region.width
-        inside &= (lightness >= region.min_lightness) & (lightness <= region.max_lightness) & (chroma >= region.min_chroma)
+        inside &= (
+            (lightness >= region.min_lightness)
+            & (lightness <= region.max_lightness)
+            & (chroma >= region.min_chroma)
+        )
         names[inside] = number
     return names
 
@@ -106,13 +130,19 @@ def colour_name(pixels: Pixels) -> str:
 def _agreed(names: NDArray[np.int8]) -> str:
     counts = np.bincount(names[names >= 0], minlength=len(NAMES))
     best = int(counts.argmax())
-    clear = names.size > 0 and counts[best] >= MIN_NAMED * names.size and counts.sum() - counts[best] <= MAX_OTHERS * names.size
+    clear = (
+        names.size > 0
+        and counts[best] >= MIN_NAMED * names.size
+        and counts.sum() - counts[best] <= MAX_OTHERS * names.size
+    )
     return NAMES[best] if clear else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a thing is: the pixels that are measured, and those that may turn with it (its shades and its rim)."""
+    """Where a thing is: the pixels that are measured, and those that may turn with it (its shades
+    and its rim).
+    """
 
     thing: Mask
     reach: Mask
@@ -120,7 +150,8 @@ class Found:
 
 
 def find_in_box(pixels: Pixels, box: Box) -> Found | None:
-    """The thing in a box, told from its surroundings by grabCut; None if it does not stand out or has no clear colour. [H, W, 3].
+    """The thing in a box, told from its surroundings by grabCut; None if it does not stand out or
+    has no clear colour. [H, W, 3].
 
     Nothing of it reaches out of the box.
     """
@@ -142,12 +173,16 @@ def find_in_box(pixels: Pixels, box: Box) -> Found | None:
 
 
 def find_by_colour(pixels: Pixels) -> Found | None:
-    """The one patch of clear colour in the middle of a photograph; None if there is none, or more than one. [H, W, 3].
+    """The one patch of clear colour in the middle of a photograph; None if there is none, or more
+    than one. [H, W, 3].
 
-    It is in one piece, holds nearly all of its colour in the photograph, covers 6 to 60 % of it and keeps off its edges.
+    It is in one piece, holds nearly all of its colour in the photograph, covers 6 to 60 % of it and
+    keeps off its edges.
     """
     names = named(to_lab(_smaller(pixels)))
-    patches = [patch for number in range(len(NAMES)) if (patch := _patch(names == number)) is not None]
+    patches = [
+        patch for number in range(len(NAMES)) if (patch := _patch(names == number)) is not None
+    ]
     if len(patches) != 1:
         return None
     thing, hull = (_enlarged(mask, pixels) for mask in patches[0])
@@ -158,14 +193,18 @@ def _smaller(pixels: Pixels) -> Pixels:
     import cv2
 
     scale = min(1.0, _SEARCH_SIDE_PX / max(pixels.shape[:2]))
-    return np.asarray(cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(
+        cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
+    )
 
 
 def _enlarged(mask: Mask, pixels: Pixels) -> Mask:
     import cv2
 
     height, width = pixels.shape[:2]
-    return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR).astype(bool)
+    return cv2.resize(
+        mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR
+    ).astype(bool)
 
 
 def _patch(coloured: Mask) -> tuple[Mask, Mask] | None:
@@ -180,25 +219,36 @@ def _patch(coloured: Mask) -> tuple[Mask, Mask] | None:
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=cv2.contourArea)
     filled, hull = (
-        cv2.drawContours(np.zeros_like(closed), [shape], -1, 1, cv2.FILLED).astype(bool) for shape in (outline, cv2.convexHull(outline))
+        cv2.drawContours(np.zeros_like(closed), [shape], -1, 1, cv2.FILLED).astype(bool)
+        for shape in (outline, cv2.convexHull(outline))
     )
     edge = np.concatenate([filled[0], filled[-1], filled[:, 0], filled[:, -1]])
     rows, columns = filled.nonzero()
     is_central = abs(rows.mean() / height - 0.5) < 0.25 and abs(columns.mean() / width - 0.5) < 0.25
     is_whole = (coloured & filled).sum() >= MIN_IN_ONE_PATCH * coloured.sum()
-    fits = MIN_PATCH <= filled.mean() <= MAX_PATCH and edge.mean() <= 0.01 and is_central and is_whole
+    fits = (
+        MIN_PATCH <= filled.mean() <= MAX_PATCH and edge.mean() <= 0.01 and is_central and is_whole
+    )
     return (filled, hull) if fits else None
 
 
 def _found(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> Found | None:
-    """The thing with its colour and reach; None if the colour is not clear, in the thing and in its hull, or goes on far beyond it."""
+    """The thing with its colour and reach; None if the colour is not clear, in the thing and in its
+    hull, or goes on far beyond it.
+    """
     import cv2
 
     names = named(lab)
     colour = _agreed(names[thing])
-    if not colour or (names[around] >= 0).sum() - (names[around] == NAMES.index(colour)).sum() > MAX_OTHERS * around.sum():
+    if (
+        not colour
+        or (names[around] >= 0).sum() - (names[around] == NAMES.index(colour)).sum()
+        > MAX_OTHERS * around.sum()
+    ):
         return None
-    alike = (_away(lab, _main_hue(lab[thing], colour)) < _HUE_NEAR) & (_chroma(lab) > 0.03) & allowed
+    alike = (
+        (_away(lab, _main_hue(lab[thing], colour)) < _HUE_NEAR) & (_chroma(lab) > 0.03) & allowed
+    )
     _, pieces = cv2.connectedComponents((alike | thing).astype(np.uint8))
     shades = np.isin(pieces, np.unique(pieces[thing])) & alike
     if shades.sum() > MAX_REACH * thing.sum():
@@ -210,7 +260,9 @@ def _found(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> Found | Non
 def _main_hue(lab: Floats, colour: str) -> float:
     """The median hue of those pixels that bear the name, in degrees."""
     own = _hue(lab[named(lab) == NAMES.index(colour)])
-    return float(np.median((own - COLOURS[colour].middle + 180) % 360 - 180)) + COLOURS[colour].middle
+    return (
+        float(np.median((own - COLOURS[colour].middle + 180) % 360 - 180)) + COLOURS[colour].middle
+    )
 
 
 def _away(lab: Floats, hue: float) -> Floats:
@@ -218,10 +270,11 @@ def _away(lab: Floats, hue: float) -> Floats:
 
 
 def recolour(pixels: Pixels, found: Found, target: str) -> Pixels | None:
-    """The picture with the thing's own hue turned to that of `target`; None unless the result, measured, bears that name. [H, W, 3].
+    """The picture with the thing's own hue turned to that of `target`; None unless the result,
+    measured, bears that name. [H, W, 3].
 
-    Only pixels near the thing's main hue turn; its white, grey and differently coloured parts stay, and so does all
-    that lies out of its reach.
+    Only pixels near the thing's main hue turn; its white, grey and differently coloured parts stay,
+    and so does all that lies out of its reach.
     """
     import cv2
 

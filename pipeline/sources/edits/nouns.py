@@ -1,6 +1,8 @@
-"""English for labels: "an apple", "two mice", "a pair of glasses". Labels are data: singular, countable nouns.
+"""English for labels: "an apple", "two mice", "a pair of glasses". Labels are data: singular,
+countable nouns.
 
-Rules with tables for the common exceptions, no dictionary; a label that comes out wrong is mended in the manifest.
+Rules with tables for the common exceptions, no dictionary; a label that comes out wrong is mended
+in the manifest.
 """
 
 import re
@@ -9,10 +11,12 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 # One of these is called a pair.
 PAIRS = frozenset(
-    "binoculars boxers briefs clippers eyeglasses forceps glasses goggles headphones jeans knickers leggings overalls pajamas panties pants"
-    " pincers pliers pyjamas scissors shears shorts spectacles sunglasses swimming-trunks tights tongs trousers trunks tweezers".split()
+    "binoculars boxers briefs clippers eyeglasses forceps glasses goggles headphones jeans knickers"
+    " leggings overalls pajamas panties pants pincers pliers pyjamas scissors shears shorts"
+    " spectacles sunglasses swimming-trunks tights tongs trousers trunks tweezers".split()
 )
-# Whole words, and ends of words: "grandchild", "wineglass" and "bookshelf" go as their last part does.
+# Whole words, and ends of words: "grandchild", "wineglass" and "bookshelf" go as their last part
+# does.
 _WORDS = {
     "goose": "geese",
     "louse": "lice",
@@ -29,10 +33,18 @@ _WORDS = {
     "thief": "thieves",
     "hoof": "hooves",
     **{word: f"{word[:-1]}ves" for word in "calf elf half sheaf".split()},
-    **{word: f"{word}es" for word in "potato tomato hero echo torpedo mango buffalo volcano domino mosquito tornado".split()},
+    **{
+        word: f"{word}es"
+        for word in (
+            "potato tomato hero echo torpedo mango buffalo volcano domino mosquito tornado".split()
+        )
+    },
     **{word: f"{word[:-2]}es" for word in "crisis oasis basis analysis".split()},
     **{word: f"{word}s" for word in "human german roman shaman ottoman talisman caiman".split()},
-    **{word: word for word in "aircraft bison cod deer elk hovercraft moose offspring salmon series sheep shrimp".split()},
+    **{
+        word: word
+        for word in "aircraft bison cod deer elk hovercraft moose offspring salmon series sheep shrimp".split()
+    },
     **{word: word for word in "spacecraft species squid swine trout tuna".split()},
 }
 _ENDS = {
@@ -82,7 +94,11 @@ def _plural_word(word: str) -> str:
     for end, ends in _ENDS.items():
         if lower.endswith(end):
             return f"{word[: -len(end)]}{word[-len(end)]}{ends[1:]}"
-    if lower.endswith("y") and len(lower) > 1 and (lower[-2] not in "aeiou" or lower.endswith("quy")):
+    if (
+        lower.endswith("y")
+        and len(lower) > 1
+        and (lower[-2] not in "aeiou" or lower.endswith("quy"))
+    ):
         return f"{word[:-1]}ies"
     return f"{word}es" if lower.endswith(("s", "x", "z", "ch", "sh")) else f"{word}s"
 

@@ -1,8 +1,9 @@
-"""The edits: each takes photographs of one fold and makes two views that differ in one fact, and the words for it.
+"""The edits: each takes photographs of one fold and makes two views that differ in one fact, and
+the words for it.
 
-An operation's `choices` are all it can start from, known from the manifest alone; `make` draws a pair from one of them.
-What it says is true if the manifest is: a label names the one thing that a photograph is of, and boxes, where there are
-any, are complete for their labels.
+An operation's `choices` are all it can start from, known from the manifest alone; `make` draws a
+pair from one of them. What it says is true if the manifest is: a label names the one thing that a
+photograph is of, and boxes, where there are any, are complete for their labels.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,12 +15,24 @@ from pipeline.sources.edits.colours import NAMES, find_by_colour, find_in_box, r
 from pipeline.sources.edits.nouns import NUMBERS
 from pipeline.sources.edits.photos import Album, NotMade, Photo
 from pipeline.sources.edits.phrasing import Texts, write
-from pipeline.sources.edits.views import Thing, View, apart, grid, mirrored, overlaps, shrunk, tile_side, without
+from pipeline.sources.edits.views import (
+    Thing,
+    View,
+    apart,
+    grid,
+    mirrored,
+    overlaps,
+    shrunk,
+    tile_side,
+    without,
+)
 
 LEFT_RIGHT, ABOVE_BELOW = ("to the left of", "to the right of"), ("above", "below")
-PLACES = {2: ("on the left", "on the right"), 1: ("at the top", "at the bottom")}  # by the number of columns
+# by the number of columns
+PLACES = {2: ("on the left", "on the right"), 1: ("at the top", "at the bottom")}
 MAX_COUNT = 4
-# How many photographs are tried before a pair without a clear colour, or without a clean filling, is given up.
+# How many photographs are tried before a pair without a clear colour, or without a clean filling,
+# is given up.
 MAX_TRIES = 100
 
 Choice = Sequence[Photo]
@@ -68,18 +81,40 @@ def _draw_two(rng: Random, album: Album, fold: Choice) -> tuple[Photo, Photo]:
 def _folds_of_two_labels(album: Album) -> list[Choice]:
     """Of each fold, the photographs that have one of another thing beside them."""
     several = [fold for fold in album.folds if len({photo.label for photo in fold}) > 1]
-    found = [[photo for photo in fold if any(album.differ(photo, other) for other in fold)] for fold in several]
+    found = [
+        [photo for photo in fold if any(album.differ(photo, other) for other in fold)]
+        for fold in several
+    ]
     return [fold for fold in found if fold]
 
 
-def _placed(rng: Random, views: tuple[View, View], first: str, second: str, relation: tuple[str, str], photos: tuple[Photo, ...]) -> Edit:
-    """Two views of which one has label `first` in the first relation to `second`, the other in the second one.
+def _placed(
+    rng: Random,
+    views: tuple[View, View],
+    first: str,
+    second: str,
+    relation: tuple[str, str],
+    photos: tuple[Photo, ...],
+) -> Edit:
+    """Two views of which one has label `first` in the first relation to `second`, the other in the
+    second one.
 
-    Either thing may be the one that is talked about: otherwise "left" would always be true of side a.
+    Either thing may be the one that is talked about: otherwise "left" would always be true of side
+    a.
     """
-    subject, other, values = rng.choice(((first, second, relation), (second, first, (relation[1], relation[0]))))
+    subject, other, values = rng.choice(
+        ((first, second, relation), (second, first, (relation[1], relation[0])))
+    )
     texts = write(rng, "place", subject, values, other)
-    return Edit(view_a=views[0], view_b=views[1], category="position", subject=subject, values=values, texts=texts, photos=photos)
+    return Edit(
+        view_a=views[0],
+        view_b=views[1],
+        category="position",
+        subject=subject,
+        values=values,
+        texts=texts,
+        photos=photos,
+    )
 
 
 def swap(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
@@ -88,7 +123,14 @@ def swap(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
     num_columns = rng.choice((1, 2))
     tiles = (album.look(first), album.look(second))
     views = (_collage(tiles, num_columns, size_px), _collage(tiles[::-1], num_columns, size_px))
-    return _placed(rng, views, first.label, second.label, LEFT_RIGHT if num_columns == 2 else ABOVE_BELOW, (first, second))
+    return _placed(
+        rng,
+        views,
+        first.label,
+        second.label,
+        LEFT_RIGHT if num_columns == 2 else ABOVE_BELOW,
+        (first, second),
+    )
 
 
 def _folds_to_count(album: Album) -> list[Choice]:
@@ -96,7 +138,9 @@ def _folds_to_count(album: Album) -> list[Choice]:
 
 
 def _countable(album: Album, fold: Choice) -> dict[str, list[Photo]]:
-    """The photographs that show one thing of their label and nothing else that may be called so; labels with two or more."""
+    """The photographs that show one thing of their label and nothing else that may be called so;
+    labels with two or more.
+    """
     found: dict[str, list[Photo]] = {}
     for photo in fold:
         if album.number_of(photo, photo.label) == 1:
@@ -105,7 +149,9 @@ def _countable(album: Album, fold: Choice) -> dict[str, list[Photo]]:
 
 
 def count(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
-    """Four places with n photographs of a label, and the same with m of them; other things in the places that are left."""
+    """Four places with n photographs of a label, and the same with m of them; other things in the
+    places that are left.
+    """
     countable = _countable(album, fold)
     label = rng.choice(list(countable))
     numbers = rng.sample(range(1, min(MAX_COUNT, len(countable[label])) + 1), 2)
@@ -116,12 +162,25 @@ def count(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
     places = rng.sample(range(MAX_COUNT), MAX_COUNT)
     shown = [album.look(photo) for photo in counted]
     # The last places first, so that those which both sides fill hold the same filler.
-    filling: list[View | None] = [*(album.look(photo) for photo in fillers), *[None] * MAX_COUNT][:MAX_COUNT][::-1]
-    views = [_collage([(shown[:number] + filling[number:])[place] for place in places], 2, size_px) for number in numbers]
+    filling: list[View | None] = [*(album.look(photo) for photo in fillers), *[None] * MAX_COUNT][
+        :MAX_COUNT
+    ][::-1]
+    views = [
+        _collage([(shown[:number] + filling[number:])[place] for place in places], 2, size_px)
+        for number in numbers
+    ]
     values = (NUMBERS[numbers[0]], NUMBERS[numbers[1]])
     texts = write(rng, "count", label, values)
     photos = (*counted, *fillers)
-    return Edit(view_a=views[0], view_b=views[1], category="count", subject=label, values=values, texts=texts, photos=photos)
+    return Edit(
+        view_a=views[0],
+        view_b=views[1],
+        category="count",
+        subject=label,
+        values=values,
+        texts=texts,
+        photos=photos,
+    )
 
 
 def _of_many_subjects(rng: Random, photos: Sequence[Photo], number: int) -> list[Photo]:
@@ -129,7 +188,9 @@ def _of_many_subjects(rng: Random, photos: Sequence[Photo], number: int) -> list
     by_subject: dict[str, list[Photo]] = {}
     for photo in rng.sample(photos, len(photos)):
         by_subject.setdefault(photo.subject, []).append(photo)
-    rounds = [(turn, place) for place, own in enumerate(by_subject.values()) for turn in range(len(own))]
+    rounds = [
+        (turn, place) for place, own in enumerate(by_subject.values()) for turn in range(len(own))
+    ]
     groups = list(by_subject.values())
     return [groups[place][turn] for turn, place in sorted(rounds)[:number]]
 
@@ -139,7 +200,9 @@ def _folds_of_three(album: Album) -> list[Choice]:
 
 
 def replace_one(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
-    """Two photographs beside or above each other, and the same with one replaced by one of another thing."""
+    """Two photographs beside or above each other, and the same with one replaced by one of another
+    thing.
+    """
     old, new = _draw_two(rng, album, fold)
     kept = rng.choice([photo for photo in fold if photo not in (old, new)])
     num_columns, place = rng.choice((1, 2)), rng.choice((0, 1))
@@ -148,17 +211,33 @@ def replace_one(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
     views = [_collage(pair if place == 0 else pair[::-1], num_columns, size_px) for pair in tiles]
     where, values = PLACES[num_columns][place], (old.label, new.label)
     texts = write(rng, "which", where, values, where)
-    return Edit(view_a=views[0], view_b=views[1], category="object", subject=where, values=values, texts=texts, photos=(old, new, kept))
+    return Edit(
+        view_a=views[0],
+        view_b=views[1],
+        category="object",
+        subject=where,
+        values=values,
+        texts=texts,
+        photos=(old, new, kept),
+    )
 
 
 def _to_mirror(album: Album) -> list[Choice]:
-    return [*([photo] for photo in album.photos if _couples(album, photo)), *_folds_of_two_labels(album)]
+    return [
+        *([photo] for photo in album.photos if _couples(album, photo)),
+        *_folds_of_two_labels(album),
+    ]
 
 
 def _couples(album: Album, photo: Photo) -> list[tuple[Thing, Thing]]:
     """Boxed things of which each is the only one of its kind, the first to the left of the second."""
     single = [thing for thing in photo.things if album.number_of(photo, thing.label) == 1]
-    return [(one, other) for one in single for other in single if apart(one.box, other.box) and not album.may_be(one.label, other.label)]
+    return [
+        (one, other)
+        for one in single
+        for other in single
+        if apart(one.box, other.box) and not album.may_be(one.label, other.label)
+    ]
 
 
 def flip(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
@@ -179,9 +258,15 @@ def _to_recolour(album: Album) -> list[Choice]:
 
 
 def _recolourable(album: Album, photo: Photo) -> list[int]:
-    """Numbers of the things of which there is one, and whose label names no colour; [0] of a photograph without boxes."""
+    """Numbers of the things of which there is one, and whose label names no colour; [0] of a
+    photograph without boxes.
+    """
     labels = [thing.label for thing in photo.things] or [photo.label]
-    return [n for n, label in enumerate(labels) if album.number_of(photo, label) == 1 and not set(label.lower().split()) & set(NAMES)]
+    return [
+        n
+        for n, label in enumerate(labels)
+        if album.number_of(photo, label) == 1 and not set(label.lower().split()) & set(NAMES)
+    ]
 
 
 def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
@@ -189,7 +274,8 @@ def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edi
 
     Without a box it is taken to be the one patch of clear colour in the photograph's middle.
     """
-    # Drawn here, not in an attempt: what one that fails draws would depend on whether it is known to fail.
+    # Drawn here, not in an attempt: what one that fails draws would depend on whether it is known
+    # to fail.
     targets = rng.sample(NAMES, len(NAMES))
 
     def attempt(photo: Photo, number: int) -> Edit | None:
@@ -197,7 +283,9 @@ def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edi
         thing = view.things[number]
         found = find_in_box(view.pixels, thing.box) if photo.things else find_by_colour(view.pixels)
         turned = ((target, recolour(view.pixels, found, target)) for target in targets if found)
-        target, pixels = next(((target, pixels) for target, pixels in turned if pixels is not None), ("", None))
+        target, pixels = next(
+            ((target, pixels) for target, pixels in turned if pixels is not None), ("", None)
+        )
         if found is None or pixels is None:
             return None
         view_a, view_b = (
@@ -206,7 +294,15 @@ def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edi
         )
         values = (found.colour, target)
         texts = write(rng, "colour", thing.label, values)
-        return Edit(view_a=view_a, view_b=view_b, category="attribute", subject=thing.label, values=values, texts=texts, photos=(photo,))
+        return Edit(
+            view_a=view_a,
+            view_b=view_b,
+            category="attribute",
+            subject=thing.label,
+            values=values,
+            texts=texts,
+            photos=(photo,),
+        )
 
     return _first_that_works(rng, album, choice, _recolourable, attempt, "colour_not_clear")
 
@@ -225,8 +321,12 @@ def _first_that_works(
         NotMade: None did; for `reason`, or because a photograph among them cannot be read.
     """
     outcome = NotMade(reason)
-    tried = [(photo, numbers(album, photo)) for photo in rng.sample(photos, min(MAX_TRIES, len(photos)))]
-    for photo, number in [(photo, number) for photo, own in tried for number in rng.sample(own, len(own))]:
+    tried = [
+        (photo, numbers(album, photo)) for photo in rng.sample(photos, min(MAX_TRIES, len(photos)))
+    ]
+    for photo, number in [
+        (photo, number) for photo, own in tried for number in rng.sample(own, len(own))
+    ]:
         if (reason, photo.image, number) in album.dead_ends:
             continue
         try:
@@ -246,18 +346,25 @@ def _to_remove(album: Album) -> list[Choice]:
 
 
 def _removable(album: Album, photo: Photo) -> list[int]:
-    """Numbers of the things that overlap no other, and that are what all things are called which may be called so."""
+    """Numbers of the things that overlap no other, and that are what all things are called which
+    may be called so.
+    """
     return [
         n
         for n, thing in enumerate(photo.things)
         if sum(overlaps(thing.box, other.box) for other in photo.things) == 1
-        and all(other.label == thing.label or not album.may_be(other.label, thing.label) for other in photo.things)
+        and all(
+            other.label == thing.label or not album.may_be(other.label, thing.label)
+            for other in photo.things
+        )
         and album.number_of(photo, thing.label) < len(NUMBERS)
     ]
 
 
 def inpaint(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
-    """A boxed photograph, and the same without one thing; where others of its kind remain, their number is the contrast."""
+    """A boxed photograph, and the same without one thing; where others of its kind remain, their
+    number is the contrast.
+    """
 
     def attempt(photo: Photo, number: int) -> Edit | None:
         view = shrunk(album.look(photo), size_px)
@@ -269,7 +376,15 @@ def inpaint(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
         values = (NUMBERS[num_before], NUMBERS[num_before - 1])
         texts = write(rng, "presence" if num_before == 1 else "count", thing.label, values)
         category: Category = "object" if num_before == 1 else "count"
-        return Edit(view_a=view, view_b=view_b, category=category, subject=thing.label, values=values, texts=texts, photos=(photo,))
+        return Edit(
+            view_a=view,
+            view_b=view_b,
+            category=category,
+            subject=thing.label,
+            values=values,
+            texts=texts,
+            photos=(photo,),
+        )
 
     return _first_that_works(rng, album, choice, _removable, attempt, "no_clean_filling")
 
@@ -277,9 +392,25 @@ def inpaint(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
 _TWO = "two photographs of different labels in one fold"
 OPERATIONS = {
     "swap": Operation("collage", "position", _TWO, _folds_of_two_labels, swap),
-    "count": Operation("collage", "count", "two photographs of the same label in one fold", _folds_to_count, count),
-    "replace": Operation("collage", "object", "three photographs, of two labels or more, in one fold", _folds_of_three, replace_one),
-    "recolour": Operation("recolour", "attribute", "photographs that show one thing of a label", _to_recolour, recolour_one),
-    "flip": Operation("flip", "position", f"{_TWO}, or two boxes side by side in one photograph", _to_mirror, flip),
+    "count": Operation(
+        "collage", "count", "two photographs of the same label in one fold", _folds_to_count, count
+    ),
+    "replace": Operation(
+        "collage",
+        "object",
+        "three photographs, of two labels or more, in one fold",
+        _folds_of_three,
+        replace_one,
+    ),
+    "recolour": Operation(
+        "recolour",
+        "attribute",
+        "photographs that show one thing of a label",
+        _to_recolour,
+        recolour_one,
+    ),
+    "flip": Operation(
+        "flip", "position", f"{_TWO}, or two boxes side by side in one photograph", _to_mirror, flip
+    ),
     "inpaint": Operation("inpaint", "object", "photographs with boxes", _to_remove, inpaint),
 }

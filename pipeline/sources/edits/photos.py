@@ -1,4 +1,6 @@
-"""The photographs that edits are made from: what a manifest says of them, and the folds that keep them apart."""
+"""The photographs that edits are made from: what a manifest says of them, and the folds that keep
+them apart.
+"""
 
 import hashlib
 import json
@@ -30,7 +32,7 @@ class PhotoColumns(Section):
     license: str | None = "license"
 
 
-class NotMade(Exception):  # noqa: N818 - an outcome that costs one pair, not an error
+class NotMade(Exception):
     """A pair cannot be made from these photographs; `reason` is the fact in snake case."""
 
     def __init__(self, reason: str) -> None:
@@ -40,7 +42,9 @@ class NotMade(Exception):  # noqa: N818 - an outcome that costs one pair, not an
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One photograph: its label, the one thing or person that others may show too, and the boxes of what is in it."""
+    """One photograph: its label, the one thing or person that others may show too, and the boxes of
+    what is in it.
+    """
 
     image: str
     label: str
@@ -78,7 +82,11 @@ def _photo(row: Mapping[str, Any], columns: PhotoColumns, default_license: str) 
     name = posixpath.normpath(image)
     subject = row.get(columns.subject or "")
     return Photo(
-        name, _clean(label), name if subject is None else str(subject), things, str(row.get(columns.license or "") or default_license)
+        name,
+        _clean(label),
+        name if subject is None else str(subject),
+        things,
+        str(row.get(columns.license or "") or default_license),
     )
 
 
@@ -91,13 +99,25 @@ def _things(boxes: object) -> tuple[Thing, ...] | None:
         return None
     things = []
     for entry in boxes:
-        label, box = (entry.get("label"), entry.get("box")) if isinstance(entry, dict) else (None, None)
-        if not isinstance(label, str) or not _clean(label) or not isinstance(box, list) or len(box) != 4:
+        label, box = (
+            (entry.get("label"), entry.get("box")) if isinstance(entry, dict) else (None, None)
+        )
+        if (
+            not isinstance(label, str)
+            or not _clean(label)
+            or not isinstance(box, list)
+            or len(box) != 4
+        ):
             return None
         if not all(isinstance(edge, int | float) and abs(edge) < 1e6 for edge in box):
             return None
         # Outwards, so that a box of fractions still holds its thing.
-        x0, y0, x1, y1 = int(box[0] // 1), int(box[1] // 1), int(-(-box[2] // 1)), int(-(-box[3] // 1))
+        x0, y0, x1, y1 = (
+            int(box[0] // 1),
+            int(box[1] // 1),
+            int(-(-box[2] // 1)),
+            int(-(-box[3] // 1)),
+        )
         if not (0 <= x0 < x1 and 0 <= y0 < y1):
             return None
         things.append(Thing(_clean(label), (x0, y0, x1, y1)))
@@ -105,16 +125,20 @@ def _things(boxes: object) -> tuple[Thing, ...] | None:
 
 
 def folds_of(photos: Sequence[Photo], num_folds: int | None) -> dict[str, int]:
-    """The fold of each subject: a deal in hashed order, label by label, so that each fold gets many labels.
+    """The fold of each subject: a deal in hashed order, label by label, so that each fold gets many
+    labels.
 
-    Depends on labels and subjects alone, never on a seed: two sources that edit the same photographs agree on who is kept
-    from whom. `num_folds` None stands for one fold per three subjects, at most 20.
+    Depends on labels and subjects alone, never on a seed: two sources that edit the same
+    photographs agree on who is kept from whom. `num_folds` None stands for one fold per three
+    subjects, at most 20.
     """
     label_of: dict[str, str] = {}
     for photo in photos:
         label_of.setdefault(photo.subject, photo.label)
     count = num_folds or max(1, min(MAX_FOLDS, len(label_of) // MIN_SUBJECTS_PER_FOLD))
-    order = sorted(label_of, key=lambda subject: (_digest(label_of[subject]), _digest(subject), subject))
+    order = sorted(
+        label_of, key=lambda subject: (_digest(label_of[subject]), _digest(subject), subject)
+    )
     return {subject: place % count for place, subject in enumerate(order)}
 
 
@@ -126,11 +150,18 @@ class Album:
     """Photographs in folds, read one by one.
 
     Args:
-        alike: Groups of labels of which one may be said of another's things ("toy" of a stuffed animal).
+        alike: Groups of labels of which one may be said of another's things ("toy" of a stuffed
+            animal).
     """
 
     def __init__(
-        self, photos: Sequence[Photo], root: Root, *, num_folds: int | None, alike: Iterable[Iterable[str]], max_image_bytes: int
+        self,
+        photos: Sequence[Photo],
+        root: Root,
+        *,
+        num_folds: int | None,
+        alike: Iterable[Iterable[str]],
+        max_image_bytes: int,
     ) -> None:
         self._root, self._max_image_bytes = root, max_image_bytes
         self._kin: defaultdict[str, set[str]] = defaultdict(set)
@@ -141,8 +172,12 @@ class Album:
         self._fold_of = folds_of(photos, num_folds)
         self.photos = tuple(photos)
         self.num_folds = max(self._fold_of.values(), default=0) + 1
-        self.folds = tuple(tuple(p for p in photos if self._fold_of[p.subject] == fold) for fold in range(self.num_folds))
-        # What was tried and led nowhere, (reason, image, number of the thing): spares a second look, changes no outcome.
+        self.folds = tuple(
+            tuple(p for p in photos if self._fold_of[p.subject] == fold)
+            for fold in range(self.num_folds)
+        )
+        # What was tried and led nowhere, (reason, image, number of the thing): spares a second
+        # look, changes no outcome.
         self.dead_ends: set[tuple[str, str, int]] = set()
         # Part of every group's name, so that folds of other photographs are other groups.
         self._name = _digest(json.dumps([sorted(self._fold_of), self.num_folds]))[:8]
@@ -156,7 +191,9 @@ class Album:
         return label == called or label in self._kin[called]
 
     def number_of(self, photo: Photo, label: str) -> int:
-        """How many things a photograph shows that may be called so; a photograph of it without such boxes shows one."""
+        """How many things a photograph shows that may be called so; a photograph of it without such
+        boxes shows one.
+        """
         boxed = sum(self.may_be(thing.label, label) for thing in photo.things)
         return boxed or int(self.may_be(photo.label, label))
 
@@ -169,10 +206,12 @@ class Album:
         return not self.shows(one, other.label) and not self.shows(other, one.label)
 
     def look(self, photo: Photo) -> View:
-        """The photograph, upright, with its boxes; a box around all of it where the manifest has none.
+        """The photograph, upright, with its boxes; a box around all of it where the manifest has
+        none.
 
         Raises:
-            NotMade: It cannot be read ("photo_file_missing", "photo_truncated" ..), or a box is not in it.
+            NotMade: It cannot be read ("photo_file_missing", "photo_truncated" ..), or a box is not
+                in it.
         """
         data = self._root.read(photo.image, self._max_image_bytes)
         if isinstance(data, str):
@@ -187,7 +226,9 @@ class Album:
         return View(pixels, photo.things or (Thing(photo.label, (0, 0, width, height)),))
 
 
-def check_columns(path: str, rows: Sequence[Mapping[str, Any] | str], columns: PhotoColumns) -> None:
+def check_columns(
+    path: str, rows: Sequence[Mapping[str, Any] | str], columns: PhotoColumns
+) -> None:
     """Refuses a manifest in which no row has an image or a label.
 
     Raises:
@@ -195,11 +236,14 @@ def check_columns(path: str, rows: Sequence[Mapping[str, Any] | str], columns: P
     """
     found = sorted({key for row in rows if not isinstance(row, str) for key in row})
     if not found:
-        raise RecipeError(f"sources (edits): {path!r} has no rows; expected one JSON object per line, with image and label")
+        raise RecipeError(
+            f"sources (edits): {path!r} has no rows; expected one JSON object per line, with image"
+            " and label"
+        )
     for name in ("image", "label"):
         column = getattr(columns, name)
         if column not in found:
             raise RecipeError(
-                f"sources (edits): no row of {path!r} has {column!r} (for {name}); it has {', '.join(found)}; "
-                f"map it with columns.{name}=NAME"
+                f"sources (edits): no row of {path!r} has {column!r} (for {name}); it has"
+                f" {', '.join(found)}; map it with columns.{name}=NAME"
             )

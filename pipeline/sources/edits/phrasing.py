@@ -1,4 +1,6 @@
-"""How an edit's contrast is asked and told. A phrasing is one question with one caption; both sides of a pair share it."""
+"""How an edit's contrast is asked and told. A phrasing is one question with one caption; both sides
+of a pair share it.
+"""
 
 from dataclasses import dataclass
 from random import Random
@@ -7,20 +9,30 @@ from pipeline.sources.edits.nouns import NUMBERS, counted, noun, plural, with_ar
 from pipeline.text.captions import sentence
 from pipeline.text.contrast import leaked_words
 
-# {it}: the subject's noun, {a_it} with its article, {them} its plural; {other} and {a_other}: the thing it is compared
-# with; {value}: what the contrast is in, {a_value} with its article, {n_it} "two dogs", {be} "is" or "are".
+# {it}: the subject's noun, {a_it} with its article, {them} its plural; {other} and {a_other}: the
+# thing it is compared with; {value}: what the contrast is in, {a_value} with its article, {n_it}
+# "two dogs", {be} "is" or "are".
 PHRASINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "place": (
         ("Where is the {it}, seen from the {other}?", "{a_it} is {value} {a_other}."),
-        ("Where does the picture show the {it}, compared with the {other}?", "The picture shows {a_it} {value} {a_other}."),
+        (
+            "Where does the picture show the {it}, compared with the {other}?",
+            "The picture shows {a_it} {value} {a_other}.",
+        ),
         ("How are the {it} and the {other} arranged?", "The {it} is {value} the {other}."),
-        ("Where can the {it} be seen, compared with the {other}?", "The {it} can be seen {value} the {other}."),
+        (
+            "Where can the {it} be seen, compared with the {other}?",
+            "The {it} can be seen {value} the {other}.",
+        ),
     ),
     "count": (
         ("How many {them} are there?", "There {be} {n_it}."),
         ("How many {them} can be seen?", "You can see {n_it}."),
         ("How many {them} does the picture show?", "The picture shows {n_it}."),
-        ("What is the number of {them} in the picture?", "The number of {them} in the picture is {value}."),
+        (
+            "What is the number of {them} in the picture?",
+            "The number of {them} in the picture is {value}.",
+        ),
     ),
     "which": (
         ("What does the picture {other} show?", "The picture {other} shows {a_value}."),
@@ -59,19 +71,26 @@ def write(rng: Random, kind: str, subject: str, values: tuple[str, str], other: 
         "place", "dog", ("to the left of", "to the right of"), "apple"
             ->  "Where is the dog, seen from the apple?", "A dog is to the left of an apple.", "A dog is to the right of an apple."
 
-    No question is given where it would hold a contrast word, as "dogs" in "There is one dog." / "There are two dogs.".
+    No question is given where it would hold a contrast word, as "dogs" in "There is one dog." /
+    "There are two dogs.".
 
     Args:
         kind: A key of PHRASINGS.
-        subject: The label that both captions are about; of no use to "which", whose values are labels.
-        values: The contrast in words: numbers as in NUMBERS for "count", "one" and "no" for "presence".
+        subject: The label that both captions are about; of no use to "which", whose values are
+            labels.
+        values: The contrast in words: numbers as in NUMBERS for "count", "one" and "no" for
+            "presence".
         other: The label compared with, or for "which" the place ("on the left").
     """
     phrasing = rng.randrange(len(PHRASINGS[kind]))
     question, caption = PHRASINGS[kind][phrasing]
     asked = question.format_map(_words(subject, values[0], other))
-    caption_a, caption_b = (sentence(caption.format_map(_words(subject, value, other))) for value in values)
-    return Texts(None if leaked_words(asked, caption_a, caption_b) else asked, caption_a, caption_b, phrasing)
+    caption_a, caption_b = (
+        sentence(caption.format_map(_words(subject, value, other))) for value in values
+    )
+    return Texts(
+        None if leaked_words(asked, caption_a, caption_b) else asked, caption_a, caption_b, phrasing
+    )
 
 
 def _words(subject: str, value: str, other: str) -> dict[str, str]:

@@ -1,14 +1,17 @@
-"""The `edits` source: contrasts made from the user's own labelled photographs, true by construction.
+"""The `edits` source: contrasts made from the user's own labelled photographs, true by
+construction.
 
-The manifest has one photograph per line: {"image", "label", and where known "subject", "license", "boxes": [{"label",
-"box": [x0, y0, x1, y1]}]} with boxes in pixels of the upright picture, x1 and y1 exclusive. What the pairs say is true
-if the manifest is: a label is a singular, countable noun for the one thing that the photograph is of; boxes are complete
-for their labels; and no label of one photograph fits an unlabelled thing in another.
+The manifest has one photograph per line: {"image", "label", and where known "subject", "license",
+"boxes": [{"label", "box": [x0, y0, x1, y1]}]} with boxes in pixels of the upright picture, x1 and
+y1 exclusive. What the pairs say is true if the manifest is: a label is a singular, countable noun
+for the one thing that the photograph is of; boxes are complete for their labels; and no label of
+one photograph fits an unlabelled thing in another.
 
-Folds. A collage holds several photographs, and the build links only whole pictures: it could not see that a photograph
-stands in a collage of train and in another of validation. So the subjects are dealt into disjoint folds, every pair
-takes its photographs from one fold, and the fold is the pair's group. The price: photographs of different folds are
-never combined, and validation is held out by whole folds. More folds make a finer split of fewer combinations each.
+Folds. A collage holds several photographs, and the build links only whole pictures: it could not
+see that a photograph stands in a collage of train and in another of validation. So the subjects are
+dealt into disjoint folds, every pair takes its photographs from one fold, and the fold is the
+pair's group. The price: photographs of different folds are never combined, and validation is held
+out by whole folds. More folds make a finer split of fewer combinations each.
 """
 
 import json
@@ -32,7 +35,9 @@ VERSION = 1
 
 
 class EditMix(Section):
-    """How often each operation runs: weights, of which at least one is above 0. `inpaint` needs boxes."""
+    """How often each operation runs: weights, of which at least one is above 0. `inpaint` needs
+    boxes.
+    """
 
     swap: float = Field(default=1.0, ge=0)
     count: float = Field(default=1.0, ge=0)
@@ -51,10 +56,11 @@ class EditMix(Section):
 class EditsSection(Section):
     """Pairs made from the photographs of a manifest (JSON lines), on a disk or behind a URI.
 
-    `root` is the folder that image paths are relative to and must stay inside (default: the manifest's own folder).
-    `size_px` is the longer side of what is made; photographs are never enlarged except to fill a tile of a collage.
-    `num_folds` null stands for one fold per three subjects, at most 20. `alike` lists labels of which one may be said of
-    another's things, as "toy" of a stuffed animal: they are never set against each other. `license` applies to lines
+    `root` is the folder that image paths are relative to and must stay inside (default: the
+    manifest's own folder). `size_px` is the longer side of what is made; photographs are never
+    enlarged except to fill a tile of a collage. `num_folds` null stands for one fold per three
+    subjects, at most 20. `alike` lists labels of which one may be said of another's things, as
+    "toy" of a stuffed animal: they are never set against each other. `license` applies to lines
     that state none.
     """
 
@@ -76,9 +82,11 @@ class EditsSection(Section):
 
 
 class EditsSource:
-    """Random access: pair `index` depends on the settings, the manifest, its photographs and the index alone.
+    """Random access: pair `index` depends on the settings, the manifest, its photographs and the
+    index alone.
 
-    After the pairs comes one malformed row per line of the manifest that names no usable photograph.
+    After the pairs comes one malformed row per line of the manifest that names no usable
+    photograph.
     """
 
     def __init__(self, section: EditsSection) -> None:
@@ -87,14 +95,23 @@ class EditsSource:
         self._sha256 = sha256_hex(data)
         if posixpath.splitext(section.path)[1].lower() not in (".jsonl", ".ndjson"):
             raise RecipeError(
-                f"sources (edits): expected a manifest that ends in .jsonl or .ndjson, got {posixpath.basename(section.path)!r}"
+                "sources (edits): expected a manifest that ends in .jsonl or .ndjson, got"
+                f" {posixpath.basename(section.path)!r}"
             )
         rows = read_rows(section.path, data)
         check_columns(section.path, rows, section.columns)
         photos, self._faults = read_photos(rows, section.columns, section.license)
         self._root = Root(section.root or posixpath.dirname(section.path) or ".")
-        self._album = Album(photos, self._root, num_folds=section.num_folds, alike=section.alike, max_image_bytes=section.max_image_bytes)
-        self._weights = {name: weight for name, weight in section.operations.model_dump().items() if weight > 0}
+        self._album = Album(
+            photos,
+            self._root,
+            num_folds=section.num_folds,
+            alike=section.alike,
+            max_image_bytes=section.max_image_bytes,
+        )
+        self._weights = {
+            name: weight for name, weight in section.operations.model_dump().items() if weight > 0
+        }
         self._choices = {name: self._all_choices(name) for name in self._weights}
 
     def _all_choices(self, name: str) -> list[Choice]:
@@ -103,8 +120,9 @@ class EditsSource:
             photos, folds = len(self._album.photos), self._album.num_folds
             fewer = f", or fewer folds than {folds} with num_folds=N" if folds > 1 else ""
             raise RecipeError(
-                f"sources (edits): the operation {name!r} needs {OPERATIONS[name].needs}, and the {photos} usable photographs of "
-                f"{self._section.path!r} offer none; add some{fewer}, or leave the operation out with operations.{name}=0"
+                f"sources (edits): the operation {name!r} needs {OPERATIONS[name].needs}, and the"
+                f" {photos} usable photographs of {self._section.path!r} offer none; add"
+                f" some{fewer}, or leave the operation out with operations.{name}=0"
             )
         return choices
 
@@ -113,7 +131,9 @@ class EditsSource:
         return self._section.num_pairs + len(self._faults)
 
     def identity(self) -> dict[str, object]:
-        """The settings, the version of the code, the manifest's bytes, and size and time of change of each photograph."""
+        """The settings, the version of the code, the manifest's bytes, and size and time of change
+        of each photograph.
+        """
         settings = self._section.model_dump(mode="json", exclude={"path", "root"})
         images = fingerprint([self._root.look(photo.image) for photo in self._album.photos])
         return {**settings, "version": VERSION, "manifest": self._sha256, "images": images}
@@ -126,7 +146,12 @@ class EditsSource:
                 yield self._pair(index)
             else:
                 line, reason = self._faults[index - section.num_pairs]
-                yield Malformed(source=section.name, source_id=f"line-{line}", reason=reason, license=section.license)
+                yield Malformed(
+                    source=section.name,
+                    source_id=f"line-{line}",
+                    reason=reason,
+                    license=section.license,
+                )
 
     def _pair(self, index: int) -> Candidate | Malformed:
         section = self._section
@@ -142,7 +167,9 @@ class EditsSource:
         try:
             edit = operation.make(rng, self._album, choice, section.size_px)
         except NotMade as outcome:
-            return Malformed(**known, category=operation.category, reason=outcome.reason, license=section.license)
+            return Malformed(
+                **known, category=operation.category, reason=outcome.reason, license=section.license
+            )
         return Candidate(
             **known,
             category=edit.category,
@@ -160,7 +187,12 @@ class EditsSource:
 def _meta(edit: Edit) -> dict[str, Any]:
     return {
         "truth": {"a": _truth(edit.view_a), "b": _truth(edit.view_b)},
-        "contrast": {"category": edit.category, "subject": edit.subject, "a": edit.values[0], "b": edit.values[1]},
+        "contrast": {
+            "category": edit.category,
+            "subject": edit.subject,
+            "a": edit.values[0],
+            "b": edit.values[1],
+        },
         "photos": [photo.image for photo in edit.photos],
         "phrasing": edit.texts.phrasing,
     }
@@ -170,5 +202,8 @@ def _truth(view: View) -> dict[str, Any]:
     """As in the scenes source, but a colour is there only where it was measured."""
     coloured = [{"colour": thing.colour} if thing.colour else {} for thing in view.things]
     return {
-        "objects": [{"object": thing.label, "box": list(thing.box), **colour} for thing, colour in zip(view.things, coloured, strict=True)]
+        "objects": [
+            {"object": thing.label, "box": list(thing.box), **colour}
+            for thing, colour in zip(view.things, coloured, strict=True)
+        ]
     }

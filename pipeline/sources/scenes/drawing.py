@@ -1,6 +1,8 @@
-"""Draws a scene: a textured background, clutter, and shapes on top. Knows nothing of contrasts or texts.
+"""Draws a scene: a textured background, clutter, and shapes on top. Knows nothing of contrasts or
+texts.
 
-Crisp masks and exact colours: a shape's pixels are its named colour or its outline, so truth can be read off pixels.
+Crisp masks and exact colours: a shape's pixels are its named colour or its outline, so truth can be
+read off pixels.
 """
 
 import functools
@@ -84,15 +86,22 @@ class Backdrop:
 
 
 def draw_backdrop(backdrop: Backdrop, size_px: int) -> Pixels:
-    """The backdrop's pixels, [size_px, size_px, 3]: texture, then clutter, then pixel noise over both."""
-    # random_raw, whose stream NumPy keeps the same in every version (that of its distributions may change).
+    """The backdrop's pixels, [size_px, size_px, 3]: texture, then clutter, then pixel noise over
+    both.
+    """
+    # random_raw, whose stream NumPy keeps the same in every version (that of its distributions may
+    # change).
     words = np.random.PCG64(backdrop.noise_seed).random_raw(size_px * size_px * 3 // 8 + 2)
     noise = words.view(np.uint8)[: size_px * size_px * 3].reshape(size_px, size_px, 3)
     dark, light = _TONES[backdrop.tone]
-    pattern = _pattern(backdrop.background, size_px, backdrop.period_px, backdrop.phase_px, noise[..., 0])
+    pattern = _pattern(
+        backdrop.background, size_px, backdrop.period_px, backdrop.phase_px, noise[..., 0]
+    )
     canvas = np.where(pattern[..., None], np.array(light, np.int16), np.array(dark, np.int16))
     for speck in backdrop.specks:
-        canvas[speck.y0 : speck.y0 + speck.height_px, speck.x0 : speck.x0 + speck.width_px] = _CLUTTER[speck.tone]
+        canvas[speck.y0 : speck.y0 + speck.height_px, speck.x0 : speck.x0 + speck.width_px] = (
+            _CLUTTER[speck.tone]
+        )
     canvas += (noise % (2 * NOISE_AMPLITUDE + 1)).astype(np.int16) - NOISE_AMPLITUDE
     return canvas.astype(np.uint8)
 
@@ -106,7 +115,9 @@ def _pattern(background: str, size_px: int, period_px: int, phase_px: int, noise
     if background == "checked":
         return np.asarray((x // half + y // half) % 2 == 0)
     if background == "dotted":
-        return np.asarray((x % period_px - half) ** 2 + (y % period_px - half) ** 2 < (period_px / 3) ** 2)
+        return np.asarray(
+            (x % period_px - half) ** 2 + (y % period_px - half) ** 2 < (period_px / 3) ** 2
+        )
     if background == "wavy":
         return np.asarray((y + 0.3 * period_px * np.sin(x * (4 / period_px))) % period_px < half)
     if background == "brick":
@@ -149,7 +160,8 @@ def _masks(kind: str, size_px: int) -> tuple[Mask, Mask]:
     shape[1:-1, 1:-1] = _inside(kind, axis[None, :], axis[:, None])
     grown = shape.copy()
     for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        grown |= np.roll(shape, (dy, dx), (0, 1))  # the margin of one pixel keeps a roll from wrapping
+        # the margin of one pixel keeps a roll from wrapping
+        grown |= np.roll(shape, (dy, dx), (0, 1))
     return shape, grown & ~shape
 
 

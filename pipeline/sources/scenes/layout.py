@@ -1,4 +1,5 @@
-"""Decides what is in a scene pair and where: subject, contrast, other things, backdrop. Draws and writes nothing.
+"""Decides what is in a scene pair and where: subject, contrast, other things, backdrop. Draws and
+writes nothing.
 
 Every choice comes from one seeded `random.Random`, so a pair depends on its seed and index alone.
 """
@@ -22,7 +23,8 @@ from pipeline.sources.scenes.drawing import (
 )
 from pipeline.sources.scenes.phrasing import COUNTS, OPPOSITES, VALUES
 
-# Things stand in the cells of a 3 x 3 grid (column, row), so they never overlap and positions are exact.
+# Things stand in the cells of a 3 x 3 grid (column, row), so they never overlap and positions are
+# exact.
 _CELLS = tuple(product(range(3), range(3)))
 _POSITION_CELLS = {
     "upper left": (0, 0),
@@ -40,7 +42,9 @@ Combination = tuple[str, str]  # (kind, colour)
 
 @dataclass(frozen=True, slots=True)
 class PairLayout:
-    """A pair before it is drawn: one backdrop, the things of each side, and the one fact that differs."""
+    """A pair before it is drawn: one backdrop, the things of each side, and the one fact that
+    differs.
+    """
 
     category: str
     subject: str  # a colour for object, else a kind
@@ -57,10 +61,12 @@ def _fixed_order(names: tuple[str, ...]) -> dict[str, int]:
 
 
 def held_out_combinations() -> frozenset[Combination]:
-    """The third of all (kind, colour) combinations that "seen" scenes never show; the same in every version.
+    """The third of all (kind, colour) combinations that "seen" scenes never show; the same in every
+    version.
 
-    Kinds and colours are ranked by a fixed hash; a combination is held out where the ranks add up to a multiple of 3.
-    So each kind keeps four colours and loses two, and each colour keeps four kinds and loses two.
+    Kinds and colours are ranked by a fixed hash; a combination is held out where the ranks add up
+    to a multiple of 3. So each kind keeps four colours and loses two, and each colour keeps four
+    kinds and loses two.
     """
     kinds, colours = _fixed_order(KINDS), _fixed_order(tuple(COLOURS))
     return frozenset((k, c) for k, c in product(KINDS, COLOURS) if (kinds[k] + colours[c]) % 3 == 0)
@@ -81,17 +87,22 @@ class _Choice:
     sides: tuple[Combination, Combination]
 
 
-def lay_out(rng: Random, category: str, *, combinations: str, co_occurrence: float, size_px: int) -> PairLayout:
+def lay_out(
+    rng: Random, category: str, *, combinations: str, co_occurrence: float, size_px: int
+) -> PairLayout:
     """A pair of the given category.
 
     Args:
-        combinations: "all"; "seen": the scene has nothing held out; "held_out": the subject of both sides is held out.
-        co_occurrence: Probability that the subject's kind (of one side, where the kind is the contrast) is its
-            background's usual one; otherwise the kind is drawn from all.
+        combinations: "all"; "seen": the scene has nothing held out; "held_out": the subject of both
+            sides is held out.
+        co_occurrence: Probability that the subject's kind (of one side, where the kind is the
+            contrast) is its background's usual one; otherwise the kind is drawn from all.
     """
     held_out = held_out_combinations()
     everything = frozenset(product(KINDS, COLOURS))
-    for_subject = {"all": everything, "seen": everything - held_out, "held_out": held_out}[combinations]
+    for_subject = {"all": everything, "seen": everything - held_out, "held_out": held_out}[
+        combinations
+    ]
     for_others = everything - held_out if combinations == "seen" else everything
     backdrop = _backdrop(rng, size_px)
     follows = rng.random() < co_occurrence
@@ -99,7 +110,9 @@ def lay_out(rng: Random, category: str, *, combinations: str, co_occurrence: flo
     choice = _choose(rng, category, kind, for_subject)
     places = {"count": _place_counted, "position": _place_positioned, "relation": _place_related}
     things_a, things_b = places.get(category, _place_alike)(rng, choice, for_others, size_px)
-    return PairLayout(category, choice.subject, choice.value_a, choice.value_b, backdrop, things_a, things_b)
+    return PairLayout(
+        category, choice.subject, choice.value_a, choice.value_b, backdrop, things_a, things_b
+    )
 
 
 def _choose(rng: Random, category: str, kind: str, allowed: frozenset[Combination]) -> _Choice:
@@ -116,12 +129,20 @@ def _choose(rng: Random, category: str, kind: str, allowed: frozenset[Combinatio
     return _Choice(kind, a, b, ((kind, colour), (kind, colour)))
 
 
-def _others(rng: Random, choice: _Choice, allowed: frozenset[Combination], number: int) -> list[Combination]:
-    """Combinations for the other things; no kind and no colour stands twice in a scene, so every question is clear."""
+def _others(
+    rng: Random, choice: _Choice, allowed: frozenset[Combination], number: int
+) -> list[Combination]:
+    """Combinations for the other things; no kind and no colour stands twice in a scene, so every
+    question is clear.
+    """
     chosen: list[Combination] = []
     kinds, colours = {k for k, _ in choice.sides}, {c for _, c in choice.sides}
     for _ in range(number):
-        free = [(k, c) for k, c in product(KINDS, COLOURS) if (k, c) in allowed and k not in kinds and c not in colours]
+        free = [
+            (k, c)
+            for k, c in product(KINDS, COLOURS)
+            if (k, c) in allowed and k not in kinds and c not in colours
+        ]
         if not free:
             break
         chosen.append(rng.choice(free))
@@ -144,17 +165,23 @@ def _thing_size(rng: Random, size_px: int) -> int:
 Sides = tuple[tuple[Thing, ...], tuple[Thing, ...]]
 
 
-def _place_alike(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
+def _place_alike(
+    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+) -> Sides:
     """Object and attribute: the subject keeps its place and size, and changes its kind or colour."""
     others = _others(rng, choice, allowed, rng.randint(1, 3))
     first, *cells = rng.sample(_CELLS, len(others) + 1)
     spot = _in_cell(rng, choice.sides[0], first, size_px)
     a, b = (Thing(*side, spot.x0, spot.y0, spot.size_px) for side in choice.sides)
-    rest = tuple(_in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True))
+    rest = tuple(
+        _in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True)
+    )
     return (a, *rest), (b, *rest)
 
 
-def _place_counted(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
+def _place_counted(
+    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+) -> Sides:
     """Count: the side with fewer shows a part of the other side's things."""
     numbers = COUNTS[choice.value_a], COUNTS[choice.value_b]
     others = _others(rng, choice, allowed, 1)
@@ -164,7 +191,9 @@ def _place_counted(rng: Random, choice: _Choice, allowed: frozenset[Combination]
     return counted[: numbers[0]] + rest, counted[: numbers[1]] + rest
 
 
-def _place_positioned(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
+def _place_positioned(
+    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+) -> Sides:
     """Position: the subject moves to another part of the picture, as large as before."""
     others = _others(rng, choice, allowed, rng.randint(1, 3))
     own = [_POSITION_CELLS[value] for value in (choice.value_a, choice.value_b)]
@@ -173,12 +202,18 @@ def _place_positioned(rng: Random, choice: _Choice, allowed: frozenset[Combinati
     x0, y0 = (step * side + rng.randint(0, side - a.size_px) for step in own[1])
     b = Thing(a.kind, a.colour, x0, y0, a.size_px)
     cells = rng.sample([cell for cell in _CELLS if cell not in own], len(others))
-    rest = tuple(_in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True))
+    rest = tuple(
+        _in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True)
+    )
     return (a, *rest), (b, *rest)
 
 
-def _place_related(rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int) -> Sides:
-    """Relation: the subject and the box change places, so that no place in the picture gives the relation away."""
+def _place_related(
+    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+) -> Sides:
+    """Relation: the subject and the box change places, so that no place in the picture gives the
+    relation away.
+    """
     # Small and close together, so that both orders fit nearly everywhere.
     size = rng.randint(round(_MIN_THING * size_px), round(_MAX_RELATED * size_px))
     wobble = size_px // 16
@@ -188,7 +223,8 @@ def _place_related(rng: Random, choice: _Choice, allowed: frozenset[Combination]
     spots = [(along + step, across + rng.randint(0, wobble)) for step in (0, size + gap)]
     if choice.value_a in OPPOSITES[1]:
         spots = [(across_, along_) for along_, across_ in spots]
-    if choice.value_a in (OPPOSITES[0][1], OPPOSITES[1][1]):  # side a has the subject in the second spot
+    # side a has the subject in the second spot
+    if choice.value_a in (OPPOSITES[0][1], OPPOSITES[1][1]):
         spots.reverse()
     (kind, colour), first, second = choice.sides[0], *spots
     a = (Thing(kind, colour, *first, size), Thing(BOX, BOX_COLOUR, *second, size))
@@ -198,12 +234,16 @@ def _place_related(rng: Random, choice: _Choice, allowed: frozenset[Combination]
     return a + found, b + found
 
 
-def _free(rng: Random, combination: Combination, taken: tuple[Thing, ...], size_px: int) -> Thing | None:
+def _free(
+    rng: Random, combination: Combination, taken: tuple[Thing, ...], size_px: int
+) -> Thing | None:
     """The thing at a random place with a free pixel around it; None where no place was found."""
     size = round(_MIN_THING * size_px)
     for _ in range(_MAX_TRIES):
         x0, y0 = rng.randint(0, size_px - size), rng.randint(0, size_px - size)
-        if all(x0 + size < t.x0 or t.box[2] < x0 or y0 + size < t.y0 or t.box[3] < y0 for t in taken):
+        if all(
+            x0 + size < t.x0 or t.box[2] < x0 or y0 + size < t.y0 or t.box[3] < y0 for t in taken
+        ):
             return Thing(*combination, x0, y0, size)
     return None
 

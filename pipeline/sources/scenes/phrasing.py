@@ -1,6 +1,8 @@
-"""How a scene's facts are asked and told. A phrasing is one question with one caption; both sides of a pair share it.
+"""How a scene's facts are asked and told. A phrasing is one question with one caption; both sides
+of a pair share it.
 
-The two captions of a pair differ in the contrast words alone, and no question contains a word that any value has.
+The two captions of a pair differ in the contrast words alone, and no question contains a word that
+any value has.
 """
 
 from dataclasses import dataclass
@@ -16,17 +18,23 @@ OPPOSITES = (("to the left of", "to the right of"), ("above", "below"))
 
 @dataclass(frozen=True, slots=True)
 class Phrasing:
-    """Templates with {subject} (what the question is about, the same on both sides) and {value} (the contrast)."""
+    """Templates with {subject} (what the question is about, the same on both sides) and {value}
+    (the contrast).
+    """
 
     question: str
     caption: str
 
 
-# subject: a colour for object, a kind for the others (its plural for count). value: what the contrast is in.
+# subject: a colour for object, a kind for the others (its plural for count). value: what the
+# contrast is in.
 PHRASINGS: dict[str, tuple[Phrasing, ...]] = {
     "object": (
         Phrasing("Which shape is {subject}?", "The {subject} shape is a {value}."),
-        Phrasing("What is the {subject} thing in the picture?", "The {subject} thing in the picture is a {value}."),
+        Phrasing(
+            "What is the {subject} thing in the picture?",
+            "The {subject} thing in the picture is a {value}.",
+        ),
         Phrasing("Which {subject} shape can be seen?", "A {subject} {value} can be seen."),
         Phrasing("What was drawn in {subject}?", "A {value} was drawn in {subject}."),
     ),
@@ -38,21 +46,38 @@ PHRASINGS: dict[str, tuple[Phrasing, ...]] = {
     ),
     "count": (
         Phrasing("How many {subject} are there?", "There are {value} {subject}."),
-        Phrasing("How many {subject} does the picture show?", "The picture shows {value} {subject}."),
+        Phrasing(
+            "How many {subject} does the picture show?", "The picture shows {value} {subject}."
+        ),
         Phrasing("What is the number of {subject}?", "The number of {subject} is {value}."),
         Phrasing("How many {subject} can be seen?", "You can see {value} {subject}."),
     ),
     "position": (
-        Phrasing("Where in the picture is the {subject}?", "The {subject} is in the {value} of the picture."),
+        Phrasing(
+            "Where in the picture is the {subject}?",
+            "The {subject} is in the {value} of the picture.",
+        ),
         Phrasing("Where can the {subject} be found?", "The {subject} can be found in the {value}."),
-        Phrasing("Which part of the image holds the {subject}?", "The {value} of the image holds the {subject}."),
-        Phrasing("In what area was the {subject} drawn?", "The {subject} was drawn in the {value}."),
+        Phrasing(
+            "Which part of the image holds the {subject}?",
+            "The {value} of the image holds the {subject}.",
+        ),
+        Phrasing(
+            "In what area was the {subject} drawn?", "The {subject} was drawn in the {value}."
+        ),
     ),
     "relation": (
         Phrasing("Where is the {subject}, seen from the box?", "The {subject} is {value} the box."),
-        Phrasing("Where does the {subject} lie, compared with the box?", "The {subject} lies {value} the box."),
-        Phrasing("How are the {subject} and the box arranged?", "The {subject} stands {value} the box."),
-        Phrasing("On which side of the box is the {subject}?", "The box has the {subject} {value} it."),
+        Phrasing(
+            "Where does the {subject} lie, compared with the box?",
+            "The {subject} lies {value} the box.",
+        ),
+        Phrasing(
+            "How are the {subject} and the box arranged?", "The {subject} stands {value} the box."
+        ),
+        Phrasing(
+            "On which side of the box is the {subject}?", "The box has the {subject} {value} it."
+        ),
     ),
 }
 HELD_OUT_PHRASINGS = (3,)  # the same number in every category
@@ -71,12 +96,16 @@ def phrasing_numbers(which: str) -> tuple[int, ...]:
     return tuple(n for n in numbers if (n in HELD_OUT_PHRASINGS) == (which == "held_out"))
 
 
-def write(category: str, phrasing: int, subject: str, value_a: str, value_b: str) -> tuple[str, str, str]:
+def write(
+    category: str, phrasing: int, subject: str, value_a: str, value_b: str
+) -> tuple[str, str, str]:
     """The question and the two captions of a pair.
 
     ("attribute", 0, "star", "red", "blue")  ->  "What colour is the star?", "The star is red.", "The star is blue."
     """
     chosen = PHRASINGS[category][phrasing]
     words = plural(subject) if category == "count" else subject
-    caption_a, caption_b = (chosen.caption.format(subject=words, value=value) for value in (value_a, value_b))
+    caption_a, caption_b = (
+        chosen.caption.format(subject=words, value=value) for value in (value_a, value_b)
+    )
     return chosen.question.format(subject=words), caption_a, caption_b

@@ -1,4 +1,6 @@
-"""The built-in `scenes` source: endless drawn scenes, in pairs that differ in exactly one fact; the truth is in `meta`."""
+"""The built-in `scenes` source: endless drawn scenes, in pairs that differ in exactly one fact; the
+truth is in `meta`.
+"""
 
 import json
 from collections.abc import Iterator
@@ -39,9 +41,10 @@ class SceneMix(Section):
 class ScenesSection(Section):
     """Drawn scenes, pair `first`, `first` + 1, ... of the endless sequence that `seed` names.
 
-    `co_occurrence` is a bias that can be set: the probability that the subject's kind is the one that goes with its
-    background (0: independent). `combinations` and `phrasings` hold back a fixed third of all (kind, colour)
-    combinations and a fixed quarter of all wordings: "seen" never shows them, "held_out" asks about nothing else.
+    `co_occurrence` is a bias that can be set: the probability that the subject's kind is the one
+    that goes with its background (0: independent). `combinations` and `phrasings` hold back a fixed
+    third of all (kind, colour) combinations and a fixed quarter of all wordings: "seen" never shows
+    them, "held_out" asks about nothing else.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ()
@@ -59,7 +62,9 @@ class ScenesSection(Section):
 
 
 class ScenesSource:
-    """Random access to the sequence: a row depends on the section's settings, the seed and the index alone."""
+    """Random access to the sequence: a row depends on the section's settings, the seed and the
+    index alone.
+    """
 
     def __init__(self, section: ScenesSection) -> None:
         self._section = section
@@ -79,21 +84,34 @@ class ScenesSource:
 
 
 def draw_pair(section: ScenesSection, index: int) -> Candidate:
-    """Pair `index` of the endless sequence: two renders of one scene in which exactly one fact differs.
+    """Pair `index` of the endless sequence: two renders of one scene in which exactly one fact
+    differs.
 
-    `meta` holds {"truth": {"a": .., "b": ..}, "contrast": .., "phrasing": ..}; a truth names the background and each
-    object with its colour and box [x0, y0, x1, y1] in pixels, x1 and y1 exclusive. Outside the boxes of what changed,
-    the two images are the same pixel by pixel.
+    `meta` holds {"truth": {"a": .., "b": ..}, "contrast": .., "phrasing": ..}; a truth names the
+    background and each object with its colour and box [x0, y0, x1, y1] in pixels, x1 and y1
+    exclusive. Outside the boxes of what changed, the two images are the same pixel by pixel.
     """
-    # Seeding by text is the same in every Python version; the name keeps seed 1, pair 23 apart from seed 12, pair 3.
+    # Seeding by text is the same in every Python version; the name keeps seed 1, pair 23 apart from
+    # seed 12, pair 3.
     rng = Random(f"scenes:{section.seed}:{index}")
     weights = section.mix.model_dump()
     category = rng.choices(list(weights), list(weights.values()))[0]
     phrasing = rng.choice(phrasing_numbers(section.phrasings))
-    layout = lay_out(rng, category, combinations=section.combinations, co_occurrence=section.co_occurrence, size_px=section.size_px)
+    layout = lay_out(
+        rng,
+        category,
+        combinations=section.combinations,
+        co_occurrence=section.co_occurrence,
+        size_px=section.size_px,
+    )
     backdrop = draw_backdrop(layout.backdrop, section.size_px)
-    image_a, image_b = (encode_png(Image.fromarray(draw_things(backdrop, things))) for things in (layout.things_a, layout.things_b))
-    question, caption_a, caption_b = write(category, phrasing, layout.subject, layout.value_a, layout.value_b)
+    image_a, image_b = (
+        encode_png(Image.fromarray(draw_things(backdrop, things)))
+        for things in (layout.things_a, layout.things_b)
+    )
+    question, caption_a, caption_b = write(
+        category, phrasing, layout.subject, layout.value_a, layout.value_b
+    )
     name = f"scene-{section.seed}-{index}"
     return Candidate(
         source=section.name,
@@ -118,7 +136,12 @@ def _meta(layout: PairLayout, phrasing: int) -> dict[str, Any]:
             side: {"background": background, "objects": [_object(thing) for thing in things]}
             for side, things in (("a", layout.things_a), ("b", layout.things_b))
         },
-        "contrast": {"category": layout.category, "subject": layout.subject, "a": layout.value_a, "b": layout.value_b},
+        "contrast": {
+            "category": layout.category,
+            "subject": layout.subject,
+            "a": layout.value_a,
+            "b": layout.value_b,
+        },
         "phrasing": phrasing,
     }
 

@@ -1,6 +1,8 @@
-"""Small copies of the public benchmarks in the formats that their authors publish, made by us: drawn images and invented questions.
+"""Small copies of the public benchmarks in the formats that their authors publish, made by us:
+drawn images and invented questions.
 
-`write(name, folder)` writes one and returns the folder. Run as a script it writes all of them: python tests/eval/benchmarks/native_benchmarks.py DIR
+`write(name, folder)` writes one and returns the folder. Run as a script it writes all of them:
+python tests/eval/benchmarks/native_benchmarks.py DIR
 """
 
 import csv
@@ -45,7 +47,11 @@ def mmvp(folder: Path, num_pairs: int = 3) -> None:
     for index in range(1, 2 * num_pairs + 1):
         # As in the original: the first of a pair is (a) where the pair's number is even.
         letter = "(a)" if (index % 2 == 1) == ((index - 1) // 2 % 2 == 0) else "(b)"
-        question = {"Index": index, "Question": f"Is door {(index - 1) // 2}, at the left, open?", "Options": "(a) Open (b) Closed"}
+        question = {
+            "Index": index,
+            "Question": f"Is door {(index - 1) // 2}, at the left, open?",
+            "Options": "(a) Open (b) Closed",
+        }
         rows.append(question | {"Correct Answer": letter})
         _put(folder / "MMVP Images" / f"{index}.jpg", picture(index, "JPEG"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +69,20 @@ def cvbench(folder: Path) -> None:
     for idx, source in enumerate(CVBENCH_SOURCES):
         choices = ["1", "2", "3", "4"] if source == "ADE20K" else ["left", "right"]
         kind = "2D" if source != "Omni3D" else "3D"
-        listed = " ".join(f"({letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=False))
+        listed = " ".join(
+            f"({letter}) {choice}" for letter, choice in zip("ABCD", choices, strict=False)
+        )
         row = {
-            "idx": idx, "type": kind, "task": "Count" if source == "ADE20K" else "Relation" if kind == "2D" else "Depth",
-            "image": f"{kind}/{idx}.png", "question": "How many?", "choices": choices, "answer": "(B)",
-            "prompt": f"How many? Select from the following choices.\n{listed}", "source": source,
-        }  # fmt: skip
+            "idx": idx,
+            "type": kind,
+            "task": "Count" if source == "ADE20K" else "Relation" if kind == "2D" else "Depth",
+            "image": f"{kind}/{idx}.png",
+            "question": "How many?",
+            "choices": choices,
+            "answer": "(B)",
+            "prompt": f"How many? Select from the following choices.\n{listed}",
+            "source": source,
+        }
         rows.append(row)
         _put(folder / "img" / row["image"], picture(idx))
     _lines(folder / "cvbench_test.jsonl", rows)
@@ -89,7 +103,16 @@ def realworldqa(folder: Path) -> None:
     _put(folder / "annotations.json", json.dumps(rows))
 
 
-MMHAL_TYPES = ("attribute", "adversarial", "comparison", "counting", "relation", "environment", "holistic", "other")
+MMHAL_TYPES = (
+    "attribute",
+    "adversarial",
+    "comparison",
+    "counting",
+    "relation",
+    "environment",
+    "holistic",
+    "other",
+)
 
 
 def mmhal(folder: Path) -> None:
@@ -97,11 +120,16 @@ def mmhal(folder: Path) -> None:
     for number in range(16):
         rows.append(
             {
-                "question_type": MMHAL_TYPES[number % 8], "question_topic": "outdoor", "image_id": f"id{number}",
-                "image_src": f"https://example.org/photos/{number}_o.jpg", "image_content": ["Door", "Wall"],
-                "question": f"What is in picture {number}?", "gt_answer": "A door.", "model_answer": "",
+                "question_type": MMHAL_TYPES[number % 8],
+                "question_topic": "outdoor",
+                "image_id": f"id{number}",
+                "image_src": f"https://example.org/photos/{number}_o.jpg",
+                "image_content": ["Door", "Wall"],
+                "question": f"What is in picture {number}?",
+                "gt_answer": "A door.",
+                "model_answer": "",
             }
-        )  # fmt: skip
+        )
         _put(folder / "images" / f"{number}_o.jpg", picture(number, "JPEG"))
     _put(folder / "response_template.json", json.dumps(rows))
 
@@ -110,7 +138,11 @@ def naturalbench(folder: Path) -> None:
     rows = []
     for index, form in enumerate(("yes_no", "multiple_choice", "yes_no")):
         yes, no = ("Yes", "No") if form == "yes_no" else ("A", "B")
-        asked = "Is the door open?" if form == "yes_no" else "Where is the door? Option: A: left; B: right;"
+        asked = (
+            "Is the door open?"
+            if form == "yes_no"
+            else "Where is the door? Option: A: left; B: right;"
+        )
         row: dict[str, Any] = {
             "Index": index,
             "Question_Type": form,
@@ -118,7 +150,12 @@ def naturalbench(folder: Path) -> None:
             "Question_0": asked,
             "Question_1": f"Not: {asked}",
         }
-        row |= {"Image_0_Question_0": yes, "Image_1_Question_0": no, "Image_0_Question_1": no, "Image_1_Question_1": yes}
+        row |= {
+            "Image_0_Question_0": yes,
+            "Image_1_Question_0": no,
+            "Image_0_Question_1": no,
+            "Image_1_Question_1": yes,
+        }
         for side in (0, 1):
             row[f"Image_{side}"] = {"bytes": picture(2 * index + side), "path": None}
         rows.append(row)
@@ -133,7 +170,14 @@ def pope(folder: Path) -> None:
         for number in range(1, 5):
             image = f"COCO_val2014_{(number + 1) // 2:012d}.jpg"
             label = "yes" if number % 2 else "no"
-            rows.append({"question_id": number, "image": image, "text": f"Is there a door {number} in the image?", "label": label})
+            rows.append(
+                {
+                    "question_id": number,
+                    "image": image,
+                    "text": f"Is there a door {number} in the image?",
+                    "label": label,
+                }
+            )
             _put(folder / "val2014" / image, picture(number, "JPEG"))
         _lines(folder / f"coco_pope_{split}.json", rows)
 
@@ -151,11 +195,24 @@ HALLUSION_ROWS = [
 
 
 def hallusionbench(folder: Path) -> None:
-    names = ("category", "subcategory", "visual_input", "set_id", "figure_id", "question_id", "gt_answer")
+    names = (
+        "category",
+        "subcategory",
+        "visual_input",
+        "set_id",
+        "figure_id",
+        "question_id",
+        "gt_answer",
+    )
     rows = []
     for number, values in enumerate(HALLUSION_ROWS):
         row: dict[str, Any] = dict(zip(names, values, strict=True))
-        row |= {"sample_note": "", "question": f"Is line {number} longer?", "gt_answer_details": "It is as long.", "filename": None}
+        row |= {
+            "sample_note": "",
+            "question": f"Is line {number} longer?",
+            "gt_answer_details": "It is as long.",
+            "filename": None,
+        }
         if values[2] != "0":
             row["filename"] = f"./{values[0]}/{values[1]}/{values[3]}_{values[4]}.png"
             _put(folder / "hallusion_bench" / row["filename"], picture(int(values[4])))
@@ -167,11 +224,24 @@ def textvqa(folder: Path) -> None:
     answers = [["red"] * 3 + ["blue"] * 7, ["stop"] * 10, [f"no {number}" for number in range(10)]]
     rows = []
     for number, given in enumerate(answers):
-        rows.append({"question_id": 34602 + number, "image_id": f"img{number}", "question": "What is written?", "answers": given})
+        rows.append(
+            {
+                "question_id": 34602 + number,
+                "image_id": f"img{number}",
+                "question": "What is written?",
+                "answers": given,
+            }
+        )
         _put(folder / "train_images" / f"img{number}.jpg", picture(number, "JPEG"))
     _put(folder / "TextVQA_0.5.1_val.json", json.dumps({"dataset_type": "val", "data": rows}))
     prompts = [
-        {"question_id": f"img{number}", "text": f"what is written?\nReference OCR token: STOP, {number}\nAnswer the question using one."}
+        {
+            "question_id": f"img{number}",
+            "text": (
+                f"what is written?\nReference OCR token: STOP, {number}\nAnswer the question using"
+                " one."
+            ),
+        }
         for number in range(3)
     ]
     _lines(folder / "llava_textvqa_val_v051_ocr.jsonl", prompts)
@@ -181,11 +251,15 @@ def scienceqa(folder: Path) -> None:
     problems = {}
     for pid in range(1, 6):
         problems[str(pid)] = {
-            "question": f"Which is it, {pid}?", "choices": ["one", "two", "three"][: 2 + pid % 2], "answer": pid % 2,
-            "hint": "Look at the door." if pid == 1 else "", "image": "image.png" if pid != 3 else None,
-            "split": "test" if pid != 5 else "train", "subject": "natural science" if pid < 4 else "social science",
+            "question": f"Which is it, {pid}?",
+            "choices": ["one", "two", "three"][: 2 + pid % 2],
+            "answer": pid % 2,
+            "hint": "Look at the door." if pid == 1 else "",
+            "image": "image.png" if pid != 3 else None,
+            "split": "test" if pid != 5 else "train",
+            "subject": "natural science" if pid < 4 else "social science",
             "grade": f"grade{4 * pid}",
-        }  # fmt: skip
+        }
         if pid not in (3, 5):
             _put(folder / "test" / str(pid) / "image.png", picture(pid))
     _put(folder / "problems.json", json.dumps(problems))
@@ -193,13 +267,27 @@ def scienceqa(folder: Path) -> None:
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {
-    "mmvp": mmvp, "cvbench": cvbench, "realworldqa": realworldqa, "mmhal": mmhal, "naturalbench": naturalbench, "pope": pope,
-    "hallusionbench": hallusionbench, "textvqa": textvqa, "scienceqa": scienceqa,
-}  # fmt: skip
+    "mmvp": mmvp,
+    "cvbench": cvbench,
+    "realworldqa": realworldqa,
+    "mmhal": mmhal,
+    "naturalbench": naturalbench,
+    "pope": pope,
+    "hallusionbench": hallusionbench,
+    "textvqa": textvqa,
+    "scienceqa": scienceqa,
+}
 SIZES = {
-    "mmvp": 6, "cvbench": 7, "realworldqa": 4, "mmhal": 16, "naturalbench": 12, "pope": 12, "hallusionbench": 7, "textvqa": 3,
+    "mmvp": 6,
+    "cvbench": 7,
+    "realworldqa": 4,
+    "mmhal": 16,
+    "naturalbench": 12,
+    "pope": 12,
+    "hallusionbench": 7,
+    "textvqa": 3,
     "scienceqa": 3,
-}  # fmt: skip
+}
 
 
 def write(name: str, folder: Path) -> Path:

@@ -9,7 +9,8 @@ from eval.claims.claims import Claim, Thing, read_claims
 from eval.claims.lexicon import Lexicon
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
 
-# 64 x 64: a red star top left, another red star bottom left, a blue circle top right, a grey traffic light bottom right.
+# 64 x 64: a red star top left, another red star bottom left, a blue circle top right, a grey
+# traffic light bottom right.
 OBJECTS = [
     {"object": "star", "colour": "red", "box": [4, 4, 20, 20]},
     {"object": "star", "colour": "red", "box": [6, 40, 22, 56]},
@@ -83,9 +84,13 @@ DESCRIBE = "Describe the image."
         ("Not all stars are red.", 0, 0),
     ],
 )
-def test_claims_of_a_description_are_counted_and_checked(answer: str, num_claims: int, num_false: int) -> None:
+def test_claims_of_a_description_are_counted_and_checked(
+    answer: str, num_claims: int, num_false: int
+) -> None:
     check = check_answer(answer, DESCRIBE, TRUTH, LEXICON)
-    assert (check.num_claims, check.num_false) == (num_claims, num_false), read_claims(answer, DESCRIBE, LEXICON)
+    assert (check.num_claims, check.num_false) == (num_claims, num_false), read_claims(
+        answer, DESCRIBE, LEXICON
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,16 +108,34 @@ def test_claims_of_a_description_are_counted_and_checked(answer: str, num_claims
         ("How many stars are there?", "Two, one on the left.", 2, 0),
         ("What colour are the stars?", "None of them are blue.", 1, 0),
         ("What colour are the stars?", "One of them is red.", 1, 0),
-        ("Can you tell if the circle is blue?", "The circle is red.", 1, 1),  # a hedge in the question hedges no answer
+        # a hedge in the question hedges no answer
+        ("Can you tell if the circle is blue?", "The circle is red.", 1, 1),
         ("Where is the circle?", "On the right.", 1, 0),
         ("Where is the circle?", "at the bottom of the image", 1, 1),
         ("Where is the star relative to the circle?", "To the left of it.", 1, 0),
-        ("Where is the circle, seen from the star?", "to the left", 1, 1),  # of the star, though it is right of the middle
+        # of the star, though it is right of the middle
+        ("Where is the circle, seen from the star?", "to the left", 1, 1),
         ("Where is the circle, seen from the traffic light?", "Above.", 1, 0),
-        ("On which side of the circle is the traffic light?", "The circle has the traffic light below it.", 1, 0),
-        ("How are the star and the circle arranged?", "It is to the left of it.", 0, 0),  # which is which: not guessed
-        ("What is the blue thing in the picture?", "The blue thing in the picture is a circle.", 1, 0),
-        ("What is the blue thing in the picture?", "The blue thing in the picture is a star.", 1, 1),
+        (
+            "On which side of the circle is the traffic light?",
+            "The circle has the traffic light below it.",
+            1,
+            0,
+        ),
+        # which is which: not guessed
+        ("How are the star and the circle arranged?", "It is to the left of it.", 0, 0),
+        (
+            "What is the blue thing in the picture?",
+            "The blue thing in the picture is a circle.",
+            1,
+            0,
+        ),
+        (
+            "What is the blue thing in the picture?",
+            "The blue thing in the picture is a star.",
+            1,
+            1,
+        ),
         ("What was drawn in blue?", "A star was drawn in blue.", 1, 1),
         ("Where is the star relative to the circle?", "To the left of the circle.", 1, 0),
         ("What is to the right of the star?", "A circle.", 1, 0),
@@ -125,13 +148,22 @@ def test_claims_of_a_description_are_counted_and_checked(answer: str, num_claims
         ("Is there a cross?", "no", 0, 0),
     ],
 )
-def test_short_answers_are_read_with_their_question(question: str, answer: str, num_claims: int, num_false: int) -> None:
+def test_short_answers_are_read_with_their_question(
+    question: str, answer: str, num_claims: int, num_false: int
+) -> None:
     check = check_answer(answer, question, TRUTH, LEXICON)
-    assert (check.num_claims, check.num_false) == (num_claims, num_false), read_claims(answer, question, LEXICON)
+    assert (check.num_claims, check.num_false) == (num_claims, num_false), read_claims(
+        answer, question, LEXICON
+    )
 
 
 def test_a_negated_claim_holds_exactly_when_the_claim_does_not() -> None:
-    for kind, value, other in [("exists", "", None), ("count", "2", None), ("colour", "red", None), ("relation", "above", Thing("circle"))]:
+    for kind, value, other in [
+        ("exists", "", None),
+        ("count", "2", None),
+        ("colour", "red", None),
+        ("relation", "above", Thing("circle")),
+    ]:
         for noun in ("star", "circle", "cross"):
             claim = Claim(kind, Thing(noun), value, other)  # type: ignore[arg-type]
             denied = Claim(kind, Thing(noun), value, other, negated=True)  # type: ignore[arg-type]
@@ -139,8 +171,12 @@ def test_a_negated_claim_holds_exactly_when_the_claim_does_not() -> None:
 
 
 def test_an_object_in_the_middle_is_on_no_side_but_in_the_centre() -> None:
-    centred = truth_of([{"object": "star", "colour": "red", "box": [20, 22, 36, 38]}], 64, 64)  # centre at (28, 30)
-    said = [check_answer(f"The star is in the {place}.", DESCRIBE, centred, LEXICON).num_false for place in ("centre", "upper left")]
+    # centre at (28, 30)
+    centred = truth_of([{"object": "star", "colour": "red", "box": [20, 22, 36, 38]}], 64, 64)
+    said = [
+        check_answer(f"The star is in the {place}.", DESCRIBE, centred, LEXICON).num_false
+        for place in ("centre", "upper left")
+    ]
     assert said == [0, 2]
     middle = truth_of([{"object": "star", "colour": "red", "box": [24, 0, 40, 8]}], 64, 64)
     assert not holds(Claim("position", Thing("star"), "left"), middle)
@@ -151,7 +187,8 @@ def test_an_object_in_the_middle_is_on_no_side_but_in_the_centre() -> None:
 def test_an_object_has_no_relation_to_itself() -> None:
     alone = Truth(TRUTH.objects[:1], 64, 64)
     assert not holds(Claim("relation", Thing("star"), "left", Thing("star")), alone)
-    assert holds(Claim("relation", Thing("star"), "above", Thing("star")), TRUTH)  # one star is above the other
+    # one star is above the other
+    assert holds(Claim("relation", Thing("star"), "above", Thing("star")), TRUTH)
 
 
 def test_plurals_and_spellings_are_in_the_lexicon() -> None:
@@ -168,7 +205,12 @@ def test_a_row_without_exact_truth_has_none() -> None:
     assert truths_in("{}") is None
     assert truths_in("") is None
     assert truths_in(json.dumps({"truth": {"a": {"objects": OBJECTS}}})) is None
-    assert truths_in(json.dumps({"truth": {"a": {"objects": [{"object": "star"}]}, "b": {"objects": []}}})) is None
+    assert (
+        truths_in(
+            json.dumps({"truth": {"a": {"objects": [{"object": "star"}]}, "b": {"objects": []}}})
+        )
+        is None
+    )
 
 
 @pytest.mark.parametrize(
@@ -186,7 +228,10 @@ def test_a_row_without_exact_truth_has_none() -> None:
     ],
 )
 def test_a_truth_that_cannot_be_used_is_none(objects: object) -> None:
-    assert truths_in(json.dumps({"truth": {"a": {"objects": OBJECTS}, "b": {"objects": objects}}})) is None
+    assert (
+        truths_in(json.dumps({"truth": {"a": {"objects": OBJECTS}, "b": {"objects": objects}}}))
+        is None
+    )
 
 
 @pytest.mark.parametrize("meta", ["a note", "[1", "[]", "null", '{"truth": "yes"}', None])
@@ -196,20 +241,32 @@ def test_a_meta_of_another_kind_has_no_truth(meta: str | None) -> None:
 
 def test_repeating_a_claim_does_not_count_it_twice() -> None:
     check = check_answer("A cross. A cross. A cross.", DESCRIBE, TRUTH, LEXICON)
-    assert (check.num_claims, check.num_false, check.num_words, check.hallucinates) == (1, 1, 6, True)
+    assert (check.num_claims, check.num_false, check.num_words, check.hallucinates) == (
+        1,
+        1,
+        6,
+        True,
+    )
 
 
 @pytest.mark.slow
-def test_every_caption_of_the_scene_generator_is_read_as_true_of_its_own_image_and_false_of_the_other() -> None:
+def test_every_caption_of_the_scene_generator_is_read_as_true_of_its_own_image_and_false_of_the_other() -> (
+    None
+):
     section = ScenesSection(kind="scenes", num_pairs=300, seed=7)
     pairs = list(ScenesSource(section).read(0, 300))
     truths = [truths_in(pair.meta) for pair in pairs]
     lexicon = lexicon_of(side for row in truths if row for side in row)
     for pair, row in zip(pairs, truths, strict=True):
         assert row is not None
-        for own, other, caption in ((row[0], row[1], pair.caption_a), (row[1], row[0], pair.caption_b)):
+        for own, other, caption in (
+            (row[0], row[1], pair.caption_a),
+            (row[1], row[0], pair.caption_b),
+        ):
             about_own = check_answer(caption, pair.question or "", truth_of(own, 64, 64), lexicon)
-            about_other = check_answer(caption, pair.question or "", truth_of(other, 64, 64), lexicon)
+            about_other = check_answer(
+                caption, pair.question or "", truth_of(other, 64, 64), lexicon
+            )
             claims = read_claims(caption, pair.question or "", lexicon)
             assert about_own.num_claims >= 1, (pair.question, caption)
             assert about_own.num_false == 0, (pair.question, caption, claims, own)

@@ -20,26 +20,43 @@ from eval.question import Question, Verdict
 from pipeline.core.recipe import RecipeError
 
 ROOT = Path(__file__).resolve().parents[3]
-LOGPS = [f"logp_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b")]
+LOGPS = [
+    f"logp_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b")
+]
 
 
 def mmvp_question(index: int) -> Question:
     letter = "AB"[index % 2]
     return Question(
-        item_id=str(index), prompt=f"Question {index // 2}? (a) x (b) y", image=None, kind="choice", choices=("x", "y"), truth=letter,
-        cluster=str(index // 2), max_new_tokens=128, meta={"truth_original": letter, "truth_corrected": letter},
-    )  # fmt: skip
+        item_id=str(index),
+        prompt=f"Question {index // 2}? (a) x (b) y",
+        image=None,
+        kind="choice",
+        choices=("x", "y"),
+        truth=letter,
+        cluster=str(index // 2),
+        max_new_tokens=128,
+        meta={"truth_original": letter, "truth_corrected": letter},
+    )
 
 
 def mmhal_question(index: int) -> Question:
     return Question(
-        item_id=str(index), prompt=f"What is in {index}?", image=None, kind="free", truth="A door.", cluster=str(index),
-        max_new_tokens=1024, meta={"type": "attribute", "image_content": []},
-    )  # fmt: skip
+        item_id=str(index),
+        prompt=f"What is in {index}?",
+        image=None,
+        kind="free",
+        truth="A door.",
+        cluster=str(index),
+        max_new_tokens=1024,
+        meta={"type": "attribute", "image_content": []},
+    )
 
 
 def judged(questions: Sequence[Question], marks: str) -> list[Verdict]:
-    """One character per question: 1 right, 0 wrong, ? unreadable, - not judged; for MMHal the rating itself."""
+    """One character per question: 1 right, 0 wrong, ? unreadable, - not judged; for MMHal the
+    rating itself.
+    """
     found = []
     for question, mark in zip(questions, marks, strict=True):
         right = mark if question.kind == "free" else str(question.truth)
@@ -53,7 +70,9 @@ def judged(questions: Sequence[Question], marks: str) -> list[Verdict]:
 
 
 def leave(folder: Path, recipe: dict[str, Any] | None = None, **marks: Any) -> Path:
-    """A folder as a finished evaluation leaves it. `mmvp="1101"`, or a mapping of role to marks, or (questions, marks)."""
+    """A folder as a finished evaluation leaves it. `mmvp="1101"`, or a mapping of role to marks, or
+    (questions, marks).
+    """
     (folder / "benchmarks").mkdir(parents=True)
     roles = set()
     for label, value in marks.items():
@@ -63,17 +82,34 @@ def leave(folder: Path, recipe: dict[str, Any] | None = None, **marks: Any) -> P
         for role, one in of_role.items():
             roles.add(role)
             make = mmhal_question if name == "mmhal" else mmvp_question
-            questions, string = one if isinstance(one, tuple) else ([make(index) for index in range(len(one))], one)
+            questions, string = (
+                one if isinstance(one, tuple) else ([make(index) for index in range(len(one))], one)
+            )
             for condition in ("image", "none"):
                 said = judged(questions, string if condition == "image" else "0" * len(string))
-                part = answer_table(benchmark(name), condition, questions, [""] * len(said), said, [f"sha{q.item_id}" for q in questions])
+                part = answer_table(
+                    benchmark(name),
+                    condition,
+                    questions,
+                    [""] * len(said),
+                    said,
+                    [f"sha{q.item_id}" for q in questions],
+                )
                 parts.append(part.append_column("model_role", pa.array([role] * part.num_rows)))
         pq.write_table(pa.concat_tables(parts), folder / "benchmarks" / f"{label}.parquet")
         (folder / "benchmarks" / f"{label}.json").write_text(json.dumps({"benchmark": name}))
         (folder / "benchmarks" / f"{label}.judge.parquet").write_bytes(b"not an answer table")
-    stated = recipe or {"benchmarks": [{"name": label.split("_")[0], "label": label, "parser": "default"} for label in marks]}
+    stated = recipe or {
+        "benchmarks": [
+            {"name": label.split("_")[0], "label": label, "parser": "default"} for label in marks
+        ]
+    }
     (folder / "DONE.json").write_text(json.dumps({"identity": {"recipe": stated}}))
-    (folder / "result.json").write_text(json.dumps({"models": {role: f"model of {folder.name} {role}" for role in roles or {"after"}}}))
+    (folder / "result.json").write_text(
+        json.dumps(
+            {"models": {role: f"model of {folder.name} {role}" for role in roles or {"after"}}}
+        )
+    )
     return folder
 
 
@@ -82,36 +118,76 @@ def compare(*folders: Path) -> dict[str, Any]:
 
 
 def test_two_models_on_the_same_questions(tmp_path: Path) -> None:
-    found = compare(leave(tmp_path / "base", mmvp="11100100"), leave(tmp_path / "tuned", mmvp="111111?1"))
+    found = compare(
+        leave(tmp_path / "base", mmvp="11100100"), leave(tmp_path / "tuned", mmvp="111111?1")
+    )
     assert [column["key"] for column in found["columns"]] == ["mmvp/pair_accuracy"]
-    assert [found["scores"][name]["mmvp/pair_accuracy"]["value"] for name in ("base", "tuned")] == [1 / 4, 3 / 4]
+    assert [found["scores"][name]["mmvp/pair_accuracy"]["value"] for name in ("base", "tuned")] == [
+        1 / 4,
+        3 / 4,
+    ]
     one = found["differences"]["tuned"]["mmvp/pair_accuracy"]
-    assert (one["value"], one["num_better"], one["num_worse"], one["test"]) == (0.5, 2, 0, "mcnemar")
+    assert (one["value"], one["num_better"], one["num_worse"], one["test"]) == (
+        0.5,
+        2,
+        0,
+        "mcnemar",
+    )
     assert one["p"] == one["p_holm"] == 0.5 and one["significant"] is False
     assert found["average"] == {"base": 0.0, "tuned": 2.0}
     assert found["unreadable"] == {"base": {"mmvp": 0.0}, "tuned": {"mmvp": 1 / 8}}
-    assert len(found["notes"]) == 1 and "of these there are 1, without MM-Vet, LLaVA-Bench, MMHal" in found["notes"][0]
+    assert (
+        len(found["notes"]) == 1
+        and "of these there are 1, without MM-Vet, LLaVA-Bench, MMHal" in found["notes"][0]
+    )
 
 
 def test_a_difference_beyond_luck_is_called_so_and_holm_counts_the_scores(tmp_path: Path) -> None:
     base = leave(tmp_path / "base", mmvp="10" * 20, mmhal="2" * 10)
     tuned = leave(tmp_path / "tuned", mmvp="11" * 10 + "10" * 10, mmhal="2" * 9 + "6")
     found = compare(base, tuned)
-    assert [column["heading"] for column in found["columns"]] == ["MMHal", "MMHal hal.", "MMVP pairs"]
+    assert [column["heading"] for column in found["columns"]] == [
+        "MMHal",
+        "MMHal hal.",
+        "MMVP pairs",
+    ]
     differences = found["differences"]["tuned"]
     pairs = differences["mmvp/pair_accuracy"]
-    assert pairs["p"] == pytest.approx(2 / 2**10) and pairs["p_holm"] == pytest.approx(3 * 2 / 2**10) and pairs["significant"]
-    assert differences["mmhal/score"]["value"] == pytest.approx(0.4) and differences["mmhal/score"]["test"] == "bootstrap"
-    # One of ten no longer hallucinated: the rate falls from 1 to 0.9, p = 1, and that counts for the model.
-    assert (differences["mmhal/hallucination_rate"]["num_better"], differences["mmhal/hallucination_rate"]["num_worse"]) == (1, 0)
-    assert (differences["mmhal/hallucination_rate"]["value"], differences["mmhal/hallucination_rate"]["p"]) == (pytest.approx(-0.1), 1.0)
-    # Without the image the base has every rating 0, so it loses all of 2.0, and hallucinates as often as with it: always.
-    assert found["dependency"]["mmhal/score"]["value"] == 1.0 and found["dependency"]["mmhal/hallucination_rate"]["value"] == 0.0
-    assert found["dependency"]["mmvp/pair_accuracy"] is None  # 0 of 20 pairs: nothing to lose a share of
+    assert (
+        pairs["p"] == pytest.approx(2 / 2**10)
+        and pairs["p_holm"] == pytest.approx(3 * 2 / 2**10)
+        and pairs["significant"]
+    )
+    assert (
+        differences["mmhal/score"]["value"] == pytest.approx(0.4)
+        and differences["mmhal/score"]["test"] == "bootstrap"
+    )
+    # One of ten no longer hallucinated: the rate falls from 1 to 0.9, p = 1, and that counts for
+    # the model.
+    assert (
+        differences["mmhal/hallucination_rate"]["num_better"],
+        differences["mmhal/hallucination_rate"]["num_worse"],
+    ) == (1, 0)
+    assert (
+        differences["mmhal/hallucination_rate"]["value"],
+        differences["mmhal/hallucination_rate"]["p"],
+    ) == (pytest.approx(-0.1), 1.0)
+    # Without the image the base has every rating 0, so it loses all of 2.0, and hallucinates as
+    # often as with it: always.
+    assert (
+        found["dependency"]["mmhal/score"]["value"] == 1.0
+        and found["dependency"]["mmhal/hallucination_rate"]["value"] == 0.0
+    )
+    # 0 of 20 pairs: nothing to lose a share of
+    assert found["dependency"]["mmvp/pair_accuracy"] is None
     assert found["improvement"]["tuned"]["mmhal/hallucination_rate"]["value"] == pytest.approx(0.1)
-    # MMHal 2 -> 2.4 is +20 %, hallucination 1 -> 0.9 is +10 %; pairs 0 -> 0.5 have nothing to divide by.
+    # MMHal 2 -> 2.4 is +20 %, hallucination 1 -> 0.9 is +10 %; pairs 0 -> 0.5 have nothing to
+    # divide by.
     assert found["average"]["tuned"] == pytest.approx((0.2 + 0.1) / 2)
-    assert found["notes"][-1] == "tuned: MMVP pairs not in its average (no score, or nothing to divide by)"
+    assert (
+        found["notes"][-1]
+        == "tuned: MMVP pairs not in its average (no score, or nothing to divide by)"
+    )
 
 
 def test_other_questions_are_left_out_in_whole_pairs_and_said(tmp_path: Path) -> None:
@@ -119,9 +195,16 @@ def test_other_questions_are_left_out_in_whole_pairs_and_said(tmp_path: Path) ->
     base = leave(tmp_path / "base", mmvp=(questions, "111100"))
     tuned = leave(tmp_path / "tuned", mmvp=(questions[1:], "11111"))
     found = compare(base, tuned)
-    assert found["scores"]["base"]["mmvp/pair_accuracy"]["n"] == found["scores"]["tuned"]["mmvp/pair_accuracy"]["n"] == 2
+    assert (
+        found["scores"]["base"]["mmvp/pair_accuracy"]["n"]
+        == found["scores"]["tuned"]["mmvp/pair_accuracy"]["n"]
+        == 2
+    )
     assert found["scores"]["base"]["mmvp/pair_accuracy"]["value"] == 1 / 2
-    assert "mmvp: the models answered different questions (base 6, tuned 5); compared over the 4 that all answered" in found["notes"]
+    assert (
+        "mmvp: the models answered different questions (base 6, tuned 5); compared over the 4 that"
+        " all answered" in found["notes"]
+    )
 
 
 def test_nothing_in_common_is_an_error_or_a_note(tmp_path: Path) -> None:
@@ -139,7 +222,9 @@ def test_other_settings_prompts_truths_and_images_are_said(tmp_path: Path) -> No
     changed = [replace(questions[0], prompt="Else?", truth="B"), *questions[1:]]
     base = leave(tmp_path / "base", recipe, mmvp="1111")
     tuned = leave(
-        tmp_path / "tuned", recipe | {"dtype": "bfloat16", "benchmarks": [{"name": "mmvp", "parser": "lmms"}]}, mmvp=(changed, "1111")
+        tmp_path / "tuned",
+        recipe | {"dtype": "bfloat16", "benchmarks": [{"name": "mmvp", "parser": "lmms"}]},
+        mmvp=(changed, "1111"),
     )
     notes = "\n".join(compare(base, tuned)["notes"])
     assert "mmvp: 1 of 4 questions were asked in other words" in notes
@@ -153,7 +238,10 @@ def test_what_one_judge_missed_is_left_out_of_both(tmp_path: Path) -> None:
     found = compare(leave(tmp_path / "base", mmhal="2-66"), leave(tmp_path / "tuned", mmhal="6666"))
     assert found["scores"]["base"]["mmhal/score"]["value"] == pytest.approx(14 / 3)
     assert found["scores"]["tuned"]["mmhal/score"]["n"] == 3
-    assert "mmhal: 1 of 4 answers have no judgement in at least one model; left out of all" in found["notes"]
+    assert (
+        "mmhal: 1 of 4 answers have no judgement in at least one model; left out of all"
+        in found["notes"]
+    )
 
 
 def test_one_folder_with_its_base_is_a_comparison(tmp_path: Path) -> None:
@@ -184,11 +272,17 @@ def test_contrast_pairs_are_compared_by_their_scores(tmp_path: Path) -> None:
         pq.write_table(pa.Table.from_pylist(table), folder / "items.parquet")
         return folder
 
-    found = compare(pairs(tmp_path / "base", [wrong] * 4), pairs(tmp_path / "tuned", [right, right, right, wrong]))
+    found = compare(
+        pairs(tmp_path / "base", [wrong] * 4),
+        pairs(tmp_path / "tuned", [right, right, right, wrong]),
+    )
     assert [column["key"] for column in found["columns"]] == ["contrast/group_score"]
     one = found["differences"]["tuned"]["contrast/group_score"]
     assert (one["value"], one["num_better"], one["test"]) == (0.75, 3, "bootstrap")
-    assert found["columns"][0]["chance"] == pytest.approx(1 / 6) and not found["columns"][0]["in_average"]
+    assert (
+        found["columns"][0]["chance"] == pytest.approx(1 / 6)
+        and not found["columns"][0]["in_average"]
+    )
     assert found["average"] == {"base": None, "tuned": None}
 
 
@@ -205,7 +299,9 @@ OTHER_TABLE = pa.table({"x": [1]})
         ("benchmarks/mmvp.parquet", OTHER_TABLE, "the columns of an evaluation, item_id"),
     ],
 )
-def test_a_folder_that_cannot_be_used_is_named(file: str, damage: Any, message: str, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_used_is_named(
+    file: str, damage: Any, message: str, tmp_path: Path
+) -> None:
     good, bad = leave(tmp_path / "good", mmvp="11"), leave(tmp_path / "bad", mmvp="11")
     (bad / file).unlink()
     if isinstance(damage, bytes):
@@ -225,7 +321,9 @@ def test_folders_are_named_by_what_tells_them_apart(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_tables_and_the_page_say_what_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_and_the_page_say_what_was_found(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     base = leave(tmp_path / "base", mmvp="1011", mmhal="25")
     tuned = leave(tmp_path / "tuned<b>", mmvp="1111", mmhal="5-")
     found = compare(base, tuned)
@@ -237,17 +335,27 @@ def test_the_tables_and_the_page_say_what_was_found(tmp_path: Path, capsys: pyte
 
     write_comparison_page(found, 0.95, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text()
-    assert "tuned&lt;b&gt; minus base" in page and "tuned<b>" not in page and page.count("<svg") == 2
+    assert (
+        "tuned&lt;b&gt; minus base" in page and "tuned<b>" not in page and page.count("<svg") == 2
+    )
 
 
 @pytest.mark.slow
 def test_the_verb_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
     folders = [leave(tmp_path / "base", mmvp="1010"), leave(tmp_path / "tuned", mmvp="1111")]
     code = (
-        f"import sys, svco; sys.argv = ['svco', 'compare', {str(folders[0])!r}, {str(folders[1])!r}, '--draws', '200', '--json', "
-        f"{str(tmp_path / 'out.json')!r}]\ntry:\n    svco.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)"
+        f"import sys, svco; sys.argv = ['svco', 'compare', {str(folders[0])!r},"
+        f" {str(folders[1])!r}, '--draws', '200', '--json', {str(tmp_path / 'out.json')!r}]\ntry:\n"
+        "    svco.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\nassert"
+        " not {'torch', 'ray', 'transformers'} & set(sys.modules)"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert finished.returncode == 0, finished.stderr
-    assert json.loads((tmp_path / "out.json").read_text())["scores"]["tuned"]["mmvp/pair_accuracy"]["value"] == 1.0
+    assert (
+        json.loads((tmp_path / "out.json").read_text())["scores"]["tuned"]["mmvp/pair_accuracy"][
+            "value"
+        ]
+        == 1.0
+    )

@@ -1,4 +1,6 @@
-"""An answer is found again only under everything that decided it, and survives whatever ends the process."""
+"""An answer is found again only under everything that decided it, and survives whatever ends the
+process.
+"""
 
 import os
 import signal
@@ -18,7 +20,12 @@ def test_the_key_holds_weights_prompt_picture_and_settings() -> None:
     settings = {"max_new_tokens": 8, "dtype": "float32"}
     key = answer_key("w", "p", "s", settings)
     assert key == answer_key("w", "p", "s", dict(reversed(settings.items())))
-    others = [("x", "p", "s", settings), ("w", "q", "s", settings), ("w", "p", None, settings), ("w", "p", "s", settings | {"dtype": "b"})]
+    others = [
+        ("x", "p", "s", settings),
+        ("w", "q", "s", settings),
+        ("w", "p", None, settings),
+        ("w", "p", "s", settings | {"dtype": "b"}),
+    ]
     assert len({key, *(answer_key(*other) for other in others)}) == 5
 
 
@@ -26,10 +33,19 @@ def test_answers_come_back_whole_and_the_first_stays(tmp_path: Path) -> None:
     long = Answer("x" * 10_000 + "\n\u4e2d\u6587 \u2028", 2_500, ended=False)
     with AnswerStore(tmp_path / "a.sqlite") as store:
         store.put({"1": long, "2": Answer("", 0, ended=True)})
-        store.put([("1", Answer("other", 1, ended=True)), ("3", Answer("no", 1, ended=True, fault="reply_refused"))])
+        store.put(
+            [
+                ("1", Answer("other", 1, ended=True)),
+                ("3", Answer("no", 1, ended=True, fault="reply_refused")),
+            ]
+        )
     with AnswerStore(tmp_path / "a.sqlite") as store:
         found = store.get(["1", "2", "3", "4", "1"])
-    assert found == {"1": long, "2": Answer("", 0, True), "3": Answer("no", 1, True, "reply_refused")}
+    assert found == {
+        "1": long,
+        "2": Answer("", 0, True),
+        "3": Answer("no", 1, True, "reply_refused"),
+    }
 
 
 def test_more_keys_than_one_statement_takes(tmp_path: Path) -> None:
@@ -42,12 +58,14 @@ def test_more_keys_than_one_statement_takes(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom eval.generation.cache import Answer, AnswerStore\n"
-        "store = AnswerStore(Path(sys.argv[1]))\n"
-        "store.put({str(n): Answer('kept', 1, True) for n in range(3)})\nos.kill(os.getpid(), signal.SIGKILL)"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom eval.generation.cache import"
+        " Answer, AnswerStore\nstore = AnswerStore(Path(sys.argv[1]))\nstore.put({str(n):"
+        " Answer('kept', 1, True) for n in range(3)})\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.sqlite")], env=environment, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.sqlite")], env=environment, check=False
+    )
     assert finished.returncode == -signal.SIGKILL
     with AnswerStore(tmp_path / "a.sqlite") as store:
         assert set(store.get(["0", "1", "2", "3"])) == {"0", "1", "2"}

@@ -37,7 +37,16 @@ def test_a_blank_image_is_drawn_for_the_server() -> None:
 
 def test_a_picture_counts_the_same_however_many_bytes_it_has() -> None:
     def asked(size: int) -> list[dict[str, object]]:
-        return [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x" * size}}, {"type": "text", "text": "?"}]}]
+        return [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "image_url", "image_url": {"url": "x" * size}},
+                    {"type": "text", "text": "?"},
+                ],
+            }
+        ]
 
     assert message_tokens(asked(10)) == message_tokens(asked(100_000))
-    assert message_tokens(asked(10)) == ASSUMED_IMAGE_TOKENS + 1 + 4  # the question mark in quotes, and what wraps a message
+    # the question mark in quotes, and what wraps a message
+    assert message_tokens(asked(10)) == ASSUMED_IMAGE_TOKENS + 1 + 4

@@ -5,7 +5,15 @@ import io
 import pytest
 from PIL import Image
 
-from eval.generation.image_conditions import NOTHING, Shown, derangement, possible_ablations, shown_as_asked, shown_under, upright_size
+from eval.generation.image_conditions import (
+    NOTHING,
+    Shown,
+    derangement,
+    possible_ablations,
+    shown_as_asked,
+    shown_under,
+    upright_size,
+)
 from eval.question import BenchmarkError, Question
 
 
@@ -32,7 +40,13 @@ def question(item_id: str, image: bytes | None, counterpart: str | None = None) 
 
 
 RED, BLUE, GREEN = picture("red"), picture("blue", (6, 8)), picture("green")
-QUESTIONS = [question("1", RED, "2"), question("2", BLUE, "1"), question("3", RED), question("4", None), question("5", GREEN)]
+QUESTIONS = [
+    question("1", RED, "2"),
+    question("2", BLUE, "1"),
+    question("3", RED),
+    question("4", None),
+    question("5", GREEN),
+]
 ASKED = shown_as_asked(QUESTIONS)
 
 
@@ -50,7 +64,13 @@ def test_no_image_is_nothing_for_all() -> None:
 
 def test_blank_is_grey_of_the_same_size_and_drawn_on_demand() -> None:
     shown = shown_under("blank", QUESTIONS, ASKED, 0)
-    assert [one and one.name for one in shown] == ["blank:8x6", "blank:6x8", "blank:8x6", None, "blank:8x6"]
+    assert [one and one.name for one in shown] == [
+        "blank:8x6",
+        "blank:6x8",
+        "blank:8x6",
+        None,
+        "blank:8x6",
+    ]
     assert shown[0] is not None
     drawn = Image.open(io.BytesIO(shown[0].encoded() or b""))
     assert (drawn.size, drawn.getcolors()) == ((8, 6), [(48, (128, 128, 128))])
@@ -64,11 +84,19 @@ def test_a_rotated_photograph_has_the_size_that_a_person_sees() -> None:
 def test_shuffled_gives_everyone_another_image_and_equal_images_the_same() -> None:
     for seed in range(5):
         shown = shown_under("shuffled", QUESTIONS, ASKED, seed)
-        assert all(one is not None and one != own for one, own in zip(shown, ASKED, strict=True) if own.image is not None)
+        assert all(
+            one is not None and one != own
+            for one, own in zip(shown, ASKED, strict=True)
+            if own.image is not None
+        )
         assert shown[0] == shown[2]
         assert shown[3] == NOTHING
-        assert {one.sha256 for one in shown if one and one.image} == {one.sha256 for one in ASKED if one.image}
-    assert shown_under("shuffled", QUESTIONS, ASKED, 1) == shown_under("shuffled", QUESTIONS, ASKED, 1)
+        assert {one.sha256 for one in shown if one and one.image} == {
+            one.sha256 for one in ASKED if one.image
+        }
+    assert shown_under("shuffled", QUESTIONS, ASKED, 1) == shown_under(
+        "shuffled", QUESTIONS, ASKED, 1
+    )
 
 
 def test_a_derangement_is_one_cycle_through_all_and_depends_on_the_names_alone() -> None:

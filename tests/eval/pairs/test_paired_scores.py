@@ -22,7 +22,8 @@ from eval.pairs.paired_scores import (
 SEES = [[-1.0, -5.0], [-5.0, -1.0], [-3.0, -3.5]]
 IGNORES = [[-2.0, -4.0], [-2.0, -4.0], [-2.0, -4.0]]
 REVERSED = [[-5.0, -1.0], [-1.0, -5.0], [-3.0, -3.5]]
-# Both texts prefer their own image, but text b is too unlikely to win anywhere: the language prior at work.
+# Both texts prefer their own image, but text b is too unlikely to win anywhere: the language prior
+# at work.
 LEANS = [[-1.0, -9.0], [-2.0, -7.0], [-1.5, -8.0]]
 # The right text wins under each image, but text a is likelier under image b.
 TEXT_ONLY = [[-3.0, -4.0], [-2.0, -1.0], [-2.0, -2.0]]
@@ -37,8 +38,20 @@ def test_text_image_and_group_score_of_five_kinds_of_model() -> None:
 
 
 def test_side_scores_of_five_kinds_of_model() -> None:
-    assert right_sides(TABLE).tolist() == [[True, True], [True, False], [False, False], [True, False], [True, True]]
-    assert own_image_sides(TABLE).tolist() == [[True, True], [False, False], [False, False], [True, True], [False, True]]
+    assert right_sides(TABLE).tolist() == [
+        [True, True],
+        [True, False],
+        [False, False],
+        [True, False],
+        [True, True],
+    ]
+    assert own_image_sides(TABLE).tolist() == [
+        [True, True],
+        [False, False],
+        [False, False],
+        [True, True],
+        [False, True],
+    ]
 
 
 def test_a_tie_is_wrong_everywhere() -> None:
@@ -52,7 +65,8 @@ def test_a_tie_is_wrong_everywhere() -> None:
 
 
 def test_rounding_noise_is_a_tie_and_more_than_that_is_none() -> None:
-    noise = np.random.default_rng(0).uniform(-1.5e-5, 1.5e-5, size=(200, 3, 2))  # as measured in float32
+    # as measured in float32
+    noise = np.random.default_rng(0).uniform(-1.5e-5, 1.5e-5, size=(200, 3, 2))
     ignores = np.array([[-2.0, -2.0]]) + noise
     assert not right_sides(ignores).any()
     assert not own_image_sides(ignores).any()
@@ -76,12 +90,14 @@ def test_margins_are_differences_of_one_texts_log_probability_in_nats() -> None:
 
 def test_the_preferred_answer_flips_only_when_it_follows_the_image() -> None:
     assert preferences(TABLE)[:, :2].tolist() == [[1, -1], [1, 1], [-1, 1], [1, 1], [1, -1]]
-    assert flips(TABLE).tolist() == [True, False, True, False, True]  # the reversed model flips too, the wrong way
+    # the reversed model flips too, the wrong way
+    assert flips(TABLE).tolist() == [True, False, True, False, True]
 
 
 def test_the_prior_contradicts_the_side_whose_text_is_less_likely_without_image() -> None:
     against_P2, with_P2 = prior_sides(TABLE)
-    assert against_P2.tolist() == [[False, True]] * 4 + [[False, False]]  # the last has a tie without image
+    # the last has a tie without image
+    assert against_P2.tolist() == [[False, True]] * 4 + [[False, False]]
     assert with_P2.tolist() == [[True, False]] * 4 + [[False, False]]
 
 
@@ -115,7 +131,9 @@ def test_exchanging_the_sides_of_a_pair_changes_no_score(seed: int) -> None:
 def test_attend_and_reject_add_up_and_every_pair_has_one_side_against_the_prior(seed: int) -> None:
     logps_P32 = random_logps(20, seed)
     found = margins(logps_P32)
-    np.testing.assert_allclose(found.matching_none_P2 + found.none_contradictory_P2, found.matching_contradictory_P2)
+    np.testing.assert_allclose(
+        found.matching_none_P2 + found.none_contradictory_P2, found.matching_contradictory_P2
+    )
     assert prior_sides(logps_P32, tie_nats=0)[0].sum(axis=1).tolist() == [1] * 20
 
 
@@ -128,10 +146,28 @@ def test_an_image_that_moves_every_text_alike_changes_no_text_score_but_the_imag
 def test_a_stated_prior_misleads_where_it_favours_only_the_wrong_answer() -> None:
     favoured = {"What colour?": ["red", "green"], "How many?": ["two"]}
     questions = ["What colour?", "What colour?", "What colour?", "How many?", "Where?"]
-    answers = [("red", "blue"), ("red", "green"), ("blue", "pink"), ("three", "two"), ("left", "right")]
+    answers = [
+        ("red", "blue"),
+        ("red", "green"),
+        ("blue", "pink"),
+        ("three", "two"),
+        ("left", "right"),
+    ]
     sides = favoured_sides(questions, answers, favoured)
-    assert sides.misled_P2.tolist() == [[False, True], [False, False], [False, False], [True, False], [False, False]]
-    assert sides.neutral_P2.tolist() == [[False, False], [True, True], [True, True], [False, False], [True, True]]
+    assert sides.misled_P2.tolist() == [
+        [False, True],
+        [False, False],
+        [False, False],
+        [True, False],
+        [False, False],
+    ]
+    assert sides.neutral_P2.tolist() == [
+        [False, False],
+        [True, True],
+        [True, True],
+        [False, False],
+        [True, True],
+    ]
 
 
 def test_no_pairs_have_no_favoured_sides() -> None:

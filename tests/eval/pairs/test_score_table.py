@@ -43,7 +43,10 @@ def overall(**views: View) -> dict[str, Any]:
 
 def test_scores_of_four_pairs_by_hand() -> None:
     found = overall(before=BEFORE, after=AFTER)
-    value = {key: (entry["before"]["value"], entry["after"]["value"], entry["difference"]["value"]) for key, entry in found.items()}
+    value = {
+        key: (entry["before"]["value"], entry["after"]["value"], entry["difference"]["value"])
+        for key, entry in found.items()
+    }
     assert value["text_score"] == (0.25, 0.5, 0.25)
     assert value["side_accuracy"] == (0.625, 0.75, 0.125)  # 2 + 3 of 8, 4 + 2 of 8
     assert value["image_gain"] == (0.125, 0.25, 0.125)
@@ -51,15 +54,22 @@ def test_scores_of_four_pairs_by_hand() -> None:
     assert value["accuracy_with_prior"] == (1.0, 1.0, 0.0)
     assert value["accuracy_against_prior"] == (0.25, 0.5, 0.25)
     assert value["prior_errors"] == (0.375, 0.25, -0.125)
-    assert value["matching_contradictory_nats"] == (1.0, 2.0, 1.0)  # 4 nats where it sees, 0 where it does not
+    # 4 nats where it sees, 0 where it does not
+    assert value["matching_contradictory_nats"] == (1.0, 2.0, 1.0)
     assert value["matching_contradictory_nats_per_token"] == (0.25, 0.5, 0.25)
     assert value["matching_contradictory_positive"] == (0.25, 0.5, 0.25)
 
 
-def test_the_area_under_the_curve_is_one_for_a_model_that_sees_and_a_half_for_one_that_does_not() -> None:
-    area = {name: overall(after=view(*[logps] * 4))["auroc"]["after"]["value"] for name, logps in (("sees", SEES), ("blind", BLIND))}
+def test_the_area_under_the_curve_is_one_for_a_model_that_sees_and_a_half_for_one_that_does_not() -> (
+    None
+):
+    area = {
+        name: overall(after=view(*[logps] * 4))["auroc"]["after"]["value"]
+        for name, logps in (("sees", SEES), ("blind", BLIND))
+    }
     assert area == {"sees": 1.0, "blind": 0.5}
-    # One text falls with both images, more with the other's: 0 and -2 against -1 and -3, so 3 of 4 comparisons are right.
+    # One text falls with both images, more with the other's: 0 and -2 against -1 and -3, so 3 of 4
+    # comparisons are right.
     falls = [[-3.0, -6.0], [-4.0, -5.0], [-3.0, -3.0]]
     assert overall(after=view(*[falls] * 4))["auroc"]["after"]["value"] == 0.75
 
@@ -69,17 +79,29 @@ def test_rounding_noise_does_not_make_a_blind_model_see() -> None:
     noisy = View(np.array([BLIND] * 4) + noise, np.full((4, 2), 4), None)
     found = overall(after=noisy)
     value = {key: entry["after"]["value"] for key, entry in found.items()}
-    for key in ("text_score", "image_score", "group_score", "flip_rate", "image_gain", "accuracy_against_prior"):
+    for key in (
+        "text_score",
+        "image_score",
+        "group_score",
+        "flip_rate",
+        "image_gain",
+        "accuracy_against_prior",
+    ):
         assert value[key] == 0.0, key
     assert value["auroc"] == 0.5
-    assert [value[f"{name}_positive"] for name in ("matching_contradictory", "matching_none", "none_contradictory")] == [0.0, 0.0, 0.0]
-    coarse = View(np.array([BLIND] * 4) + 400 * noise, np.full((4, 2), 4), None, tie_nats=0.02)  # as measured in bfloat16
+    assert [
+        value[f"{name}_positive"]
+        for name in ("matching_contradictory", "matching_none", "none_contradictory")
+    ] == [0.0, 0.0, 0.0]
+    # as measured in bfloat16
+    coarse = View(np.array([BLIND] * 4) + 400 * noise, np.full((4, 2), 4), None, tie_nats=0.02)
     assert verdict_of_pairs({"after": coarse}) == ["wrong"] * 4
     assert overall(after=coarse)["matching_none_positive"]["after"]["value"] == 0.0
 
 
 def test_what_the_image_adds_is_measured_against_the_accuracy_without_it() -> None:
-    undecided = [[-1.0, -5.0], [-5.0, -1.0], [-3.0, -3.0]]  # a tie without image: no side is right there
+    # a tie without image: no side is right there
+    undecided = [[-1.0, -5.0], [-5.0, -1.0], [-3.0, -3.0]]
     assert overall(after=view(*[undecided] * 4))["image_gain"]["after"]["value"] == 1.0
     assert overall(after=view(*[SEES] * 4))["image_gain"]["after"]["value"] == 0.5
 
@@ -90,7 +112,11 @@ def test_both_counts_are_shown_where_the_models_are_counted_over_others() -> Non
 
     def counted(before: Any, after: Any) -> str:
         entry = {"chance": None, "before": before, "after": after, "difference": None}
-        return table({"hallucinated_answers": entry}, ["hallucinated_answers"], {"before": "before", "after": "after"})[1][0][-1]
+        return table(
+            {"hallucinated_answers": entry},
+            ["hallucinated_answers"],
+            {"before": "before", "after": "after"},
+        )[1][0][-1]
 
     assert counted(number(1200), number(6)) == "1,200 / 6 answers"
     assert counted(number(6), number(6)) == "6 answers"
@@ -100,18 +126,29 @@ def test_both_counts_are_shown_where_the_models_are_counted_over_others() -> Non
 def test_intervals_count_groups_and_not_pairs() -> None:
     entry = overall(after=AFTER)["text_score"]["after"]
     assert (entry["n"], entry["num_groups"]) == (4, 3)
-    assert (entry["low"], entry["high"]) == (0.0, 1.0)  # three groups: some draws hold only g0, some none of it
+    # three groups: some draws hold only g0, some none of it
+    assert (entry["low"], entry["high"]) == (0.0, 1.0)
 
 
 def test_a_slice_holds_its_own_pairs_and_one_group_gives_no_interval() -> None:
     slices = score_table(ITEMS, {"after": AFTER}, None, SECTION)["category"]
-    assert slices["count"]["text_score"]["after"] == {"value": 1.0, "low": None, "high": None, "n": 2, "num_groups": 1}
+    assert slices["count"]["text_score"]["after"] == {
+        "value": 1.0,
+        "low": None,
+        "high": None,
+        "n": 2,
+        "num_groups": 1,
+    }
     assert slices["object"]["text_score"]["after"]["value"] == 0.0
 
 
 def test_the_difference_of_a_model_to_itself_is_nothing_for_sure() -> None:
     for key, entry in overall(before=AFTER, after=AFTER).items():
-        assert (entry["difference"]["value"], entry["difference"]["low"], entry["difference"]["high"]) == (0.0, 0.0, 0.0), key
+        assert (
+            entry["difference"]["value"],
+            entry["difference"]["low"],
+            entry["difference"]["high"],
+        ) == (0.0, 0.0, 0.0), key
 
 
 def test_the_same_seed_gives_the_same_table() -> None:
@@ -128,29 +165,64 @@ def test_what_was_not_measured_is_absent() -> None:
 
 
 def test_each_pair_is_fixed_broken_or_as_it_was() -> None:
-    assert verdict_of_pairs({"before": BEFORE, "after": AFTER}) == ["fixed", "fixed", "broken", "wrong"]
+    assert verdict_of_pairs({"before": BEFORE, "after": AFTER}) == [
+        "fixed",
+        "fixed",
+        "broken",
+        "wrong",
+    ]
     assert verdict_of_pairs({"after": AFTER}) == ["right", "right", "wrong", "wrong"]
 
 
 def test_generated_answers_are_judged_side_by_side() -> None:
     truth = '{"truth": {"a": {"objects": [%s]}, "b": {"objects": [%s]}}}'
     star = '{"object": "star", "colour": "%s", "box": [0, 0, 8, 8]}'
-    items = ITEMS.set_column(ITEMS.schema.get_field_index("meta"), "meta", [[truth % (star % "red", star % "blue")] + ["{}"] * 3])
-    sizes = pa.table({f"{name}_{side}_px": [64] * 4 for name in ("width", "height") for side in "ab"})
-    texts = [("The star is red.", "the star is red"), ("It is blue.", "The star is blue!"), ("Hello there", ""), ("red", "blue")]
+    items = ITEMS.set_column(
+        ITEMS.schema.get_field_index("meta"),
+        "meta",
+        [[truth % (star % "red", star % "blue")] + ["{}"] * 3],
+    )
+    sizes = pa.table(
+        {f"{name}_{side}_px": [64] * 4 for name in ("width", "height") for side in "ab"}
+    )
+    texts = [
+        ("The star is red.", "the star is red"),
+        ("It is blue.", "The star is blue!"),
+        ("Hello there", ""),
+        ("red", "blue"),
+    ]
     answers = judge(items, sizes, texts)
-    assert answers.verdicts == [("own", "other"), ("neither", "own"), ("neither", "neither"), ("neither", "neither")]
+    assert answers.verdicts == [
+        ("own", "other"),
+        ("neither", "own"),
+        ("neither", "neither"),
+        ("neither", "neither"),
+    ]
     assert answers.num_claims_P2.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]
     assert answers.num_false_P2.tolist() == [[0, 1], [0, 0], [0, 0], [0, 0]]
-    found = score_table(items, {"after": View(AFTER.logps_P32, AFTER.num_tokens_P2, answers)}, None, SECTION)["overall"]
+    found = score_table(
+        items, {"after": View(AFTER.logps_P32, AFTER.num_tokens_P2, answers)}, None, SECTION
+    )["overall"]
     value = {key: entry["after"]["value"] for key, entry in found.items()}
-    assert (value["hallucinated_answers"], value["hallucinated_claims"], value["no_checkable_claim"]) == (0.5, 0.5, 0.0)
-    assert (value["generated_own"], value["generated_other"], value["generated_neither"]) == (0.25, 0.125, 0.625)
+    assert (
+        value["hallucinated_answers"],
+        value["hallucinated_claims"],
+        value["no_checkable_claim"],
+    ) == (0.5, 0.5, 0.0)
+    assert (value["generated_own"], value["generated_other"], value["generated_neither"]) == (
+        0.25,
+        0.125,
+        0.625,
+    )
     assert value["answer_words"] == pytest.approx((4 + 4 + 3 + 4 + 2 + 0 + 1 + 1) / 8)
 
 
 def test_results_of_other_pairs_or_without_numbers_are_refused() -> None:
-    names = [f"logp_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b")]
+    names = [
+        f"logp_{condition}_{response}"
+        for condition in ("a", "b", "none")
+        for response in ("a", "b")
+    ]
     rest = {"num_tokens_a": [4], "num_tokens_b": [4], "generated_a": [None], "generated_b": [None]}
     good = pa.table({"pair_id": ["p0"], **{name: [-1.0] for name in names}, **rest})
     assert view_of(ITEMS.slice(0, 1), good).answers is None
@@ -173,6 +245,10 @@ def test_numbers_are_shown_in_the_unit_of_their_measure() -> None:
 def test_the_tables_name_only_measures_that_exist() -> None:
     assert set(HEADLINE) <= set(MEASURES)
     assert set(TERMINAL) <= set(HEADLINE)
-    columns, rows = table(overall(before=BEFORE, after=AFTER), ["text_score", "generated_own"], {"before": "before", "after": "after"})
+    columns, rows = table(
+        overall(before=BEFORE, after=AFTER),
+        ["text_score", "generated_own"],
+        {"before": "before", "after": "after"},
+    )
     assert columns == ["", "chance", "before", "after", "difference", "n"]
     assert [row[0] for row in rows] == ["text score"]

@@ -9,7 +9,9 @@ from eval.inputs import read_items
 from eval.pairs.scorer import _keys
 
 
-def test_an_image_without_hash_is_like_no_other(rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path) -> None:
+def test_an_image_without_hash_is_like_no_other(
+    rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
     def num_different(name: str, chosen: list[dict[str, Any]]) -> int:
         folder = write_rows(tmp_path / name, chosen)
         return len(set(_keys(read_items(EvalSection(model="m", data=str(folder), out="o")))))

@@ -1,4 +1,6 @@
-"""The same answers, read by each harness: every cell of two tables that were made by running the harnesses themselves."""
+"""The same answers, read by each harness: every cell of two tables that were made by running the
+harnesses themselves.
+"""
 
 import pytest
 
@@ -9,16 +11,32 @@ from pipeline.core.recipe import RecipeError
 
 
 def question(kind: Kind, truth: str, choices: tuple[str, ...] = ()) -> Question:
-    return Question(item_id="1", prompt="?", image=None, kind=kind, choices=choices, truth=truth, cluster="1", max_new_tokens=8)
+    return Question(
+        item_id="1",
+        prompt="?",
+        image=None,
+        kind=kind,
+        choices=choices,
+        truth=truth,
+        cluster="1",
+        max_new_tokens=8,
+    )
 
 
 DOOR = question("choice", "B", ("Open", "Closed"))
 DOG = question("yes_no", "yes")
-# A column is what a harness gives: a letter; "ok" or "wrong" where it gives only that; "-" where it finds nothing.
+# A column is what a harness gives: a letter; "ok" or "wrong" where it gives only that; "-" where it
+# finds nothing.
 CHOICE_COLUMNS = [
-    ("svco", "mmvp"), ("svco", "realworldqa"), ("svco", "scienceqa"), ("lmms", "cvbench"), ("lmms", "mmvp"), ("lmms", "realworldqa"),
-    ("lmms", "scienceqa"), ("vlmevalkit", "mmvp"),
-]  # fmt: skip
+    ("svco", "mmvp"),
+    ("svco", "realworldqa"),
+    ("svco", "scienceqa"),
+    ("lmms", "cvbench"),
+    ("lmms", "mmvp"),
+    ("lmms", "realworldqa"),
+    ("lmms", "scienceqa"),
+    ("vlmevalkit", "mmvp"),
+]
 CHOICE_TABLE = {
     "B": "ok ok B B B B ok B",
     "B.": "wrong ok B B B B ok B",
@@ -33,7 +51,13 @@ CHOICE_TABLE = {
     "Based on the image, the answer is A.": "wrong wrong B B A A wrong A",
     "Both are open": "wrong wrong B B B B wrong A",
 }
-YES_NO_COLUMNS = [("official", "pope"), ("lmms", "pope"), ("vlmevalkit", "pope"), ("official", "amber"), ("official", "naturalbench")]
+YES_NO_COLUMNS = [
+    ("official", "pope"),
+    ("lmms", "pope"),
+    ("vlmevalkit", "pope"),
+    ("official", "amber"),
+    ("official", "naturalbench"),
+]
 YES_NO_TABLE = {
     "yes": "yes yes yes wrong yes",
     "Yes.": "yes wrong yes wrong yes",
@@ -46,8 +70,14 @@ YES_NO_TABLE = {
 }
 
 
-def cells(table: dict[str, str], columns: list[tuple[str, str]]) -> list[tuple[tuple[str, str], str, str]]:
-    return [(column, said, cell) for said, row in table.items() for column, cell in zip(columns, row.split(), strict=True)]
+def cells(
+    table: dict[str, str], columns: list[tuple[str, str]]
+) -> list[tuple[tuple[str, str], str, str]]:
+    return [
+        (column, said, cell)
+        for said, row in table.items()
+        for column, cell in zip(columns, row.split(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize(("column", "said", "cell"), cells(CHOICE_TABLE, CHOICE_COLUMNS))
@@ -61,7 +91,9 @@ def test_every_cell_of_the_table_of_letters(column: tuple[str, str], said: str, 
 
 
 @pytest.mark.parametrize(("column", "said", "cell"), cells(YES_NO_TABLE, YES_NO_COLUMNS))
-def test_every_cell_of_the_table_of_yes_and_no(column: tuple[str, str], said: str, cell: str) -> None:
+def test_every_cell_of_the_table_of_yes_and_no(
+    column: tuple[str, str], said: str, cell: str
+) -> None:
     found = parser(*column)(DOG, said)
     assert (found.value or "-") == ("-" if cell == "wrong" else cell)
 
@@ -83,7 +115,9 @@ def test_naturalbench_takes_the_article_for_an_option() -> None:
 
 
 @pytest.mark.parametrize("key", COMPAT_PARSERS)
-@pytest.mark.parametrize("said", ["", " ", "\n", "Yes " * 2500, "(" * 10_000, "A" * 10_000, "\u00e9\u4e00\U0001f600"])
+@pytest.mark.parametrize(
+    "said", ["", " ", "\n", "Yes " * 2500, "(" * 10_000, "A" * 10_000, "\u00e9\u4e00\U0001f600"]
+)
 def test_any_text_is_read(key: tuple[str, str], said: str) -> None:
     for asked in (DOOR, DOG, question("short", "red")):
         found = COMPAT_PARSERS[key](asked, said)

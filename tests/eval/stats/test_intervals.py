@@ -1,14 +1,26 @@
-"""Bootstrap intervals against numbers worked by hand, and the area under the ROC curve against counting pairs."""
+"""Bootstrap intervals against numbers worked by hand, and the area under the ROC curve against
+counting pairs.
+"""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.stats.intervals import auroc, auroc_draws, cluster_counts, group_index, interval, ratio_draws, sums_by_group
+from eval.stats.intervals import (
+    auroc,
+    auroc_draws,
+    cluster_counts,
+    group_index,
+    interval,
+    ratio_draws,
+    sums_by_group,
+)
 
 
-def draws_of(hits: list[float], groups: list[str], counts: np.ndarray | None = None, seed: int = 0) -> np.ndarray:
+def draws_of(
+    hits: list[float], groups: list[str], counts: np.ndarray | None = None, seed: int = 0
+) -> np.ndarray:
     index_P, num_groups = group_index(groups)
     counts_DG = cluster_counts(num_groups, 2000, seed) if counts is None else counts
     tops_GM = sums_by_group(np.array(hits)[:, None], index_P, num_groups)
@@ -19,12 +31,16 @@ def draws_of(hits: list[float], groups: list[str], counts: np.ndarray | None = N
 def test_the_draws_of_two_groups_by_hand() -> None:
     # Group x has the hits 1 and 0, group y the hit 1. Drawn xx: 2/4, xy: 2/3, yy: 2/2.
     counts_DG = np.array([[2, 0], [1, 1], [0, 2]])
-    assert draws_of([1, 0, 1], ["x", "x", "y"], counts_DG).tolist() == pytest.approx([0.5, 2 / 3, 1.0])
+    assert draws_of([1, 0, 1], ["x", "x", "y"], counts_DG).tolist() == pytest.approx(
+        [0.5, 2 / 3, 1.0]
+    )
 
 
 def test_two_groups_are_drawn_as_chance_has_it() -> None:
     drawn = draws_of([1, 0, 1], ["x", "x", "y"])
-    assert [float(np.isclose(drawn, value).mean()) for value in (0.5, 2 / 3, 1.0)] == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
+    assert [float(np.isclose(drawn, value).mean()) for value in (0.5, 2 / 3, 1.0)] == pytest.approx(
+        [0.25, 0.5, 0.25], abs=0.03
+    )
 
 
 def test_every_draw_holds_as_many_groups_as_there_are_and_the_seed_decides() -> None:
@@ -50,16 +66,20 @@ def test_four_times_the_groups_halve_the_interval() -> None:
     few = width([1, 0] * 20, [str(index) for index in range(40)])
     many = width([1, 0] * 80, [str(index) for index in range(160)])
     assert many / few == pytest.approx(0.5, abs=0.1)
-    assert few == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 40), rel=0.1)  # the normal interval of a proportion
+    # the normal interval of a proportion
+    assert few == pytest.approx(2 * 1.96 * np.sqrt(0.25 / 40), rel=0.1)
 
 
 def test_a_group_of_identical_rows_counts_as_one() -> None:
     hits = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 1.0, 1.0]
     single = draws_of(hits, list("abcdefgh"))
-    copied = draws_of([hit for hit in hits for _ in range(5)], [name for name in "abcdefgh" for _ in range(5)])
+    copied = draws_of(
+        [hit for hit in hits for _ in range(5)], [name for name in "abcdefgh" for _ in range(5)]
+    )
     assert single.tolist() == pytest.approx(copied.tolist())
     spread = width([hit for hit in hits for _ in range(5)], [str(index) for index in range(40)])
-    assert spread < 0.6 * width(hits, list("abcdefgh"))  # as if they were 40 independent pairs: far too sure
+    # as if they were 40 independent pairs: far too sure
+    assert spread < 0.6 * width(hits, list("abcdefgh"))
 
 
 def test_a_paired_difference_of_equal_models_has_no_width() -> None:
@@ -91,14 +111,24 @@ VALUES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
 
 @settings(max_examples=60, deadline=None)
 @given(matching=VALUES, contradictory=VALUES)
-def test_area_under_the_curve_is_the_share_of_pairs_won(matching: list[float], contradictory: list[float]) -> None:
-    assert auroc(np.array(matching), np.array(contradictory)) == pytest.approx(counted(matching, contradictory))
+def test_area_under_the_curve_is_the_share_of_pairs_won(
+    matching: list[float], contradictory: list[float]
+) -> None:
+    assert auroc(np.array(matching), np.array(contradictory)) == pytest.approx(
+        counted(matching, contradictory)
+    )
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data(), num_groups=st.integers(2, 4))
-def test_a_draw_of_the_area_equals_writing_the_drawn_groups_out(data: st.DataObject, num_groups: int) -> None:
-    sizes = st.lists(st.tuples(st.integers(-2, 2).map(float), st.integers(0, num_groups - 1)), min_size=1, max_size=8)
+def test_a_draw_of_the_area_equals_writing_the_drawn_groups_out(
+    data: st.DataObject, num_groups: int
+) -> None:
+    sizes = st.lists(
+        st.tuples(st.integers(-2, 2).map(float), st.integers(0, num_groups - 1)),
+        min_size=1,
+        max_size=8,
+    )
     matching, contradictory = data.draw(sizes), data.draw(sizes)
     counts_DG = cluster_counts(num_groups, 5, seed=1)
     drawn = auroc_draws(
@@ -109,7 +139,9 @@ def test_a_draw_of_the_area_equals_writing_the_drawn_groups_out(data: st.DataObj
         counts_DG,
     )
     for counts_G, value in zip(counts_DG, drawn, strict=True):
-        wide = [[v for v, g in side for _ in range(counts_G[g])] for side in (matching, contradictory)]
+        wide = [
+            [v for v, g in side for _ in range(counts_G[g])] for side in (matching, contradictory)
+        ]
         if wide[0] and wide[1]:
             assert value == pytest.approx(counted(*wide))
         else:

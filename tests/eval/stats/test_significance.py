@@ -8,13 +8,24 @@ import pytest
 
 from eval.question import Metric, Unit
 from eval.stats.dependency import Draws
-from eval.stats.significance import average_relative_improvement, bootstrap_p, difference, holm, mcnemar, outcomes
+from eval.stats.significance import (
+    average_relative_improvement,
+    bootstrap_p,
+    difference,
+    holm,
+    mcnemar,
+    outcomes,
+)
 
 
 def metric(right: str, cluster_size: int = 1) -> Metric:
     """One unit per character, right where it is "1"."""
     return Metric(
-        units=tuple(Unit(str(place), str(place // cluster_size), float(one == "1")) for place, one in enumerate(right)), chance=0.5
+        units=tuple(
+            Unit(str(place), str(place // cluster_size), float(one == "1"))
+            for place, one in enumerate(right)
+        ),
+        chance=0.5,
     )
 
 
@@ -34,7 +45,9 @@ def test_mcnemar_is_a_sign_test() -> None:
 def test_mcnemar_counts_what_is_as_extreme_among_all_outcomes(num: int) -> None:
     outcomes_of_coin = list(itertools.product((0, 1), repeat=num))
     for better in range(num + 1):
-        extreme = sum(abs(2 * sum(coins) - num) >= abs(2 * better - num) for coins in outcomes_of_coin)
+        extreme = sum(
+            abs(2 * sum(coins) - num) >= abs(2 * better - num) for coins in outcomes_of_coin
+        )
         assert mcnemar(better, num - better) == pytest.approx(extreme / 2**num)
 
 
@@ -52,13 +65,17 @@ def test_the_bootstrap_counts_draws_beyond_zero() -> None:
 
 def test_holm_by_hand() -> None:
     # 0.01 x 3 = 0.03; 0.03 x 2 = 0.06; 0.04 x 1 = 0.04, but no less than what came before.
-    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "b": 0.06, "c": 0.06})
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx(
+        {"a": 0.03, "b": 0.06, "c": 0.06}
+    )
     assert holm({"a": 0.9, "b": 0.8}) == {"a": 1.0, "b": 1.0}
     assert holm({}) == {}
 
 
 def test_independent_questions_are_tested_by_mcnemar() -> None:
-    found = difference(metric("1" * 8 + "0" * 4), metric("0" * 8 + "1" * 2 + "0" * 2), draws_over(12))
+    found = difference(
+        metric("1" * 8 + "0" * 4), metric("0" * 8 + "1" * 2 + "0" * 2), draws_over(12)
+    )
     assert found is not None
     assert (found.test, found.num_better, found.num_worse) == ("mcnemar", 8, 2)
     assert found.p == pytest.approx(112 / 1024)
@@ -66,8 +83,14 @@ def test_independent_questions_are_tested_by_mcnemar() -> None:
 
 
 def test_questions_of_one_image_are_tested_by_their_images() -> None:
-    """Ten copies of one question are one observation: the bootstrap over clusters is not fooled, McNemar would be."""
-    found = difference(metric("1" * 10 + "0" * 20, cluster_size=10), metric("0" * 30, cluster_size=10), draws_over(3))
+    """Ten copies of one question are one observation: the bootstrap over clusters is not fooled,
+    McNemar would be.
+    """
+    found = difference(
+        metric("1" * 10 + "0" * 20, cluster_size=10),
+        metric("0" * 30, cluster_size=10),
+        draws_over(3),
+    )
     assert found is not None
     assert (found.test, found.num_better, found.num_worse) == ("bootstrap", 10, 0)
     assert found.p is not None and found.p > 0.3
@@ -81,11 +104,17 @@ def test_one_cluster_tests_nothing() -> None:
 
 def test_parts_and_weighted_means_are_no_yes_or_no() -> None:
     assert outcomes(Metric(units=(Unit("1", "1", 0.9),), chance=0.0)) is None
-    assert outcomes(Metric(units=(Unit("1", "1", 1.0, term="x"),), chance=0.0, weights={"x": 0.5, "y": 0.5})) is None
+    assert (
+        outcomes(
+            Metric(units=(Unit("1", "1", 1.0, term="x"),), chance=0.0, weights={"x": 0.5, "y": 0.5})
+        )
+        is None
+    )
     assert outcomes(metric("10")) == {"0": True, "1": False}
 
 
-# The published table: MMHal, hallucination %, CV-Bench, MMVP pairs, RealWorldQA, MM-Vet, LLaVA-Bench, TextVQA, ScienceQA, average %.
+# The published table: MMHal, hallucination %, CV-Bench, MMVP pairs, RealWorldQA, MM-Vet,
+# LLaVA-Bench, TextVQA, ScienceQA, average %.
 PAPER = """
 2.16 57 59.3 21.3 35.3 30.46 61.2 46.40 66.78 0
 2.06 65 57.0 16.7 39.5 31.65 68.1 49.16 66.71 -1.25
@@ -112,10 +141,16 @@ def test_every_row_of_the_published_table_has_the_published_average() -> None:
         row = {str(place): score for place, score in enumerate(scores)}
         base = row if average == 0 else base
         found = average_relative_improvement(base, row, frozenset({"1"}))
-        assert found is not None and round(100 * found, 2) == pytest.approx(average, abs=0.011), line
+        assert found is not None and round(100 * found, 2) == pytest.approx(average, abs=0.011), (
+            line
+        )
 
 
 def test_the_average_is_over_shared_columns_with_something_to_divide_by() -> None:
-    assert average_relative_improvement({"a": 0.5, "b": 0.0}, {"a": 0.6, "b": 0.3, "c": 1.0}, frozenset()) == pytest.approx(0.2)
+    assert average_relative_improvement(
+        {"a": 0.5, "b": 0.0}, {"a": 0.6, "b": 0.3, "c": 1.0}, frozenset()
+    ) == pytest.approx(0.2)
     assert average_relative_improvement({"a": 0.0}, {"a": 1.0}, frozenset()) is None
-    assert math.isclose(average_relative_improvement({"a": 0.5}, {"a": 0.4}, frozenset({"a"})) or 0.0, 0.2)
+    assert math.isclose(
+        average_relative_improvement({"a": 0.5}, {"a": 0.4}, frozenset({"a"})) or 0.0, 0.2
+    )

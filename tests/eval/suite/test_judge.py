@@ -1,4 +1,6 @@
-"""A judge that answers, refuses, is late, talks in prose or likes what comes first: what is missing stays missing."""
+"""A judge that answers, refuses, is late, talks in prose or likes what comes first: what is missing
+stays missing.
+"""
 
 import json
 from collections.abc import Callable
@@ -39,7 +41,9 @@ GOOD = 'raw {"unsupported": [], "informative": 2}'
         ("", None),
     ],
 )
-def test_a_rating_follows_from_what_is_made_up_and_how_much_helps(reply: str, rating: str | None) -> None:
+def test_a_rating_follows_from_what_is_made_up_and_how_much_helps(
+    reply: str, rating: str | None
+) -> None:
     assert read_rating(reply) == rating
 
 
@@ -56,28 +60,48 @@ def test_two_orders_agree_or_contradict() -> None:
 
 def question(item_id: str) -> Question:
     return Question(
-        item_id=item_id, prompt=f"What is on picture {item_id}?", image=None, kind="free", truth="A red ball.", cluster=item_id,
-        max_new_tokens=8, meta={"type": "attribute", "image_content": ["ball"]},
-    )  # fmt: skip
+        item_id=item_id,
+        prompt=f"What is on picture {item_id}?",
+        image=None,
+        kind="free",
+        truth="A red ball.",
+        cluster=item_id,
+        max_new_tokens=8,
+        meta={"type": "attribute", "image_content": ["ball"]},
+    )
 
 
 def section(server: ChatServer, folder: Path, **more: Any) -> JudgeSection:
     options = {"max_retries": 0, "max_in_flight": 1, "cache": str(folder / "replies.sqlite")}
     endpoint = JudgeEndpoint.model_validate(
-        {"model": "judge", "base_url": server.base_url, "identity": "here", "api_key_env": None, **options}
+        {
+            "model": "judge",
+            "base_url": server.base_url,
+            "identity": "here",
+            "api_key_env": None,
+            **options,
+        }
     )
     return JudgeSection(endpoint=endpoint, **more)
 
 
 def test_a_budget_without_prices_would_stop_nothing_and_is_refused() -> None:
     prices = {"usd_per_million_input_tokens": 1.0, "usd_per_million_output_tokens": 2.0}
-    assert JudgeSection.model_validate({"endpoint": {"model": "m", **prices}, "max_usd": 5}).max_usd == 5
+    assert (
+        JudgeSection.model_validate({"endpoint": {"model": "m", **prices}, "max_usd": 5}).max_usd
+        == 5
+    )
     with pytest.raises(ValueError, match="max_usd needs prices"):
         JudgeSection.model_validate({"endpoint": {"model": "m"}, "max_usd": 5})
 
 
-def rate(commands: list[str] | Callable[[dict[str, Any]], str], folder: Path, num: int = 3) -> tuple[list[Any], ChatServer]:
-    asks = [rating_ask(("rate", str(index)), question(str(index)), f"A red ball {index}.") for index in range(num)]
+def rate(
+    commands: list[str] | Callable[[dict[str, Any]], str], folder: Path, num: int = 3
+) -> tuple[list[Any], ChatServer]:
+    asks = [
+        rating_ask(("rate", str(index)), question(str(index)), f"A red ball {index}.")
+        for index in range(num)
+    ]
     with ChatServer(commands) as server:
         found = judge_all(asks, section(server, folder))
     return [found[ask.key] for ask in asks], server
@@ -86,8 +110,18 @@ def rate(commands: list[str] | Callable[[dict[str, Any]], str], folder: Path, nu
 def test_the_judge_is_told_what_is_known_and_never_shown_a_picture(tmp_path: Path) -> None:
     found, server = rate([GOOD], tmp_path, 1)
     told = json.loads(server.bodies[0]["messages"][1]["content"])
-    assert told == {"question": "What is on picture 0?", "known": ["ball"], "reference": "A red ball.", "answer": "A red ball 0."}
-    assert (found[0].value, found[0].raw, found[0].fault, found[0].judge) == ("5", (GOOD[4:],), "", "judge-0001")
+    assert told == {
+        "question": "What is on picture 0?",
+        "known": ["ball"],
+        "reference": "A red ball.",
+        "answer": "A red ball 0.",
+    }
+    assert (found[0].value, found[0].raw, found[0].fault, found[0].judge) == (
+        "5",
+        (GOOD[4:],),
+        "",
+        "judge-0001",
+    )
     again, server = rate(["500"], tmp_path, 1)  # paid for once
     assert (again, server.num_requests) == (found, 0)
 
@@ -120,14 +154,27 @@ def test_prose_is_asked_for_once_more_and_then_missing(tmp_path: Path) -> None:
         (["slow"], "endpoint_gave_no_answer"),
     ],
 )
-def test_a_judgement_that_did_not_come_is_missing_and_says_why(bad: list[str], fault: str, tmp_path: Path) -> None:
-    if fault == "endpoint_gave_no_answer":  # one late row is its own fault only where others were answered meanwhile
+def test_a_judgement_that_did_not_come_is_missing_and_says_why(
+    bad: list[str], fault: str, tmp_path: Path
+) -> None:
+    # one late row is its own fault only where others were answered meanwhile
+    if fault == "endpoint_gave_no_answer":
         late = question("1").prompt
-        options: Callable[[dict[str, Any]], str] | list[str] = lambda body: "slow 3" if late in body["messages"][1]["content"] else GOOD  # noqa: E731
-        asks = [rating_ask(("rate", str(index)), question(str(index)), "A ball.") for index in range(3)]
+        options: Callable[[dict[str, Any]], str] | list[str] = lambda body: (  # noqa: E731
+            "slow 3" if late in body["messages"][1]["content"] else GOOD
+        )
+        asks = [
+            rating_ask(("rate", str(index)), question(str(index)), "A ball.") for index in range(3)
+        ]
         with ChatServer(options) as server:
             judge = section(server, tmp_path)
-            several = judge.model_copy(update={"endpoint": judge.endpoint.model_copy(update={"max_in_flight": 2, "timeout_s": 1.5})})
+            several = judge.model_copy(
+                update={
+                    "endpoint": judge.endpoint.model_copy(
+                        update={"max_in_flight": 2, "timeout_s": 1.5}
+                    )
+                }
+            )
             found = judge_all(asks, several)
         values = [found[ask.key] for ask in asks]
     else:
@@ -150,11 +197,18 @@ def hearings(answers: dict[str, list[str | None]], questions: list[Question]) ->
     return found
 
 
-def judged(commands: Callable[[dict[str, Any]], str], answers: dict[str, list[str | None]], folder: Path) -> tuple[Any, ChatServer]:
+def judged(
+    commands: Callable[[dict[str, Any]], str], answers: dict[str, list[str | None]], folder: Path
+) -> tuple[Any, ChatServer]:
     questions = [question(str(index)) for index in range(len(answers["after"]))]
     with ChatServer(commands) as server:
         judge = section(server, folder, pairwise=True)
-        recipe = EvalSection(out=str(folder), model="m", benchmarks=(BenchmarkSection(name="mmhal", source="s"),), judge=judge)
+        recipe = EvalSection(
+            out=str(folder),
+            model="m",
+            benchmarks=(BenchmarkSection(name="mmhal", source="s"),),
+            judge=judge,
+        )
         asked: Asked = asked_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe)
         return judge_benchmark(asked, hearings(answers, questions), recipe), server
 
@@ -163,17 +217,29 @@ def fair(body: dict[str, Any]) -> str:
     """Rates, and prefers the answer that speaks of a ball in either place."""
     told = json.loads(body["messages"][1]["content"])
     if "answer" in told:
-        return GOOD if "ball" in told["answer"] else 'raw {"unsupported": ["a cat"], "informative": 1}'
+        return (
+            GOOD if "ball" in told["answer"] else 'raw {"unsupported": ["a cat"], "informative": 1}'
+        )
     balls = ["ball" in told[place] for place in ("first", "second")]
-    return "raw " + json.dumps({"better": "equal" if balls[0] == balls[1] else ("first" if balls[0] else "second")})
+    return "raw " + json.dumps(
+        {"better": "equal" if balls[0] == balls[1] else ("first" if balls[0] else "second")}
+    )
 
 
 def test_ratings_become_verdicts_and_comparisons_a_win_rate(tmp_path: Path) -> None:
-    answers: dict[str, list[str | None]] = {"before": ["a cat", "a cat", "same", "a ball"], "after": ["a ball", None, "same", "the ball"]}
+    answers: dict[str, list[str | None]] = {
+        "before": ["a cat", "a cat", "same", "a ball"],
+        "after": ["a ball", None, "same", "the ball"],
+    }
     found, _ = judged(fair, answers, tmp_path)
     after, before = found.heard["after", "image"].verdicts, found.heard["before", "image"].verdicts
     assert [verdict.value for verdict in before] == ["1", "1", "1", "5"]
-    assert [(verdict.value, verdict.status) for verdict in after] == [("5", "exact"), (None, "missing"), ("1", "exact"), ("5", "exact")]
+    assert [(verdict.value, verdict.status) for verdict in after] == [
+        ("5", "exact"),
+        (None, "missing"),
+        ("1", "exact"),
+        ("5", "exact"),
+    ]
     comparison = found.facts["comparison"]
     assert comparison["counts"] == {"after": 1, "same_text_or_no_answer": 1, "equal": 1}
     assert (comparison["win_rate"]["value"], comparison["n"]) == (0.75, 2)
@@ -185,7 +251,11 @@ def test_ratings_become_verdicts_and_comparisons_a_win_rate(tmp_path: Path) -> N
 
 def test_a_judge_that_likes_what_comes_first_decides_nothing(tmp_path: Path) -> None:
     def first(body: dict[str, Any]) -> str:
-        return fair(body) if "answer" in json.loads(body["messages"][1]["content"]) else 'raw {"better": "first"}'
+        return (
+            fair(body)
+            if "answer" in json.loads(body["messages"][1]["content"])
+            else 'raw {"better": "first"}'
+        )
 
     found, _ = judged(first, {"before": ["a cat", "a cat"], "after": ["a ball", "a dog"]}, tmp_path)
     assert found.facts["comparison"]["counts"] == {"inconsistent": 2}
@@ -193,10 +263,17 @@ def test_a_judge_that_likes_what_comes_first_decides_nothing(tmp_path: Path) -> 
 
 
 def test_without_a_judge_nothing_is_rated_and_no_rating_is_zero(tmp_path: Path) -> None:
-    recipe = EvalSection(out=str(tmp_path), model="m", benchmarks=(BenchmarkSection(name="mmhal", source="s"),))
+    recipe = EvalSection(
+        out=str(tmp_path), model="m", benchmarks=(BenchmarkSection(name="mmhal", source="s"),)
+    )
     questions = [question("0")]
     heard = hearings({"before": ["a"], "after": ["b"]}, questions)
-    assert judge_benchmark(asked_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe), heard, recipe) is None
+    assert (
+        judge_benchmark(
+            asked_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe), heard, recipe
+        )
+        is None
+    )
     metrics = BENCHMARK.metrics(questions, heard["after", "image"].verdicts)
     assert metrics["score"].value is None
 

@@ -1,4 +1,6 @@
-"""Benchmarks from recipe to files: a real tiny model in this process, a server of our own, and everything that can go wrong."""
+"""Benchmarks from recipe to files: a real tiny model in this process, a server of our own, and
+everything that can go wrong.
+"""
 
 import json
 import os
@@ -16,7 +18,14 @@ import pytest
 from eval.benchmarks.registry import benchmark
 from eval.benchmarks.table import ANSWER_SCHEMA, read_back
 from eval.config import EvalSection
-from eval.generation.generator import Answerer, AnsweringPlan, Request, answers_in, batches_of, request_table
+from eval.generation.generator import (
+    Answerer,
+    AnsweringPlan,
+    Request,
+    answers_in,
+    batches_of,
+    request_table,
+)
 from eval.generation.image_conditions import NOTHING, Shown
 from eval.plan import plan_evaluation
 from eval.run_eval import evaluate
@@ -37,14 +46,25 @@ def read(path: Path) -> Any:
 
 
 def entries(folder: Path, names: Sequence[str], **more: Any) -> list[dict[str, Any]]:
-    return [{"name": name, "source": str(write(name, folder / name)), "expected_size": SIZES[name], **more} for name in names]
+    return [
+        {
+            "name": name,
+            "source": str(write(name, folder / name)),
+            "expected_size": SIZES[name],
+            **more,
+        }
+        for name in names
+    ]
 
 
 def section(out: Path, benchmarks: list[dict[str, Any]], **more: Any) -> EvalSection:
     plain: dict[str, Any] = {
-        "out": str(out), "benchmarks": benchmarks, "workers": {"num_workers": 0}, "intervals": {"num_draws": 200},
+        "out": str(out),
+        "benchmarks": benchmarks,
+        "workers": {"num_workers": 0},
+        "intervals": {"num_draws": 200},
         "answers": {"max_new_tokens": 4, "batch": 3, "cache": str(out.parent / "answers.sqlite")},
-    }  # fmt: skip
+    }
     return EvalSection.model_validate(plain | more)
 
 
@@ -52,7 +72,9 @@ def section(out: Path, benchmarks: list[dict[str, Any]], **more: Any) -> EvalSec
 def done(finetuned: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished evaluation of four benchmarks by two models."""
     folder = tmp_path_factory.mktemp("benchmarks")
-    evaluate(plan_evaluation(section(folder / "eval", entries(folder, NAMES), model=str(finetuned))))
+    evaluate(
+        plan_evaluation(section(folder / "eval", entries(folder, NAMES), model=str(finetuned)))
+    )
     return folder / "eval"
 
 
@@ -63,30 +85,53 @@ def test_every_answer_is_a_row(done: Path) -> None:
         assert set(ANSWER_SCHEMA.names) < set(table.column_names)
         rows = table.to_pylist()
         total += len(rows)
-        num_paired = sum(row["counterpart"] is not None for row in rows if (row["condition"], row["model_role"]) == ("image", "after"))
+        num_paired = sum(
+            row["counterpart"] is not None
+            for row in rows
+            if (row["condition"], row["model_role"]) == ("image", "after")
+        )
         assert num_paired == {"mmvp": 6, "hallusionbench": 6}.get(name, 0)
         for role in ("before", "after"):
             found = [row["condition"] for row in rows if row["model_role"] == role]
             sizes = dict.fromkeys(CONDITIONS[:4], SIZES[name]) | {"counterpart": num_paired}
             assert {condition: found.count(condition) for condition in CONDITIONS} == sizes
     result = read(done / "result.json")
-    assert (result["num_requests"], result["num_without_answer"], result["batch_agreement"]) == (total, 0, None)
+    assert (result["num_requests"], result["num_without_answer"], result["batch_agreement"]) == (
+        total,
+        0,
+        None,
+    )
     assert set(result["benchmarks"]) == set(NAMES)
 
 
 def test_scores_can_be_computed_again_from_the_rows(done: Path) -> None:
     for name in NAMES:
-        table, written = pq.read_table(done / "benchmarks" / f"{name}.parquet"), read(done / "benchmarks" / f"{name}.json")
+        table, written = (
+            pq.read_table(done / "benchmarks" / f"{name}.parquet"),
+            read(done / "benchmarks" / f"{name}.json"),
+        )
         for condition, roles in written["scores"].items():
             for role, of_role in roles.items():
-                chosen = [row["condition"] == condition and row["model_role"] == role for row in table.to_pylist()]
+                chosen = [
+                    row["condition"] == condition and row["model_role"] == role
+                    for row in table.to_pylist()
+                ]
                 questions, verdicts = read_back(table.filter(chosen))
-                values = {key: metric.value for key, metric in benchmark(name).metrics(questions, verdicts).items()}
-                assert {key: number and number["value"] for key, number in of_role["metrics"].items()} == pytest.approx(values)
+                values = {
+                    key: metric.value
+                    for key, metric in benchmark(name).metrics(questions, verdicts).items()
+                }
+                assert {
+                    key: number and number["value"] for key, number in of_role["metrics"].items()
+                } == pytest.approx(values)
 
 
 def test_what_a_model_saw_is_in_the_rows(done: Path) -> None:
-    rows = [row for row in pq.read_table(done / "benchmarks" / "mmvp.parquet").to_pylist() if row["model_role"] == "after"]
+    rows = [
+        row
+        for row in pq.read_table(done / "benchmarks" / "mmvp.parquet").to_pylist()
+        if row["model_role"] == "after"
+    ]
     seen = {(row["condition"], row["item_id"]): row["image_sha256"] for row in rows}
     for item_id, other in (("1", "2"), ("4", "3")):
         assert seen["none", item_id] is None
@@ -103,7 +148,11 @@ def test_answers_are_those_of_the_model_one_at_a_time(done: Path, finetuned: Pat
     from training.models.vlm import load_vlm
 
     vlm = load_vlm(finetuned)
-    rows = [row for row in pq.read_table(done / "benchmarks" / "mmvp.parquet").to_pylist() if row["model_role"] == "after"]
+    rows = [
+        row
+        for row in pq.read_table(done / "benchmarks" / "mmvp.parquet").to_pylist()
+        if row["model_role"] == "after"
+    ]
     for row in rows[:3] + rows[6:8]:
         image = done.parent / "mmvp" / "MMVP Images" / f"{row['item_id']}.jpg"
         picture = decode_rgb(image.read_bytes()) if row["condition"] == "image" else None
@@ -133,14 +182,22 @@ def test_the_page_shows_every_benchmark_and_loads_nothing(done: Path) -> None:
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
-def test_another_out_asks_nothing_again_and_imports_neither_torch_nor_ray(done: Path, finetuned: Path, tmp_path: Path) -> None:
+def test_another_out_asks_nothing_again_and_imports_neither_torch_nor_ray(
+    done: Path, finetuned: Path, tmp_path: Path
+) -> None:
     recipe = section(tmp_path / "eval", entries(done.parent, NAMES), model=str(finetuned), seed=0)
-    recipe = recipe.model_copy(update={"answers": recipe.answers.model_copy(update={"cache": str(done.parent / "answers.sqlite")})})
+    recipe = recipe.model_copy(
+        update={
+            "answers": recipe.answers.model_copy(
+                update={"cache": str(done.parent / "answers.sqlite")}
+            )
+        }
+    )
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     code = (
-        "import sys\nfrom eval.config import EvalSection\nfrom eval.run_eval import evaluate, plan_evaluation\n"
-        "evaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\n"
-        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules), 'heavy import'"
+        "import sys\nfrom eval.config import EvalSection\nfrom eval.run_eval import evaluate,"
+        " plan_evaluation\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\nassert"
+        " not {'torch', 'ray', 'transformers'} & set(sys.modules), 'heavy import'"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "recipe.json")]
@@ -148,7 +205,10 @@ def test_another_out_asks_nothing_again_and_imports_neither_torch_nor_ray(done: 
     assert finished.returncode == 0, finished.stderr
     assert "0 are to be made" in finished.stderr
     for name in NAMES:
-        one, other = (pq.read_table(out / "benchmarks" / f"{name}.parquet") for out in (done, tmp_path / "eval"))
+        one, other = (
+            pq.read_table(out / "benchmarks" / f"{name}.parquet")
+            for out in (done, tmp_path / "eval")
+        )
         assert one.equals(other)
 
 
@@ -162,29 +222,60 @@ def test_a_finished_evaluation_is_not_done_again_but_another_benchmark_is(
         evaluate(plan_evaluation(recipe.model_copy(update={"benchmarks": recipe.benchmarks[:1]})))
 
 
-def test_a_part_of_a_benchmark_is_said_to_be_one(finetuned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_part_of_a_benchmark_is_said_to_be_one(
+    finetuned: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     whole = entries(tmp_path, ["mmvp"])[0]
     part = {**whole, "label": "two", "limit": 2, "expected_size": None}
     with pytest.raises(UserError, match="expected 300 questions, found 6"):
-        plan_evaluation(section(tmp_path / "eval", [{**whole, "expected_size": None}], model=str(finetuned)))
-    ablations = {"max_new_tokens": 2, "batch": 8, "cache": str(tmp_path / "a.sqlite"), "ablations": []}
-    evaluate(plan_evaluation(section(tmp_path / "eval", [part], model=str(finetuned), base="none", answers=ablations)))
+        plan_evaluation(
+            section(tmp_path / "eval", [{**whole, "expected_size": None}], model=str(finetuned))
+        )
+    ablations = {
+        "max_new_tokens": 2,
+        "batch": 8,
+        "cache": str(tmp_path / "a.sqlite"),
+        "ablations": [],
+    }
+    evaluate(
+        plan_evaluation(
+            section(tmp_path / "eval", [part], model=str(finetuned), base="none", answers=ablations)
+        )
+    )
     said = capfd.readouterr().err
     assert "two: the first 2 of 300 questions only" in said
     written = read(tmp_path / "eval" / "benchmarks" / "two.json")
-    assert (written["num_questions"], written["expected_size"], written["limit"], written["dependency"]) == (2, 300, 2, {})
+    assert (
+        written["num_questions"],
+        written["expected_size"],
+        written["limit"],
+        written["dependency"],
+    ) == (2, 300, 2, {})
     assert "2 of 300" in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
 
 
-def request(key: str, prompt: str = "What?", shown: Shown = NOTHING, tokens: int = 4, model: str = "m", alone: bool = False) -> Request:
+def request(
+    key: str,
+    prompt: str = "What?",
+    shown: Shown = NOTHING,
+    tokens: int = 4,
+    model: str = "m",
+    alone: bool = False,
+) -> Request:
     return Request(key, model, f"set: item {key} (image)", prompt, shown, tokens, alone)
 
 
 def test_batches_hold_one_model_and_one_bound_and_like_lengths() -> None:
     requests = [
-        request("1", "x" * 9), request("2", "x"), request("3", "x" * 5, tokens=8), request("4", model="n"),
-        request("5", "x", Shown(b"i", "s")), request("6", "x" * 8), request("7", alone=True), request("8", alone=True),
-    ]  # fmt: skip
+        request("1", "x" * 9),
+        request("2", "x"),
+        request("3", "x" * 5, tokens=8),
+        request("4", model="n"),
+        request("5", "x", Shown(b"i", "s")),
+        request("6", "x" * 8),
+        request("7", alone=True),
+        request("8", alone=True),
+    ]
     keys = [[one.key for one in batch] for batch in batches_of(requests, 2)]
     assert keys == [["3"], ["5", "1"], ["6", "2"], ["7"], ["8"], ["4"]]
 
@@ -192,38 +283,73 @@ def test_batches_hold_one_model_and_one_bound_and_like_lengths() -> None:
 @pytest.mark.parametrize(
     ("bad", "words"),
     [
-        (request("9", shown=Shown(b"no image", "s")), "set: item 9 \\(image\\): its image cannot be used"),
-        (request("9", prompt="Look at <image> here"), "set: item 9 \\(image\\): its prompt holds '<image>'"),
+        (
+            request("9", shown=Shown(b"no image", "s")),
+            "set: item 9 \\(image\\): its image cannot be used",
+        ),
+        (
+            request("9", prompt="Look at <image> here"),
+            "set: item 9 \\(image\\): its prompt holds '<image>'",
+        ),
     ],
 )
 def test_what_cannot_be_asked_is_named(bad: Request, words: str, finetuned: Path) -> None:
     answerer = Answerer(AnsweringPlan(dtype="float32", device="cpu"))
-    rows = request_table([Request(one.key, str(finetuned), *(one.label, one.prompt, one.shown, 2)) for one in (request("1"), bad)])
+    rows = request_table(
+        [
+            Request(one.key, str(finetuned), *(one.label, one.prompt, one.shown, 2))
+            for one in (request("1"), bad)
+        ]
+    )
     with pytest.raises(UserError, match=words):
         list(answers_in(answerer(rows)))
 
 
-def test_in_bfloat16_the_agreement_of_batches_is_measured_once(finetuned: Path, tmp_path: Path) -> None:
-    answers = {"max_new_tokens": 4, "batch": 6, "cache": str(tmp_path / "a.sqlite"), "ablations": [], "num_checked": 5}
-    recipe = section(tmp_path / "eval", entries(tmp_path, ["mmvp"]), model=str(finetuned), base="none", answers=answers, dtype="bfloat16")
+def test_in_bfloat16_the_agreement_of_batches_is_measured_once(
+    finetuned: Path, tmp_path: Path
+) -> None:
+    answers = {
+        "max_new_tokens": 4,
+        "batch": 6,
+        "cache": str(tmp_path / "a.sqlite"),
+        "ablations": [],
+        "num_checked": 5,
+    }
+    recipe = section(
+        tmp_path / "eval",
+        entries(tmp_path, ["mmvp"]),
+        model=str(finetuned),
+        base="none",
+        answers=answers,
+        dtype="bfloat16",
+    )
     found = evaluate(plan_evaluation(recipe))["batch_agreement"]
     assert found["num_checked"] == 5
     assert 0 <= found["num_same"] <= 5
     assert "made alone" in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_killed_run_repeats_only_the_batch_in_flight(finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = section(tmp_path / "eval", entries(tmp_path, ["pope"]), model=str(finetuned), base="none")
+def test_a_killed_run_repeats_only_the_batch_in_flight(
+    finetuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = section(
+        tmp_path / "eval", entries(tmp_path, ["pope"]), model=str(finetuned), base="none"
+    )
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     code = (
-        "import os, signal, sys\nfrom eval.generation.generator import Answerer\nfrom eval.config import EvalSection\n"
+        "import os, signal, sys\nfrom eval.generation.generator import Answerer\nfrom eval.config"
+        " import EvalSection\n"
         "from eval.run_eval import evaluate, plan_evaluation\nplain, made = Answerer.__call__, []\n"
         "def dying(self, batch):\n    made.append(1)\n"
-        "    if len(made) == 4:\n        os.kill(os.getpid(), signal.SIGKILL)\n    return plain(self, batch)\n"
-        "Answerer.__call__ = dying\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\n"
+        "    if len(made) == 4:\n        os.kill(os.getpid(), signal.SIGKILL)\n    return"
+        " plain(self, batch)\n"
+        "Answerer.__call__ ="
+        " dying\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run([sys.executable, "-c", code, str(tmp_path / "recipe.json")], env=environment, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "recipe.json")], env=environment, check=False
+    )
     assert finished.returncode == -signal.SIGKILL
     asked: list[str] = []
     plain = Answerer.__call__
@@ -242,17 +368,30 @@ def test_a_killed_run_repeats_only_the_batch_in_flight(finetuned: Path, tmp_path
 
 @pytest.mark.ray
 def test_ray_workers_give_the_same_answers(done: Path, finetuned: Path, tmp_path: Path) -> None:
-    recipe = section(tmp_path / "eval", entries(done.parent, ["mmvp"]), model=str(finetuned), workers={"num_workers": 1})
+    recipe = section(
+        tmp_path / "eval",
+        entries(done.parent, ["mmvp"]),
+        model=str(finetuned),
+        workers={"num_workers": 1},
+    )
     evaluate(plan_evaluation(recipe))
-    here, there = (pq.read_table(out / "benchmarks" / "mmvp.parquet") for out in (done, tmp_path / "eval"))
+    here, there = (
+        pq.read_table(out / "benchmarks" / "mmvp.parquet") for out in (done, tmp_path / "eval")
+    )
     assert there.equals(here)
 
 
 def served(out: Path, server: ChatServer, names: Sequence[str], **more: Any) -> EvalSection:
     endpoint = {
-        "model": "vlm", "base_url": server.base_url, "identity": "here", "api_key_env": None, "max_retries": 0,
-        "first_wait_s": 0.0, "max_in_flight": 4, "cache": str(out.parent / "replies.sqlite"),
-    }  # fmt: skip
+        "model": "vlm",
+        "base_url": server.base_url,
+        "identity": "here",
+        "api_key_env": None,
+        "max_retries": 0,
+        "first_wait_s": 0.0,
+        "max_in_flight": 4,
+        "cache": str(out.parent / "replies.sqlite"),
+    }
     return section(out, entries(out.parent, names), endpoint=endpoint, **more)
 
 
@@ -263,9 +402,17 @@ def test_a_server_is_asked_with_images_and_answers_of_all_kinds_are_kept(tmp_pat
         content = body["messages"][0]["content"]
         if isinstance(content, str):
             return "blank"
-        assert content[0]["image_url"]["url"].startswith(("data:image/jpeg;base64,", "data:image/png;base64,"))
+        assert content[0]["image_url"]["url"].startswith(
+            ("data:image/jpeg;base64,", "data:image/png;base64,")
+        )
         question = content[1]["text"]
-        return f"raw {long}" if "door 1 " in question else "length yes" if "door 2 " in question else "raw Yes."
+        return (
+            f"raw {long}"
+            if "door 1 " in question
+            else "length yes"
+            if "door 2 " in question
+            else "raw Yes."
+        )
 
     with ChatServer(behave) as server:
         result = evaluate(plan_evaluation(served(tmp_path / "eval", server, ["pope"])))
@@ -275,7 +422,13 @@ def test_a_server_is_asked_with_images_and_answers_of_all_kinds_are_kept(tmp_pat
     written = read(tmp_path / "eval" / "benchmarks" / "pope.json")
     answers = written["scores"]["image"]["after"]["answers"]
     assert answers["num_not_ended"] == 3
-    assert answers["statuses"] == {"exact": 9, "extracted": 0, "ambiguous": 0, "failed": 3, "missing": 0}
+    assert answers["statuses"] == {
+        "exact": 9,
+        "extracted": 0,
+        "ambiguous": 0,
+        "failed": 3,
+        "missing": 0,
+    }
     assert written["scores"]["none"]["after"]["answers"]["num_empty"] == 12
     assert written["scores"]["none"]["after"]["answers"]["statuses"]["failed"] == 12
     rows = pq.read_table(tmp_path / "eval" / "benchmarks" / "pope.parquet").to_pylist()
@@ -285,11 +438,17 @@ def test_a_server_is_asked_with_images_and_answers_of_all_kinds_are_kept(tmp_pat
     assert long not in page
 
 
-def test_a_question_without_an_answer_is_missing_until_the_next_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    failing: Callable[[dict[str, Any]], str] = lambda body: "500" if "door 3 " in str(body["messages"]) else "raw No."  # noqa: E731
+def test_a_question_without_an_answer_is_missing_until_the_next_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failing: Callable[[dict[str, Any]], str] = lambda body: (  # noqa: E731
+        "500" if "door 3 " in str(body["messages"]) else "raw No."
+    )
     ablations = {"max_new_tokens": 4, "cache": str(tmp_path / "a.sqlite"), "ablations": []}
     with ChatServer(failing) as server:
-        result = evaluate(plan_evaluation(served(tmp_path / "eval", server, ["pope"], answers=ablations)))
+        result = evaluate(
+            plan_evaluation(served(tmp_path / "eval", server, ["pope"], answers=ablations))
+        )
     assert result["num_without_answer"] == 3  # the same question in three splits
     assert not (tmp_path / "eval" / "DONE.json").exists()
     said = capfd.readouterr().err
@@ -298,7 +457,9 @@ def test_a_question_without_an_answer_is_missing_until_the_next_run(tmp_path: Pa
     assert written["answers"]["statuses"]["missing"] == 3
     assert written["metrics"]["random/accuracy"]["n"] == 3
     with ChatServer(["raw Yes."]) as server:
-        again = evaluate(plan_evaluation(served(tmp_path / "eval", server, ["pope"], answers=ablations)))
+        again = evaluate(
+            plan_evaluation(served(tmp_path / "eval", server, ["pope"], answers=ablations))
+        )
         assert server.num_requests == 1
     assert again["num_without_answer"] == 0
     assert (tmp_path / "eval" / "DONE.json").exists()
@@ -307,13 +468,22 @@ def test_a_question_without_an_answer_is_missing_until_the_next_run(tmp_path: Pa
 def test_recipes_that_make_no_sense_are_refused(finetuned: Path, tmp_path: Path) -> None:
     some = entries(tmp_path, ["mmvp"])
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"model": "m", "endpoint": {"model": "x"}}, "expected model=FOLDER or an endpoint, got both"),
+        (
+            {"model": "m", "endpoint": {"model": "x"}},
+            "expected model=FOLDER or an endpoint, got both",
+        ),
         ({}, "got neither"),
         ({"model": "m", "benchmarks": []}, "nothing to evaluate"),
         ({"endpoint": {"model": "x"}, "data": "d"}, "no log-likelihoods"),
         ({"model": "m", "benchmarks": some * 2}, "'mmvp' occurs twice"),
-        ({"model": str(finetuned), "benchmarks": [{"name": "mvp", "source": "x"}]}, "benchmark 'mvp': expected one of"),
-        ({"model": str(finetuned), "benchmarks": [{**some[0], "parser": "none"}]}, "parser 'none': expected one of"),
+        (
+            {"model": str(finetuned), "benchmarks": [{"name": "mvp", "source": "x"}]},
+            "benchmark 'mvp': expected one of",
+        ),
+        (
+            {"model": str(finetuned), "benchmarks": [{**some[0], "parser": "none"}]},
+            "parser 'none': expected one of",
+        ),
     ]
     for more, words in cases:
         with pytest.raises(UserError, match=words):

@@ -36,17 +36,26 @@ def decoded(data):
 
 
 def photograph(seed, size=128):
-    """What a photograph looks like to the audit: a spectrum that falls with frequency, sharp shapes, noise, and dull colours."""
+    """What a photograph looks like to the audit: a spectrum that falls with frequency, sharp
+    shapes, noise, and dull colours.
+    """
     rng = np.random.default_rng(seed)
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = 1
-    field = np.fft.irfft2(np.fft.rfft2(rng.normal(size=(size, size))) / frequency ** rng.uniform(1, 1.4))
+    field = np.fft.irfft2(
+        np.fft.rfft2(rng.normal(size=(size, size))) / frequency ** rng.uniform(1, 1.4)
+    )
     field = 128 + rng.uniform(25, 55) * (field - field.mean()) / field.std()
-    image = Image.fromarray((field[..., None] + rng.uniform(-30, 30, 3)).clip(0, 255).astype(np.uint8))
+    image = Image.fromarray(
+        (field[..., None] + rng.uniform(-30, 30, 3)).clip(0, 255).astype(np.uint8)
+    )
     for _ in range(rng.integers(1, 6)):
         x, y, w, h = rng.integers(0, size, 2).tolist() + rng.integers(10, size // 2, 2).tolist()
-        ImageDraw.Draw(image).ellipse((x, y, x + w, y + h), fill=tuple(rng.integers(0, 256, 3).tolist()))
-    noise = rng.normal(scale=rng.uniform(1, 5), size=(size, size, 1))  # in brightness: cameras smooth that in colour away
+        ImageDraw.Draw(image).ellipse(
+            (x, y, x + w, y + h), fill=tuple(rng.integers(0, 256, 3).tolist())
+        )
+    # in brightness: cameras smooth that in colour away
+    noise = rng.normal(scale=rng.uniform(1, 5), size=(size, size, 1))
     return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
 
 
@@ -58,17 +67,29 @@ def photographs():
 def crops(folder):
     """Photographs of things, shrunk so that the traces of their own compression are gone."""
     paths = sorted((folder / "objects" / "images").glob("*/*.jpg"))[::4]
-    return [Image.open(path).convert("RGB").resize((330, 330), Image.Resampling.LANCZOS).crop((60, 60, 260, 240)) for path in paths]
+    return [
+        Image.open(path)
+        .convert("RGB")
+        .resize((330, 330), Image.Resampling.LANCZOS)
+        .crop((60, 60, 260, 240))
+        for path in paths
+    ]
 
 
 def resaved(originals, quality):
     """Pairs of a photograph and its mirror image, saved once more."""
     side_a = [encoded(image, quality=92) for image in originals]
-    return side_a, [encoded(decoded(data).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=quality) for data in side_a]
+    return side_a, [
+        encoded(decoded(data).transpose(Image.Transpose.FLIP_LEFT_RIGHT), quality=quality)
+        for data in side_a
+    ]
 
 
 def audited(side_a, side_b, normalize=KEEP):
-    features = [np.array([shortcut_features(normalise_bytes(data, normalize)) for data in side]) for side in (side_a, side_b)]
+    features = [
+        np.array([shortcut_features(normalise_bytes(data, normalize)) for data in side])
+        for side in (side_a, side_b)
+    ]
     everyone = np.arange(len(side_a))
     names = np.full(len(side_a), "edits", dtype=object)
     (result,) = audit_sources(names, names, everyone, everyone, *features, AuditSection())
@@ -82,7 +103,9 @@ def blank(num_rows):
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["synthetic", "real"])
 def test_a_side_resaved_at_quality_75_is_caught_and_cured(where, request):
-    originals = photographs() if where == "synthetic" else crops(request.getfixturevalue("test_data"))
+    originals = (
+        photographs() if where == "synthetic" else crops(request.getfixturevalue("test_data"))
+    )
     sides = resaved(originals, 75)
     caught = audited(*sides)
     assert caught.verdict == "warning"
@@ -101,7 +124,10 @@ def test_quality_alone_does_not_hide_what_was_resaved():
 
 @pytest.mark.slow
 def test_a_png_against_a_jpeg_is_caught_by_its_format_and_cured():
-    side_a, side_b = [encoded(image, quality=92) for image in photographs()], [encoded(image, "PNG") for image in photographs()]
+    side_a, side_b = (
+        [encoded(image, quality=92) for image in photographs()],
+        [encoded(image, "PNG") for image in photographs()],
+    )
     caught = audited(side_a, side_b)
     assert caught.separability.auc == 1.0
     assert {"is_jpeg", "is_png"} <= {clue.feature for clue in caught.separability.clues}
@@ -125,8 +151,12 @@ def test_what_is_known_of_other_pairs_of_a_group_does_not_help():
     features_a, features_b = blank(240), blank(240)
     side = rng.choice([-1, 1], 40)[groups]
     features_a[:, 0] = features_b[:, 0] = rng.normal(size=40)[groups]
-    features_a[:, 1], features_b[:, 1] = -side + rng.normal(scale=0.1, size=240), side + rng.normal(scale=0.1, size=240)
-    assert audit(features_a, features_b, np.arange(240), seed=0).auc > 0.8  # as if every pair were its own group
+    features_a[:, 1], features_b[:, 1] = (
+        -side + rng.normal(scale=0.1, size=240),
+        side + rng.normal(scale=0.1, size=240),
+    )
+    # as if every pair were its own group
+    assert audit(features_a, features_b, np.arange(240), seed=0).auc > 0.8
     assert audit(features_a, features_b, groups, seed=0).auc < 0.6
 
 
@@ -144,15 +174,22 @@ def test_weighted_aucs_are_those_of_scikit_learn_with_ties() -> None:
 @pytest.mark.slow
 def test_each_source_and_operation_has_its_own_verdict_and_equal_features_are_at_chance():
     sources = np.array(["x"] * 60 + ["y"] * 39, dtype=object)
-    operations = np.array(["inpaint"] * 20 + ["flip"] * 20 + ["captured"] * 20 + ["inpaint"] * 19 + ["flip"] * 20, dtype=object)
+    operations = np.array(
+        ["inpaint"] * 20 + ["flip"] * 20 + ["captured"] * 20 + ["inpaint"] * 19 + ["flip"] * 20,
+        dtype=object,
+    )
     groups = np.r_[np.arange(79), np.repeat(np.arange(100, 109), 3)[:20]]
     rng = np.random.default_rng(4)
     sample = sample_for_audit(np.arange(99), sources, operations, np.ones(99, bool), AuditSection())
     features_a = rng.normal(size=(99, len(FEATURES)))
     features_b = features_a.copy()
     features_b[:20, FEATURES.index("noise")] += 10
-    results = audit_sources(sources, operations, groups, sample, features_a[sample], features_b[sample], AuditSection())
-    assert [(one.source, one.operation, one.num_pairs, one.num_audited, one.verdict) for one in results] == [
+    results = audit_sources(
+        sources, operations, groups, sample, features_a[sample], features_b[sample], AuditSection()
+    )
+    assert [
+        (one.source, one.operation, one.num_pairs, one.num_audited, one.verdict) for one in results
+    ] == [
         ("x", "captured", 20, 0, "not_applicable"),
         ("x", "flip", 20, 20, "ok"),
         ("x", "inpaint", 20, 20, "warning"),
@@ -177,7 +214,10 @@ def test_at_most_so_many_pairs_of_each_are_drawn_by_their_ids_and_not_by_their_o
     section = AuditSection(max_pairs=40)
     drawn = sample_for_audit(ids, sources, operations, stays, section)
     assert stays[drawn].all()
-    assert [((sources[drawn] == name) & (operations[drawn] == "flip")).sum() for name in "xy"] == [40, 40]
+    assert [((sources[drawn] == name) & (operations[drawn] == "flip")).sum() for name in "xy"] == [
+        40,
+        40,
+    ]
     assert len(drawn) == 80
     turned = sample_for_audit(ids[::-1], sources[::-1], operations[::-1], stays[::-1], section)
     assert set(ids[::-1][turned]) == set(ids[drawn])
@@ -196,7 +236,9 @@ def test_nothing_to_audit_is_no_error():
 def test_features_are_found_again_by_content_id():
     files = [encoded(photograph(1)), encoded(photograph(2), "PNG")]
     images = {sha256_hex(data): data for data in files}
-    found = features_of(audit_features(images, sorted(images)), [sha256_hex(data) for data in files])
+    found = features_of(
+        audit_features(images, sorted(images)), [sha256_hex(data) for data in files]
+    )
     np.testing.assert_array_equal(found, [shortcut_features(data) for data in files])
 
 
@@ -209,11 +251,14 @@ def test_container_features_say_how_the_file_was_written():
         encoded(image, "PNG"),
         encoded(image, "WEBP"),
     ]
-    columns = dict(zip(FEATURES, np.array([shortcut_features(data) for data in files]).T, strict=True))
+    columns = dict(
+        zip(FEATURES, np.array([shortcut_features(data) for data in files]).T, strict=True)
+    )
     assert columns["is_jpeg"].tolist() == [1, 1, 1, 0, 0]
     assert columns["is_png"].tolist() == [0, 0, 0, 1, 0]
     assert columns["is_webp"].tolist() == [0, 0, 0, 0, 1]
-    # Quality 50 is the table of the JPEG standard's Annex K, whose 64 luma steps sum to 3,688; at 100 every step is 1.
+    # Quality 50 is the table of the JPEG standard's Annex K, whose 64 luma steps sum to 3,688; at
+    # 100 every step is 1.
     assert columns["jpeg_luma_step"].tolist() == [3688 / 64, 1, 3688 / 64, 0, 0]
     assert columns["jpeg_chroma_step"][1] == 1
     assert columns["jpeg_subsampling"].tolist() == [2, 0, 0, 0, 0]
@@ -237,7 +282,8 @@ def test_white_noise_is_measured_and_blur_lowers_noise_and_sharpness():
     rng = np.random.default_rng(6)
     grey = rng.normal(128, 5, (256, 256)).astype(np.float32)
     noise, sharpness, blockiness = pixel_traces(grey)
-    # A diagonal difference of four independent pixels has standard deviation 2 * 5, and a normal's mean size is 0.798 of it.
+    # A diagonal difference of four independent pixels has standard deviation 2 * 5, and a normal's
+    # mean size is 0.798 of it.
     assert noise == pytest.approx(2 * 5 * np.sqrt(2 / np.pi), rel=0.02)
     # The Laplacian adds 4 pixels and subtracts 4 times the middle: variance (4 + 16) * 25.
     assert sharpness == pytest.approx(np.log(501), rel=0.01)

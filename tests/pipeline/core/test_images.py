@@ -58,7 +58,9 @@ def test_what_cannot_be_used_says_why(data: bytes, reason: str) -> None:
 
 
 def test_equal_pixels_in_other_containers_have_one_hash() -> None:
-    assert pixels_sha256(decode_rgb(_bytes(RED, "BMP"))) == pixels_sha256(decode_rgb(encode_png(RED)))
+    assert pixels_sha256(decode_rgb(_bytes(RED, "BMP"))) == pixels_sha256(
+        decode_rgb(encode_png(RED))
+    )
     assert pixels_sha256(RED) != pixels_sha256(RED.resize((6, 8)))
 
 
@@ -77,7 +79,8 @@ def test_no_broken_bytes_raise_anything_but_an_image_error() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     originals = [
-        _bytes(RED, kind, **({"exif": exif} if kind in ("JPEG", "WEBP") else {})) for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
+        _bytes(RED, kind, **({"exif": exif} if kind in ("JPEG", "WEBP") else {}))
+        for kind in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")
     ]
     num_refused = 0
     for original in originals:

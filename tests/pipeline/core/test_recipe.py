@@ -4,7 +4,15 @@ from typing import Annotated, Literal, Self
 import pytest
 from pydantic import Field, model_validator
 
-from pipeline.core.recipe import JOB_ENVIRONMENT_VARIABLE, RecipeError, Section, absolute_path, fingerprint, load_recipe, resolved_yaml
+from pipeline.core.recipe import (
+    JOB_ENVIRONMENT_VARIABLE,
+    RecipeError,
+    Section,
+    absolute_path,
+    fingerprint,
+    load_recipe,
+    resolved_yaml,
+)
 
 
 class Pear(Section):
@@ -56,7 +64,9 @@ def test_overrides_reach_into_lists_and_numbers_are_numbers(recipe: Path) -> Non
         ([], "out is required; give out=VALUE"),
     ],
 )
-def test_errors_name_the_key_what_came_and_what_is_allowed(recipe: Path, overrides: list[str], expected: str) -> None:
+def test_errors_name_the_key_what_came_and_what_is_allowed(
+    recipe: Path, overrides: list[str], expected: str
+) -> None:
     with pytest.raises(RecipeError, match=expected):
         load_recipe(recipe, overrides, Basket)
 
@@ -64,7 +74,10 @@ def test_errors_name_the_key_what_came_and_what_is_allowed(recipe: Path, overrid
 def test_a_recipe_that_does_not_go_together_is_not_shown_whole(recipe: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load_recipe(recipe, ["out=x", "fruits=[]"], Basket)
-    assert str(caught.value) == f"recipe {str(recipe)!r}: fruits: a basket needs one, or leave it at home"
+    assert (
+        str(caught.value)
+        == f"recipe {str(recipe)!r}: fruits: a basket needs one, or leave it at home"
+    )
 
 
 def test_a_missing_or_broken_file_is_one_line(tmp_path: Path) -> None:

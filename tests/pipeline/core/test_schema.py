@@ -11,7 +11,12 @@ from pipeline.core.storage import write_json
 def test_the_arrow_schema_is_the_one_that_datasets_would_write() -> None:
     datasets = pytest.importorskip("datasets")
     value = {"string": datasets.Value("string"), "double": datasets.Value("float64")}
-    features = datasets.Features({field.name: value.get(str(field.type)) or datasets.Image() for field in mvc_schema(rejects=True)})
+    features = datasets.Features(
+        {
+            field.name: value.get(str(field.type)) or datasets.Image()
+            for field in mvc_schema(rejects=True)
+        }
+    )
     assert features.arrow_schema.equals(mvc_schema(rejects=True), check_metadata=True)
 
 
@@ -22,10 +27,19 @@ def test_a_pair_and_its_mirror_image_have_one_id() -> None:
 
 
 def _folder(path: Path, version: int = 1, drop: str | None = None, num_rows: int = 2) -> Path:
-    rows = {name: [{"bytes": b"x", "path": None}] * num_rows if name in ("image_a", "image_b") else [None] * num_rows for name in COLUMNS}
+    rows = {
+        name: (
+            [{"bytes": b"x", "path": None}] * num_rows
+            if name in ("image_a", "image_b")
+            else [None] * num_rows
+        )
+        for name in COLUMNS
+    }
     table = pa.table(rows, schema=mvc_schema())
     (path / "data").mkdir(parents=True)
-    pq.write_table(table.drop_columns([drop]) if drop else table, path / "data/train-00000-of-00001.parquet")
+    pq.write_table(
+        table.drop_columns([drop]) if drop else table, path / "data/train-00000-of-00001.parquet"
+    )
     write_json(path / "manifest.json", {"schema_version": version})
     return path
 
@@ -45,7 +59,9 @@ def test_a_split_is_read_with_its_images(tmp_path: Path) -> None:
         ({"num_rows": 0}, "train", "split 'train' has no rows"),
     ],
 )
-def test_what_is_no_mvc_says_what_is_wrong(tmp_path: Path, options: dict, split: str, message: str) -> None:
+def test_what_is_no_mvc_says_what_is_wrong(
+    tmp_path: Path, options: dict, split: str, message: str
+) -> None:
     with pytest.raises(MvcError, match=message):
         read_mvc(_folder(tmp_path / "mvc", **options), split)
 

@@ -2,7 +2,14 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.storage import StoreError, only_one, open_stage, read_json, write_atomically, write_json
+from pipeline.core.storage import (
+    StoreError,
+    only_one,
+    open_stage,
+    read_json,
+    write_atomically,
+    write_json,
+)
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
@@ -38,5 +45,8 @@ def test_two_writers_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
 
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(StoreError, match="cannot be written"), only_one(tmp_path / "out" / "x", "out"):
+    with (
+        pytest.raises(StoreError, match="cannot be written"),
+        only_one(tmp_path / "out" / "x", "out"),
+    ):
         pass

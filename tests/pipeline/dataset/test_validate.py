@@ -1,4 +1,6 @@
-"""`svco validate`: a folder that is in order, and one broken folder for every problem that it knows."""
+"""`svco validate`: a folder that is in order, and one broken folder for every problem that it
+knows.
+"""
 
 import json
 import subprocess
@@ -42,7 +44,9 @@ def _edit_manifest(folder: Path, change: Callable[[dict[str, Any]], object]) -> 
 def _rewrite_shard(folder: Path, change: Callable[[pa.Table], pa.Table]) -> Path:
     """Writes the training shard anew, and its checksum, so that only the change is wrong."""
     pq.write_table(change(pq.read_table(folder / TRAIN, partitioning=None)), folder / TRAIN)
-    return _edit_manifest(folder, lambda manifest: manifest["files"].update({TRAIN: sha256_file(folder / TRAIN)}))
+    return _edit_manifest(
+        folder, lambda manifest: manifest["files"].update({TRAIN: sha256_file(folder / TRAIN)})
+    )
 
 
 def test_nothing_is_wrong_with_a_good_folder(published: Make) -> None:
@@ -69,7 +73,9 @@ def _broken_picture(splits: Splits) -> None:
     row = splits["train"][1]
     data = row["image_a"]["bytes"][:-300]
     row |= {"image_a": {"bytes": data, "path": None}, "image_a_sha256": sha256_hex(data)}
-    row["pair_id"] = pair_id(row["image_a_sha256"], row["caption_a"], row["image_b_sha256"], row["caption_b"])
+    row["pair_id"] = pair_id(
+        row["image_a_sha256"], row["caption_a"], row["image_b_sha256"], row["caption_b"]
+    )
     splits["train"].sort(key=lambda row: row["pair_id"])
 
 
@@ -92,31 +98,50 @@ def _broken_picture(splits: Splits) -> None:
         (_set("train", caption_a="A red star beside no hut."), "pair_id"),
         (_swap, "unsorted"),
         (lambda splits: splits["train"].insert(0, splits["train"][0]), "pair_repeated"),
-        (lambda splits: splits["validation"][1].update(group=splits["train"][4]["group"]), "group_in_both_splits"),
+        (
+            lambda splits: splits["validation"][1].update(group=splits["train"][4]["group"]),
+            "group_in_both_splits",
+        ),
         (_set("train", image_a={"bytes": b"other", "path": None}), "image_sha256"),
         (_set("train", image_a={"bytes": None, "path": "a.jpg"}), "image_bytes"),
         (_broken_picture, "image_undecodable"),
         (_set("train", question="Is the star red?"), "question_leaks"),
     ],
 )
-def test_a_row_that_breaks_the_contract_is_named(change: Callable[[Splits], object], kind: str, published: Make) -> None:
+def test_a_row_that_breaks_the_contract_is_named(
+    change: Callable[[Splits], object], kind: str, published: Make
+) -> None:
     found = _found(published(change))
     assert kind in [found_kind for _, found_kind in found]
     # Other bytes than the column says cannot be decoded either.
-    assert {found_kind for _, found_kind in found} <= {kind, *(["image_undecodable"] if kind == "image_sha256" else [])}
+    assert {found_kind for _, found_kind in found} <= {
+        kind,
+        *(["image_undecodable"] if kind == "image_sha256" else []),
+    }
     assert all(where.split()[0].endswith(".parquet") and " row " in where for where, _ in found)
 
 
 def test_a_pair_in_both_splits_takes_its_group_and_pictures_there(published: Make) -> None:
     def copy(splits: Splits) -> None:
-        splits["validation"] = sorted([*splits["validation"], dict(splits["train"][2])], key=lambda row: row["pair_id"])
+        splits["validation"] = sorted(
+            [*splits["validation"], dict(splits["train"][2])], key=lambda row: row["pair_id"]
+        )
 
-    assert _kinds(published(copy)) == ["pair_repeated", "group_in_both_splits", "image_in_both_splits", "image_in_both_splits"]
+    assert _kinds(published(copy)) == [
+        "pair_repeated",
+        "group_in_both_splits",
+        "image_in_both_splits",
+        "image_in_both_splits",
+    ]
 
 
 def test_a_rejected_pair_may_repeat_a_kept_one_and_lack_a_picture(published: Make) -> None:
     def repeat(splits: Splits) -> None:
-        row = splits["train"][0] | {"drop_reason": "duplicate_pair", "image_b": None, "answer_a": None}
+        row = splits["train"][0] | {
+            "drop_reason": "duplicate_pair",
+            "image_b": None,
+            "answer_a": None,
+        }
         splits["rejects"] = sorted([*splits["rejects"], row], key=lambda row: row["pair_id"])
 
     assert _found(published(repeat)) == []
@@ -134,23 +159,34 @@ def test_a_leak_is_a_warning_that_quotes_the_question(published: Make) -> None:
     [
         (lambda table: table.drop_columns(["license"]), ["column_missing"]),
         (lambda table: table.append_column("mine", pa.array([1] * len(table))), ["column_extra"]),
-        (lambda table: table.set_column(13, "clip_image_cos", pa.array(["1"] * len(table))), ["column_type"]),
+        (
+            lambda table: table.set_column(13, "clip_image_cos", pa.array(["1"] * len(table))),
+            ["column_type"],
+        ),
         (lambda table: table.select([*table.column_names[1:], "pair_id"]), ["column_order"]),
         (lambda table: table.replace_schema_metadata(None), ["features"]),
     ],
 )
-def test_columns_are_those_of_the_contract(change: Callable[[pa.Table], pa.Table], kinds: list[str], published: Make) -> None:
+def test_columns_are_those_of_the_contract(
+    change: Callable[[pa.Table], pa.Table], kinds: list[str], published: Make
+) -> None:
     assert _kinds(_rewrite_shard(published(), change)) == kinds
 
 
 def test_rows_are_checked_although_a_column_is_one_too_many(published: Make) -> None:
-    folder = _rewrite_shard(published(_set("train", answer_a="")), lambda table: table.append_column("mine", pa.array([1] * len(table))))
+    folder = _rewrite_shard(
+        published(_set("train", answer_a="")),
+        lambda table: table.append_column("mine", pa.array([1] * len(table))),
+    )
     assert sorted(_kinds(folder)) == ["column_extra", "empty"]
 
 
 def test_a_row_group_that_the_viewer_cannot_read_is_named() -> None:
     (problem,) = group_problems(TRAIN, [300_000_000, 300_000_001])
-    assert problem.message == "row group 1 has 300 MB, more than the 300 MB that the Hub's viewer reads"
+    assert (
+        problem.message
+        == "row group 1 has 300 MB, more than the 300 MB that the Hub's viewer reads"
+    )
 
 
 def test_a_missing_manifest_does_not_hide_what_is_wrong_with_the_rows(published: Make) -> None:
@@ -166,12 +202,24 @@ def test_a_missing_manifest_does_not_hide_what_is_wrong_with_the_rows(published:
         (lambda manifest: manifest.pop("files"), [("manifest.json", "manifest")]),
         (lambda manifest: manifest.pop("rows"), [("manifest.json", "manifest")]),
         (lambda manifest: manifest["files"].pop(TRAIN), [(TRAIN, "shard_extra")]),
-        (lambda manifest: manifest["files"].update({"data/gone.parquet": "0"}), [("data/gone.parquet", "shard_missing")]),
+        (
+            lambda manifest: manifest["files"].update({"data/gone.parquet": "0"}),
+            [("data/gone.parquet", "shard_missing")],
+        ),
         (lambda manifest: manifest["files"].update({TRAIN: "0"}), [(TRAIN, "sha256")]),
         (lambda manifest: manifest["rows"].update(kept=11), [("manifest.json", "count")]),
-        (lambda manifest: manifest["rows"]["by_split"].update(train=7, validation=3), [("manifest.json", "count")] * 2),
-        (lambda manifest: manifest["rows"]["dropped_by_reason"].update(other=1), [("manifest.json", "count")]),
-        (lambda manifest: manifest["rows"]["kept_by_source"].update({"source-0": 0}), [("manifest.json", "count")]),
+        (
+            lambda manifest: manifest["rows"]["by_split"].update(train=7, validation=3),
+            [("manifest.json", "count")] * 2,
+        ),
+        (
+            lambda manifest: manifest["rows"]["dropped_by_reason"].update(other=1),
+            [("manifest.json", "count")],
+        ),
+        (
+            lambda manifest: manifest["rows"]["kept_by_source"].update({"source-0": 0}),
+            [("manifest.json", "count")],
+        ),
     ],
 )
 def test_the_manifest_is_held_against_the_files(
@@ -181,7 +229,9 @@ def test_the_manifest_is_held_against_the_files(
 
 
 def test_a_wrong_count_is_told_with_both_numbers(published: Make) -> None:
-    folder = _edit_manifest(published(), lambda manifest: manifest["rows"]["kept_by_category"].update(attribute=50))
+    folder = _edit_manifest(
+        published(), lambda manifest: manifest["rows"]["kept_by_category"].update(attribute=50)
+    )
     assert [problem.line() for problem in problems(folder, quick=True)] == [
         "manifest.json: rows.kept_by_category.attribute: says 50, there are 5"
     ]
@@ -193,13 +243,19 @@ def test_names_of_files_are_those_that_readers_look_for(published: Make) -> None
     (folder / "data/validation-00000-of-00001.parquet").rename(folder / "data/Validation.parquet")
     (folder / "rejects/notes.txt").write_text("x")
     names = [(where, kind) for where, kind in _found(folder) if kind.startswith("file_")]
-    assert names == [("data/Validation.parquet", "file_name"), ("rejects/notes.txt", "file_name"), ("data/train", "file_numbers")]
+    assert names == [
+        ("data/Validation.parquet", "file_name"),
+        ("rejects/notes.txt", "file_name"),
+        ("data/train", "file_numbers"),
+    ]
 
 
 def test_shards_of_two_writings_are_seen(published: Make) -> None:
     folder = published()
     (folder / "data/train-00000-of-00002.parquet").write_bytes((folder / TRAIN).read_bytes())
-    lines = [problem.line() for problem in problems(folder, quick=True) if problem.kind == "file_numbers"]
+    lines = [
+        problem.line() for problem in problems(folder, quick=True) if problem.kind == "file_numbers"
+    ]
     assert lines == [
         "data/train: of 2 files numbered from 0, these are missing or too many: [1]",
         "data/train: files of several writings are mixed: -of- 1 and 2",
@@ -217,7 +273,9 @@ def test_quick_leaves_out_what_needs_bytes(published: Make) -> None:
     def break_bytes(splits: Splits) -> None:
         splits["train"][1]["image_a"] = {"bytes": b"other", "path": None}
 
-    folder = _edit_manifest(published(break_bytes), lambda manifest: manifest["files"].update({TRAIN: "0"}))
+    folder = _edit_manifest(
+        published(break_bytes), lambda manifest: manifest["files"].update({TRAIN: "0"})
+    )
     assert _kinds(folder) == ["sha256", "image_sha256", "image_undecodable"]
     assert _kinds(folder, quick=True) == []
 
@@ -230,7 +288,9 @@ def test_a_missing_card_is_a_warning(published: Make) -> None:
 
 
 def _commands(*runs: list[str]) -> tuple[list[int], list[str], list[str]]:
-    """Exit codes, and lines on standard output and error, of several runs in one process that must need neither Ray nor torch."""
+    """Exit codes, and lines on standard output and error, of several runs in one process that must
+    need neither Ray nor torch.
+    """
     code = f"""
 import sys
 from pipeline.dataset.validate import main
@@ -244,25 +304,36 @@ for arguments in {runs!r}:
 assert not {{"ray", "torch"}} & set(sys.modules)
 print(*codes)
 """
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     *lines, codes = finished.stdout.splitlines()
     return [int(one) for one in codes.split()], lines, finished.stderr.splitlines()
 
 
 @pytest.mark.slow
-def test_the_command_says_fine_or_lists_what_is_wrong_and_ends_accordingly(published: Make, tmp_path: Path) -> None:
+def test_the_command_says_fine_or_lists_what_is_wrong_and_ends_accordingly(
+    published: Make, tmp_path: Path
+) -> None:
     def spoil(splits: Splits) -> None:
         for row in splits["train"]:
             row["answer_a"] = ""
         splits["train"][0]["question"] = "Is the star blue?"
 
     good, bad = published(), published(spoil)
-    codes, lines, said = _commands([str(good)], [str(bad), "--quick", "--show", "2"], [str(tmp_path / "nowhere")])
+    codes, lines, said = _commands(
+        [str(good)], [str(bad), "--quick", "--show", "2"], [str(tmp_path / "nowhere")]
+    )
     assert codes == [0, 1, 2]
     assert lines[0] == f"{good}: fine; 8 train, 2 validation, 3 rejects"
     assert [line.split("): ")[-1] for line in lines[1:4]] == [
-        "answer_a is empty", "the question 'Is the star blue?' gives away blue", "answer_a is empty",
-    ]  # fmt: skip
+        "answer_a is empty",
+        "the question 'Is the star blue?' gives away blue",
+        "answer_a is empty",
+    ]
     assert lines[4] == "... and 6 more problems of the kind 'empty' (--show 0 shows all)"
     assert lines[5:] == [f"{bad}: 8 problems; 8 train, 2 validation, 3 rejects; 1 warning"]
-    assert said == [f"error: {tmp_path}/nowhere: expected an MVC folder, found none there; make one with svco build"]
+    assert said == [
+        f"error: {tmp_path}/nowhere: expected an MVC folder, found none there; make one with svco"
+        " build"
+    ]

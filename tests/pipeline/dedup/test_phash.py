@@ -30,7 +30,11 @@ def _saved(image: Image.Image, quality: int) -> Image.Image:
 @pytest.mark.parametrize("seed", range(5))
 def test_copies_of_a_picture_are_near_and_other_pictures_are_far(seed: int) -> None:
     picture = _scene(seed)
-    copies = [picture.resize((90, 90)), _saved(picture, 60), picture.point(lambda value: min(255, int(value * 0.8) + 20))]
+    copies = [
+        picture.resize((90, 90)),
+        _saved(picture, 60),
+        picture.point(lambda value: min(255, int(value * 0.8) + 20)),
+    ]
     assert all(_bits_apart(picture, copy) <= 2 for copy in copies)
     assert _bits_apart(picture, _scene(seed + 100)) > 8
     assert _bits_apart(picture, picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)) > 8
@@ -46,9 +50,25 @@ def test_near_pairs_are_those_that_comparing_all_finds(max_bits: int) -> None:
     rng = np.random.default_rng(max_bits)
     centres = rng.integers(0, 2**63, 12, dtype=np.uint64)
     # Flips of 0 to 7 random bits around a few centres: many pairs on either side of the limit.
-    hashes = np.unique(np.array([centre ^ np.bitwise_or.reduce(np.uint64(1) << rng.integers(0, 64, flips).astype(np.uint64), initial=0)
-                                 for centre in centres for flips in (0, 1, 1, 2, 3, 4, 6, 7)], np.uint64))  # fmt: skip
-    every = {(i, j) for i in range(len(hashes)) for j in range(i + 1, len(hashes)) if int(hashes[i] ^ hashes[j]).bit_count() <= max_bits}
+    hashes = np.unique(
+        np.array(
+            [
+                centre
+                ^ np.bitwise_or.reduce(
+                    np.uint64(1) << rng.integers(0, 64, flips).astype(np.uint64), initial=0
+                )
+                for centre in centres
+                for flips in (0, 1, 1, 2, 3, 4, 6, 7)
+            ],
+            np.uint64,
+        )
+    )
+    every = {
+        (i, j)
+        for i in range(len(hashes))
+        for j in range(i + 1, len(hashes))
+        if int(hashes[i] ^ hashes[j]).bit_count() <= max_bits
+    }
     i, j = near_pairs(hashes, max_bits)
     assert set(zip(i.tolist(), j.tolist(), strict=True)) == every
     assert len(i) == len(every)

@@ -31,7 +31,9 @@ TEXTS = ["a star", "Two stars, and a longer text than the model's context holds,
 
 
 def _noise(seed: int, size: tuple[int, int] = (40, 30)) -> Image.Image:
-    blocks = np.random.default_rng(seed).integers(0, 255, (size[1] // 3 + 1, size[0] // 3 + 1, 3), np.uint8)
+    blocks = np.random.default_rng(seed).integers(
+        0, 255, (size[1] // 3 + 1, size[0] // 3 + 1, 3), np.uint8
+    )
     return Image.fromarray(blocks).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -42,7 +44,9 @@ def _bytes(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def _files_and_what_they_show() -> tuple[list[bytes], list[Image.Image]]:
-    """Encoded pictures of many kinds, each with the RGB picture that a person sees, made without this project's decoder."""
+    """Encoded pictures of many kinds, each with the RGB picture that a person sees, made without
+    this project's decoder.
+    """
     turned = Image.Exif()
     turned[0x0112] = 6
     data = [
@@ -56,15 +60,24 @@ def _files_and_what_they_show() -> tuple[list[bytes], list[Image.Image]]:
     ]
     shown = [ImageOps.exif_transpose(Image.open(io.BytesIO(one))).convert("RGB") for one in data]
     assert shown[4].size == (31, 50)
-    glass = np.dstack([np.asarray(_noise(7)), np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))])
+    glass = np.dstack(
+        [np.asarray(_noise(7)), np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))]
+    )
     alpha = glass[..., 3:] / 255
-    shown.append(Image.fromarray((glass[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8)))
+    shown.append(
+        Image.fromarray((glass[..., :3] * alpha + 255 * (1 - alpha)).round().astype(np.uint8))
+    )
     return [*data, _bytes(Image.fromarray(glass), "PNG")], shown
 
 
 def _encode(encoder: Encoder, files: list[bytes], places: list[int] | None = None) -> np.ndarray:
     places = list(range(len(files))) if places is None else places
-    return embed_images(pa.chunked_array([pa.array(files, pa.large_binary())]), {"it": encoder}, {"it": places}, num_threads=2)["it"]
+    return embed_images(
+        pa.chunked_array([pa.array(files, pa.large_binary())]),
+        {"it": encoder},
+        {"it": places},
+        num_threads=2,
+    )["it"]
 
 
 def test_the_descriptor_sees_where_colours_and_edges_are() -> None:
@@ -72,7 +85,12 @@ def test_the_descriptor_sees_where_colours_and_edges_are() -> None:
     other = Image.fromarray(np.random.default_rng(1).integers(0, 255, (30, 40, 3), np.uint8))
     edited = picture.copy()
     edited.paste((255, 0, 0), (10, 10, 18, 18))
-    vectors = np.stack([pixels_descriptor(image) for image in (picture, picture.resize((80, 60), 0), edited, other)])
+    vectors = np.stack(
+        [
+            pixels_descriptor(image)
+            for image in (picture, picture.resize((80, 60), 0), edited, other)
+        ]
+    )
     same, small_edit, different = cosine(vectors[[0, 0, 0]], vectors[[1, 2, 3]])
     assert vectors.shape == (4, 320)
     assert same > small_edit > 0.7 > different
@@ -84,19 +102,34 @@ def test_the_descriptor_sees_where_colours_and_edges_are() -> None:
 def siglip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tokenizers import Tokenizer, models, pre_tokenizers
 
-    preprocess = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    preprocess = {
+        "mean": [0.5] * 3,
+        "std": [0.5] * 3,
+        "interpolation": "bicubic",
+        "resize_mode": "squash",
+    }
     folder = make_clip(tmp_path_factory.mktemp("siglip"), SIGLIP_TYPE, preprocess)
-    letters = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1} | {chr(97 + n): n + 2 for n in range(26)}, unk_token="<unk>"))
+    letters = Tokenizer(
+        models.WordLevel(
+            {"<pad>": 0, "<unk>": 1} | {chr(97 + n): n + 2 for n in range(26)}, unk_token="<unk>"
+        )
+    )
     letters.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     letters.save(str(folder / "tokenizer.json"))
-    names = {"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "<pad>", "unk_token": "<unk>"}
+    names = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
     (folder / "tokenizer_config.json").write_text(json.dumps(names))
     return folder
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["clip_folder", "siglip_folder"])
-def test_clip_embeds_what_a_person_sees_as_open_clip_itself_does(kind: str, request: pytest.FixtureRequest) -> None:
+def test_clip_embeds_what_a_person_sees_as_open_clip_itself_does(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
     import open_clip
     import torch
 
@@ -106,7 +139,9 @@ def test_clip_embeds_what_a_person_sees_as_open_clip_itself_does(kind: str, requ
     model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(TEXTS)
     with torch.inference_mode():
-        images = model.eval().encode_image(torch.stack([preprocess(image) for image in shown])).numpy()
+        images = (
+            model.eval().encode_image(torch.stack([preprocess(image) for image in shown])).numpy()
+        )
         texts = model.encode_text(tokens).numpy()
     assert (1 - cosine(_encode(encoder, files), images)).max() < 1e-3
     assert (1 - cosine(encoder.encode_texts(TEXTS), texts)).max() < 1e-3
@@ -116,15 +151,23 @@ def test_clip_embeds_what_a_person_sees_as_open_clip_itself_does(kind: str, requ
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_dinov2_embeds_what_a_person_sees_as_transformers_itself_does(dinov2_folder: Path, pooling: str) -> None:
+def test_dinov2_embeds_what_a_person_sees_as_transformers_itself_does(
+    dinov2_folder: Path, pooling: str
+) -> None:
     import torch
     from transformers import AutoImageProcessor, AutoModel
 
     files, shown = _files_and_what_they_show()
-    encoder = Dinov2Encoder(Dinov2Section(model=str(dinov2_folder), pooling=pooling, batch_images=3))
-    pixels = AutoImageProcessor.from_pretrained(dinov2_folder)(images=shown, return_tensors="pt")["pixel_values"]
+    encoder = Dinov2Encoder(
+        Dinov2Section(model=str(dinov2_folder), pooling=pooling, batch_images=3)
+    )
+    pixels = AutoImageProcessor.from_pretrained(dinov2_folder)(images=shown, return_tensors="pt")[
+        "pixel_values"
+    ]
     with torch.inference_mode():
-        states = AutoModel.from_pretrained(dinov2_folder).eval()(pixel_values=pixels).last_hidden_state
+        states = (
+            AutoModel.from_pretrained(dinov2_folder).eval()(pixel_values=pixels).last_hidden_state
+        )
     direct = (states[:, 0] if pooling == "cls" else states[:, 1:].mean(dim=1)).numpy()
     assert (1 - cosine(_encode(encoder, files), direct)).max() < 1e-3
     assert (1 - cosine(direct[:-1], direct[1:])).min() > 3e-3
@@ -135,15 +178,27 @@ def test_mean_pooling_leaves_registers_out(tmp_path: Path) -> None:
     import torch
     from transformers import BitImageProcessor, Dinov2WithRegistersConfig, Dinov2WithRegistersModel
 
-    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28, "patch_size": 14}
-    model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**shape, num_register_tokens=4)).eval()
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    model = Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(**shape, num_register_tokens=4)
+    ).eval()
     model.save_pretrained(tmp_path)
-    BitImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(tmp_path)
+    BitImageProcessor(
+        size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}
+    ).save_pretrained(tmp_path)
     encoder = Dinov2Encoder(Dinov2Section(model=str(tmp_path), pooling="mean", batch_images=1))
     with torch.inference_mode():
         patches = model(pixel_values=encoder.prepare(_noise(0))[None]).last_hidden_state[:, 5:]
     assert patches.shape[1] == 4
-    assert np.allclose(_encode(encoder, [_bytes(_noise(0), "PNG")]), patches.mean(dim=1).numpy(), atol=1e-6)
+    assert np.allclose(
+        _encode(encoder, [_bytes(_noise(0), "PNG")]), patches.mean(dim=1).numpy(), atol=1e-6
+    )
 
 
 @pytest.mark.slow
@@ -160,7 +215,9 @@ def test_an_embedding_does_not_depend_on_its_companions(clip_folder: Path) -> No
 @pytest.mark.slow
 def test_bfloat16_is_close_and_another_encoder(clip_folder: Path) -> None:
     files = [_bytes(_noise(seed), "PNG") for seed in range(5)]
-    sections = [ClipSection(model=str(clip_folder), dtype=dtype) for dtype in ("float32", "bfloat16")]
+    sections = [
+        ClipSection(model=str(clip_folder), dtype=dtype) for dtype in ("float32", "bfloat16")
+    ]
     exact, rough = (_encode(ClipEncoder(section), files) for section in sections)
     assert rough.dtype == np.float32 and not np.array_equal(exact, rough)
     assert cosine(exact, rough).min() > 0.999
@@ -174,9 +231,13 @@ def test_the_defaults_are_the_papers_models() -> None:
     assert section.dinov2.model == "facebook/dinov2-large"
 
 
-def test_a_fingerprint_follows_content_and_settings_but_neither_place_nor_device(tmp_path: Path) -> None:
+def test_a_fingerprint_follows_content_and_settings_but_neither_place_nor_device(
+    tmp_path: Path,
+) -> None:
     def print_of(folder: Path, **options: object) -> str:
-        return fingerprints(EncodersSection(pixels=OFF, dinov2=Dinov2Section(model=str(folder), **options)))["dinov2"]
+        return fingerprints(
+            EncodersSection(pixels=OFF, dinov2=Dinov2Section(model=str(folder), **options))
+        )["dinov2"]
 
     here, there = tmp_path / "here", tmp_path / "there"
     for folder in (here, there):
@@ -198,26 +259,45 @@ def test_a_fingerprint_follows_content_and_settings_but_neither_place_nor_device
         fingerprints(EncodersSection(pixels=OFF))
 
 
-def test_a_model_is_a_folder_only_where_it_can_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_is_a_folder_only_where_it_can_be_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
     assert local_folder("mine") == Path("mine") and local_folder("./nowhere") == Path("./nowhere")
-    assert local_folder("local-dir:x") == Path("x") and local_folder("facebook/dinov2-large") is None
+    assert (
+        local_folder("local-dir:x") == Path("x") and local_folder("facebook/dinov2-large") is None
+    )
     assert local_folder("hf-hub:org/name") is None and local_folder("ViT-B-32") is None
     builtin = local_folder("builtin:scenes-clip")
-    assert builtin is not None and builtin.is_absolute() and "open_clip_model.safetensors" in model_files("builtin:scenes-clip")
+    assert (
+        builtin is not None
+        and builtin.is_absolute()
+        and "open_clip_model.safetensors" in model_files("builtin:scenes-clip")
+    )
 
 
 @pytest.mark.parametrize(
     ("clip", "message"),
     [
-        ({"model": "./nowhere"}, r"encoders\.clip: cannot load './nowhere': there is no folder nowhere; fetch it once"),
+        (
+            {"model": "./nowhere"},
+            r"encoders\.clip: cannot load './nowhere': there is no folder nowhere; fetch it once",
+        ),
         ({"model": "builtin:nothing"}, "built in are builtin:scenes-clip"),
-        ({"model": "hf-hub:org/name"}, "org/name is not in the Hub's cache on this disk, and HF_HUB_OFFLINE is set"),
-        ({"model": "ViT-SO400M-14-SigLIP-38"}, "open_clip has no such model, did you mean 'ViT-SO400M-14-SigLIP-384'"),
+        (
+            {"model": "hf-hub:org/name"},
+            "org/name is not in the Hub's cache on this disk, and HF_HUB_OFFLINE is set",
+        ),
+        (
+            {"model": "ViT-SO400M-14-SigLIP-38"},
+            "open_clip has no such model, did you mean 'ViT-SO400M-14-SigLIP-384'",
+        ),
     ],
 )
-def test_a_clip_that_is_not_there_is_one_clear_line_before_any_work(clip: dict, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clip_that_is_not_there_is_one_clear_line_before_any_work(
+    clip: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -225,12 +305,18 @@ def test_a_clip_that_is_not_there_is_one_clear_line_before_any_work(clip: dict, 
         check_encoders(EncodersSection(clip=ClipSection(**clip)))
 
 
-def test_a_dinov2_that_is_not_there_is_one_clear_line_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dinov2_that_is_not_there_is_one_clear_line_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(
-        RecipeError, match=r"encoders\.dinov2: cannot load 'facebook/dinov2-large': .* HF_HUB_OFFLINE is set; .*dinov2=null"
+        RecipeError,
+        match=(
+            r"encoders\.dinov2: cannot load 'facebook/dinov2-large': .* HF_HUB_OFFLINE is set;"
+            r" .*dinov2=null"
+        ),
     ):
         check_encoders(EncodersSection(dinov2=Dinov2Section()))
     with pytest.raises(RecipeError, match=r"holds no config\.json"):
@@ -246,9 +332,13 @@ def test_the_check_knows_open_clips_tags_and_passes_what_loads(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(RecipeError, match=r"it has no weights called 'webli' \(known: openai,"):
         check_encoders(EncodersSection(clip=ClipSection(model="ViT-B-32")))
-    with pytest.raises(RecipeError, match="timm/ViT-SO400M-14-SigLIP-384 is not in the Hub's cache"):
+    with pytest.raises(
+        RecipeError, match="timm/ViT-SO400M-14-SigLIP-384 is not in the Hub's cache"
+    ):
         check_encoders(EncodersSection(clip=ClipSection()))
-    section = EncodersSection(clip=ClipSection(model=str(clip_folder)), dinov2=Dinov2Section(model=str(dinov2_folder)))
+    section = EncodersSection(
+        clip=ClipSection(model=str(clip_folder)), dinov2=Dinov2Section(model=str(dinov2_folder))
+    )
     check_encoders(section)
     opened = Encoders(section)
     assert [opened.open(name).name for name in opened.fingerprints] == ["pixels", "clip", "dinov2"]
@@ -256,8 +346,12 @@ def test_the_check_knows_open_clips_tags_and_passes_what_loads(
 
 
 @pytest.mark.slow
-def test_a_model_without_weights_is_never_run_with_random_ones(clip_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "open_clip_config.json").write_bytes((clip_folder / "open_clip_config.json").read_bytes())
+def test_a_model_without_weights_is_never_run_with_random_ones(
+    clip_folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "open_clip_config.json").write_bytes(
+        (clip_folder / "open_clip_config.json").read_bytes()
+    )
     with pytest.raises(RecipeError, match=r"encoders\.clip: cannot load"):
         ClipEncoder(ClipSection(model=str(tmp_path)))
     with pytest.raises(RecipeError, match=r"encoders\.clip: cannot load"):

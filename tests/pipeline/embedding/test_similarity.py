@@ -15,7 +15,9 @@ def test_cosines_of_equal_orthogonal_and_opposite_vectors() -> None:
 @given(st.floats(0.1, 1000), st.floats(0.1, 1000), st.integers(0, 1000))
 def test_length_does_not_matter(scale_left: float, scale_right: float, seed: int) -> None:
     left, right = np.random.default_rng(seed).normal(size=(2, 3, 5))
-    assert np.abs(cosine(left * scale_left, right * scale_right) - cosine(left, right)).max() <= 1e-4
+    assert (
+        np.abs(cosine(left * scale_left, right * scale_right) - cosine(left, right)).max() <= 1e-4
+    )
 
 
 @pytest.mark.parametrize("bad", [[0.0, 0.0], [np.nan, 1.0], [np.inf, 1.0]])
@@ -25,5 +27,9 @@ def test_a_vector_without_direction_is_an_error(bad: list[float]) -> None:
 
 
 def test_a_caption_that_fits_both_images_equally_has_margin_zero() -> None:
-    text, own, other = np.array([[1.0, 1.0], [1.0, 0.0]]), np.array([[1.0, 0.0], [1.0, 0.0]]), np.array([[0.0, 1.0], [0.6, 0.8]])
+    text, own, other = (
+        np.array([[1.0, 1.0], [1.0, 0.0]]),
+        np.array([[1.0, 0.0], [1.0, 0.0]]),
+        np.array([[0.0, 1.0], [0.6, 0.8]]),
+    )
     assert caption_margin(text, own, other).tolist() == [0.0, 0.4]

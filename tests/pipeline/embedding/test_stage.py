@@ -1,4 +1,6 @@
-"""The embed stage on small real encoders: what is made, what is taken over, and that both are the same."""
+"""The embed stage on small real encoders: what is made, what is taken over, and that both are the
+same.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +59,9 @@ class Counted:
         return sum(len(encoder.texts) for encoder in self.opened.values())
 
 
-def _embed(work: Path, label: str, encoders: Counted, num_pairs: int = 12, chunk_pairs: int = 5) -> dict[tuple[str, str], Any]:
+def _embed(
+    work: Path, label: str, encoders: Counted, num_pairs: int = 12, chunk_pairs: int = 5
+) -> dict[tuple[str, str], Any]:
     """Runs both stages in folders called `label`; returns every vector by (encoder, content id)."""
     source = ScenesSection(kind="scenes", num_pairs=num_pairs, seed=3)
     ingest, stage = open_stage(work, "ingest", label), open_stage(work, "embed", label)
@@ -77,20 +81,31 @@ def _vectors(stage: Stage, index: int) -> dict[tuple[str, str], Any]:
     for kind in ("images", "texts"):
         table = read_table(stage.part(kind, index))
         for name in table.column_names[1:]:
-            found |= {(name, key): tuple(row) for key, row in zip(table["sha256"].to_pylist(), table[name].to_pylist(), strict=True)}
+            found |= {
+                (name, key): tuple(row)
+                for key, row in zip(
+                    table["sha256"].to_pylist(), table[name].to_pylist(), strict=True
+                )
+            }
     return found
 
 
 @pytest.mark.slow
-def test_an_image_is_embedded_once_also_when_a_source_grows_and_chunks_change(tmp_path: Path) -> None:
+def test_an_image_is_embedded_once_also_when_a_source_grows_and_chunks_change(
+    tmp_path: Path,
+) -> None:
     first = Counted(clip="c1", pixels="p1")
     before = _embed(tmp_path / "work", "one", first)
     assert first.num_images == 2 * 24
     second = Counted(clip="c1", pixels="p1")
     after = _embed(tmp_path / "work", "two", second, num_pairs=20, chunk_pairs=3)
     assert second.num_images == 2 * 16
-    assert second.num_texts > 0 and not set(second.opened["clip"].texts) & set(first.opened["clip"].texts)
-    assert after == _embed(tmp_path / "elsewhere", "two", Counted(clip="c1", pixels="p1"), num_pairs=20, chunk_pairs=3)
+    assert second.num_texts > 0 and not set(second.opened["clip"].texts) & set(
+        first.opened["clip"].texts
+    )
+    assert after == _embed(
+        tmp_path / "elsewhere", "two", Counted(clip="c1", pixels="p1"), num_pairs=20, chunk_pairs=3
+    )
     assert before.items() <= after.items()
 
 
@@ -131,9 +146,15 @@ def test_a_flipped_bit_is_noticed_and_the_part_made_again(column: str, tmp_path:
     whole = _embed(tmp_path, "one", Counted(clip="c1"), num_pairs=4)
     part = open_stage(tmp_path, "embed", "one").part("images", 0)
     group = pq.ParquetFile(part).metadata.row_group(0)
-    place = next(group.column(i) for i in range(group.num_columns) if group.column(i).path_in_schema.split(".")[0] == column)
+    place = next(
+        group.column(i)
+        for i in range(group.num_columns)
+        if group.column(i).path_in_schema.split(".")[0] == column
+    )
     data = bytearray(part.read_bytes())
-    data[(place.dictionary_page_offset or place.data_page_offset) + place.total_compressed_size - 5] ^= 1
+    data[
+        (place.dictionary_page_offset or place.data_page_offset) + place.total_compressed_size - 5
+    ] ^= 1
     part.write_bytes(data)
     again = Counted(clip="c1")
     assert _embed(tmp_path, "two", again, num_pairs=4) == whole
@@ -145,7 +166,12 @@ def test_one_decode_feeds_all_encoders_in_batches_of_their_own_size(tmp_path: Pa
     images = owned_images(open_stage(tmp_path, "ingest", "one"), 0)
     left, right = MeanColour("left"), MeanColour("right")
     right.batch_images = 3
-    found = embed_images(images["bytes"], {"left": left, "right": right}, {"left": list(range(10)), "right": [2, 5, 6, 9]}, num_threads=1)
+    found = embed_images(
+        images["bytes"],
+        {"left": left, "right": right},
+        {"left": list(range(10)), "right": [2, 5, 6, 9]},
+        num_threads=1,
+    )
     assert left.batches == [4, 4, 2] and right.batches == [3, 1]
     assert set(right.pictures) <= set(left.pictures)
     assert np.array_equal(found["left"][[2, 5, 6, 9]], found["right"])
@@ -157,13 +183,20 @@ def test_threads_keep_the_order_and_never_run_far_ahead(tmp_path: Path) -> None:
 
     class Watched(MeanColour):
         def encode_images(self, prepared: Sequence[Any]) -> Any:
-            # While a batch is encoded, at most one more is prepared, and what each thread has begun.
+            # While a batch is encoded, at most one more is prepared, and what each thread has
+            # begun.
             assert len(self.pictures) <= sum(self.batches) + 2 * self.batch_images + 2
             return super().encode_images(prepared)
 
     one, many = PixelsEncoder(), Watched("many")
-    one.batch_images = many.batch_images  # the larger batch says how far ahead pictures are prepared
+    # the larger batch says how far ahead pictures are prepared
+    one.batch_images = many.batch_images
     places = list(range(40))
-    found = embed_images(images["bytes"], {"one": one, "many": many}, {"one": places, "many": places}, num_threads=2)
-    alone = [embed_images(images["bytes"], {"one": one}, {"one": [place]}, num_threads=1)["one"][0] for place in places[::7]]
+    found = embed_images(
+        images["bytes"], {"one": one, "many": many}, {"one": places, "many": places}, num_threads=2
+    )
+    alone = [
+        embed_images(images["bytes"], {"one": one}, {"one": [place]}, num_threads=1)["one"][0]
+        for place in places[::7]
+    ]
     assert np.array_equal(found["one"][::7], np.stack(alone))

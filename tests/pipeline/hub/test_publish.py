@@ -24,7 +24,11 @@ from tests.pipeline import hub_server as server
 
 ROOT = Path(__file__).resolve().parents[3]
 REPO = "stars/huts"
-SHARDS = ["data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet", "rejects/rejects-00000-of-00001.parquet"]
+SHARDS = [
+    "data/train-00000-of-00001.parquet",
+    "data/validation-00000-of-00001.parquet",
+    "rejects/rejects-00000-of-00001.parquet",
+]
 
 Make = Callable[..., Path]
 
@@ -36,7 +40,8 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     served = server.serve(made)
     for name, value in _environment(made, tmp_path).items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)  # read when the library was imported
+    # read when the library was imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
     yield made
     made.released.set()
     served.shutdown()
@@ -44,12 +49,19 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 
 def _environment(hub: Any, folder: Path) -> dict[str, str]:
-    own = {"HF_ENDPOINT": hub.url, "HF_TOKEN": hub.token, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "hf")}
+    own = {
+        "HF_ENDPOINT": hub.url,
+        "HF_TOKEN": hub.token,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HOME": str(folder / "hf"),
+    }
     return own | {"HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_OFFLINE": "0"}
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+def run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
     """Runs the command in this process; returns its exit code and all that it printed."""
 
     def call(folder: Path, *arguments: str, repo: str = REPO) -> tuple[int, str]:
@@ -80,19 +92,32 @@ def _split_train(folder: Path, seal: Callable[[Path], None]) -> None:
 def _seal(folder: Path) -> None:
     """The manifest again, of the shards that lie there."""
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"] = {path.relative_to(folder).as_posix(): sha256_file(path) for path in sorted(folder.glob("*/*.parquet"))}
+    manifest["files"] = {
+        path.relative_to(folder).as_posix(): sha256_file(path)
+        for path in sorted(folder.glob("*/*.parquet"))
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_a_folder_becomes_a_private_repository_in_one_commit_with_a_tag(hub: Any, published: Make) -> None:
+def test_a_folder_becomes_a_private_repository_in_one_commit_with_a_tag(
+    hub: Any, published: Make
+) -> None:
     folder = published()
-    for name in (".lock", ".work/embed/part.parquet", "data/.train-00000.parquet.tmp", "result.json"):
+    for name in (
+        ".lock",
+        ".work/embed/part.parquet",
+        "data/.train-00000.parquet.tmp",
+        "result.json",
+    ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("not for the Hub")
     commit, tag = publish(pack(folder, REPO), REPO)
     repo = hub.repo(REPO)
     assert repo.is_private and repo.tags == {"v1": commit} == {tag: commit}
-    assert [one.message for one in repo.commits] == ["initial commit", "Publish v1 with the S-VCO toolkit"]
+    assert [one.message for one in repo.commits] == [
+        "initial commit",
+        "Publish v1 with the S-VCO toolkit",
+    ]
     files = repo.commits[-1].files
     assert sorted(files) == sorted([".gitattributes", "README.md", "manifest.json", *SHARDS])
     for name in ("manifest.json", *SHARDS):
@@ -100,7 +125,9 @@ def test_a_folder_becomes_a_private_repository_in_one_commit_with_a_tag(hub: Any
     assert f'load_dataset("{REPO}", split="train")' in files["README.md"].data.decode()
 
 
-def test_a_new_repository_is_public_only_when_told_and_one_that_is_there_stays_as_it_is(hub: Any, published: Make) -> None:
+def test_a_new_repository_is_public_only_when_told_and_one_that_is_there_stays_as_it_is(
+    hub: Any, published: Make
+) -> None:
     parcel = pack(published(), REPO)
     publish(parcel, REPO, is_public=True)
     assert not hub.repo(REPO).is_private
@@ -116,7 +143,9 @@ def test_publishing_the_same_again_changes_nothing(hub: Any, published: Make) ->
     assert len(hub.repo(REPO).commits) == 2 and len(hub.uploads) == 3
 
 
-def test_a_second_version_removes_stale_shards_and_leaves_what_is_not_ours(hub: Any, published: Make) -> None:
+def test_a_second_version_removes_stale_shards_and_leaves_what_is_not_ours(
+    hub: Any, published: Make
+) -> None:
     folder = published()
     first, _ = publish(pack(folder, REPO), REPO)
     repo = hub.repo(REPO)
@@ -129,11 +158,15 @@ def test_a_second_version_removes_stale_shards_and_leaves_what_is_not_ours(hub: 
     assert sorted(name for name in files if name.startswith("data/train")) == [
         f"data/train-0000{index}-of-00002.parquet" for index in (0, 1)
     ]
-    assert files["NOTES.md"] is theirs and files[SHARDS[1]].data == (folder / SHARDS[1]).read_bytes()
+    assert (
+        files["NOTES.md"] is theirs and files[SHARDS[1]].data == (folder / SHARDS[1]).read_bytes()
+    )
     assert SHARDS[0] in repo.at("v1").files
 
 
-def test_an_interrupted_upload_goes_on_without_sending_finished_files_again(hub: Any, published: Make) -> None:
+def test_an_interrupted_upload_goes_on_without_sending_finished_files_again(
+    hub: Any, published: Make
+) -> None:
     parcel = pack(published(), REPO)
     hub.refuse_uploads_after = 1
     with pytest.raises(HubError, match="the same command goes on from there"):
@@ -146,17 +179,23 @@ def test_an_interrupted_upload_goes_on_without_sending_finished_files_again(hub:
 
 
 @pytest.mark.slow
-def test_a_connection_that_breaks_in_the_middle_of_a_file_is_taken_up_again(hub: Any, published: Make) -> None:
+def test_a_connection_that_breaks_in_the_middle_of_a_file_is_taken_up_again(
+    hub: Any, published: Make
+) -> None:
     hub.drop_next_upload = True
     publish(pack(published(), REPO), REPO)
     assert len(hub.uploads) == 3 and len(hub.repo(REPO).commits) == 2
 
 
 @pytest.mark.slow
-def test_a_publisher_killed_in_the_middle_leaves_nothing_half_published(hub: Any, published: Make) -> None:
+def test_a_publisher_killed_in_the_middle_leaves_nothing_half_published(
+    hub: Any, published: Make
+) -> None:
     folder = published()
     hub.hang_uploads_after = 2
-    process = subprocess.Popen(_command(folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        _command(folder), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while sum(request.startswith("PUT") for request in hub.requests) < 3:
         assert process.poll() is None
         time.sleep(0.05)
@@ -176,7 +215,9 @@ def test_a_concurrent_commit_is_noticed_and_nothing_is_published(hub: Any, publi
     _split_train(folder, _seal)
     theirs = {"README.md": server.Blob(b"# theirs", is_lfs=False)}
     hub.before_commit = lambda: repo.commit("somebody is faster", theirs)
-    with pytest.raises(HubError, match="somebody else committed there meanwhile, so nothing was published"):
+    with pytest.raises(
+        HubError, match="somebody else committed there meanwhile, so nothing was published"
+    ):
         publish(pack(folder, REPO), REPO)
     assert repo.commits[-1].files == theirs and list(repo.tags) == ["v1"]
 
@@ -193,11 +234,15 @@ def test_a_commit_whose_answer_was_lost_is_found_by_the_next_run(hub: Any, publi
     assert len(hub.repo(REPO).commits) == 2 and not hub.repo(REPO).tags
     hub.after_commit = None
     commit, tag = publish(parcel, REPO)
-    assert len(hub.repo(REPO).commits) == 2 and hub.repo(REPO).tags == {tag: commit} == {"v1": hub.repo(REPO).commits[-1].oid}
+    assert len(hub.repo(REPO).commits) == 2 and hub.repo(REPO).tags == {tag: commit} == {
+        "v1": hub.repo(REPO).commits[-1].oid
+    }
 
 
 @pytest.mark.parametrize("damage", ["changed", "lost", "left"])
-def test_what_the_hub_holds_is_compared_with_what_was_pushed(hub: Any, published: Make, damage: str) -> None:
+def test_what_the_hub_holds_is_compared_with_what_was_pushed(
+    hub: Any, published: Make, damage: str
+) -> None:
     def spoil(commit: Any) -> None:
         if damage == "changed":
             data = commit.files[SHARDS[0]].data
@@ -205,11 +250,19 @@ def test_what_the_hub_holds_is_compared_with_what_was_pushed(hub: Any, published
         elif damage == "lost":
             del commit.files["manifest.json"]
         else:
-            commit.files["data/train-00001-of-00002.parquet"] = server.Blob(b"of an older version", is_lfs=True)
+            commit.files["data/train-00001-of-00002.parquet"] = server.Blob(
+                b"of an older version", is_lfs=True
+            )
 
     hub.after_commit = spoil
-    wrong = {"changed": SHARDS[0], "lost": "manifest.json", "left": "data/train-00001-of-00002.parquet"}[damage]
-    with pytest.raises(HubError, match=f"does not hold what was pushed: {re.escape(wrong)}; do not use it"):
+    wrong = {
+        "changed": SHARDS[0],
+        "lost": "manifest.json",
+        "left": "data/train-00001-of-00002.parquet",
+    }[damage]
+    with pytest.raises(
+        HubError, match=f"does not hold what was pushed: {re.escape(wrong)}; do not use it"
+    ):
         publish(pack(published(), REPO), REPO)
     assert not hub.repo(REPO).tags
 
@@ -227,7 +280,9 @@ def test_a_tag_can_be_chosen_and_never_moves(hub: Any, published: Make) -> None:
     assert publish(pack(folder, REPO), REPO)[1] == "v1"
 
 
-def test_the_token_appears_nowhere(hub: Any, published: Make, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_token_appears_nowhere(
+    hub: Any, published: Make, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = published()
     code, printed = run(folder)
     assert code == 0 and "published v1" in printed
@@ -239,8 +294,17 @@ def test_the_token_appears_nowhere(hub: Any, published: Make, run: Callable[...,
     (folder / "report.html").write_text("a page")
     code, refused_twice = run(folder)
     assert code == 2 and "(token) may not write" in refused_twice
-    texts = [printed, refused_once, refused_twice, *(commit.message for commit in hub.repo(REPO).commits)]
-    texts += [blob.data.decode(errors="ignore") for commit in hub.repo(REPO).commits for blob in commit.files.values()]
+    texts = [
+        printed,
+        refused_once,
+        refused_twice,
+        *(commit.message for commit in hub.repo(REPO).commits),
+    ]
+    texts += [
+        blob.data.decode(errors="ignore")
+        for commit in hub.repo(REPO).commits
+        for blob in commit.files.values()
+    ]
     assert not any(hub.token in text for text in texts)
 
 
@@ -248,7 +312,8 @@ def test_without_a_token_one_line_says_what_to_do(
     hub: Any, published: Make, run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "nowhere")  # read when the library was imported
+    # read when the library was imported
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", "nowhere")
     code, printed = run(published())
     assert code == 2 and printed.splitlines()[1:] == [
         "error: no Hub token: set HF_TOKEN, or log in with `hf auth login`; it needs write access"
@@ -257,15 +322,21 @@ def test_without_a_token_one_line_says_what_to_do(
 
 
 @pytest.mark.slow
-def test_the_command_is_content_with_the_login_file(hub: Any, published: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_is_content_with_the_login_file(
+    hub: Any, published: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "hf").mkdir()
     (tmp_path / "hf/token").write_text(hub.token)
     monkeypatch.delenv("HF_TOKEN")
-    subprocess.run(_command(published(), "--tag", "first"), cwd=ROOT, capture_output=True, check=True)
+    subprocess.run(
+        _command(published(), "--tag", "first"), cwd=ROOT, capture_output=True, check=True
+    )
     assert list(hub.repo(REPO).tags) == ["first"]
 
 
-def test_a_hub_that_is_not_there_is_said_in_one_sentence(published: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_is_not_there_is_said_in_one_sentence(
+    published: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_some")
     with pytest.raises(HubError, match="the Hub could not be reached"):
@@ -273,27 +344,39 @@ def test_a_hub_that_is_not_there_is_said_in_one_sentence(published: Make, monkey
 
 
 @pytest.mark.slow
-def test_a_dry_run_writes_exactly_what_would_be_pushed_and_loads_neither_ray_nor_torch(hub: Any, published: Make) -> None:
+def test_a_dry_run_writes_exactly_what_would_be_pushed_and_loads_neither_ray_nor_torch(
+    hub: Any, published: Make
+) -> None:
     folder = published()
     (folder / "report.html").write_text("a page")
     code = (
-        "import sys, pipeline.hub.publish\n"
-        f"sys.argv = ['svco publish', {str(folder)!r}, '--repo', {REPO!r}, '--dry-run']\n"
-        "try:\n    pipeline.hub.publish.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "assert not {'ray', 'torch', 'datasets', 'huggingface_hub'} & set(sys.modules)"
+        f"import sys, pipeline.hub.publish\nsys.argv = ['svco publish', {str(folder)!r}, '--repo',"
+        f" {REPO!r}, '--dry-run']\ntry:\n    pipeline.hub.publish.main()\nexcept SystemExit as"
+        " stop:\n    assert not stop.code, stop.code\nassert not {'ray', 'torch', 'datasets',"
+        " 'huggingface_hub'} & set(sys.modules)"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert finished.returncode == 0, finished.stderr
     for name in ("README.md", "manifest.json", "report.html", *SHARDS):
         assert name in finished.stderr
     assert not hub.requests
     publish(pack(folder, REPO), REPO)
-    pushed = {name: blob.data for name, blob in hub.repo(REPO).commits[-1].files.items() if name != ".gitattributes"}
+    pushed = {
+        name: blob.data
+        for name, blob in hub.repo(REPO).commits[-1].files.items()
+        if name != ".gitattributes"
+    }
     assert pushed == _contents(folder.with_name(f"{folder.name}-publish"))
 
 
 def _contents(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file() and path.name[0] != "."}
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name[0] != "."
+    }
 
 
 def test_a_dry_run_replaces_a_dry_run_and_nothing_else(published: Make, tmp_path: Path) -> None:
@@ -301,7 +384,12 @@ def test_a_dry_run_replaces_a_dry_run_and_nothing_else(published: Make, tmp_path
     write_dry_run(pack(folder, REPO), out)
     _split_train(folder, _seal)
     write_dry_run(pack(folder, REPO), out)
-    assert set(_contents(out)) == {"README.md", "manifest.json", *SHARDS[1:], *(f"data/train-0000{i}-of-00002.parquet" for i in (0, 1))}
+    assert set(_contents(out)) == {
+        "README.md",
+        "manifest.json",
+        *SHARDS[1:],
+        *(f"data/train-0000{i}-of-00002.parquet" for i in (0, 1)),
+    }
     (out / MARKER).unlink()
     with pytest.raises(StoreError, match="no dry run wrote"):
         write_dry_run(pack(folder, REPO), out)
@@ -351,9 +439,18 @@ def test_a_licence_passes_only_if_it_is_known_to_let_anybody_share(text: str, re
 
 
 def test_an_exception_covers_what_it_names_and_no_more() -> None:
-    licenses = {"research only": 3, "CC-BY-4.0 AND research only": 2, "CC-BY-NC-4.0": 1, "MIT": 5, "": 4}
+    licenses = {
+        "research only": 3,
+        "CC-BY-4.0 AND research only": 2,
+        "CC-BY-NC-4.0": 1,
+        "MIT": 5,
+        "": 4,
+    }
     assert set(refused(licenses, ["Research Only"])) == {"CC-BY-NC-4.0", ""}
-    assert exceptions(licenses, ["research only", "MIT"]) == {"research only": 3, "CC-BY-4.0 AND research only": 2}
+    assert exceptions(licenses, ["research only", "MIT"]) == {
+        "research only": 3,
+        "CC-BY-4.0 AND research only": 2,
+    }
     assert "" in refused(licenses, [""])
 
 
@@ -361,18 +458,33 @@ def _license(splits: dict[str, list[dict[str, Any]]], split: str, text: str | No
     splits[split][0]["license"] = text
 
 
-def test_a_pair_that_may_not_be_passed_on_stops_it_with_its_number_reason_and_remedy(published: Make) -> None:
-    folder = published(lambda splits: (_license(splits, "train", "research only"), _license(splits, "rejects", "research only")))
+def test_a_pair_that_may_not_be_passed_on_stops_it_with_its_number_reason_and_remedy(
+    published: Make,
+) -> None:
+    folder = published(
+        lambda splits: (
+            _license(splits, "train", "research only"),
+            _license(splits, "rejects", "research only"),
+        )
+    )
     with pytest.raises(PublishError) as caught:
         pack(folder, REPO)
-    assert "1 kept and 1 dropped pairs under 'research only': it limits who may use it" in str(caught.value)
+    assert "1 kept and 1 dropped pairs under 'research only': it limits who may use it" in str(
+        caught.value
+    )
     assert "--allow-license 'research only'" in str(caught.value)
 
 
 def test_a_pair_without_a_licence_can_only_be_given_one(published: Make) -> None:
     folder = published(lambda splits: _license(splits, "validation", ""))
     for allowed in ([], [""], ["MIT"]):
-        with pytest.raises(PublishError, match="no licence.*state the licence in the recipe and build again, or leave out that source$"):
+        with pytest.raises(
+            PublishError,
+            match=(
+                "no licence.*state the licence in the recipe and build again, or leave out that"
+                " source$"
+            ),
+        ):
             pack(folder, REPO, allowed)
 
 
@@ -390,49 +502,78 @@ def test_the_card_tells_of_exceptions(published: Make) -> None:
     header = yaml.safe_load(card.split("---\n")[1])
     assert (header["license"], header["license_name"]) == ("other", "mit-and-research-only")
     section = card.split("## Licences")[1].split("\n## ")[0]
-    assert "states to have that right" in section and section.rstrip().endswith("| `research only` | 1 |")
-    assert "states to have that right" not in pack(published(), REPO, ["research only"]).files["README.md"].decode()
+    assert "states to have that right" in section and section.rstrip().endswith(
+        "| `research only` | 1 |"
+    )
+    assert (
+        "states to have that right"
+        not in pack(published(), REPO, ["research only"]).files["README.md"].decode()
+    )
 
 
 @pytest.mark.slow
-def test_load_dataset_reads_pictures_and_texts_from_the_hub(hub: Any, published: Make, tmp_path: Path) -> None:
+def test_load_dataset_reads_pictures_and_texts_from_the_hub(
+    hub: Any, published: Make, tmp_path: Path
+) -> None:
     folder = published()
     publish(pack(folder, REPO), REPO)
     code = (
-        "from datasets import load_dataset\n"
-        f"pairs = load_dataset({REPO!r}, split='train', revision='v1')\n"
-        "assert len(pairs) == 8 and pairs[0]['image_a'].size == (48, 48) and 'star' in pairs[0]['answer_a'], pairs[0]\n"
-        f"assert len(load_dataset({REPO!r}, split='validation')) == 2\n"
-        f"assert len(load_dataset({REPO!r}, 'rejects', split='train')) == 3\n"
+        f"from datasets import load_dataset\npairs = load_dataset({REPO!r}, split='train',"
+        " revision='v1')\nassert len(pairs) == 8 and pairs[0]['image_a'].size == (48, 48) and"
+        f" 'star' in pairs[0]['answer_a'], pairs[0]\nassert len(load_dataset({REPO!r},"
+        f" split='validation')) == 2\nassert len(load_dataset({REPO!r}, 'rejects', split='train'))"
+        " == 3\n"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
     assert finished.returncode == 0, finished.stderr
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """The folder of a finetuned model, as a training run leaves it; its weights are numbers of no meaning."""
+    """The folder of a finetuned model, as a training run leaves it; its weights are numbers of no
+    meaning.
+    """
     folder = tmp_path / "trained"
     (folder / "base").mkdir(parents=True)
     (folder / "config.json").write_text('{"model_type": "llava"}')
-    for name in ("chat_template.jinja", "tokenizer.json", "metrics.jsonl", "recipe.yaml", ".lock", ".svco_train", "base/config.json"):
+    for name in (
+        "chat_template.jinja",
+        "tokenizer.json",
+        "metrics.jsonl",
+        "recipe.yaml",
+        ".lock",
+        ".svco_train",
+        "base/config.json",
+    ):
         (folder / name).write_text("{}")
     for index in (1, 2):
-        save_file({f"w{index}": np.full(8, index, np.float32)}, folder / f"model-0000{index}-of-00002.safetensors")
+        save_file(
+            {f"w{index}": np.full(8, index, np.float32)},
+            folder / f"model-0000{index}-of-00002.safetensors",
+        )
     weight_map = {f"w{index}": f"model-0000{index}-of-00002.safetensors" for index in (1, 2)}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     record = {
-        "base_model": "org/base-7b", "data": str(tmp_path / "mvc"), "data_sha256": "ab" * 32, "steps": 12, "pairs": {"train": 90},
-        "objective": {"name": "svco"}, "start": {"loss": 2.7726}, "final": {"loss": 1.25},
+        "base_model": "org/base-7b",
+        "data": str(tmp_path / "mvc"),
+        "data_sha256": "ab" * 32,
+        "steps": 12,
+        "pairs": {"train": 90},
+        "objective": {"name": "svco"},
+        "start": {"loss": 2.7726},
+        "final": {"loss": 1.25},
         "recipe": {"out": str(folder), "optim": {"lr": 1e-6}},
-    }  # fmt: skip
+    }
     (folder / "svco.json").write_text(json.dumps(record))
     return folder
 
 
 def test_a_model_folder_becomes_a_model_repository(hub: Any, model: Path, tmp_path: Path) -> None:
     weights = [f"model-0000{index}-of-00002.safetensors" for index in (1, 2)]
-    save_file({"old": np.zeros(2, np.float32)}, model / "model.safetensors")  # of an earlier run, not in the index
+    # of an earlier run, not in the index
+    save_file({"old": np.zeros(2, np.float32)}, model / "model.safetensors")
     publish(pack(model, REPO), REPO)
     files = hub.repo(REPO, "model").commits[-1].files
     expected = [
@@ -447,7 +588,11 @@ def test_a_model_folder_becomes_a_model_repository(hub: Any, model: Path, tmp_pa
     assert sorted(files) == sorted([".gitattributes", *expected, *weights])
     assert files[weights[0]].data == (model / weights[0]).read_bytes()
     record = json.loads(files["svco.json"].data)
-    assert (record["data"], record["recipe"]["out"], record["base_model"]) == ("mvc", "trained", "org/base-7b")
+    assert (record["data"], record["recipe"]["out"], record["base_model"]) == (
+        "mvc",
+        "trained",
+        "org/base-7b",
+    )
     assert not any(str(tmp_path).encode() in blob.data for blob in files.values())
     card = files["README.md"].data.decode()
     header = yaml.safe_load(card.split("---\n")[1])
@@ -477,37 +622,74 @@ def test_a_model_whose_weights_are_not_all_there_is_refused(model: Path, damage:
     else:
         for path in model.glob("model*"):
             path.unlink()
-    with pytest.raises(PublishError, match="it has no weights" if damage == "none" else "model-00002-of-00002.safetensors.*cannot be read"):
+    with pytest.raises(
+        PublishError,
+        match=(
+            "it has no weights"
+            if damage == "none"
+            else "model-00002-of-00002.safetensors.*cannot be read"
+        ),
+    ):
         pack(model, REPO)
 
 
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
-    """A folder as PEFT writes it: a LoRA on a real, tiny model, with the card that PEFT leaves unfilled."""
+    """A folder as PEFT writes it: a LoRA on a real, tiny model, with the card that PEFT leaves
+    unfilled.
+    """
     from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    shape = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    made = get_peft_model(LlamaForCausalLM(LlamaConfig(**shape)), LoraConfig(r=2, target_modules=["q_proj"]))
+    shape = {
+        "vocab_size": 16,
+        "hidden_size": 8,
+        "intermediate_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+    }
+    made = get_peft_model(
+        LlamaForCausalLM(LlamaConfig(**shape)), LoraConfig(r=2, target_modules=["q_proj"])
+    )
     made.peft_config["default"].base_model_name_or_path = "org/base-7b"
     made.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
 
 
 @pytest.mark.slow
-def test_an_adapter_folder_becomes_a_repository_that_names_its_base(hub: Any, adapter: Path, model: Path) -> None:
+def test_an_adapter_folder_becomes_a_repository_that_names_its_base(
+    hub: Any, adapter: Path, model: Path
+) -> None:
     assert "[More Information Needed]" in (adapter / "README.md").read_text()
     (adapter / "tokenizer.json").write_text("{}")
     (adapter / "optimizer.bin").write_text("not for the Hub")
     publish(pack(model, REPO), REPO)
-    assert publish(pack(adapter, REPO), REPO)[1] == "v2"  # what the whole model had there would shadow the adapter
+    # what the whole model had there would shadow the adapter
+    assert publish(pack(adapter, REPO), REPO)[1] == "v2"
     files = hub.repo(REPO, "model").commits[-1].files
-    weights = [name for name in files if name.endswith((".safetensors", ".bin", ".index.json")) or name == "config.json"]
-    assert weights == ["adapter_model.safetensors"] and {"adapter_config.json", "tokenizer.json", "README.md"} <= set(files)
+    weights = [
+        name
+        for name in files
+        if name.endswith((".safetensors", ".bin", ".index.json")) or name == "config.json"
+    ]
+    assert weights == ["adapter_model.safetensors"] and {
+        "adapter_config.json",
+        "tokenizer.json",
+        "README.md",
+    } <= set(files)
     card = files["README.md"].data.decode()
     header = yaml.safe_load(card.split("---")[1])
-    assert (header["base_model"], header["base_model_relation"], header["library_name"]) == ("org/base-7b", "adapter", "peft")
-    assert "PeftModel.from_pretrained" in card and '"org/base-7b"' in card and f'"{REPO}"' in card and "LORA, rank 2" in card
+    assert (header["base_model"], header["base_model_relation"], header["library_name"]) == (
+        "org/base-7b",
+        "adapter",
+        "peft",
+    )
+    assert (
+        "PeftModel.from_pretrained" in card
+        and '"org/base-7b"' in card
+        and f'"{REPO}"' in card
+        and "LORA, rank 2" in card
+    )
 
 
 @pytest.mark.parametrize(
@@ -519,7 +701,9 @@ def test_an_adapter_folder_becomes_a_repository_that_names_its_base(hub: Any, ad
         ({"base_model_name_or_path": "org/base"}, "it has no weights"),
     ],
 )
-def test_an_adapter_that_nobody_else_could_use_is_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_an_adapter_that_nobody_else_could_use_is_refused(
+    config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
     if message != "it has no weights":
         save_file({"w": np.ones(2, np.float32)}, tmp_path / "adapter_model.safetensors")
@@ -527,10 +711,14 @@ def test_an_adapter_that_nobody_else_could_use_is_refused(config: dict[str, Any]
         pack(tmp_path, REPO)
 
 
-def test_an_adapter_without_the_projector_that_was_trained_with_it_is_refused(adapter: Path) -> None:
+def test_an_adapter_without_the_projector_that_was_trained_with_it_is_refused(
+    adapter: Path,
+) -> None:
     record = {"recipe": {"lora": {"merge": True}, "train": {"train_projector": True}}}
     (adapter.parent / "svco.json").write_text(json.dumps(record))
-    with pytest.raises(PublishError, match=f"the projector was trained too, .+ publish {adapter.parent}"):
+    with pytest.raises(
+        PublishError, match=f"the projector was trained too, .+ publish {adapter.parent}"
+    ):
         pack(adapter, REPO)
     record["recipe"]["train"]["train_projector"] = False
     (adapter.parent / "svco.json").write_text(json.dumps(record))
@@ -538,6 +726,8 @@ def test_an_adapter_without_the_projector_that_was_trained_with_it_is_refused(ad
 
 
 @pytest.mark.parametrize("repo", ["huts", "a/b/c", "../x/y", "a b/c", "a/"])
-def test_a_repository_needs_an_owner_and_a_name(run: Callable[..., Any], tmp_path: Path, repo: str) -> None:
+def test_a_repository_needs_an_owner_and_a_name(
+    run: Callable[..., Any], tmp_path: Path, repo: str
+) -> None:
     code, printed = run(tmp_path, repo=repo)
     assert code == 2 and "expected ORG/NAME" in printed

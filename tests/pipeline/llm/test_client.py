@@ -17,7 +17,13 @@ from pipeline.core.storage import StoreError
 from pipeline.llm.cache import Reply, ResponseCache
 from pipeline.llm.client import BudgetError, Endpoint
 from pipeline.llm.config import EndpointSection
-from pipeline.llm.protocol import EndpointError, fatal_reason, num_tokens, plain_message, retry_after_s
+from pipeline.llm.protocol import (
+    EndpointError,
+    fatal_reason,
+    num_tokens,
+    plain_message,
+    retry_after_s,
+)
 from pipeline.llm.rate_limit import MAX_WAIT_S, wait_s
 from pipeline.llm.request import RequestWriter
 from tests.pipeline.chat_server import ChatServer
@@ -30,12 +36,26 @@ def chat(number: int = 0) -> list[dict[str, str]]:
 
 @pytest.fixture
 def section(tmp_path: Path) -> dict[str, Any]:
-    return {"model": "m", "api_key_env": None, "first_wait_s": 0.01, "timeout_s": 10, "cache": str(tmp_path / "replies.sqlite")}
+    return {
+        "model": "m",
+        "api_key_env": None,
+        "first_wait_s": 0.01,
+        "timeout_s": 10,
+        "cache": str(tmp_path / "replies.sqlite"),
+    }
 
 
-def asked(server: ChatServer, section: dict[str, Any], numbers: Sequence[int] = (0,), purpose: str = "test", **more: Any) -> list[Reply]:
+def asked(
+    server: ChatServer,
+    section: dict[str, Any],
+    numbers: Sequence[int] = (0,),
+    purpose: str = "test",
+    **more: Any,
+) -> list[Reply]:
     async def run() -> list[Reply]:
-        async with Endpoint(EndpointSection(base_url=server.base_url, **section), purpose, **more) as endpoint:
+        async with Endpoint(
+            EndpointSection(base_url=server.base_url, **section), purpose, **more
+        ) as endpoint:
             return await asyncio.gather(*(endpoint.ask(chat(number)) for number in numbers))
 
     return asyncio.run(run())
@@ -46,7 +66,10 @@ def test_a_reply_has_its_text_model_and_tokens(section: dict[str, Any]) -> None:
         reply = asked(server, section)[0]
     assert json.loads(reply.text) == {"question": "What do you see there?"}
     assert (reply.fault, reply.model, reply.is_cached) == ("", "m-0001", False)
-    assert (reply.prompt_tokens, reply.completion_tokens) == (sum(len(one["content"]) for one in chat()) // 4, len(reply.text) // 4)
+    assert (reply.prompt_tokens, reply.completion_tokens) == (
+        sum(len(one["content"]) for one in chat()) // 4,
+        len(reply.text) // 4,
+    )
 
 
 @pytest.mark.parametrize("command", ["429", "429 0", "500", "503 0", "half", "cut", "reset"])
@@ -63,7 +86,9 @@ def test_a_server_that_says_when_to_come_back_is_not_asked_before(section: dict[
 
 
 @pytest.mark.slow
-def test_a_request_without_an_answer_in_time_is_given_up_and_tried_again(section: dict[str, Any]) -> None:
+def test_a_request_without_an_answer_in_time_is_given_up_and_tried_again(
+    section: dict[str, Any],
+) -> None:
     with ChatServer(["slow 30"]) as server:
         assert asked(server, {**section, "timeout_s": 0.5})[0].fault == ""
         assert server.num_requests == 2
@@ -80,7 +105,9 @@ def test_a_request_without_an_answer_in_time_is_given_up_and_tried_again(section
         ("400", "request_refused"),
     ],
 )
-def test_an_answer_without_a_usable_text_is_the_fault_of_its_row(command: str, fault: str, section: dict[str, Any]) -> None:
+def test_an_answer_without_a_usable_text_is_the_fault_of_its_row(
+    command: str, fault: str, section: dict[str, Any]
+) -> None:
     with ChatServer([command]) as server:
         replies = asked(server, {**section, "max_in_flight": 1}, [0, 1])
         assert [reply.fault for reply in replies] == [fault, ""]
@@ -103,7 +130,9 @@ def test_what_no_retry_can_mend_ends_the_job_at_once_with_one_line(
     monkeypatch.setenv("SVCO_TEST_KEY", "sk-secret")
     with ChatServer([command] * 20) as server:
         with pytest.raises(EndpointError, match=message) as caught:
-            asked(server, {**section, "api_key_env": "SVCO_TEST_KEY", "max_in_flight": 2}, range(12))
+            asked(
+                server, {**section, "api_key_env": "SVCO_TEST_KEY", "max_in_flight": 2}, range(12)
+            )
         assert server.num_requests <= 2
         assert server.headers[0]["Authorization"] == "Bearer sk-secret"
     assert "sk-secret" not in str(caught.value) and "\n" not in str(caught.value)
@@ -111,12 +140,16 @@ def test_what_no_retry_can_mend_ends_the_job_at_once_with_one_line(
 
 def test_a_request_that_every_row_shares_the_fault_of_ends_the_job(section: dict[str, Any]) -> None:
     with ChatServer(["400"] * 50) as server:
-        with pytest.raises(EndpointError, match="every request was refused, the last with status 400 .*policy"):
+        with pytest.raises(
+            EndpointError, match="every request was refused, the last with status 400 .*policy"
+        ):
             asked(server, {**section, "max_in_flight": 1}, range(50))
         assert server.num_requests == 8
 
 
-def test_a_server_that_is_not_there_ends_the_job_and_says_how_often_it_was_tried(section: dict[str, Any]) -> None:
+def test_a_server_that_is_not_there_ends_the_job_and_says_how_often_it_was_tried(
+    section: dict[str, Any],
+) -> None:
     with ChatServer() as server:
         pass
     with pytest.raises(EndpointError, match="no answer in 3 tries .*is it running"):
@@ -124,22 +157,34 @@ def test_a_server_that_is_not_there_ends_the_job_and_says_how_often_it_was_tried
 
 
 def test_a_row_that_breaks_the_server_costs_only_itself(section: dict[str, Any]) -> None:
-    with ChatServer(lambda body: "500" if "star 3." in body["messages"][1]["content"] else "slow 0.02") as server:
+    with ChatServer(
+        lambda body: "500" if "star 3." in body["messages"][1]["content"] else "slow 0.02"
+    ) as server:
         replies = asked(server, {**section, "max_retries": 3, "max_in_flight": 2}, range(30))
-    assert [reply.fault for reply in replies] == ["endpoint_gave_no_answer" if n == 3 else "" for n in range(30)]
+    assert [reply.fault for reply in replies] == [
+        "endpoint_gave_no_answer" if n == 3 else "" for n in range(30)
+    ]
 
 
-def test_the_last_row_that_breaks_the_server_is_told_from_a_server_that_is_gone(section: dict[str, Any]) -> None:
+def test_the_last_row_that_breaks_the_server_is_told_from_a_server_that_is_gone(
+    section: dict[str, Any],
+) -> None:
     with ChatServer(lambda body: "500" if "star 3." in str(body) else "answer") as server:
         alone = asked(server, {**section, "max_retries": 1}, [3])
-        assert [reply.fault for reply in alone] == ["endpoint_gave_no_answer"] and server.num_requests == 3
-    with ChatServer(["500"] * 9) as server, pytest.raises(EndpointError, match="no answer in 2 tries .*is it running"):
+        assert [reply.fault for reply in alone] == [
+            "endpoint_gave_no_answer"
+        ] and server.num_requests == 3
+    with (
+        ChatServer(["500"] * 9) as server,
+        pytest.raises(EndpointError, match="no answer in 2 tries .*is it running"),
+    ):
         asked(server, {**section, "max_retries": 1}, [3])
 
 
 def test_nothing_is_paid_twice(section: dict[str, Any]) -> None:
     with ChatServer(["empty"], delay_s=0.05) as server:
-        first = asked(server, section, [0, 1, 1, 2, 0])  # equal requests at one time are one request
+        # equal requests at one time are one request
+        first = asked(server, section, [0, 1, 1, 2, 0])
         again = asked(server, section, [2, 1, 0], purpose="another run")
         assert server.num_requests == 3 and set(server.answered.values()) == {1}
     assert [reply.text for reply in again] == [first[3].text, first[1].text, first[0].text]
@@ -148,7 +193,9 @@ def test_nothing_is_paid_twice(section: dict[str, Any]) -> None:
 
 def test_a_killed_process_leaves_what_it_paid_for(section: dict[str, Any]) -> None:
     async def killed() -> None:
-        async with Endpoint(EndpointSection(base_url=server.base_url, **section), "test") as endpoint:
+        async with Endpoint(
+            EndpointSection(base_url=server.base_url, **section), "test"
+        ) as endpoint:
             await endpoint.ask(chat(0))
             raise KeyboardInterrupt
 
@@ -159,7 +206,15 @@ def test_a_killed_process_leaves_what_it_paid_for(section: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
-    "change", [{"model": "n"}, {"temperature": 0.1}, {"extra": {"seed": 1}}, {"identity": "other"}, {"max_tokens": 5}], ids=str
+    "change",
+    [
+        {"model": "n"},
+        {"temperature": 0.1},
+        {"extra": {"seed": 1}},
+        {"identity": "other"},
+        {"max_tokens": 5},
+    ],
+    ids=str,
 )
 def test_another_request_has_another_reply(change: dict[str, Any], section: dict[str, Any]) -> None:
     with ChatServer() as server:
@@ -169,27 +224,47 @@ def test_another_request_has_another_reply(change: dict[str, Any], section: dict
 
 
 @pytest.mark.parametrize("schema", [None, {"type": "object", "required": ["b", "a"]}], ids=str)
-def test_a_reply_is_kept_under_the_hash_of_its_whole_request(schema: dict[str, Any] | None, section: dict[str, Any]) -> None:
+def test_a_reply_is_kept_under_the_hash_of_its_whole_request(
+    schema: dict[str, Any] | None, section: dict[str, Any]
+) -> None:
     content = EndpointSection(**section, extra={"seed": 1}).content()
     writer, messages = RequestWriter(content), [{"role": "user", "content": 'A "red" st\u00e4r.'}]
     whole = json.dumps({**content, "messages": messages, "schema": schema}, sort_keys=True)
-    assert writer.key(writer.messages_json(messages), schema) == hashlib.sha256(whole.encode()).hexdigest()
+    assert (
+        writer.key(writer.messages_json(messages), schema)
+        == hashlib.sha256(whole.encode()).hexdigest()
+    )
 
 
 def test_a_schema_keeps_the_order_of_its_properties(section: dict[str, Any]) -> None:
     writer = RequestWriter(EndpointSection(**section).content())
     for names in (["why", "verdict"], ["verdict", "why"]):
-        sent = json.loads(writer.body("[]", {"type": "object", "properties": {key: {"type": "string"} for key in names}}))
+        sent = json.loads(
+            writer.body(
+                "[]", {"type": "object", "properties": {key: {"type": "string"} for key in names}}
+            )
+        )
         assert list(sent["response_format"]["json_schema"]["schema"]["properties"]) == names
-        assert {"messages": [], "model": "m", "temperature": 0.7, "max_tokens": 400}.items() <= sent.items()
+        assert {
+            "messages": [],
+            "model": "m",
+            "temperature": 0.7,
+            "max_tokens": 400,
+        }.items() <= sent.items()
 
 
-def test_leaving_waits_until_every_reply_is_on_disk(section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leaving_waits_until_every_reply_is_on_disk(
+    section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = ResponseCache._commit
-    monkeypatch.setattr(ResponseCache, "_commit", lambda self, rows: (time.sleep(0.2), commit(self, rows)))
+    monkeypatch.setattr(
+        ResponseCache, "_commit", lambda self, rows: (time.sleep(0.2), commit(self, rows))
+    )
 
     async def leave_at_once() -> None:
-        async with Endpoint(EndpointSection(base_url=server.base_url, **section), "test") as endpoint:
+        async with Endpoint(
+            EndpointSection(base_url=server.base_url, **section), "test"
+        ) as endpoint:
             asking = asyncio.create_task(endpoint.ask(chat(0)))
             while not server.answered:
                 await asyncio.sleep(0.01)
@@ -209,7 +284,9 @@ def test_a_server_that_moved_is_the_same_under_its_identity(section: dict[str, A
 
 def test_a_schema_is_sent_until_the_server_says_that_it_has_none(section: dict[str, Any]) -> None:
     async def run() -> None:
-        async with Endpoint(EndpointSection(base_url=server.base_url, **section), "test") as endpoint:
+        async with Endpoint(
+            EndpointSection(base_url=server.base_url, **section), "test"
+        ) as endpoint:
             for number in range(3):
                 assert (await endpoint.ask(chat(number), {"type": "object"})).fault == ""
 
@@ -231,30 +308,50 @@ def test_the_asked_number_of_requests_is_in_flight_and_no_more(section: dict[str
 
 @pytest.mark.slow
 def test_requests_and_tokens_per_minute_are_kept(section: dict[str, Any]) -> None:
-    for limit in ({"requests_per_minute": 60 / 0.03}, {"tokens_per_minute": 60 * 500 / 0.03, "max_tokens": 1000}):
+    for limit in (
+        {"requests_per_minute": 60 / 0.03},
+        {"tokens_per_minute": 60 * 500 / 0.03, "max_tokens": 1000},
+    ):
         with ChatServer() as server:
             began_s = time.monotonic()  # not the first arrival, which a busy machine may hold up
             asked(server, {**section, **limit}, range(12))
-            # A thousand tokens are reserved for the reply and given back; what was used is about 40 of them.
-            assert server.arrived_s[-1] - began_s >= (0.03 * 11 * 0.9 if "requests_per_minute" in limit else 0.02)
+            # A thousand tokens are reserved for the reply and given back; what was used is about 40
+            # of them.
+            assert server.arrived_s[-1] - began_s >= (
+                0.03 * 11 * 0.9 if "requests_per_minute" in limit else 0.02
+            )
 
 
-PRICES = {"usd_per_million_input_tokens": 1000.0, "usd_per_million_output_tokens": 2000.0, "max_tokens": 20}
+PRICES = {
+    "usd_per_million_input_tokens": 1000.0,
+    "usd_per_million_output_tokens": 2000.0,
+    "max_tokens": 20,
+}
 
 
-def test_a_budget_stops_before_it_is_exceeded_and_goes_on_when_raised(section: dict[str, Any]) -> None:
+def test_a_budget_stops_before_it_is_exceeded_and_goes_on_when_raised(
+    section: dict[str, Any],
+) -> None:
     with ChatServer() as server:
-        with pytest.raises(BudgetError, match="max_usd=0.5 is used up: .* raise it and run the same command again"):
+        with pytest.raises(
+            BudgetError, match="max_usd=0.5 is used up: .* raise it and run the same command again"
+        ):
             asked(server, {**section, **PRICES}, range(40), max_usd=0.5)
         paid = server.answered.total()
         reply = asked(server, {**section, **PRICES}, [0])[0]
-        each = EndpointSection(**section, **PRICES).usd(reply.prompt_tokens, reply.completion_tokens)
+        each = EndpointSection(**section, **PRICES).usd(
+            reply.prompt_tokens, reply.completion_tokens
+        )
         assert 0 < paid * each <= 0.5 and paid >= 5
         with pytest.raises(BudgetError):  # what was spent before counts
             asked(server, {**section, **PRICES}, range(40), max_usd=0.5)
         assert server.answered.total() * each <= 0.5
         replies = asked(server, {**section, **PRICES}, range(40), max_usd=50)
-        assert len(replies) == 40 and server.answered.total() == 40 and set(server.answered.values()) == {1}
+        assert (
+            len(replies) == 40
+            and server.answered.total() == 40
+            and set(server.answered.values()) == {1}
+        )
 
 
 def test_every_run_of_a_purpose_counts_and_no_other(section: dict[str, Any]) -> None:
@@ -263,16 +360,21 @@ def test_every_run_of_a_purpose_counts_and_no_other(section: dict[str, Any]) -> 
         asked(server, section, range(6), purpose="yours")
     cache = ResponseCache(Path(section["cache"]))
     mine, yours = cache.tokens_of("mine"), cache.tokens_of("yours")
-    assert mine == (2 * yours[0], 2 * yours[1]) and yours[0] > 0  # four of yours were paid for already
+    # four of yours were paid for already
+    assert mine == (2 * yours[0], 2 * yours[1]) and yours[0] > 0
 
 
-def test_a_key_that_is_not_there_is_missed_before_anything_is_sent(section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_that_is_not_there_is_missed_before_anything_is_sent(
+    section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("SVCO_TEST_KEY", raising=False)
     with pytest.raises(EndpointError, match="SVCO_TEST_KEY is not set"):
         Endpoint(EndpointSection(**{**section, "api_key_env": "SVCO_TEST_KEY"}), "test")
 
 
-def test_requests_go_through_the_proxy_that_the_environment_names(section: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_go_through_the_proxy_that_the_environment_names(
+    section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def run(base_url: str) -> Reply:
         async with Endpoint(EndpointSection(base_url=base_url, **section), "test") as endpoint:
             return await endpoint.ask(chat())
@@ -287,12 +389,16 @@ def test_requests_go_through_the_proxy_that_the_environment_names(section: dict[
 
 
 def test_a_file_that_is_no_store_of_replies_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes").write_text("my notes, longer than a header of one hundred bytes: " + "x" * 200)
+    (tmp_path / "notes").write_text(
+        "my notes, longer than a header of one hundred bytes: " + "x" * 200
+    )
     with pytest.raises(StoreError, match="cannot be used as a store of replies"):
         ResponseCache(tmp_path / "notes")
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "http://user:pass@host/v1", "https://host/v1?key=1", "ftp://host"])
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "http://user:pass@host/v1", "https://host/v1?key=1", "ftp://host"]
+)
 def test_an_address_that_is_none_or_holds_a_key_is_refused(url: str) -> None:
     with pytest.raises(ValidationError, match="base_url"):
         EndpointSection(model="m", base_url=url)
@@ -337,7 +443,9 @@ def test_waits_are_drawn_from_a_span_that_doubles_up_to_a_limit() -> None:
         (402, "", "no money left"),
     ],
 )
-def test_only_what_every_request_would_meet_is_fatal(status: int, text: str, part: str | None) -> None:
+def test_only_what_every_request_would_meet_is_fatal(
+    status: int, text: str, part: str | None
+) -> None:
     found = fatal_reason(status, text, "m", "KEY")
     assert (found is None) if part is None else (found is not None and part in found)
 
@@ -360,7 +468,9 @@ def test_tokens_are_four_letters_or_one_character_of_other_scripts() -> None:
     assert [num_tokens(text) for text in ("", "A red star.", "\u4e00\u53ea\u732b")] == [0, 3, 3]
 
 
-def test_how_often_cycles_are_looked_for_is_as_before_when_the_endpoint_is_left(section: dict[str, Any]) -> None:
+def test_how_often_cycles_are_looked_for_is_as_before_when_the_endpoint_is_left(
+    section: dict[str, Any],
+) -> None:
     before = gc.get_threshold()
     with ChatServer() as server:
         asked(server, section)

@@ -47,7 +47,10 @@ def _unscored(splits: Splits) -> None:
 def _rows_of(page: str, heading: str) -> list[list[str]]:
     """The body of the first table behind a heading, as texts."""
     body = page.split(f">{heading}</h")[1].split("<tbody>")[1].split("</tbody>")[0]
-    return [[re.sub("<[^>]+>", "", cell) for cell in re.findall("<td>(.*?)</td>", row)] for row in body.split("</tr>")[:-1]]
+    return [
+        [re.sub("<[^>]+>", "", cell) for cell in re.findall("<td>(.*?)</td>", row)]
+        for row in body.split("</tr>")[:-1]
+    ]
 
 
 @pytest.mark.slow
@@ -55,11 +58,18 @@ def test_the_page_counts_what_lies_in_the_folder(page: str) -> None:
     assert "10 of 13 candidates were kept (76.9 %)." in page
     tiles = re.findall('<div class="tile"><b>(.*?)</b>(.*?)</div>', page)
     assert tiles == [("13", "candidates"), ("8", "train"), ("2", "validation"), ("3", "dropped")]
-    assert _rows_of(page, "By category") == [["attribute", "7", "5", "2", "71.4 %", ""], ["count", "6", "5", "1", "83.3 %", ""]]
-    assert _rows_of(page, "By source") == [["source-0", "7", "5", "2", "71.4 %", ""], ["source-1", "6", "5", "1", "83.3 %", ""]]
+    assert _rows_of(page, "By category") == [
+        ["attribute", "7", "5", "2", "71.4 %", ""],
+        ["count", "6", "5", "1", "83.3 %", ""],
+    ]
+    assert _rows_of(page, "By source") == [
+        ["source-0", "7", "5", "2", "71.4 %", ""],
+        ["source-1", "6", "5", "1", "83.3 %", ""],
+    ]
     assert [row[:3] for row in _rows_of(page, "Why rows left")] == [
-        ["clip_image_cos_below_min", "2", "66.7 %"], ["over_cap_group", "1", "33.3 %"],
-    ]  # fmt: skip
+        ["clip_image_cos_below_min", "2", "66.7 %"],
+        ["over_cap_group", "1", "33.3 %"],
+    ]
     assert _rows_of(page, "Licences") == [["MIT", "source-0", "5"], ["MIT", "source-1", "5"]]
     assert _rows_of(page, "Bounds") == [["clip_image_cos", "all", "0.7", ""]]
 
@@ -67,10 +77,19 @@ def test_the_page_counts_what_lies_in_the_folder(page: str) -> None:
 @pytest.mark.slow
 def test_every_section_is_linked_at_the_top_and_nothing_is_loaded_from_elsewhere(page: str) -> None:
     links = re.findall('<a href="#(section-[0-9]+)">(.*?)</a>', page)
-    assert [re.search(f'<section id="{anchor}"><h2>(.*?)</h2>', page)[1] for anchor, _ in links] == [name for _, name in links]  # type: ignore[index]
+    assert [
+        re.search(f'<section id="{anchor}"><h2>(.*?)</h2>', page)[1] for anchor, _ in links
+    ] == [name for _, name in links]  # type: ignore[index]
     assert [name for _, name in links] == [
-        "Rows", "Why rows left", "Scores", "Thresholds", "Kept pairs", "Dropped pairs", "Licences", "Recipe",
-    ]  # fmt: skip
+        "Rows",
+        "Why rows left",
+        "Scores",
+        "Thresholds",
+        "Kept pairs",
+        "Dropped pairs",
+        "Licences",
+        "Recipe",
+    ]
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
@@ -88,24 +107,58 @@ def test_as_many_cards_are_shown_as_the_recipe_says(page: str) -> None:
 def test_what_the_build_knows_besides_is_shown(published: Make) -> None:
     folder = published(_unscored)
     manifest = json.loads((folder / "manifest.json").read_text())
-    found = {"auc": 0.91, "auc_low": 0.88, "auc_high": 0.94, "clues": [{"feature": "num_bytes", "auc": 0.9}]}
+    found = {
+        "auc": 0.91,
+        "auc_low": 0.88,
+        "auc_high": 0.94,
+        "clues": [{"feature": "num_bytes", "auc": 0.9}],
+    }
     manifest["audit"] = [
-        {"source": "edits", "operation": "inpaint", "num_pairs": 9, "num_audited": 8, "verdict": "warning", "separability": found},
-        {"source": "s", "operation": "captured", "num_pairs": 9, "num_audited": 0, "verdict": "not_applicable", "separability": None},
+        {
+            "source": "edits",
+            "operation": "inpaint",
+            "num_pairs": 9,
+            "num_audited": 8,
+            "verdict": "warning",
+            "separability": found,
+        },
+        {
+            "source": "s",
+            "operation": "captured",
+            "num_pairs": 9,
+            "num_audited": 0,
+            "verdict": "not_applicable",
+            "separability": None,
+        },
     ]
     manifest["warnings"] = ["one group holds 40% & more"]
-    manifest["links"] = {"num_groups": 12, "num_linked_groups": 11, "largest_rows": 3, "largest_groups": 2, "frac_largest": 0.2308}
+    manifest["links"] = {
+        "num_groups": 12,
+        "num_linked_groups": 11,
+        "largest_rows": 3,
+        "largest_groups": 2,
+        "frac_largest": 0.2308,
+    }
     (folder / "manifest.json").write_text(json.dumps(manifest))
     stages = [
         {"name": "ingest", "reused": True, "seconds": 0.0, "fingerprint": "aa"},
         {"name": "embed", "reused": False, "seconds": 6.04, "fingerprint": "bb"},
     ]
-    page = _page(folder, {"stages": stages, "throughput": {"unique images": 3000, "images per second": 412.345}})
+    page = _page(
+        folder,
+        {"stages": stages, "throughput": {"unique images": 3000, "images per second": 412.345}},
+    )
     assert "0.91" in page and "0.88 to 0.94" in page and "num_bytes" in page
     assert '<p class="bad">one group holds 40% &amp; more</p>' in page
     assert "<b>3 (23.1 %)</b>pairs in the largest" in page
-    assert _rows_of(page, "How long it took") == [["ingest", "reused", "", "aa"], ["embed", "6.0 s", "", "bb"]]
-    assert _rows_of(page, "Throughput") == [["unique images", "3,000"], ["images per second", "412.3"]]
+    assert _rows_of(page, "How long it took") == [
+        ["ingest", "reused", "", "aa"],
+        ["embed", "6.0 s", "", "bb"],
+    ]
+    assert _rows_of(page, "Throughput") == [
+        ["unique images", "3,000"],
+        ["images per second", "412.3"],
+    ]
 
 
 def test_texts_of_the_data_are_never_markup_and_long_ones_are_cut(published: Make) -> None:
@@ -115,7 +168,14 @@ def test_texts_of_the_data_are_never_markup_and_long_ones_are_cut(published: Mak
         _unscored(splits)
         for rows in splits.values():
             for row in rows:
-                row |= {"question": bad, "source": bad, "source_id": bad, "license": bad, "category": bad, "operation": bad}
+                row |= {
+                    "question": bad,
+                    "source": bad,
+                    "source_id": bad,
+                    "license": bad,
+                    "category": bad,
+                    "operation": bad,
+                }
                 row |= {"answer_a": f"{bad} red", "answer_b": f"{bad} blue"}
         splits["rejects"][0] |= {"drop_reason": bad, "answer_a": "long " * 2000}
 
@@ -165,9 +225,13 @@ def test_pictures_are_read_of_the_shown_pairs_only(published: Make) -> None:
                 continue
             for column in range(metadata.num_columns):
                 chunk = metadata.row_group(group).column(column)
-                if chunk.path_in_schema.startswith("image_") and chunk.path_in_schema.endswith(".bytes"):
+                if chunk.path_in_schema.startswith("image_") and chunk.path_in_schema.endswith(
+                    ".bytes"
+                ):
                     start = chunk.dictionary_page_offset or chunk.data_page_offset
-                    data[start : start + chunk.total_compressed_size] = b"\xff" * chunk.total_compressed_size
+                    data[start : start + chunk.total_compressed_size] = (
+                        b"\xff" * chunk.total_compressed_size
+                    )
                     num_spoiled += 1
         path.write_bytes(data)
     assert num_spoiled == 2 * (3 + 1 + 1 - 1)
@@ -188,7 +252,11 @@ def test_a_sample_takes_the_categories_in_turn_each_by_pair_id(published: Make) 
     table = rows.table.to_pylist()
     mask = np.array([number != 4 for number in range(13)])
     queues = {
-        name: sorted((row["pair_id"], at) for at, row in enumerate(table) if row["category"] == name and mask[at])
+        name: sorted(
+            (row["pair_id"], at)
+            for at, row in enumerate(table)
+            if row["category"] == name and mask[at]
+        )
         for name in ("attribute", "count")
     }
     expected = []
@@ -200,8 +268,14 @@ def test_a_sample_takes_the_categories_in_turn_each_by_pair_id(published: Make) 
 
 
 def test_a_histogram_holds_every_scored_pair_and_a_line_per_bound() -> None:
-    values, kept = np.array([0.5, 0.6, np.nan, 0.9, 0.9]), np.array([False, False, False, True, True])
-    bounds = [ScoreBound("clip_image_cos", ("count",), 0.7, 0.95), ScoreBound("dinov2_image_cos", ("count",), 0.1, None)]
+    values, kept = (
+        np.array([0.5, 0.6, np.nan, 0.9, 0.9]),
+        np.array([False, False, False, True, True]),
+    )
+    bounds = [
+        ScoreBound("clip_image_cos", ("count",), 0.7, 0.95),
+        ScoreBound("dinov2_image_cos", ("count",), 0.1, None),
+    ]
     (axes,) = histogram(values, kept, "clip_image_cos", bounds).axes
     assert sum(patch.get_height() for patch in axes.patches) == 4
     assert [line.get_xdata()[0] for line in axes.lines] == [0.7, 0.95]
@@ -214,15 +288,25 @@ def test_a_histogram_holds_every_scored_pair_and_a_line_per_bound() -> None:
     ("left", "right", "marked"),
     [
         ("A red star.", "A blue star.", ("A <mark>red</mark> star.", "A <mark>blue</mark> star.")),
-        ("One dog here", "Two cats here", ("<mark>One dog</mark> here", "<mark>Two cats</mark> here")),
+        (
+            "One dog here",
+            "Two cats here",
+            ("<mark>One dog</mark> here", "<mark>Two cats</mark> here"),
+        ),
         ("a dog", "A dog!", ("a dog", "A dog<mark>!</mark>")),
         ("a <b>", "a & b", ("a <mark>&lt;</mark>b<mark>&gt;</mark>", "a <mark>&amp;</mark> b")),
-        ("the man's hat", "the woman's hat", ("the <mark>man&#39;s</mark> hat", "the <mark>woman&#39;s</mark> hat")),
+        (
+            "the man's hat",
+            "the woman's hat",
+            ("the <mark>man&#39;s</mark> hat", "the <mark>woman&#39;s</mark> hat"),
+        ),
         ("", "new", ("", "<mark>new</mark>")),
         ("same", "same", ("same", "same")),
     ],
 )
-def test_words_that_differ_are_marked_and_texts_stay_texts(left: str, right: str, marked: tuple[str, str]) -> None:
+def test_words_that_differ_are_marked_and_texts_stay_texts(
+    left: str, right: str, marked: tuple[str, str]
+) -> None:
     assert marked_differences(left, right) == marked
 
 
@@ -239,9 +323,14 @@ def test_the_command_makes_the_page_again_without_ray_and_torch(published: Make)
     stage = {"name": "embed", "reused": False, "seconds": 1.0, "fingerprint": "cc"}
     (folder / "result.json").write_text(json.dumps({"stages": [stage]}))
     code = (
-        f"import sys\nfrom pipeline.report.page import main\nsys.argv = ['svco report', {str(folder)!r}]\n"
-        "try:\n    main()\nfinally:\n    assert not {'ray', 'torch'} & set(sys.modules)"
+        "import sys\nfrom pipeline.report.page import main\nsys.argv = ['svco report',"
+        f" {str(folder)!r}]\ntry:\n    main()\nfinally:\n    assert not {{'ray', 'torch'}} &"
+        " set(sys.modules)"
     )
-    finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert finished.returncode == 0, finished.stderr
-    assert _rows_of((folder / "report.html").read_text(), "How long it took") == [["embed", "1.0 s", "", "cc"]]
+    assert _rows_of((folder / "report.html").read_text(), "How long it took") == [
+        ["embed", "1.0 s", "", "cc"]
+    ]

@@ -1,4 +1,6 @@
-"""A server that we did not write: `transformers serve` with a tiny model of random weights, whose nonsense no row may hold."""
+"""A server that we did not write: `transformers serve` with a tiny model of random weights, whose
+nonsense no row may hold.
+"""
 
 import importlib.util
 import os
@@ -25,18 +27,28 @@ pytestmark = [
     ),
 ]
 
-TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
+TEMPLATE = (
+    "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor"
+    " %}assistant:"
+)
 
 
 def save_random_model(folder: Path) -> None:
-    """A Llama of two narrow layers that was never trained, with a byte-level tokenizer and a chat template."""
+    """A Llama of two narrow layers that was never trained, with a byte-level tokenizer and a chat
+    template.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: number for number, letter in enumerate([*letters, "<end>"])}, []))
-    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tokenizer = Tokenizer(
+        models.BPE({letter: number for number, letter in enumerate([*letters, "<end>"])}, [])
+    )
+    tokenizer.pre_tokenizer, tokenizer.decoder = (
+        pre_tokenizers.ByteLevel(add_prefix_space=False),
+        decoders.ByteLevel(),
+    )
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", pad_token="<end>")
     fast.chat_template = TEMPLATE
     torch.manual_seed(0)
@@ -59,10 +71,22 @@ def served(tmp_path: Path) -> Iterator[tuple[str, str]]:
     save_random_model(model)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "transformers.cli.transformers", "serve", str(model), "--host", "127.0.0.1", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        str(model),
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
     with (tmp_path / "serve.log").open("wb") as log:
-        process = subprocess.Popen([*command, "--device", "cpu"], env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [*command, "--device", "cpu"], env=environment, stdout=log, stderr=subprocess.STDOUT
+        )
         try:
             deadline_s = time.monotonic() + 180
             while True:
@@ -70,7 +94,9 @@ def served(tmp_path: Path) -> Iterator[tuple[str, str]]:
                     urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2).close()
                     break
                 except OSError:
-                    assert process.poll() is None and time.monotonic() < deadline_s, (tmp_path / "serve.log").read_text()
+                    assert process.poll() is None and time.monotonic() < deadline_s, (
+                        tmp_path / "serve.log"
+                    ).read_text()
                     time.sleep(0.3)
             yield f"http://127.0.0.1:{port}/v1", str(model)
         finally:
@@ -79,7 +105,9 @@ def served(tmp_path: Path) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.slow
-def test_nonsense_of_a_server_that_we_did_not_write_is_caught_row_by_row(served: tuple[str, str], tmp_path: Path) -> None:
+def test_nonsense_of_a_server_that_we_did_not_write_is_caught_row_by_row(
+    served: tuple[str, str], tmp_path: Path
+) -> None:
     base_url, model = served
     endpoint = {
         "base_url": base_url,
@@ -89,11 +117,17 @@ def test_nonsense_of_a_server_that_we_did_not_write_is_caught_row_by_row(served:
         "max_in_flight": 4,
         "cache": str(tmp_path / "c"),
     }
-    manifest = built(coloured_balls(tmp_path), RewriteSection(backend="openai", endpoint=endpoint), tmp_path / "out")
+    manifest = built(
+        coloured_balls(tmp_path),
+        RewriteSection(backend="openai", endpoint=endpoint),
+        tmp_path / "out",
+    )
     facts = manifest["rewrite"]
     assert facts["by_status"] == {"fallback": NUM_PAIRS} and manifest["rows"]["kept"] == NUM_PAIRS
     assert sum(facts["refused_by_reason"].values()) == facts["num_replies"] == 2 * NUM_PAIRS
     assert set(facts["refused_by_reason"]) <= {"reply_not_json", "reply_cut_off", "reply_empty"}
     assert facts["num_prompt_tokens"] > 1000 and facts["num_completion_tokens"] > 0
-    for row in read_mvc(tmp_path / "out", "train", ["answer_a", "caption_a", "rewrite_model"]).to_pylist():
+    for row in read_mvc(
+        tmp_path / "out", "train", ["answer_a", "caption_a", "rewrite_model"]
+    ).to_pylist():
         assert row["answer_a"] == row["caption_a"] and row["rewrite_model"] is None

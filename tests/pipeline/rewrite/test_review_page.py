@@ -36,7 +36,9 @@ ROW = {"question": "What colour is it?", "caption_a": "A red star.", "caption_b"
         ("It is red.", "It is a large blue star.", 2),
     ],
 )
-def test_words_added_and_words_left_out_are_counted(answer_a: str, answer_b: str, number: int) -> None:
+def test_words_added_and_words_left_out_are_counted(
+    answer_a: str, answer_b: str, number: int
+) -> None:
     assert num_words_off({**ROW, "answer_a": answer_a, "answer_b": answer_b}) == number
 
 
@@ -53,7 +55,9 @@ def mischief(body: dict[str, Any]) -> str:
 
 
 @pytest.mark.slow
-def test_the_page_shows_random_worst_and_failed_rewrites_with_what_was_refused(source: PairsSection, tmp_path: Path) -> None:
+def test_the_page_shows_random_worst_and_failed_rewrites_with_what_was_refused(
+    source: PairsSection, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     with ChatServer(mischief) as server:
         built(source, settings(server, tmp_path), out)
@@ -68,7 +72,9 @@ def test_the_page_shows_random_worst_and_failed_rewrites_with_what_was_refused(s
 
 
 @pytest.mark.slow
-def test_rejected_rewrites_have_a_section_of_their_own(source: PairsSection, tmp_path: Path) -> None:
+def test_rejected_rewrites_have_a_section_of_their_own(
+    source: PairsSection, tmp_path: Path
+) -> None:
     with ChatServer(mischief) as server:
         built(source, settings(server, tmp_path, on_failure="reject"), tmp_path / "out")
     assert write_audit(tmp_path / "out", tmp_path / "page.html", 5)["Failed: rejected"] == 1
@@ -76,38 +82,65 @@ def test_rejected_rewrites_have_a_section_of_their_own(source: PairsSection, tmp
 
 
 @pytest.mark.slow
-def test_the_estimate_is_near_what_a_build_then_uses(source: PairsSection, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_estimate_is_near_what_a_build_then_uses(
+    source: PairsSection, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prices = {"usd_per_million_input_tokens": 10.0, "usd_per_million_output_tokens": 30.0}
     with ChatServer() as server:
         section = settings(server, tmp_path, endpoint=prices)
-        build = {"sources": (source,), "out": str(tmp_path / "out"), "workers": {"chunk_pairs": 7}, "audit": {"enabled": False}}
+        build = {
+            "sources": (source,),
+            "out": str(tmp_path / "out"),
+            "workers": {"chunk_pairs": 7},
+            "audit": {"enabled": False},
+        }
         plan = plan_build(BuildSection(**build, rewrite=section))
         before = estimate(plan)
         print_estimate(plan)
         assert server.num_requests == 0
         facts = built(source, section, tmp_path / "out")["rewrite"]
         after = estimate(plan)
-    assert (before.num_pairs, before.is_exact) == (after.num_pairs, not after.is_exact) == (24, False)
+    assert (
+        (before.num_pairs, before.is_exact) == (after.num_pairs, not after.is_exact) == (24, False)
+    )
     assert before.prompt_tokens == pytest.approx(facts["num_prompt_tokens"], rel=0.2)
-    assert facts["num_completion_tokens"] <= before.completion_tokens <= 2 * facts["num_completion_tokens"]  # our server is terse
+    # our server is terse
+    assert (
+        facts["num_completion_tokens"]
+        <= before.completion_tokens
+        <= 2 * facts["num_completion_tokens"]
+    )
     shown = capsys.readouterr().err
-    assert "USD" in shown and f"{section.endpoint.usd(before.prompt_tokens, before.completion_tokens):,.2f}" in shown  # type: ignore[union-attr]
+    assert (
+        "USD" in shown
+        and f"{section.endpoint.usd(before.prompt_tokens, before.completion_tokens):,.2f}" in shown
+    )  # type: ignore[union-attr]
 
 
 def test_the_estimate_grows_with_the_captions() -> None:
-    short, long = (pair_tokens(Pair("A red star." * n, "A blue star." * n, "other")) for n in (1, 20))
+    short, long = (
+        pair_tokens(Pair("A red star." * n, "A blue star." * n, "other")) for n in (1, 20)
+    )
     assert long[0] > short[0] + 200 and long[1] > short[1] + 100
 
 
 def test_the_template_costs_nothing_and_says_so(tmp_path: Path) -> None:
-    plan = plan_build(BuildSection(sources=(ScenesSection(kind="scenes", num_pairs=3),), out=str(tmp_path / "out")))
+    plan = plan_build(
+        BuildSection(
+            sources=(ScenesSection(kind="scenes", num_pairs=3),), out=str(tmp_path / "out")
+        )
+    )
     with pytest.raises(RecipeError, match="asks no model and costs nothing"):
         print_estimate(plan)
 
 
 @pytest.mark.slow
-def test_a_published_recipe_names_the_model_and_no_address(source: PairsSection, tmp_path: Path) -> None:
+def test_a_published_recipe_names_the_model_and_no_address(
+    source: PairsSection, tmp_path: Path
+) -> None:
     with ChatServer() as server:
         built(source, settings(server, tmp_path), tmp_path / "out")
-    endpoint = json.loads((tmp_path / "out/manifest.json").read_text())["recipe"]["rewrite"]["endpoint"]
+    endpoint = json.loads((tmp_path / "out/manifest.json").read_text())["recipe"]["rewrite"][
+        "endpoint"
+    ]
     assert (endpoint["model"], endpoint["base_url"], endpoint["cache"]) == ("m", None, None)

@@ -15,7 +15,16 @@ from pipeline.core.recipe import UserError
 from pipeline.core.schema import SCHEMA_VERSION, SCORE_COLUMNS, MvcError, mvc_schema
 from pipeline.selection.rules import ScoreBound, SelectionSection, drop_reasons
 from pipeline.selection.stored import read_scores
-from pipeline.selection.sweep import Axis, axis_names, make_axis, own_bound, run, sweep_figure, sweep_grid, sweeps
+from pipeline.selection.sweep import (
+    Axis,
+    axis_names,
+    make_axis,
+    own_bound,
+    run,
+    sweep_figure,
+    sweep_grid,
+    sweeps,
+)
 from pipeline.text.captions import caption_facts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -41,7 +50,12 @@ def axis(name: str, *edges: float) -> Axis:
 
 def test_a_cell_counts_the_pairs_that_keep_both_bounds_inclusively() -> None:
     clip, dinov2 = [0.9, 0.7, 0.6, np.nan, 0.9], [0.2, 0.5, 0.5, 0.1, np.nan]
-    counts = grid(clip, dinov2, axis("clip_image_cos.min", 0.5, 0.7, 0.95), axis("dinov2_image_cos.max", 0.1, 0.2, 0.5))
+    counts = grid(
+        clip,
+        dinov2,
+        axis("clip_image_cos.min", 0.5, 0.7, 0.95),
+        axis("dinov2_image_cos.max", 0.1, 0.2, 0.5),
+    )
     assert counts == [[0, 1, 3], [0, 1, 2], [0, 0, 0]]
 
 
@@ -65,7 +79,12 @@ def test_the_grid_equals_a_count_of_every_cell(
         return value >= edge if side == "min" else value <= edge
 
     expected = [
-        [sum(keeps(a, at_x, x_side) and keeps(b, at_y, y_side) for a, b in zip(x, y, strict=True)) for at_y in y_axis.edges]
+        [
+            sum(
+                keeps(a, at_x, x_side) and keeps(b, at_y, y_side) for a, b in zip(x, y, strict=True)
+            )
+            for at_y in y_axis.edges
+        ]
         for at_x in x_axis.edges
     ]
     assert grid(x, y, x_axis, y_axis) == expected
@@ -79,17 +98,34 @@ def scored(**given: Any) -> dict[str, np.ndarray]:
 def test_axes_are_the_first_two_scores_or_both_sides_of_the_only_one() -> None:
     both = scored(dinov2_image_cos=[0.1], clip_image_cos=[0.2], pixels_image_cos=[0.3])
     assert axis_names(both, None, None) == ("clip_image_cos.min", "dinov2_image_cos.max")
-    assert axis_names(both, "dinov2_image_cos", None) == ("dinov2_image_cos.max", "clip_image_cos.min")
-    assert axis_names(both, None, "clip_image_cos") == ("dinov2_image_cos.max", "clip_image_cos.min")
-    assert axis_names(both, "pixels_image_cos.max", "clip_image_cos.max") == ("pixels_image_cos.max", "clip_image_cos.max")
-    assert axis_names(scored(pixels_image_cos=[0.3]), None, None) == ("pixels_image_cos.min", "pixels_image_cos.max")
+    assert axis_names(both, "dinov2_image_cos", None) == (
+        "dinov2_image_cos.max",
+        "clip_image_cos.min",
+    )
+    assert axis_names(both, None, "clip_image_cos") == (
+        "dinov2_image_cos.max",
+        "clip_image_cos.min",
+    )
+    assert axis_names(both, "pixels_image_cos.max", "clip_image_cos.max") == (
+        "pixels_image_cos.max",
+        "clip_image_cos.max",
+    )
+    assert axis_names(scored(pixels_image_cos=[0.3]), None, None) == (
+        "pixels_image_cos.min",
+        "pixels_image_cos.max",
+    )
     with pytest.raises(UserError, match="no score to sweep"):
         axis_names(scored(pixels_image_cos=[np.nan]), None, None)
 
 
 def test_an_axis_runs_from_the_lowest_score_to_the_highest_through_the_builds_own_bound() -> None:
     rows = scored(clip_image_cos=[0.2, np.nan, 0.8])
-    assert make_axis(rows, "clip_image_cos", steps=3, own=0.7001).edges.tolist() == [0.2, 0.5, 0.7001, 0.8]
+    assert make_axis(rows, "clip_image_cos", steps=3, own=0.7001).edges.tolist() == [
+        0.2,
+        0.5,
+        0.7001,
+        0.8,
+    ]
     assert make_axis(rows, "clip_image_cos.max", edges=[0.9, 0.1]).edges.tolist() == [0.1, 0.9]
     for name, message in (
         ("clip", "axis 'clip': expected SCORE"),
@@ -101,8 +137,14 @@ def test_an_axis_runs_from_the_lowest_score_to_the_highest_through_the_builds_ow
 
 
 def test_the_builds_own_bound_is_named_where_all_categories_share_it() -> None:
-    bounds = [ScoreBound("clip_image_cos", ("object", "position"), 0.7, None), ScoreBound("clip_image_cos", ("count",), 0.4, None)]
-    found = {names: own_bound(bounds, "clip_image_cos.min", names) for names in (("object", "position"), ("count",), ("object", "count"))}
+    bounds = [
+        ScoreBound("clip_image_cos", ("object", "position"), 0.7, None),
+        ScoreBound("clip_image_cos", ("count",), 0.4, None),
+    ]
+    found = {
+        names: own_bound(bounds, "clip_image_cos.min", names)
+        for names in (("object", "position"), ("count",), ("object", "count"))
+    }
     assert found == {("object", "position"): 0.7, ("count",): 0.4, ("object", "count"): None}
     assert own_bound(bounds, "clip_image_cos.max", ("object",)) is None
     assert own_bound(bounds, "clip_image_cos.min", ("object", "other")) is None
@@ -112,48 +154,87 @@ def test_the_builds_own_bound_is_named_where_all_categories_share_it() -> None:
 def mvc(tmp_path: Path) -> tuple[Path, dict[str, np.ndarray]]:
     """A finished folder of 600 decided rows, of which 40 never reached selection; and the rows."""
     rng, num = np.random.default_rng(0), 600
-    rows: dict[str, np.ndarray] = {name: np.full(num, value) for name, value in caption_facts("a red star", "a blue star").items()}
+    rows: dict[str, np.ndarray] = {
+        name: np.full(num, value)
+        for name, value in caption_facts("a red star", "a blue star").items()
+    }
     rows |= {"source": np.full(num, "s", dtype=object), "group": np.arange(num)}
     rows["num_chars_a"][:15] = 5000
     rows["pair_id"] = np.array([f"{number:032x}" for number in range(num)], "S32")
     rows["category"] = rng.choice(np.array(["object", "position", "count"], dtype=object), num)
     rows["operation"] = np.where(rng.random(num) < 0.2, "flip", "generate").astype(object)
-    for score, low in (("clip_image_cos", 0.3), ("dinov2_image_cos", 0.0), ("pixels_image_cos", 0.0)):
+    for score, low in (
+        ("clip_image_cos", 0.3),
+        ("dinov2_image_cos", 0.0),
+        ("pixels_image_cos", 0.0),
+    ):
         rows[score] = np.round(rng.uniform(low, 1.0, num), 4)
     before = np.full(num, "", dtype=object)
     before[560:580], before[580:] = "image_a_truncated", "duplicate_pair"
     section, alive = SelectionSection.model_validate(RULES), before == ""
     reason = before.copy()
     reason[alive] = drop_reasons({name: values[alive] for name, values in rows.items()}, section)
-    assert {"over_cap_category", "not_sampled", "clip_image_cos_above_max", "caption_a_too_long"} <= set(reason)
+    assert {
+        "over_cap_category",
+        "not_sampled",
+        "clip_image_cos_above_max",
+        "caption_a_too_long",
+    } <= set(reason)
     reason[np.flatnonzero(reason == "")[:7]] = "question_leaks_contrast"
     for score in SCORE_COLUMNS[:3]:
         rows[score][before == "image_a_truncated"] = np.nan
     rows["drop_reason"] = reason
     for path, part, schema in (
         ("data/train-00000-of-00002.parquet", np.flatnonzero(reason == "")[::2], mvc_schema()),
-        ("data/validation-00000-of-00001.parquet", np.flatnonzero(reason == "")[1::2], mvc_schema()),
-        ("rejects/rejects-00000-of-00001.parquet", np.flatnonzero(reason != ""), mvc_schema(rejects=True)),
+        (
+            "data/validation-00000-of-00001.parquet",
+            np.flatnonzero(reason == "")[1::2],
+            mvc_schema(),
+        ),
+        (
+            "rejects/rejects-00000-of-00001.parquet",
+            np.flatnonzero(reason != ""),
+            mvc_schema(rejects=True),
+        ),
     ):
-        listed = {name: [None if value != value else value for value in values[part].tolist()] for name, values in rows.items()}
+        listed = {
+            name: [None if value != value else value for value in values[part].tolist()]
+            for name, values in rows.items()
+        }
         lines = [
-            {name: listed[name][row] for name in schema.names if name in listed and name not in ("group", "pair_id")}
+            {
+                name: listed[name][row]
+                for name in schema.names
+                if name in listed and name not in ("group", "pair_id")
+            }
             for row in range(len(part))
         ]
         (tmp_path / path).parent.mkdir(exist_ok=True)
         pq.write_table(pa.Table.from_pylist(lines, schema=schema), tmp_path / path)
-    manifest = {"schema_version": SCHEMA_VERSION, "name": "<Test>", "recipe": {"selection": section.model_dump(mode="json")}}
+    manifest = {
+        "schema_version": SCHEMA_VERSION,
+        "name": "<Test>",
+        "recipe": {"selection": section.model_dump(mode="json")},
+    }
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
     return tmp_path, rows
 
 
-def test_the_builds_own_cell_holds_what_its_bounds_let_in(mvc: tuple[Path, dict[str, np.ndarray]]) -> None:
+def test_the_builds_own_cell_holds_what_its_bounds_let_in(
+    mvc: tuple[Path, dict[str, np.ndarray]],
+) -> None:
     folder, rows = mvc
     columns, section = read_scores(folder)
     assert len(columns["category"]) == 560
-    found = {sweep.name: sweep for sweep in sweeps(columns, section, ("clip_image_cos.min", "dinov2_image_cos.max"), steps=5)}
+    found = {
+        sweep.name: sweep
+        for sweep in sweeps(
+            columns, section, ("clip_image_cos.min", "dinov2_image_cos.max"), steps=5
+        )
+    }
     assert list(found) == ["all", "object", "count", "position"]
-    # Caps come after bounds; rows whose question leaked were let in, but their place was not decided by scores.
+    # Caps come after bounds; rows whose question leaked were let in, but their place was not
+    # decided by scores.
     judged = (rows["operation"] != "flip") & np.isin(rows["drop_reason"], ["", "over_cap_category"])
     for name, clip in (("object", 0.7), ("count", 0.4), ("position", 0.7)):
         x, y = found[name].x, found[name].y
@@ -161,7 +242,9 @@ def test_the_builds_own_cell_holds_what_its_bounds_let_in(mvc: tuple[Path, dict[
         own_cell = found[name].counts[x.edges.tolist().index(clip), y.edges.tolist().index(y.own)]  # type: ignore[arg-type]
         assert own_cell == (judged & (rows["category"] == name)).sum() > 10
     assert found["all"].x.own is None
-    assert found["all"].counts[0, -1] == sum(found[name].counts[0, -1] for name in ("object", "count", "position"))
+    assert found["all"].counts[0, -1] == sum(
+        found[name].counts[0, -1] for name in ("object", "count", "position")
+    )
 
 
 def test_bounds_that_are_not_swept_stay_in_force(mvc: tuple[Path, dict[str, np.ndarray]]) -> None:
@@ -170,15 +253,28 @@ def test_bounds_that_are_not_swept_stay_in_force(mvc: tuple[Path, dict[str, np.n
     counted = sweeps(columns, section, names)[0].columns
     is_count = counted["category"] == "count"
     assert counted["pixels_image_cos"].min() >= 0.1
-    assert counted["clip_image_cos"][~is_count].max() <= 0.98 < counted["clip_image_cos"][is_count].max()
+    assert (
+        counted["clip_image_cos"][~is_count].max()
+        <= 0.98
+        < counted["clip_image_cos"][is_count].max()
+    )
     assert counted["clip_image_cos"].min() < 0.4
     assert not (counted["operation"] == "flip").any()
-    assert len(sweeps(columns, section, ("clip_image_cos.min", "clip_image_cos.max"))[0].columns["category"]) < len(is_count)
+    assert len(
+        sweeps(columns, section, ("clip_image_cos.min", "clip_image_cos.max"))[0].columns[
+            "category"
+        ]
+    ) < len(is_count)
 
 
 def test_the_figure_writes_each_count_and_frames_the_builds_own_cell() -> None:
     rows = scored(clip_image_cos=[0.6, 0.8, 0.9], dinov2_image_cos=[0.1, 0.2, 0.3])
-    figure = sweep_figure(rows, make_axis(rows, "clip_image_cos", edges=[0.5, 0.7], own=0.7), "dinov2_image_cos", "position")
+    figure = sweep_figure(
+        rows,
+        make_axis(rows, "clip_image_cos", edges=[0.5, 0.7], own=0.7),
+        "dinov2_image_cos",
+        "position",
+    )
     axes = figure.axes[0]
     assert len(axes.texts) == 2 * 11
     assert {text.get_text() for text in axes.texts} == {"0", "1", "2", "3"}
@@ -187,16 +283,33 @@ def test_the_figure_writes_each_count_and_frames_the_builds_own_cell() -> None:
 
 
 @pytest.mark.slow
-def test_the_command_prints_every_category_and_writes_one_page(mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+def test_the_command_prints_every_category_and_writes_one_page(
+    mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
     page = tmp_path / "pages" / "sweep.html"
     code = (
-        "import sys\nfrom pipeline.selection.sweep import main\ntry:\n    main()\n"
-        "finally:\n    assert 'ray' not in sys.modules and 'torch' not in sys.modules, 'sweep loaded ray or torch'"
+        "import sys\nfrom pipeline.selection.sweep import main\ntry:\n    main()\nfinally:\n   "
+        " assert 'ray' not in sys.modules and 'torch' not in sys.modules, 'sweep loaded ray or"
+        " torch'"
     )
     arguments = [str(mvc[0]), "--x-values", "0.5,0.7", "--steps", "3", "--out", str(page)]
-    finished = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert finished.returncode == 0, finished.stderr
-    for part in ("all:", "object:", "count:", "position:", "0.7 *", "of 560 pairs that reached selection", str(page)):
+    for part in (
+        "all:",
+        "object:",
+        "count:",
+        "position:",
+        "0.7 *",
+        "of 560 pairs that reached selection",
+        str(page),
+    ):
         assert part in finished.stderr
     html = page.read_text()
     assert html.count("<svg") == 4
@@ -213,12 +326,20 @@ def test_the_command_prints_every_category_and_writes_one_page(mvc: tuple[Path, 
         ({"y_values": "nan"}, "--y-values 'nan': expected numbers"),
     ],
 )
-def test_what_cannot_be_swept_is_said_in_one_line(mvc: tuple[Path, dict[str, np.ndarray]], options: dict[str, str], message: str) -> None:
+def test_what_cannot_be_swept_is_said_in_one_line(
+    mvc: tuple[Path, dict[str, np.ndarray]], options: dict[str, str], message: str
+) -> None:
     with pytest.raises(UserError, match=message):
-        run(mvc[0], **{"x": None, "y": None, "x_values": "", "y_values": "", "steps": 3, "out": None} | options)  # type: ignore[arg-type]
+        run(
+            mvc[0],
+            **{"x": None, "y": None, "x_values": "", "y_values": "", "steps": 3, "out": None}
+            | options,
+        )  # type: ignore[arg-type]
 
 
-def test_a_folder_that_is_no_finished_mvc_is_refused(mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path) -> None:
+def test_a_folder_that_is_no_finished_mvc_is_refused(
+    mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+) -> None:
     folder = mvc[0]
     with pytest.raises(MvcError, match="expected an MVC folder"):
         read_scores(folder / "data")

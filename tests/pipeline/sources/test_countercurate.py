@@ -31,7 +31,9 @@ def folder(written: Path, tmp_path: Path) -> Path:
 
 
 def _open(folder: Path | str, **options: object) -> CountercurateSource:
-    return CountercurateSource(CountercurateSection(kind="countercurate", path=str(folder), **options))
+    return CountercurateSource(
+        CountercurateSection(kind="countercurate", path=str(folder), **options)
+    )
 
 
 def _read(folder: Path | str, **options: object) -> list[Candidate | Malformed]:
@@ -42,7 +44,9 @@ def _read(folder: Path | str, **options: object) -> list[Candidate | Malformed]:
 
 
 def _edit(folder: Path, name: str, change: Callable[[Any], object]) -> None:
-    """Changes a JSON file by what `change` does to its content, or replaces it by what `change` returns."""
+    """Changes a JSON file by what `change` does to its content, or replaces it by what `change`
+    returns.
+    """
     path = folder / DATA / f"{name}.json"
     value = json.loads(path.read_text())
     result = change(value)
@@ -70,14 +74,22 @@ def test_every_subset_has_its_category_operation_and_number_of_rows(folder: Path
 
 def test_reverse_is_off_unless_it_is_asked_for(folder: Path) -> None:
     assert {row.source_id.split("/")[0] for row in _read(folder)} == set(ALL) - {"reverse"}
-    assert {row.category for row in _read(folder, subsets=("counting", "adjective"))} == {"count", "attribute"}
+    assert {row.category for row in _read(folder, subsets=("counting", "adjective"))} == {
+        "count",
+        "attribute",
+    }
 
 
 def test_captions_groups_and_ids_are_the_native_ones(folder: Path) -> None:
-    rows = {row.source_id: row for row in _read(folder, subsets=ALL, license="research only", name="cc")}
+    rows = {
+        row.source_id: row for row in _read(folder, subsets=ALL, license="research only", name="cc")
+    }
     texts = {
         "left_right/1000/0": ("a man is to the left of a dog", "a man is to the right of a dog"),
-        "left_right/1000/1": ("a dog is to the right of the tree", "a dog is to the left of the tree"),
+        "left_right/1000/1": (
+            "a dog is to the right of the tree",
+            "a dog is to the left of the tree",
+        ),
         "up_down/1000/0": ("a man is above a dog", "a man is below a dog"),
         "counting/1000/0": ("there are 2 mans and 4 dogs.", "there are 4 mans and 2 dogs."),
         "noun/1000": ("A tall man stands next to a dog.", "A tall man stands next to a kite."),
@@ -88,7 +100,9 @@ def test_captions_groups_and_ids_are_the_native_ones(folder: Path) -> None:
         row = rows[source_id]
         assert (row.caption_a, row.caption_b) == captions
         assert (row.source, row.group, row.license) == ("cc", "flickr30k/1000", "research only")
-    assert {row.group for row in rows.values()} == {f"flickr30k/{index}" for index in (1000, 1037, 1074, 1111)}
+    assert {row.group for row in rows.values()} == {
+        f"flickr30k/{index}" for index in (1000, 1037, 1074, 1111)
+    }
     assert json.loads(rows["left_right/1000/1"].meta) == {
         "subset": "left_right",
         "index": "1000",
@@ -98,7 +112,9 @@ def test_captions_groups_and_ids_are_the_native_ones(folder: Path) -> None:
     }
 
 
-def test_outside_of_flips_a_is_the_photograph_and_b_the_negative_byte_for_byte(folder: Path) -> None:
+def test_outside_of_flips_a_is_the_photograph_and_b_the_negative_byte_for_byte(
+    folder: Path,
+) -> None:
     rows = {row.source_id: row for row in _read(folder)}
     original = (folder / "flickr30k/flickr30k-images/1037.jpg").read_bytes()
     files = {
@@ -111,14 +127,24 @@ def test_outside_of_flips_a_is_the_photograph_and_b_the_negative_byte_for_byte(f
         assert rows[source_id].image_b == (folder / DATA / file).read_bytes()
 
 
-def test_a_flip_is_the_photograph_and_its_mirror_image_and_both_are_encoded_alike(folder: Path) -> None:
+def test_a_flip_is_the_photograph_and_its_mirror_image_and_both_are_encoded_alike(
+    folder: Path,
+) -> None:
     for row in _read(folder, subsets=("left_right",)):
-        original = _pixels((folder / f"flickr30k/flickr30k-images/{row.group.split('/')[1]}.jpg").read_bytes())
+        original = _pixels(
+            (folder / f"flickr30k/flickr30k-images/{row.group.split('/')[1]}.jpg").read_bytes()
+        )
         # 150 px wide: 144 are nine blocks of 16.
         assert np.abs(_pixels(row.image_a) - original[:, :144]).mean() < 1
         assert np.abs(_pixels(row.image_b) - _pixels(row.image_a)[:, ::-1]).mean() < 0.1
         a, b = (Image.open(io.BytesIO(data)) for data in (row.image_a, row.image_b))
-        assert (a.format, a.size, a.quantization, a.layer, sorted(a.info)) == (b.format, b.size, b.quantization, b.layer, sorted(b.info))
+        assert (a.format, a.size, a.quantization, a.layer, sorted(a.info)) == (
+            b.format,
+            b.size,
+            b.quantization,
+            b.layer,
+            sorted(b.info),
+        )
         assert abs(len(row.image_a) - len(row.image_b)) < 0.01 * len(row.image_a)
 
 
@@ -138,17 +164,23 @@ def _encoded(image: Image.Image, **options: object) -> bytes:
 
 
 def _block_edges(pixels: np.ndarray) -> float:
-    """How much more the brightness steps at multiples of 8 columns than elsewhere; about 1 without blocks there."""
+    """How much more the brightness steps at multiples of 8 columns than elsewhere; about 1 without
+    blocks there.
+    """
     steps = np.abs(np.diff(pixels.mean(axis=2), axis=1))
     at_edges = np.arange(steps.shape[1]) % 8 == 7
     return float(steps[:, at_edges].mean() / steps[:, ~at_edges].mean())
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_turned_photograph_is_made_upright_and_its_old_blocks_stay_on_the_grid(orientation: int) -> None:
+def test_a_turned_photograph_is_made_upright_and_its_old_blocks_stay_on_the_grid(
+    orientation: int,
+) -> None:
     # 16 px squares, as the blocks of the file lie.
     rows, columns = np.indices((116, 150)) // 16
-    grey = np.where((rows * 7 + columns * 5) % 3, 60 + 20 * (rows % 4) + 10 * columns, 20).astype(np.uint8)
+    grey = np.where((rows * 7 + columns * 5) % 3, 60 + 20 * (rows % 4) + 10 * columns, 20).astype(
+        np.uint8
+    )
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = _encoded(Image.fromarray(grey).convert("RGB"), quality=95, exif=exif)
@@ -169,7 +201,11 @@ def test_a_photograph_with_broken_exif_is_taken_as_it_lies() -> None:
 
 
 def test_a_photograph_narrower_than_a_block_is_not_cut() -> None:
-    assert _pixels(mirrored_pair(_encoded(native.photograph(3).resize((13, 20))))[0]).shape == (20, 13, 3)
+    assert _pixels(mirrored_pair(_encoded(native.photograph(3).resize((13, 20))))[0]).shape == (
+        20,
+        13,
+        3,
+    )
 
 
 def test_the_authors_own_flips_are_not_read(folder: Path) -> None:
@@ -181,12 +217,16 @@ def test_the_authors_own_flips_are_not_read(folder: Path) -> None:
 def test_any_range_gives_the_same_rows_in_any_order(folder: Path) -> None:
     source, again = _open(folder), _open(folder)
     whole = list(source.read(0, source.count()))
-    parts = {start: list(again.read(start, start + 5)) for start in reversed(range(0, source.count(), 5))}
+    parts = {
+        start: list(again.read(start, start + 5)) for start in reversed(range(0, source.count(), 5))
+    }
     assert whole == [row for start in sorted(parts) for row in parts[start]]
     assert list(source.read(source.count(), source.count() + 9)) == []
 
 
-def test_a_negative_is_looked_for_as_png_then_as_jpg_then_by_the_photographs_index(folder: Path) -> None:
+def test_a_negative_is_looked_for_as_png_then_as_jpg_then_by_the_photographs_index(
+    folder: Path,
+) -> None:
     negatives = folder / DATA / "up_down/neg"
     names = ("1000_0.png", "1000_0.jpg", "1000.jpg")
     for number, name in enumerate(names):
@@ -202,7 +242,11 @@ def test_a_negative_is_looked_for_as_png_then_as_jpg_then_by_the_photographs_ind
 
 
 def test_a_record_without_image_id_is_numbered_by_its_place(folder: Path) -> None:
-    _edit(folder, "counting", lambda value: [value[index][0].pop("image_id") for index in value] and None)
+    _edit(
+        folder,
+        "counting",
+        lambda value: [value[index][0].pop("image_id") for index in value] and None,
+    )
     assert all(isinstance(row, Candidate) for row in _read(folder, subsets=("counting",)))
 
 
@@ -220,16 +264,26 @@ def test_a_record_without_image_id_is_numbered_by_its_place(folder: Path) -> Non
         ({"image_id": "\u0000", "pos": "a", "neg": "b"}, "image_b_file_unreadable"),
     ],
 )
-def test_a_bad_record_costs_its_own_row_and_says_why(folder: Path, record: object, reason: str) -> None:
+def test_a_bad_record_costs_its_own_row_and_says_why(
+    folder: Path, record: object, reason: str
+) -> None:
     # Where the name would lead: out of train_data, beside the source.
     (folder.parent / "secret.png").write_bytes(b"x")
     (folder / DATA / "up_down/neg/1000_").mkdir()
     negatives = folder / DATA / "up_down/neg"
     shutil.move(negatives / "1000_0.png", negatives / "1000_1.png")
-    _edit(folder, "up_down", lambda value: value["1000"].insert(0, record) or value["1000"][1].update(image_id=1))
+    _edit(
+        folder,
+        "up_down",
+        lambda value: value["1000"].insert(0, record) or value["1000"][1].update(image_id=1),
+    )
     rows = _read(folder, subsets=("up_down",))
     assert [getattr(row, "reason", "") for row in rows] == [reason, "", "", "", ""]
-    assert (rows[0].source_id, rows[0].category, rows[0].group) == ("up_down/1000/0", "position", "flickr30k/1000")
+    assert (rows[0].source_id, rows[0].category, rows[0].group) == (
+        "up_down/1000/0",
+        "position",
+        "flickr30k/1000",
+    )
 
 
 def test_an_index_that_leaves_the_root_reads_nothing(folder: Path) -> None:
@@ -239,7 +293,10 @@ def test_an_index_that_leaves_the_root_reads_nothing(folder: Path) -> None:
     _edit(folder, "dalle_gen_counterfactuals", lambda value: value.update({escape: value["1000"]}))
     _edit(folder, "flickr30k_image_captions", lambda value: value.update({escape: ["a"]}))
     rows = _read(folder, subsets=("left_right", "noun"))
-    assert Counter(getattr(row, "reason", "") for row in rows) == {"": 12, "image_a_outside_root": 2}
+    assert Counter(getattr(row, "reason", "") for row in rows) == {
+        "": 12,
+        "image_a_outside_root": 2,
+    }
 
 
 def test_a_photograph_that_is_missing_or_broken_costs_its_own_rows(folder: Path) -> None:
@@ -249,7 +306,13 @@ def test_a_photograph_that_is_missing_or_broken_costs_its_own_rows(folder: Path)
     (photographs / "1074.jpg").unlink()
     (folder / DATA / "left_right/pos/1074.jpg").unlink()
     reasons = [getattr(row, "reason", "") for row in _read(folder, subsets=("left_right",))]
-    assert reasons == ["image_a_truncated"] * 2 + ["image_a_not_an_image"] * 2 + ["image_a_file_missing"] * 2 + [""] * 2
+    assert (
+        reasons
+        == ["image_a_truncated"] * 2
+        + ["image_a_not_an_image"] * 2
+        + ["image_a_file_missing"] * 2
+        + [""] * 2
+    )
 
 
 def test_the_copies_beside_the_negatives_serve_where_flickr30k_is_not(folder: Path) -> None:
@@ -257,14 +320,26 @@ def test_the_copies_beside_the_negatives_serve_where_flickr30k_is_not(folder: Pa
     shutil.move(folder / "flickr30k", folder.parent / "elsewhere")
     assert _read(folder, images=str(folder.parent / "elsewhere/flickr30k-images")) == before
     positioned = ("left_right", "up_down", "counting")
-    assert [row for row in _read(folder) if row.source_id.split("/")[0] in positioned] == before[:16]
-    assert [getattr(row, "reason", "") for row in _read(folder, subsets=("noun",))] == ["image_a_file_missing"] * 4
+    assert [row for row in _read(folder) if row.source_id.split("/")[0] in positioned] == before[
+        :16
+    ]
+    assert [getattr(row, "reason", "") for row in _read(folder, subsets=("noun",))] == [
+        "image_a_file_missing"
+    ] * 4
 
 
-def test_an_original_without_captions_and_an_entry_that_is_no_object_cost_their_rows(folder: Path) -> None:
-    _edit(folder, "flickr30k_image_captions", lambda value: value.update({"1000": [], "1037": {"a": 1}, "1074": [5]}))
+def test_an_original_without_captions_and_an_entry_that_is_no_object_cost_their_rows(
+    folder: Path,
+) -> None:
+    _edit(
+        folder,
+        "flickr30k_image_captions",
+        lambda value: value.update({"1000": [], "1037": {"a": 1}, "1074": [5]}),
+    )
     _edit(folder, "dalle_gen_counterfactuals", lambda value: value.update({"1111": "text"}))
-    reasons = [row.reason for row in _read(folder, subsets=("adjective",)) if isinstance(row, Malformed)]
+    reasons = [
+        row.reason for row in _read(folder, subsets=("adjective",)) if isinstance(row, Malformed)
+    ]
     assert reasons == [
         "record_without_original_caption",
         "record_without_original_caption",
@@ -285,12 +360,22 @@ def test_an_original_without_captions_and_an_entry_that_is_no_object_cost_their_
             "up_down.json'.*'neg', no record has it; the first, up_down/5/0, has the keys pos, ng",
         ),
         ("up_down", '{"5": ["text"]}', "'pos', no record has it; the first, up_down/5/0, is a str"),
-        ("dalle_gen_counterfactuals", '{"5": {"adjective": "a"}}', "'noun', no record has it; the first, 5, has the keys adjective"),
-        ("flickr30k_image_captions", '{"5": ["a"]}', "flickr30k_image_captions.json'.*captions of '1000'"),
+        (
+            "dalle_gen_counterfactuals",
+            '{"5": {"adjective": "a"}}',
+            "'noun', no record has it; the first, 5, has the keys adjective",
+        ),
+        (
+            "flickr30k_image_captions",
+            '{"5": ["a"]}',
+            "flickr30k_image_captions.json'.*captions of '1000'",
+        ),
         ("counting", None, "expected a file at '.*counting.json', found none"),
     ],
 )
-def test_a_file_that_is_wrong_as_a_whole_is_said_at_once(folder: Path, file: str, content: str | None, message: str) -> None:
+def test_a_file_that_is_wrong_as_a_whole_is_said_at_once(
+    folder: Path, file: str, content: str | None, message: str
+) -> None:
     path = folder / DATA / f"{file}.json"
     path.unlink()
     if content is not None:
@@ -299,7 +384,9 @@ def test_a_file_that_is_wrong_as_a_whole_is_said_at_once(folder: Path, file: str
         _open(folder)
 
 
-def test_the_identity_follows_json_and_images_and_not_the_place(folder: Path, tmp_path: Path) -> None:
+def test_the_identity_follows_json_and_images_and_not_the_place(
+    folder: Path, tmp_path: Path
+) -> None:
     before = _open(folder).identity()
     moved = Path(shutil.move(folder, tmp_path / "moved"))
     assert _open(moved).identity() == before
@@ -324,6 +411,8 @@ def test_a_folder_behind_a_uri_gives_the_same_rows(folder: Path) -> None:
     remote.put(str(folder), "/countercurate", recursive=True)
     try:
         assert _read("memory://countercurate", subsets=ALL) == _read(folder, subsets=ALL)
-        assert _open("memory://countercurate").identity()["files"] == _open(folder).identity()["files"]
+        assert (
+            _open("memory://countercurate").identity()["files"] == _open(folder).identity()["files"]
+        )
     finally:
         remote.rm("/countercurate", recursive=True)

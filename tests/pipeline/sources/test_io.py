@@ -1,4 +1,6 @@
-"""Files of remote roots: many are looked at by listing their folder once, and what is seen stays the same."""
+"""Files of remote roots: many are looked at by listing their folder once, and what is seen stays
+the same.
+"""
 
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -47,7 +49,9 @@ def looks(names: list[str], root: Root | None = None) -> list[list[object]]:
     return [root.look(name) for name in names]
 
 
-def test_a_folder_of_many_is_listed_once_and_tells_what_each_file_told(storage: CountingFileSystem) -> None:
+def test_a_folder_of_many_is_listed_once_and_tells_what_each_file_told(
+    storage: CountingFileSystem,
+) -> None:
     names = [f"{number}.jpg" for number in range(30)]
     one_by_one = [Root("counting:///photos").look(name) for name in names]
     assert [look[:2] for look in one_by_one] == [[f"{number}.jpg", number] for number in range(30)]
@@ -57,16 +61,24 @@ def test_a_folder_of_many_is_listed_once_and_tells_what_each_file_told(storage: 
     assert len(storage.asked) == NUM_LOOKS_BEFORE_LISTING + 1
 
 
-def test_what_is_not_there_is_a_bare_name_and_a_change_is_seen_by_the_next_root(storage: CountingFileSystem) -> None:
+def test_what_is_not_there_is_a_bare_name_and_a_change_is_seen_by_the_next_root(
+    storage: CountingFileSystem,
+) -> None:
     names = [f"{number}.jpg" for number in range(0, 40, 2)]
     before = looks(names)
     assert before[-5:] == [[f"{number}.jpg"] for number in range(30, 40, 2)]
-    assert looks([f"nowhere/{number}.jpg" for number in range(20)]) == [[f"nowhere/{number}.jpg"] for number in range(20)]
+    assert looks([f"nowhere/{number}.jpg" for number in range(20)]) == [
+        [f"nowhere/{number}.jpg"] for number in range(20)
+    ]
     storage.pipe("/photos/28.jpg", b"another")
-    assert [a != b for a, b in zip(before, looks(names), strict=True)] == [number == 28 for number in range(0, 40, 2)]
+    assert [a != b for a, b in zip(before, looks(names), strict=True)] == [
+        number == 28 for number in range(0, 40, 2)
+    ]
 
 
-def test_a_listing_without_sizes_is_not_believed(storage: CountingFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_listing_without_sizes_is_not_believed(
+    storage: CountingFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     names = [f"{number}.jpg" for number in range(30)]
     expected = looks(names)
     bare = [{"name": "/photos/1.jpg", "size": None, "type": "file"}]

@@ -65,8 +65,12 @@ def test_what_a_record_states_itself_is_kept(tmp_path: Path) -> None:
 
 def test_any_range_gives_the_same_rows(tmp_path: Path) -> None:
     records = [_record(chosen_response=f"Hat {number}.") for number in range(7)]
-    source = MvcJsonSource(MvcJsonSection(kind="mvc_json", path=str(_repository(tmp_path, records))))
-    assert list(source.read(0, 7)) == [row for start in range(0, 7, 3) for row in source.read(start, start + 3)]
+    source = MvcJsonSource(
+        MvcJsonSection(kind="mvc_json", path=str(_repository(tmp_path, records)))
+    )
+    assert list(source.read(0, 7)) == [
+        row for start in range(0, 7, 3) for row in source.read(start, start + 3)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -75,7 +79,10 @@ def test_any_range_gives_the_same_rows(tmp_path: Path) -> None:
         ([1], "record_not_an_object"),
         (_record(chosen_images=...), "record_without_chosen_images"),
         (_record(chosen_images=[]), "record_chosen_images_not_one_image"),
-        (_record(rejected_images=["made/1.jpg", "made/1.jpg"]), "record_rejected_images_not_one_image"),
+        (
+            _record(rejected_images=["made/1.jpg", "made/1.jpg"]),
+            "record_rejected_images_not_one_image",
+        ),
         (_record(rejected_images="made/1.jpg"), "record_rejected_images_not_one_image"),
         (_record(rejected_images=[{"path": "x"}]), "record_rejected_images_not_a_path"),
         (_record(chosen_images=["none.jpg"]), "image_a_file_missing"),
@@ -100,8 +107,13 @@ def test_a_question_may_be_absent(tmp_path: Path) -> None:
     assert isinstance(row, Candidate) and row.question is None
 
 
-@pytest.mark.parametrize(("text", "complaint"), [("{", "expected JSON"), ('{"a": 1}', "holds dict"), ("[]", "an empty list")])
-def test_a_file_that_is_no_list_of_records_is_refused(tmp_path: Path, text: str, complaint: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("{", "expected JSON"), ('{"a": 1}', "holds dict"), ("[]", "an empty list")],
+)
+def test_a_file_that_is_no_list_of_records_is_refused(
+    tmp_path: Path, text: str, complaint: str
+) -> None:
     (tmp_path / "mvc.json").write_text(text)
     with pytest.raises(RecipeError, match=complaint):
         _read(tmp_path / "mvc.json")
@@ -121,7 +133,9 @@ def test_image_paths_start_above_a_folder_called_data(path: str, root: str) -> N
     assert default_root(path) == root
 
 
-def test_identity_changes_with_the_list_and_with_an_image_but_not_with_the_place(tmp_path: Path) -> None:
+def test_identity_changes_with_the_list_and_with_an_image_but_not_with_the_place(
+    tmp_path: Path,
+) -> None:
     def identity(path: Path) -> dict[str, object]:
         return MvcJsonSource(MvcJsonSection(kind="mvc_json", path=str(path))).identity()
 

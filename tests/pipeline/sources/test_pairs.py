@@ -8,7 +8,13 @@ from pipeline.core.recipe import RecipeError
 from pipeline.core.schema import Candidate, Malformed
 from pipeline.sources.pairs import PairsColumns, PairsSection, PairsSource
 
-GOOD = {"image_a": "images/0-0.jpg", "image_b": "images/0-1.jpg", "caption_a": "a", "caption_b": "b", "category": "object"}
+GOOD = {
+    "image_a": "images/0-0.jpg",
+    "image_b": "images/0-1.jpg",
+    "caption_a": "a",
+    "caption_b": "b",
+    "category": "object",
+}
 
 
 def _read(path: Path, **options: object) -> list[Candidate | Malformed]:
@@ -19,16 +25,32 @@ def _read(path: Path, **options: object) -> list[Candidate | Malformed]:
 def test_a_manifest_is_read_in_order_and_bytes_are_untouched(manifest: Callable[..., Path]) -> None:
     path = manifest(2)
     rows = _read(path)
-    assert [row.source_id for row in rows] == ["0-0", "0-1", "0-2", "0-3", "1-0", "1-1", "1-2", "1-3"]
+    assert [row.source_id for row in rows] == [
+        "0-0",
+        "0-1",
+        "0-2",
+        "0-3",
+        "1-0",
+        "1-1",
+        "1-2",
+        "1-3",
+    ]
     first = rows[0]
     assert isinstance(first, Candidate)
     assert first.image_a == (path.parent / "images/0-0.jpg").read_bytes()
-    assert (first.category, first.group, first.license, first.operation) == ("count", "group-0", "CC0-1.0", "captured")
+    assert (first.category, first.group, first.license, first.operation) == (
+        "count",
+        "group-0",
+        "CC0-1.0",
+        "captured",
+    )
 
 
 def test_any_range_gives_the_same_rows(manifest: Callable[..., Path]) -> None:
     source = PairsSource(PairsSection(kind="pairs", path=str(manifest(3))))
-    assert list(source.read(0, 12)) == [row for start in range(0, 12, 5) for row in source.read(start, start + 5)]
+    assert list(source.read(0, 12)) == [
+        row for start in range(0, 12, 5) for row in source.read(start, start + 5)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +63,10 @@ def test_any_range_gives_the_same_rows(manifest: Callable[..., Path]) -> None:
         (json.dumps({**GOOD, "image_a": "/etc/hostname"}), "image_a_outside_root"),
         (json.dumps({**GOOD, "image_a": "images/link.jpg"}), "image_a_outside_root"),
         (json.dumps({**GOOD, "image_a": "images/\u0000.jpg"}), "image_a_file_unreadable"),
-        (json.dumps({k: v for k, v in GOOD.items() if k != "caption_b"}), "caption_b_missing_in_manifest"),
+        (
+            json.dumps({k: v for k, v in GOOD.items() if k != "caption_b"}),
+            "caption_b_missing_in_manifest",
+        ),
         (json.dumps({**GOOD, "category": "colour"}), "category_unknown"),
         (json.dumps({**GOOD, "caption_a": float("nan")}), "caption_a_missing_in_manifest"),
         (json.dumps({**GOOD, "caption_a": ["a"]}), "caption_a_not_text"),
@@ -51,19 +76,35 @@ def test_any_range_gives_the_same_rows(manifest: Callable[..., Path]) -> None:
         ("[" * 200_000, "line_not_json"),
     ],
 )
-def test_a_bad_line_costs_its_own_row_and_says_why(manifest: Callable[..., Path], line: str, reason: str) -> None:
+def test_a_bad_line_costs_its_own_row_and_says_why(
+    manifest: Callable[..., Path], line: str, reason: str
+) -> None:
     path = manifest(1, [line])
     (path.parent.parent / "outside.jpg").write_bytes(b"x")
     (path.parent / "images/link.jpg").symlink_to(path.parent.parent / "outside.jpg")
     rows = _read(path)
-    assert [type(row).__name__ for row in rows] == ["Candidate", "Candidate", "Malformed", "Candidate", "Candidate"]
+    assert [type(row).__name__ for row in rows] == [
+        "Candidate",
+        "Candidate",
+        "Malformed",
+        "Candidate",
+        "Candidate",
+    ]
     assert rows[2].reason == reason  # type: ignore[union-attr]
 
 
 def test_a_column_map_and_csv(manifest: Callable[..., Path]) -> None:
     path = manifest(1).parent / "pairs.csv"
     path.write_text('left,right,text_a,text_b\nimages/0-0.jpg,images/0-1.jpg,"one, dot",two dots\n')
-    columns = PairsColumns(id=None, image_a="left", image_b="right", caption_a="text_a", caption_b="text_b", category=None, group=None)
+    columns = PairsColumns(
+        id=None,
+        image_a="left",
+        image_b="right",
+        caption_a="text_a",
+        caption_b="text_b",
+        category=None,
+        group=None,
+    )
     (row,) = _read(path, columns=columns, name="mine", license="MIT")
     assert isinstance(row, Candidate)
     assert (row.source, row.source_id, row.caption_a, row.category, row.group, row.license) == (
@@ -77,13 +118,30 @@ def test_a_column_map_and_csv(manifest: Callable[..., Path]) -> None:
 
 
 def test_a_number_as_id_or_group_and_nan_for_what_is_missing(manifest: Callable[..., Path]) -> None:
-    line = json.dumps({**GOOD, "id": 7, "group": 3.0, "license": float("nan"), "meta": {"b": 1, "a": 2}, "operation": None})
+    line = json.dumps(
+        {
+            **GOOD,
+            "id": 7,
+            "group": 3.0,
+            "license": float("nan"),
+            "meta": {"b": 1, "a": 2},
+            "operation": None,
+        }
+    )
     row = _read(manifest(1, [line]), license="MIT")[2]
     assert isinstance(row, Candidate)
-    assert (row.source_id, row.group, row.license, row.meta, row.operation) == ("7", "3.0", "MIT", '{"a": 2, "b": 1}', "captured")
+    assert (row.source_id, row.group, row.license, row.meta, row.operation) == (
+        "7",
+        "3.0",
+        "MIT",
+        '{"a": 2, "b": 1}',
+        "captured",
+    )
 
 
-def test_the_identity_notices_changed_images_and_another_root(manifest: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_identity_notices_changed_images_and_another_root(
+    manifest: Callable[..., Path], tmp_path: Path
+) -> None:
     path = manifest(1)
 
     def identity(**options: object) -> dict[str, object]:
@@ -100,11 +158,21 @@ def test_the_identity_notices_changed_images_and_another_root(manifest: Callable
     ("name", "content", "message"),
     [
         ("pairs.json", b"[]", "ends in .jsonl, .ndjson, .csv or .tsv"),
-        ("pairs.csv", b"left;right\nx;y\n", r"no row of .* has 'image_a' \(for image_a\); it has left;right"),
-        ("pairs.csv", "image_a\nein gr\u00fcner Ball\n".encode("cp1252"), "cannot be read as CSV in UTF-8"),
+        (
+            "pairs.csv",
+            b"left;right\nx;y\n",
+            r"no row of .* has 'image_a' \(for image_a\); it has left;right",
+        ),
+        (
+            "pairs.csv",
+            "image_a\nein gr\u00fcner Ball\n".encode("cp1252"),
+            "cannot be read as CSV in UTF-8",
+        ),
     ],
 )
-def test_a_file_that_is_no_manifest_is_refused_as_a_whole(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+def test_a_file_that_is_no_manifest_is_refused_as_a_whole(
+    tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(RecipeError, match=message):
         PairsSource(PairsSection(kind="pairs", path=str(tmp_path / name)))

@@ -12,7 +12,9 @@ FORMATS = ("jpeg", "png", "webp")
 
 
 def picture(width: int, height: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    return Image.fromarray(
+        np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    )
 
 
 def encoded(image: Image.Image, kind: str, **options) -> bytes:
@@ -40,17 +42,25 @@ def test_keep_is_the_default_and_changes_nothing_not_even_what_is_no_image():
     ],
 )
 def test_the_smaller_of_scale_and_longest_side_decides_and_nothing_is_enlarged(fields, size):
-    assert decode_rgb(normalise_bytes(encoded(picture(100, 60), "PNG"), reencode(**fields))).size == size
+    assert (
+        decode_rgb(normalise_bytes(encoded(picture(100, 60), "PNG"), reencode(**fields))).size
+        == size
+    )
 
 
 def test_no_side_shrinks_to_nothing():
-    assert decode_rgb(normalise_bytes(encoded(picture(40, 1), "PNG"), reencode(scale=0.25))).size == (10, 1)
+    assert decode_rgb(
+        normalise_bytes(encoded(picture(40, 1), "PNG"), reencode(scale=0.25))
+    ).size == (10, 1)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_chosen_format_is_written_the_same_for_the_same_pixels_in_any_container(kind):
     image = picture(50, 40)
-    written = {normalise_bytes(encoded(image, container), reencode(format=kind)) for container in ("PNG", "BMP", "TIFF")}
+    written = {
+        normalise_bytes(encoded(image, container), reencode(format=kind))
+        for container in ("PNG", "BMP", "TIFF")
+    }
     assert len(written) == 1
     assert Image.open(io.BytesIO(written.pop())).format == kind.upper()
 
@@ -63,7 +73,12 @@ def test_png_at_full_scale_loses_nothing():
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 def test_a_lower_quality_takes_fewer_bytes(kind):
-    sizes = [len(normalise_bytes(encoded(picture(64, 64), "PNG"), reencode(format=kind, quality=quality))) for quality in (30, 75, 95)]
+    sizes = [
+        len(
+            normalise_bytes(encoded(picture(64, 64), "PNG"), reencode(format=kind, quality=quality))
+        )
+        for quality in (30, 75, 95)
+    ]
     assert sizes == sorted(set(sizes))
 
 
@@ -82,7 +97,11 @@ def test_a_rotated_photo_is_written_upright_and_without_its_metadata(kind):
 
 def test_transparency_becomes_white_and_does_not_come_back():
     image = Image.new("RGB", (16, 16), (255, 0, 0))
-    written = Image.open(io.BytesIO(normalise_bytes(encoded(image, "PNG", transparency=(255, 0, 0)), reencode(format="png"))))
+    written = Image.open(
+        io.BytesIO(
+            normalise_bytes(encoded(image, "PNG", transparency=(255, 0, 0)), reencode(format="png"))
+        )
+    )
     assert written.mode == "RGB"
     assert "transparency" not in written.info
     assert written.getpixel((0, 0)) == (255, 255, 255)

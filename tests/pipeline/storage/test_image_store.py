@@ -23,12 +23,20 @@ def stage_of(folder: Path, chunks: list[list[bytes]]) -> Stage:
     return stage
 
 
-def test_many_are_read_as_one_by_one_in_the_given_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_are_read_as_one_by_one_in_the_given_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "_MAX_OPEN", 2)  # fewer than there are files
     images = [f"image {number}".encode() * (number + 1) for number in range(12)]
-    stored = ImageLibrary(stage_of(tmp_path, [images[start : start + 3] for start in range(0, 12, 3)]))
+    stored = ImageLibrary(
+        stage_of(tmp_path, [images[start : start + 3] for start in range(0, 12, 3)])
+    )
     keys = [sha(images[number]) for number in (7, 0, 11, 7, 3)]
-    assert stored.read(keys) == [stored[key] for key in keys] == [images[number] for number in (7, 0, 11, 7, 3)]
+    assert (
+        stored.read(keys)
+        == [stored[key] for key in keys]
+        == [images[number] for number in (7, 0, 11, 7, 3)]
+    )
 
 
 def test_what_is_not_there_is_none(tmp_path: Path) -> None:

@@ -2,7 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.text.captions import MAX_ALIGNED_WORDS, caption_facts, num_changed_words, text_drop_reason
+from pipeline.text.captions import (
+    MAX_ALIGNED_WORDS,
+    caption_facts,
+    num_changed_words,
+    text_drop_reason,
+)
 
 
 @pytest.mark.parametrize(
@@ -19,7 +24,9 @@ from pipeline.text.captions import MAX_ALIGNED_WORDS, caption_facts, num_changed
         ("\u05db\u05d5\u05db\u05d1", "\u05e2\u05d9\u05d2\u05d5\u05dc", ""),
     ],
 )
-def test_captions_that_cannot_be_used_leave_with_the_fact(caption_a: str, caption_b: str, reason: str) -> None:
+def test_captions_that_cannot_be_used_leave_with_the_fact(
+    caption_a: str, caption_b: str, reason: str
+) -> None:
     assert text_drop_reason(caption_a, caption_b) == reason
 
 
@@ -48,12 +55,16 @@ def test_facts_are_lengths_and_changed_words_of_each_side() -> None:
         ("same words", "same words", (0, 0)),
     ],
 )
-def test_changed_words_are_those_outside_of_what_both_share(left: str, right: str, changed: tuple[int, int]) -> None:
+def test_changed_words_are_those_outside_of_what_both_share(
+    left: str, right: str, changed: tuple[int, int]
+) -> None:
     assert num_changed_words(left.split(), right.split()) == changed
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=8), st.lists(st.sampled_from("abc"), max_size=8))
-def test_what_is_not_changed_has_the_same_length_on_both_sides(left: list[str], right: list[str]) -> None:
+def test_what_is_not_changed_has_the_same_length_on_both_sides(
+    left: list[str], right: list[str]
+) -> None:
     changed_a, changed_b = num_changed_words(left, right)
     assert len(left) - changed_a == len(right) - changed_b >= 0
     assert min(changed_a, changed_b) >= 0

@@ -1,4 +1,6 @@
-"""Whole builds that verify their answers, without Ray: margins by the built-in CLIP, verdicts by a server of ours."""
+"""Whole builds that verify their answers, without Ray: margins by the built-in CLIP, verdicts by a
+server of ours.
+"""
 
 import base64
 import json
@@ -46,7 +48,10 @@ def made(section: BuildSection) -> tuple[dict[str, Any], Build]:
 
 
 def margins(job: Build) -> list[tuple[float | None, float | None]]:
-    tables = [read_table(job.stages["verify"].part("margins", chunk.index)).to_pylist() for chunk in job.plan.chunks]
+    tables = [
+        read_table(job.stages["verify"].part("margins", chunk.index)).to_pylist()
+        for chunk in job.plan.chunks
+    ]
     return [(row["answer_margin_a"], row["answer_margin_b"]) for table in tables for row in table]
 
 
@@ -74,18 +79,31 @@ def test_answers_that_are_the_captions_have_the_captions_margins_and_are_not_emb
     num_captions = len(texts)
     manifest, job = made(scenes(tmp_path / "out", verify={}))
     assert manifest["files"] == plain["files"] and len(texts) == num_captions
-    rows = [row for split in ("train", "validation") for row in read_mvc(tmp_path / "out", split).to_pylist()]
+    rows = [
+        row
+        for split in ("train", "validation")
+        for row in read_mvc(tmp_path / "out", split).to_pylist()
+    ]
     assert all(row["answer_a"] == row["caption_a"] for row in rows)
-    assert sorted(margins(job)) == sorted((row["caption_margin_a"], row["caption_margin_b"]) for row in rows)
+    assert sorted(margins(job)) == sorted(
+        (row["caption_margin_a"], row["caption_margin_b"]) for row in rows
+    )
     assert manifest["verify"]["margins"]["num_pairs"] == manifest["verify"]["num_verified"] == 24
     assert manifest["verify"]["dropped_by_reason"] == {}
 
 
 @pytest.mark.slow
-def test_a_changed_bound_measures_nothing_again_and_drops_by_fact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_bound_measures_nothing_again_and_drops_by_fact(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out = tmp_path / "out"
     with ChatServer() as server:
-        endpoint = {"base_url": server.base_url, "model": "m", "api_key_env": None, "cache": str(tmp_path / "replies")}
+        endpoint = {
+            "base_url": server.base_url,
+            "model": "m",
+            "api_key_env": None,
+            "cache": str(tmp_path / "replies"),
+        }
         rewrite = RewriteSection(backend="openai", endpoint=endpoint)
         made(scenes(out, rewrite=rewrite))
         texts = count_texts(monkeypatch)
@@ -110,16 +128,26 @@ def test_a_changed_bound_measures_nothing_again_and_drops_by_fact(tmp_path: Path
     by_reason = manifest["rows"]["dropped_by_reason"]
     assert left == 6 and sum(by_reason.values()) == left and manifest["rows"]["kept"] == 24 - left
     assert by_reason.get("answer_margin_a_below_min", 0) == sum(pair[0] < bound for pair in found)
-    rejects = [row for path in (out / "rejects").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
-    assert len(rejects) == left and all(row["answer_a"] and row["image_a"]["bytes"] for row in rejects)
+    rejects = [
+        row
+        for path in (out / "rejects").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    ]
+    assert len(rejects) == left and all(
+        row["answer_a"] and row["image_a"]["bytes"] for row in rejects
+    )
     assert [problem for problem in problems(out, quick=False) if not problem.is_warning] == []
     page = (out / "report.html").read_text()
     assert "Verification of the answers" in page and "min_answer_margin 0.01" in page
-    assert read_manifest(out)["verify"]["margins"]["frac_positive"]["both"] == pytest.approx(sum(m > 0 for m in lower) / 24, abs=1e-4)
+    assert read_manifest(out)["verify"]["margins"]["frac_positive"]["both"] == pytest.approx(
+        sum(m > 0 for m in lower) / 24, abs=1e-4
+    )
 
 
 def judging(verdict: Verdict) -> Callable[[dict[str, Any]], str]:
-    """A model that writes, and as a judge says what `verdict` makes of an answer and the image's bytes in base64."""
+    """A model that writes, and as a judge says what `verdict` makes of an answer and the image's
+    bytes in base64.
+    """
 
     def behave(body: dict[str, Any]) -> str:
         content = body["messages"][min(1, len(body["messages"]) - 1)]["content"]
@@ -131,10 +159,18 @@ def judging(verdict: Verdict) -> Callable[[dict[str, Any]], str]:
     return behave
 
 
-def judged_balls(source: PairsSection, verdict: Verdict, **verify: Any) -> tuple[dict[str, Any], ChatServer]:
+def judged_balls(
+    source: PairsSection, verdict: Verdict, **verify: Any
+) -> tuple[dict[str, Any], ChatServer]:
     """A build whose judge is on the server that writes."""
     tmp_path = Path(source.path).parent
-    common = {"model": "m", "api_key_env": None, "first_wait_s": 0.01, "max_retries": 0, "identity": "test"}
+    common = {
+        "model": "m",
+        "api_key_env": None,
+        "first_wait_s": 0.01,
+        "max_retries": 0,
+        "identity": "test",
+    }
     more = verify.pop("endpoint", {})
     with ChatServer(judging(verdict)) as server:
         endpoint = {**common, "base_url": server.base_url, "cache": str(tmp_path / "replies")}
@@ -149,13 +185,19 @@ def judged_balls(source: PairsSection, verdict: Verdict, **verify: Any) -> tuple
 
 
 def reasons(out: Path) -> dict[str, str]:
-    return {row["source_id"]: row["drop_reason"] for path in (out / "rejects").glob("*.parquet") for row in pq.read_table(path).to_pylist()}
+    return {
+        row["source_id"]: row["drop_reason"]
+        for path in (out / "rejects").glob("*.parquet")
+        for row in pq.read_table(path).to_pylist()
+    }
 
 
 @pytest.mark.slow
 def test_what_a_judge_says_is_a_decision_per_pair(tmp_path: Path) -> None:
     source = coloured_balls(tmp_path)
-    numbers = {base64.b64encode(path.read_bytes()).decode(): path.stem for path in tmp_path.glob("*.png")}
+    numbers = {
+        base64.b64encode(path.read_bytes()).decode(): path.stem for path in tmp_path.glob("*.png")
+    }
 
     def verdict(answer: str, image: str) -> str:
         name = numbers[image]  # "7a": picture a of pair 7
@@ -173,12 +215,19 @@ def test_what_a_judge_says_is_a_decision_per_pair(tmp_path: Path) -> None:
         return f'raw {{"verdict": "{"true" if is_own else "false"}"}}'
 
     manifest, server = judged_balls(source, verdict, on_contradiction="drop", on_affirmation="drop")
-    assert reasons(tmp_path / "out") == {"3": "judge_contradicts_a", "4": "judge_affirms_a_of_image_b"}
+    assert reasons(tmp_path / "out") == {
+        "3": "judge_contradicts_a",
+        "4": "judge_affirms_a_of_image_b",
+    }
     said = manifest["verify"]["judge"]["verdicts"]
     assert said["judged_a_of_a"] == {"true": NUM_PAIRS - 4, "false": 1, "missing": 3}
     assert said["judged_b_of_a"] == {"true": 0, "false": NUM_PAIRS - 3, "missing": 3}
     assert said["judged_a_of_b"] == {"true": 1, "false": NUM_PAIRS - 1, "missing": 0}
-    assert manifest["verify"]["judge"]["refused_by_reason"] == {"endpoint_gave_no_answer": 2, "reply_not_json": 4, "reply_refused": 4}
+    assert manifest["verify"]["judge"]["refused_by_reason"] == {
+        "endpoint_gave_no_answer": 2,
+        "reply_not_json": 4,
+        "reply_refused": 4,
+    }
     recipe = manifest["recipe"]["verify"]["judge"]["endpoint"]
     assert recipe["base_url"] is None and recipe["cache"] is None and recipe["model"] == "m"
     assert "answer b, image a (should be false)" in (tmp_path / "out/report.html").read_text()
@@ -207,7 +256,11 @@ def test_a_judges_budget_is_its_own_and_a_raised_one_goes_on(tmp_path: Path) -> 
     manifest, server = judged_balls(source, verdict, endpoint=prices, judge={"max_usd": 500})
     assert 0 < server.num_requests < 4 * NUM_PAIRS
     judge = manifest["verify"]["judge"]
-    assert judge["num_replies"] == 4 * NUM_PAIRS and judge["usd_paid"] == pytest.approx(judge["usd_without_cache"])
+    assert judge["num_replies"] == 4 * NUM_PAIRS and judge["usd_paid"] == pytest.approx(
+        judge["usd_without_cache"]
+    )
     assert manifest["verify"]["dropped_by_reason"] == {}
-    done = Stage("verify", tmp_path / "out/.work/verify" / manifest["fingerprints"]["verify"]).done()
+    done = Stage(
+        "verify", tmp_path / "out/.work/verify" / manifest["fingerprints"]["verify"]
+    ).done()
     assert done is not None and not any("margins" in name for name in done["files"])

@@ -1,4 +1,6 @@
-"""The reader gives each pair its own tokens and pixels, in an order that workers and restarts do not change."""
+"""The reader gives each pair its own tokens and pixels, in an order that workers and restarts do
+not change.
+"""
 
 import io
 from collections.abc import Callable
@@ -37,7 +39,9 @@ def test_a_pair_has_the_tokens_of_its_row(vlm: Vlm, make_mvc: Make) -> None:
     ]
     assert packed.ids_L[: len(expected)].tolist() == expected
     assert reader.pair_ids[4] == row["pair_id"]
-    assert reader.num_tokens_N2[4].tolist() == [len(encode_response(vlm, row[f"answer_{s}"])) for s in "ab"]
+    assert reader.num_tokens_N2[4].tolist() == [
+        len(encode_response(vlm, row[f"answer_{s}"])) for s in "ab"
+    ]
 
 
 def test_each_distinct_image_is_kept_once(vlm: Vlm, make_mvc: Make) -> None:
@@ -55,7 +59,10 @@ def test_an_image_that_does_not_decode_names_its_pair(vlm: Vlm, make_mvc: Make) 
         rows[2]["image_b_sha256"] = "0" * 64
 
     folder = make_mvc(4, change=cut)
-    reader, pair_id = PairReader(folder, "train", vlm), read_mvc(folder, "train").to_pylist()[2]["pair_id"]
+    reader, pair_id = (
+        PairReader(folder, "train", vlm),
+        read_mvc(folder, "train").to_pylist()[2]["pair_id"],
+    )
     with pytest.raises(MvcError, match=f"pair {pair_id}: image_b cannot be decoded"):
         reader.pixels(reader.images_P2[2])
 
@@ -68,7 +75,9 @@ def test_an_image_that_does_not_decode_names_its_pair(vlm: Vlm, make_mvc: Make) 
         ("question", None, "expected a question, got None"),
     ],
 )
-def test_a_text_that_cannot_become_tokens_names_its_pair(vlm: Vlm, make_mvc: Make, column: str, value: str | None, message: str) -> None:
+def test_a_text_that_cannot_become_tokens_names_its_pair(
+    vlm: Vlm, make_mvc: Make, column: str, value: str | None, message: str
+) -> None:
     def change(rows: list[dict]) -> None:
         rows[1][column] = value
 
@@ -89,7 +98,9 @@ def test_long_pairs_are_left_out_whole_and_counted(vlm: Vlm, make_mvc: Make) -> 
     assert (reader.num_dropped, len(reader)) == (1, 3)
     assert reader.pair_ids == [everything.pair_ids[i] for i in (0, 2, 3)]
     assert torch.equal(reader.packed([1]).ids_L, everything.packed([2]).ids_L)
-    assert torch.equal(reader.pixels(reader.images_P2[1]), everything.pixels(everything.images_P2[2]))
+    assert torch.equal(
+        reader.pixels(reader.images_P2[1]), everything.pixels(everything.images_P2[2])
+    )
     nothing = PairReader(folder, "train", vlm, max_length_tokens=5)
     assert (nothing.num_dropped, len(nothing), nothing.num_images) == (4, 0, 0)
 
@@ -97,10 +108,16 @@ def test_long_pairs_are_left_out_whole_and_counted(vlm: Vlm, make_mvc: Make) -> 
 def test_an_epoch_has_every_pair_once_and_the_next_another_order() -> None:
     found = list(islice(batches(10, 4, DataState(seed=3)), 6))
     assert [len(batch) for batch, _ in found] == [4, 4, 2, 4, 4, 2]
-    first, second = (np.concatenate([batch for batch, _ in part]) for part in (found[:3], found[3:]))
+    first, second = (
+        np.concatenate([batch for batch, _ in part]) for part in (found[:3], found[3:])
+    )
     assert sorted(first) == sorted(second) == list(range(10))
     assert first.tolist() != second.tolist()
-    assert first.tolist() == np.random.default_rng((3, 0)).permutation(10).tolist() == epoch_order(10, 3, 0).tolist()
+    assert (
+        first.tolist()
+        == np.random.default_rng((3, 0)).permutation(10).tolist()
+        == epoch_order(10, 3, 0).tolist()
+    )
 
 
 @pytest.mark.parametrize("num_done", [0, 1, 3, 4, 7])
@@ -138,19 +155,27 @@ def _resized(size: tuple[int, int], orientation: int | None = None) -> dict[str,
 
 def _of_unlike_sizes(rows: list[dict]) -> None:
     rows[0]["image_a"], rows[0]["image_a_sha256"] = _resized((160, 64)), "1" * 64
-    rows[1]["image_b"], rows[1]["image_b_sha256"] = _resized((160, 64), orientation=6), "2" * 64  # lies on its side
+    # lies on its side
+    rows[1]["image_b"], rows[1]["image_b_sha256"] = _resized((160, 64), orientation=6), "2" * 64
 
 
-def test_each_image_has_as_many_placeholders_as_its_upright_size_makes(qwen: Vlm, make_mvc: Make) -> None:
+def test_each_image_has_as_many_placeholders_as_its_upright_size_makes(
+    qwen: Vlm, make_mvc: Make
+) -> None:
     reader = PairReader(make_mvc(3, change=_of_unlike_sizes), "train", qwen)
     packed = reader.packed([0, 1])
     assert [image.num_tokens for image in packed.images] == [10, 4, 4, 10]
-    assert [tuple(image.shape[:2]) for image in reader.pixels(reader.images_P2[1])] == [(4, 4), (10, 4)]
+    assert [tuple(image.shape[:2]) for image in reader.pixels(reader.images_P2[1])] == [
+        (4, 4),
+        (10, 4),
+    ]
     assert len(packed.ids_L) == reader.lengths[:2].sum()
     assert packed.position_ids.shape == (3, 1, len(packed.ids_L))
 
 
-def test_a_broken_image_is_named_before_any_work_where_sizes_matter(qwen: Vlm, make_mvc: Make) -> None:
+def test_a_broken_image_is_named_before_any_work_where_sizes_matter(
+    qwen: Vlm, make_mvc: Make
+) -> None:
     def cut(rows: list[dict]) -> None:
         rows[2]["image_b"] = {"bytes": b"no image", "path": None}
 
@@ -164,12 +189,17 @@ def test_kept_features_are_those_made_when_needed(qwen: Vlm, make_mvc: Make) -> 
     reader = PairReader(make_mvc(4, change=_of_unlike_sizes), "train", qwen)
     pairs = np.array([1, 0, 3])
     with torch.no_grad():
-        kept, made = (VisionFeatures(reader, qwen, LocalEnv(), frozen=True, max_cache_bytes=room) for room in (1e9, 0))
+        kept, made = (
+            VisionFeatures(reader, qwen, LocalEnv(), frozen=True, max_cache_bytes=room)
+            for room in (1e9, 0)
+        )
         assert (kept.kept, made.kept) == (True, False)
         for ours, expected in zip(kept.get(pairs), made.get(pairs), strict=True):
             assert ours is not None
             assert expected is not None
-            assert [len(features_NV) for features_NV in ours] == [len(features_NV) for features_NV in expected]
+            assert [len(features_NV) for features_NV in ours] == [
+                len(features_NV) for features_NV in expected
+            ]
             for ours_NV, expected_NV in zip(ours, expected, strict=True):
                 torch.testing.assert_close(ours_NV, expected_NV, rtol=1e-5, atol=1e-6)
         assert kept.get(pairs, sides=[0])[1] is None

@@ -1,4 +1,6 @@
-"""Reading ahead changes when data is read, and nothing else: neither order, content, errors nor what a resumed run computes."""
+"""Reading ahead changes when data is read, and nothing else: neither order, content, errors nor
+what a resumed run computes.
+"""
 
 import json
 import threading
@@ -73,7 +75,10 @@ def test_an_error_comes_where_its_item_is_due() -> None:
 
 
 def test_a_body_that_raises_leaves_no_thread() -> None:
-    with pytest.raises(KeyboardInterrupt), ReadAhead(range(100), lambda item: (time.sleep(0.05), item)[1]) as ahead:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        ReadAhead(range(100), lambda item: (time.sleep(0.05), item)[1]) as ahead,
+    ):
         next(ahead)
         raise KeyboardInterrupt
     assert not threads()
@@ -92,12 +97,25 @@ class OneAfterTheOther:
         pass
 
 
-def run(model: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *, ahead: bool, cached: bool) -> tuple[Any, Any]:
+def run(
+    model: Path,
+    data: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    ahead: bool,
+    cached: bool,
+) -> tuple[Any, Any]:
     """Weights and metrics of a run, the latter without what depends on the clock."""
     recipe = {
-        "model": str(model), "data": str(data), "out": str(out), "eval_every_steps": 2, "train": {"cache_vision": cached},
-        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 3, "num_epochs": 2}, "log": {"num_samples": 0},
-    }  # fmt: skip
+        "model": str(model),
+        "data": str(data),
+        "out": str(out),
+        "eval_every_steps": 2,
+        "train": {"cache_vision": cached},
+        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 3, "num_epochs": 2},
+        "log": {"num_samples": 0},
+    }
     out.mkdir()
     with monkeypatch.context() if not ahead else nullcontext() as patch:
         for module in (loop, scoring, features) if patch else ():
@@ -106,17 +124,24 @@ def run(model: Path, data: Path, out: Path, monkeypatch: pytest.MonkeyPatch, *, 
     assert not threads()
     timed = ("pairs_per_s", "tokens_per_s", "data_wait_s")
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    return load_file(out / "model.safetensors"), [{k: v for k, v in line.items() if k not in timed} for line in lines]
+    return load_file(out / "model.safetensors"), [
+        {k: v for k, v in line.items() if k not in timed} for line in lines
+    ]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cached", [True, False])
 def test_training_is_bit_by_bit_what_it_is_without(
-    cached: bool, vicuna_llava: Path, make_mvc: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached: bool,
+    vicuna_llava: Path,
+    make_mvc: Make,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     data = make_mvc(9, 3)
     (weights, lines), (weights_without, lines_without) = (
-        run(vicuna_llava, data, tmp_path / str(ahead), monkeypatch, ahead=ahead, cached=cached) for ahead in (True, False)
+        run(vicuna_llava, data, tmp_path / str(ahead), monkeypatch, ahead=ahead, cached=cached)
+        for ahead in (True, False)
     )
     assert lines == lines_without
     assert all(torch.equal(weights[name], weights_without[name]) for name in weights_without)
@@ -133,6 +158,12 @@ def test_an_image_that_does_not_decode_is_the_same_error(
     rows[4]["image_b"]["bytes"] = rows[4]["image_b"]["bytes"][:40]
     rows[4]["image_b_sha256"] = "0" * 64  # of bytes that no other pair has
     pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), shard)
-    with pytest.raises(MvcError, match=rf"^pair {rows[4]['pair_id']}: image_b cannot be decoded .*build the data again without it$"):
+    with pytest.raises(
+        MvcError,
+        match=(
+            rf"^pair {rows[4]['pair_id']}: image_b cannot be decoded .*build the data again"
+            r" without it$"
+        ),
+    ):
         run(vicuna_llava, data, tmp_path / "out", monkeypatch, ahead=ahead, cached=False)
     assert not threads()

@@ -23,7 +23,13 @@ from training.estimate.flops import (
 )
 from training.estimate.gpus import find_gpu, peak_flops
 from training.estimate.known_models import PUBLISHED, find_shape
-from training.estimate.memory import NF4_BYTES, activation_bytes, layer_bytes_per_token, memory_of, weight_bytes
+from training.estimate.memory import (
+    NF4_BYTES,
+    activation_bytes,
+    layer_bytes_per_token,
+    memory_of,
+    weight_bytes,
+)
 from training.estimate.model_shape import ModelShape, ShapeError, shape_of_config
 from training.estimate.policy_size import policy_size
 from training.objectives.terms import ALL_CELLS, COEFFICIENTS_OF, TERMS_OF
@@ -53,11 +59,18 @@ LENGTHS = PairLengths((576 + 40, 576 + 40, 40), (40, 40), (576, 576))  # of the 
 def test_cells_are_those_that_the_loss_depends_on(name: Any) -> None:
     heeded = COEFFICIENTS_OF[name]
     sections = [ObjectiveSection(name=name, plus={"sft": 0.5})]
-    for zero in ((), *((coefficient,) for coefficient in heeded), *((a, b) for a in heeded for b in heeded if a < b)):
-        if any(not set(term.coefficients) & set(zero) for term in TERMS_OF[name]):  # else nothing is left to train
+    for zero in (
+        (),
+        *((coefficient,) for coefficient in heeded),
+        *((a, b) for a in heeded for b in heeded if a < b),
+    ):
+        # else nothing is left to train
+        if any(not set(term.coefficients) & set(zero) for term in TERMS_OF[name]):
             sections.append(ObjectiveSection(name=name, **dict.fromkeys(zero, 0)))
     for section in sections:
-        assert cells_of(section) == objective_of(recipe(objective=section.model_dump())).cells, section
+        assert cells_of(section) == objective_of(recipe(objective=section.model_dump())).cells, (
+            section
+        )
 
 
 def test_tokens_of_a_pair_are_those_of_its_packed_row() -> None:
@@ -85,20 +98,36 @@ def test_flops_of_llava_by_hand() -> None:
 def test_a_tower_that_is_not_cached_runs_for_each_image_and_thrice_if_it_is_trained() -> None:
     shape = named("llava-hf/llava-1.5-7b-hf")
     image = vision_flops(shape.vision, 576)
-    assert image == 2 * 577 * (24 * (4 * 1024**2 + 2 * 1024 * 4096) + 3 * 14**2 * 1024) + 4 * 1024 * 24 * 577**2
+    assert (
+        image
+        == 2 * 577 * (24 * (4 * 1024**2 + 2 * 1024 * 4096) + 3 * 14**2 * 1024)
+        + 4 * 1024 * 24 * 577**2
+    )
     assert train_flops_per_pair(shape, LENGTHS, recipe(), cached=False).vision == 2 * image
-    assert train_flops_per_pair(shape, LENGTHS, recipe(train={"freeze_vision": False})).vision == 6 * image
+    assert (
+        train_flops_per_pair(shape, LENGTHS, recipe(train={"freeze_vision": False})).vision
+        == 6 * image
+    )
     # DPO looks at image a alone.
-    assert train_flops_per_pair(shape, LENGTHS, recipe(objective={"name": "dpo"}), cached=False).vision == image
+    assert (
+        train_flops_per_pair(shape, LENGTHS, recipe(objective={"name": "dpo"}), cached=False).vision
+        == image
+    )
 
 
 RECIPES: dict[str, dict[str, Any]] = {
     "full": {},
     "full, recomputed": {"train": {"checkpoint_activations": True}},
     "lora": {"lora": {"rank": 4}},
-    "lora alone, some layers": {"lora": {"rank": 4, "targets": "(q|v)_proj"}, "train": {"train_projector": False}},
+    "lora alone, some layers": {
+        "lora": {"rank": 4, "targets": "(q|v)_proj"},
+        "train": {"train_projector": False},
+    },
     "bf16": {"train": {"precision": "bfloat16"}},
-    "lora, bf16 weights": {"lora": {"rank": 4}, "train": {"precision": "bfloat16", "weights": "bfloat16"}},
+    "lora, bf16 weights": {
+        "lora": {"rank": 4},
+        "train": {"precision": "bfloat16", "weights": "bfloat16"},
+    },
     "one side": {"objective": {"name": "dpo"}},
 }
 
@@ -106,7 +135,9 @@ RECIPES: dict[str, dict[str, Any]] = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.filterwarnings("ignore")
-def test_flops_and_activations_are_those_of_the_real_pass(name: str, tiny_llava: Path, make_mvc: Make) -> None:
+def test_flops_and_activations_are_those_of_the_real_pass(
+    name: str, tiny_llava: Path, make_mvc: Make
+) -> None:
     section = recipe(tiny_llava, **RECIPES[name])
     trained = build_policy(section, "cpu", 1)
     reader = PairReader(make_mvc(4, 0), "train", trained.vlm)
@@ -116,26 +147,61 @@ def test_flops_and_activations_are_those_of_the_real_pass(name: str, tiny_llava:
     kept, low = {}, section.train.precision == "bfloat16"
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor  # the tensor too, or its place would be given to another
+        # the tensor too, or its place would be given to another
+        kept[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
 
     watched = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with FlopCounterMode(display=False) as forward, watched, torch.autocast("cpu", torch.bfloat16, enabled=low):
+    with (
+        FlopCounterMode(display=False) as forward,
+        watched,
+        torch.autocast("cpu", torch.bfloat16, enabled=low),
+    ):
         table = trained.policy(packed, features[:4], features[4:])
         total = table[~table.isnan()].sum()
-    with FlopCounterMode(display=False) as backward, torch.autocast("cpu", torch.bfloat16, enabled=low):
+    with (
+        FlopCounterMode(display=False) as backward,
+        torch.autocast("cpu", torch.bfloat16, enabled=low),
+    ):
         total.backward()
 
-    expected = [train_flops_per_pair(shape, _lengths(reader, pair), section, causal=1.0) for pair in range(4)]
-    assert forward.get_total_flops() == pytest.approx(sum(flops.forward for flops in expected), rel=0.02)
-    assert backward.get_total_flops() == pytest.approx(sum(flops.backward + flops.recompute for flops in expected), rel=0.05)
-    if not section.train.checkpoint_activations:  # where the layer at work is seen in the backward pass only
+    expected = [
+        train_flops_per_pair(shape, _lengths(reader, pair), section, causal=1.0)
+        for pair in range(4)
+    ]
+    assert forward.get_total_flops() == pytest.approx(
+        sum(flops.forward for flops in expected), rel=0.02
+    )
+    assert backward.get_total_flops() == pytest.approx(
+        sum(flops.backward + flops.recompute for flops in expected), rel=0.05
+    )
+    # where the layer at work is seen in the backward pass only
+    if not section.train.checkpoint_activations:
         weights = {p.untyped_storage().data_ptr() for p in trained.vlm.model.parameters()}
         softmax = 4 * len(packed.targets_T) * shape.text.vocab
-        copies = 2 * sum(p.numel() for p in trained.vlm.model.parameters() if p.ndim == 2 and p.dtype == torch.float32) if low else 0
-        held = sum(tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in weights) - softmax
-        predicted = sum(activation_bytes(shape, _lengths(reader, pair), section) for pair in range(4))
-        # Per token exact to the operation; the row's own indices, masks and norms' scales weigh more at this width of 32.
+        copies = (
+            2
+            * sum(
+                p.numel()
+                for p in trained.vlm.model.parameters()
+                if p.ndim == 2 and p.dtype == torch.float32
+            )
+            if low
+            else 0
+        )
+        held = (
+            sum(
+                tensor.untyped_storage().nbytes()
+                for place, tensor in kept.items()
+                if place not in weights
+            )
+            - softmax
+        )
+        predicted = sum(
+            activation_bytes(shape, _lengths(reader, pair), section) for pair in range(4)
+        )
+        # Per token exact to the operation; the row's own indices, masks and norms' scales weigh
+        # more at this width of 32.
         assert held - copies < 1.35 * predicted
         assert held > 0.85 * predicted
 
@@ -144,7 +210,11 @@ def _lengths(reader: PairReader, pair: int) -> PairLengths:
     packed = reader.packed([pair])
     prompts = tuple(float(group.prompt) for group in packed.groups)
     a, b = packed.num_tokens_P2[0].tolist()
-    return PairLengths((prompts[0], prompts[1], prompts[2]), (a, b), (packed.images[0].num_tokens, packed.images[1].num_tokens))
+    return PairLengths(
+        (prompts[0], prompts[1], prompts[2]),
+        (a, b),
+        (packed.images[0].num_tokens, packed.images[1].num_tokens),
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,18 +227,29 @@ def _lengths(reader: PairReader, pair: int) -> PairLengths:
     ],
     ids=str,
 )
-def test_weights_gradients_and_optimiser_are_exact(changes: dict[str, Any], tiny_llava: Path) -> None:
+def test_weights_gradients_and_optimiser_are_exact(
+    changes: dict[str, Any], tiny_llava: Path
+) -> None:
     section = recipe(tiny_llava, **changes)
     trained = build_policy(section, "cpu", 1)
     shape = shape_of(trained.vlm.model)
     memory = memory_of(shape, LENGTHS, section, gpu=False)
-    assert weight_bytes(policy_size(shape, section), section) == sum(p.nbytes for p in trained.policy.parameters()) == memory.weights
+    assert (
+        weight_bytes(policy_size(shape, section), section)
+        == sum(p.nbytes for p in trained.policy.parameters())
+        == memory.weights
+    )
     optimizer = adamw(trained.parameters, section.optim)
     for parameter in trained.parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     assert memory.gradients == sum(parameter.grad.nbytes for parameter in trained.parameters)
-    states = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    states = [
+        value
+        for state in optimizer.state.values()
+        for name, value in state.items()
+        if name != "step"
+    ]
     assert memory.optimiser == sum(value.nbytes for value in states)
 
 
@@ -183,7 +264,10 @@ def test_sharding_divides_what_is_trained_and_leaves_the_tower_whole() -> None:
 
 def test_four_bits_hold_the_layers_of_the_language_model_alone() -> None:
     shape = named("Qwen/Qwen3-VL-8B-Instruct")
-    section = recipe(lora={"quantize": "nf4"}, train={"weights": "bfloat16", "precision": "bfloat16", "train_projector": False})
+    section = recipe(
+        lora={"quantize": "nf4"},
+        train={"weights": "bfloat16", "precision": "bfloat16", "train_projector": False},
+    )
     size = policy_size(shape, section)
     layers = 36 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 12288)
     assert size.quantised == layers
@@ -194,13 +278,23 @@ def test_four_bits_hold_the_layers_of_the_language_model_alone() -> None:
 def test_recomputing_keeps_less_and_computes_more() -> None:
     shape = named("llava-hf/llava-1.5-7b-hf")
     plain, recomputed = recipe(), recipe(train={"checkpoint_activations": True})
-    assert activation_bytes(shape, LENGTHS, recomputed) < activation_bytes(shape, LENGTHS, plain) / 10
-    assert train_flops_per_pair(shape, LENGTHS, recomputed).useful == train_flops_per_pair(shape, LENGTHS, plain).total
+    assert (
+        activation_bytes(shape, LENGTHS, recomputed) < activation_bytes(shape, LENGTHS, plain) / 10
+    )
+    assert (
+        train_flops_per_pair(shape, LENGTHS, recomputed).useful
+        == train_flops_per_pair(shape, LENGTHS, plain).total
+    )
 
 
 def test_more_in_a_layer_is_kept_of_more() -> None:
-    full, adapters = recipe(train={"precision": "bfloat16"}), recipe(lora={}, train={"precision": "bfloat16", "weights": "bfloat16"})
-    small, large = (named(name).text for name in ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf"))
+    full, adapters = (
+        recipe(train={"precision": "bfloat16"}),
+        recipe(lora={}, train={"precision": "bfloat16", "weights": "bfloat16"}),
+    )
+    small, large = (
+        named(name).text for name in ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
+    )
     for section in (full, adapters):
         assert layer_bytes_per_token(small, section) < layer_bytes_per_token(large, section)
 
@@ -218,7 +312,11 @@ def test_parameters_of_a_saved_llava_are_counted_by_part(tiny_llava: Path) -> No
         "language model": shape.text.num_parameters,
     }
     freeze_unseen(trained.vlm)
-    moving = sum(p.numel() for name, p in model.named_parameters() if part_of(model, name) == "vision tower" and p.requires_grad)
+    moving = sum(
+        p.numel()
+        for name, p in model.named_parameters()
+        if part_of(model, name) == "vision tower" and p.requires_grad
+    )
     assert moving == shape.vision.num_parameters - shape.vision.num_unseen_parameters
 
 
@@ -229,12 +327,18 @@ def test_published_models_have_as_many_parameters_as_their_classes(name: str) ->
 
     config = json.loads(json.dumps(PUBLISHED[name]))
     with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+        model = AutoModelForImageTextToText.from_config(
+            AutoConfig.for_model(config.pop("model_type"), **config)
+        )
     shape = named(name)
     counts = dict.fromkeys(("vision tower", "projector", "language model"), 0)
     for key, parameter in model.named_parameters():
         counts[part_of(model, key)] += parameter.numel()
-    assert list(counts.values()) == [shape.vision.num_parameters, shape.num_projector_parameters, shape.text.num_parameters]
+    assert list(counts.values()) == [
+        shape.vision.num_parameters,
+        shape.num_projector_parameters,
+        shape.text.num_parameters,
+    ]
 
 
 def test_known_sizes() -> None:
@@ -245,7 +349,9 @@ def test_known_sizes() -> None:
 
 
 def test_what_cannot_be_sized_says_why(tmp_path: Path) -> None:
-    with pytest.raises(ShapeError, match="model_type is 'bert'; the plan knows llava, qwen2_5_vl, qwen3_vl"):
+    with pytest.raises(
+        ShapeError, match="model_type is 'bert'; the plan knows llava, qwen2_5_vl, qwen3_vl"
+    ):
         shape_of_config({"model_type": "bert"})
     with pytest.raises(ShapeError, match="does not say how large the model is .*hidden_size"):
         shape_of_config({"model_type": "qwen3_vl", "text_config": {"vocab_size": 5}})
@@ -254,14 +360,23 @@ def test_what_cannot_be_sized_says_why(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "name"), [("h100", "H100"), ("A100-80GB", "A100-80"), ("a100", "A100-80"), ("NVIDIA L4", "L4"), ("rtx 4090", "RTX4090")]
+    ("given", "name"),
+    [
+        ("h100", "H100"),
+        ("A100-80GB", "A100-80"),
+        ("a100", "A100-80"),
+        ("NVIDIA L4", "L4"),
+        ("rtx 4090", "RTX4090"),
+    ],
 )
 def test_gpus_are_found_however_they_are_spelt(given: str, name: str) -> None:
     assert find_gpu(given)[0] == name
 
 
 def test_an_unknown_gpu_is_refused_with_the_nearest() -> None:
-    with pytest.raises(ValueError, match=r"--gpu 'H10': expected one of A100-40, .*; did you mean H100\?"):
+    with pytest.raises(
+        ValueError, match=r"--gpu 'H10': expected one of A100-40, .*; did you mean H100\?"
+    ):
         find_gpu("H10")
 
 

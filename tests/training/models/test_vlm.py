@@ -1,4 +1,6 @@
-"""Prompts and responses are those of inference, in each family's format; folders round-trip; others are refused."""
+"""Prompts and responses are those of inference, in each family's format; folders round-trip; others
+are refused.
+"""
 
 import json
 import re
@@ -12,7 +14,16 @@ from PIL import Image
 from tests.training.tiny_families import inference_inputs
 from training.models.families import parameters_of
 from training.models.generation import generate
-from training.models.vlm import ModelError, Vlm, encode_prompt, encode_response, load_vlm, pair_tokens, pixel_values, save_vlm
+from training.models.vlm import (
+    ModelError,
+    Vlm,
+    encode_prompt,
+    encode_response,
+    load_vlm,
+    pair_tokens,
+    pixel_values,
+    save_vlm,
+)
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +36,25 @@ def _decoded(vlm: Vlm, ids: list[int]) -> str:
 
 
 @pytest.mark.parametrize("size", [None, (50, 31), (60, 90), (130, 64)])
-def test_a_prompt_is_what_transformers_makes_for_generation(vlm: Vlm, size: tuple[int, int] | None) -> None:
-    theirs = inference_inputs(vlm, "What is shown?", None if size is None else Image.new("RGB", size))
-    assert encode_prompt(vlm, "What is shown?", with_image=size is not None, size=size) == theirs["input_ids"][0].tolist()
+def test_a_prompt_is_what_transformers_makes_for_generation(
+    vlm: Vlm, size: tuple[int, int] | None
+) -> None:
+    theirs = inference_inputs(
+        vlm, "What is shown?", None if size is None else Image.new("RGB", size)
+    )
+    assert (
+        encode_prompt(vlm, "What is shown?", with_image=size is not None, size=size)
+        == theirs["input_ids"][0].tolist()
+    )
 
 
 FORMATS = {
     "llava-llama": "<s>USER: {image}What is shown? ASSISTANT:",
     "llava-qwen2": "<|im_start|>user\n{image}\nWhat is shown?<|im_end|>\n<|im_start|>assistant\n",
-    "qwen2_5_vl": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-    "<|im_start|>user\n{image}What is shown?<|im_end|>\n<|im_start|>assistant\n",
+    "qwen2_5_vl": (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n{image}What is shown?<|im_end|>\n<|im_start|>assistant\n"
+    ),
     "qwen3_vl": "<|im_start|>user\n{image}What is shown?<|im_end|>\n<|im_start|>assistant\n",
 }
 
@@ -48,8 +68,12 @@ def test_a_prompt_has_the_documented_format_and_one_placeholder_per_feature(vlm:
         vlm.family, f"<|vision_start|>{placeholders}<|vision_end|>"
     )
     expected = FORMATS[vlm.family]
-    assert _decoded(vlm, encode_prompt(vlm, "What is shown?", with_image=False)) == expected.format(image="")
-    assert _decoded(vlm, encode_prompt(vlm, "What is shown?", with_image=True, size=size)) == expected.format(image=image)
+    assert _decoded(vlm, encode_prompt(vlm, "What is shown?", with_image=False)) == expected.format(
+        image=""
+    )
+    assert _decoded(
+        vlm, encode_prompt(vlm, "What is shown?", with_image=True, size=size)
+    ) == expected.format(image=image)
     assert vlm.layout(size).num_tokens == number
 
 
@@ -59,12 +83,16 @@ def test_positions_of_prompt_and_answer_are_the_models_own(vlm: Vlm) -> None:
     if not vlm.kind.any_size:
         assert pair.positions_a is pair.positions_b is None
         return
-    for prompt, positions_A, size in zip(pair.prompts, (pair.positions_a, pair.positions_b), sizes, strict=False):
+    for prompt, positions_A, size in zip(
+        pair.prompts, (pair.positions_a, pair.positions_b), sizes, strict=False
+    ):
         inputs = inference_inputs(vlm, "What is shown?", Image.new("RGB", size))
         types = torch.nn.functional.pad(inputs["mm_token_type_ids"], (0, len(pair.response_a)))
         grid = inputs["image_grid_thw"]
         ids = torch.tensor([prompt + pair.response_a])
-        theirs = vlm.model.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grid)[0][:, 0].numpy()
+        theirs = vlm.model.model.get_rope_index(ids, mm_token_type_ids=types, image_grid_thw=grid)[
+            0
+        ][:, 0].numpy()
         assert positions_A is not None
         assert (theirs[:, : len(prompt) + 1] == positions_A).all()
         assert (theirs[:, len(prompt) :] == positions_A[:, -1:] + range(len(pair.response_a))).all()
@@ -79,7 +107,10 @@ def test_where_images_differ_in_size_a_prompt_needs_it(vlm: Vlm) -> None:
 
 
 def test_each_part_has_its_parameters(vlm: Vlm) -> None:
-    parts = {part: {id(p) for p in parameters_of(vlm.model, part)} for part in ("vision tower", "projector", "language model")}
+    parts = {
+        part: {id(p) for p in parameters_of(vlm.model, part)}
+        for part in ("vision tower", "projector", "language model")
+    }
     assert all(parts.values())
     assert sum(map(len, parts.values())) == len(list(vlm.model.parameters()))
     assert {id(p) for p in vlm.model.lm_head.parameters()} <= parts["language model"]
@@ -90,11 +121,19 @@ def test_a_tokenizer_that_closes_every_text_does_not_close_the_prompt(vicuna_lla
     from tokenizers import processors
 
     vlm = load_vlm(vicuna_llava)
-    plain = encode_prompt(vlm, "What is shown?", with_image=True), encode_response(vlm, "A red bar.")
-    closing = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)])
+    plain = (
+        encode_prompt(vlm, "What is shown?", with_image=True),
+        encode_response(vlm, "A red bar."),
+    )
+    closing = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
     vlm.processor.tokenizer.backend_tokenizer.post_processor = closing
     assert vlm.processor.tokenizer("A")["input_ids"][-1] == vlm.end_of_turn_id
-    assert (encode_prompt(vlm, "What is shown?", with_image=True), encode_response(vlm, "A red bar.")) == plain
+    assert (
+        encode_prompt(vlm, "What is shown?", with_image=True),
+        encode_response(vlm, "A red bar."),
+    ) == plain
 
 
 def test_a_response_is_the_text_and_the_end_of_turn(vlm: Vlm) -> None:
@@ -103,7 +142,10 @@ def test_a_response_is_the_text_and_the_end_of_turn(vlm: Vlm) -> None:
 
 
 def test_prompt_and_response_together_are_the_tokens_of_the_whole_text(vlm: Vlm) -> None:
-    prompt, response = encode_prompt(vlm, "What is shown?", with_image=False), encode_response(vlm, "A red bar.")
+    prompt, response = (
+        encode_prompt(vlm, "What is shown?", with_image=False),
+        encode_response(vlm, "A red bar."),
+    )
     whole = _decoded(vlm, prompt + response)
     special = {"add_special_tokens": False}
     assert vlm.processor.tokenizer(whole, **special)["input_ids"] == prompt + response
@@ -127,7 +169,9 @@ def test_texts_cannot_smuggle_in_control_tokens(vlm: Vlm) -> None:
 def test_images_become_pixels_of_the_shape_that_was_foreseen(vlm: Vlm) -> None:
     images = [Image.new("RGB", size) for size in ((30, 80), (80, 30), (28, 28))]
     pixels = pixel_values(vlm, images)
-    assert [tuple(image.shape) for image in pixels] == [vlm.layout(image.size).pixels_shape for image in images]
+    assert [tuple(image.shape) for image in pixels] == [
+        vlm.layout(image.size).pixels_shape for image in images
+    ]
     if not vlm.kind.any_size:
         assert isinstance(pixels, torch.Tensor)
         assert pixels.shape == (3, 3, 28, 28)
@@ -135,9 +179,15 @@ def test_images_become_pixels_of_the_shape_that_was_foreseen(vlm: Vlm) -> None:
 
 def test_a_batch_answers_as_each_question_alone(vlm: Vlm) -> None:
     images = [Image.new("RGB", (28, 28), "red"), None, Image.new("RGB", (40, 28), "blue")]
-    questions = ["What is shown?", "Which shape do you see in the picture?", "Describe the picture."]
+    questions = [
+        "What is shown?",
+        "Which shape do you see in the picture?",
+        "Describe the picture.",
+    ]
     together = generate(vlm, images, questions, max_new_tokens=6)
-    alone = [generate(vlm, [i], [q], max_new_tokens=6)[0] for i, q in zip(images, questions, strict=True)]
+    alone = [
+        generate(vlm, [i], [q], max_new_tokens=6)[0] for i, q in zip(images, questions, strict=True)
+    ]
     assert together == alone
     assert generate(vlm, [], [], max_new_tokens=6) == []
 
@@ -157,7 +207,9 @@ def test_generation_stops_at_the_end_of_turn(vlm: Vlm) -> None:
 
 
 @pytest.mark.parametrize("several", [True, False])
-def test_generation_stops_where_the_checkpoint_says_as_well(vicuna_llava: Path, several: bool) -> None:
+def test_generation_stops_where_the_checkpoint_says_as_well(
+    vicuna_llava: Path, several: bool
+) -> None:
     vlm = load_vlm(vicuna_llava)
     (letter,) = vlm.processor.tokenizer("x", add_special_tokens=False)["input_ids"]
     assert _answer_of_a_model_that_says_only(vlm, letter) == "xxxxxx"
@@ -168,10 +220,17 @@ def test_generation_stops_where_the_checkpoint_says_as_well(vicuna_llava: Path, 
 
 def test_the_checkpoints_generation_settings_do_not_count(vicuna_llava: Path) -> None:
     vlm = load_vlm(vicuna_llava)
-    images, questions = [Image.new("RGB", (28, 28), "red"), None], ["What is shown?", "Describe the picture."]
+    images, questions = (
+        [Image.new("RGB", (28, 28), "red"), None],
+        ["What is shown?", "Describe the picture."],
+    )
     plain = generate(vlm, images, questions, max_new_tokens=8)
     own = vlm.model.generation_config
-    habits = {"repetition_penalty": 50.0, "no_repeat_ngram_size": 1, "suppress_tokens": list(range(4, 200))}
+    habits = {
+        "repetition_penalty": 50.0,
+        "no_repeat_ngram_size": 1,
+        "suppress_tokens": list(range(4, 200)),
+    }
     for name, value in habits.items():
         setattr(own, name, value)
         assert generate(vlm, images, questions, max_new_tokens=8) == plain, name
@@ -181,10 +240,19 @@ def test_the_checkpoints_generation_settings_do_not_count(vicuna_llava: Path) ->
 def test_saving_and_loading_keeps_weights_and_tokens(vlm: Vlm, tmp_path: Path) -> None:
     save_vlm(vlm, tmp_path)
     again = load_vlm(tmp_path)
-    assert {p.name for p in tmp_path.iterdir()} >= {"config.json", "model.safetensors", "chat_template.jinja"}
-    for (name, ours), theirs in zip(vlm.model.named_parameters(), again.model.parameters(), strict=True):
+    assert {p.name for p in tmp_path.iterdir()} >= {
+        "config.json",
+        "model.safetensors",
+        "chat_template.jinja",
+    }
+    for (name, ours), theirs in zip(
+        vlm.model.named_parameters(), again.model.parameters(), strict=True
+    ):
         assert torch.equal(ours, theirs), name
-    prompts = [encode_prompt(which, "What is shown?", with_image=True, size=(64, 64)) for which in (again, vlm)]
+    prompts = [
+        encode_prompt(which, "What is shown?", with_image=True, size=(64, 64))
+        for which in (again, vlm)
+    ]
     assert prompts[0] == prompts[1]
 
 
@@ -202,10 +270,17 @@ def test_another_model_type_is_refused_with_the_reason(tmp_path: Path) -> None:
 def test_models_that_packed_rows_do_not_fit_are_refused(tmp_path: Path) -> None:
     from transformers import LlavaConfig, Qwen2_5_VLConfig, Qwen2Config, Qwen3Config
 
-    windows = {"num_hidden_layers": 2, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    windows = {
+        "num_hidden_layers": 2,
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 1,
+    }
     refused = {
         "model_type is 'qwen3', a model without vision": Qwen3Config(),
-        "its text model has sliding-window layers": LlavaConfig(text_config=Qwen2Config(**windows).to_dict()),
+        "its text model has sliding-window layers": LlavaConfig(
+            text_config=Qwen2Config(**windows).to_dict()
+        ),
         "its text model has sliding-window layers, which": Qwen2_5_VLConfig(text_config=windows),
     }
     for number, (reason, config) in enumerate(refused.items()):
@@ -229,8 +304,12 @@ def test_a_processor_without_chat_template_is_refused(vicuna_llava: Path, tmp_pa
         load_vlm(folder)
 
 
-def test_a_processor_that_does_not_fit_its_model_is_refused(vicuna_llava: Path, tmp_path: Path) -> None:
-    folder = _changed_copy(vicuna_llava, tmp_path / "copy", "processor_config.json", num_additional_image_tokens=3)
+def test_a_processor_that_does_not_fit_its_model_is_refused(
+    vicuna_llava: Path, tmp_path: Path
+) -> None:
+    folder = _changed_copy(
+        vicuna_llava, tmp_path / "copy", "processor_config.json", num_additional_image_tokens=3
+    )
     with pytest.raises(ModelError, match="makes 6 placeholders of an image, the model 4 features"):
         encode_prompt(load_vlm(folder), "What is shown?", with_image=True)
 
@@ -241,12 +320,16 @@ def test_a_folder_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> Non
     assert "\n" not in str(raised.value)
 
 
-def test_a_model_without_its_processor_or_weights_is_refused_in_one_line(tiny_llava: Path, tmp_path: Path) -> None:
+def test_a_model_without_its_processor_or_weights_is_refused_in_one_line(
+    tiny_llava: Path, tmp_path: Path
+) -> None:
     for number, kept in enumerate((("config.json", "model.safetensors"), ("config.json",))):
         folder = tmp_path / str(number)
         folder.mkdir()
         for name in kept:
             (folder / name).write_bytes((tiny_llava / name).read_bytes())
-        with pytest.raises(ModelError, match="expected a whole Hugging Face model folder") as raised:
+        with pytest.raises(
+            ModelError, match="expected a whole Hugging Face model folder"
+        ) as raised:
             load_vlm(folder)
         assert "\n" not in str(raised.value)

@@ -31,7 +31,9 @@ def test_nothing_sent_is_nothing_shown(tmp_path: Path, capsys: pytest.CaptureFix
     assert capsys.readouterr().err == ""
 
 
-def test_a_worker_that_stops_in_the_middle_leaves_no_finished_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_worker_that_stops_in_the_middle_leaves_no_finished_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     messages, done = Messages(tmp_path / "m.jsonl"), threading.Event()
     RelayedProgress(messages, "train", 3, "steps").__enter__()
     done.set()

@@ -20,29 +20,50 @@ from training.trainer.scoring import Split
 def test_it_is_the_needed_work_over_what_the_gpus_could_do(
     vicuna_llava: Path, make_mvc: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = TrainSection.model_validate({"model": str(vicuna_llava), "data": str(make_mvc(4, 0)), "out": "/o"})
+    asked = TrainSection.model_validate(
+        {"model": str(vicuna_llava), "data": str(make_mvc(4, 0)), "out": "/o"}
+    )
     vlm = load_vlm(vicuna_llava)
     reader = PairReader(asked.data, "train", vlm)
-    split = Split(reader, VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9), torch.empty(0))
+    split = Split(
+        reader,
+        VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9),
+        torch.empty(0),
+    )
     assert Utilisation(asked, vlm, split, "cpu", 1).of(5.0) == {}
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "some GPU")
     monkeypatch.setattr(mfu, "peak_flops", lambda *_, **__: 1e9)
-    monkeypatch.setattr(mfu, "train_flops_per_pair", lambda *_, **__: Flops(forward=1e6, backward=2e6, recompute=9e9, vision=1e6))
+    monkeypatch.setattr(
+        mfu,
+        "train_flops_per_pair",
+        lambda *_, **__: Flops(forward=1e6, backward=2e6, recompute=9e9, vision=1e6),
+    )
     # 5 pairs a second of 4 million operations on two GPUs of a billion each.
     assert Utilisation(asked, vlm, split, "cuda:0", 2).of(5.0) == {"mfu": 0.01}
     monkeypatch.setattr(mfu, "peak_flops", lambda *_, **__: None)
     assert Utilisation(asked, vlm, split, "cuda:0", 2).of(5.0) == {}
 
 
-def test_real_lengths_and_shapes_fit_together(vicuna_llava: Path, make_mvc: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = TrainSection.model_validate({"model": str(vicuna_llava), "data": str(make_mvc(4, 0)), "out": "/o"})
+def test_real_lengths_and_shapes_fit_together(
+    vicuna_llava: Path, make_mvc: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = TrainSection.model_validate(
+        {"model": str(vicuna_llava), "data": str(make_mvc(4, 0)), "out": "/o"}
+    )
     vlm = load_vlm(vicuna_llava)
     reader = PairReader(asked.data, "train", vlm)
-    split = Split(reader, VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9), torch.empty(0))
+    split = Split(
+        reader,
+        VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9),
+        torch.empty(0),
+    )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
     share = Utilisation(asked, vlm, split, "cuda:0", 1).of(1e6)["mfu"]
     tokens = float(reader.lengths.mean())
-    weights = sum(p.numel() for name, p in vlm.model.named_parameters() if "language_model.layers" in name)
-    at_least = 6 * weights * tokens * 1e6 / 67e12  # the linear layers alone, by an H100's peak in fp32
+    weights = sum(
+        p.numel() for name, p in vlm.model.named_parameters() if "language_model.layers" in name
+    )
+    # the linear layers alone, by an H100's peak in fp32
+    at_least = 6 * weights * tokens * 1e6 / 67e12
     assert at_least < share < 3 * at_least

@@ -19,14 +19,19 @@ def test_the_rate_rises_to_its_peak_and_falls_along_half_a_cosine() -> None:
 
 @pytest.mark.parametrize("num_steps", [1, 2, 3])
 def test_the_rate_is_defined_for_the_shortest_runs(num_steps: int) -> None:
-    rates = [learning_rate(OptimSection(lr=1.0, warmup_frac=0.5), step, num_steps) for step in range(num_steps)]
+    rates = [
+        learning_rate(OptimSection(lr=1.0, warmup_frac=0.5), step, num_steps)
+        for step in range(num_steps)
+    ]
     assert all(0 < rate <= 1 for rate in rates)
 
 
 def test_weight_decay_spares_parameters_of_one_dimension() -> None:
     model = torch.nn.Linear(2, 2)
     optimizer = adamw(list(model.parameters()), OptimSection(weight_decay=0.3))
-    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    decay = {
+        id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]
+    }
     assert (decay[id(model.weight)], decay[id(model.bias)]) == (0.3, 0.0)
 
 

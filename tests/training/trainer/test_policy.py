@@ -1,4 +1,6 @@
-"""What is trained is what the recipe says: adapters where they belong, frozen parts frozen, memory traded without a change."""
+"""What is trained is what the recipe says: adapters where they belong, frozen parts frozen, memory
+traded without a change.
+"""
 
 import json
 from collections.abc import Callable
@@ -15,7 +17,13 @@ from training.models.generation import generate
 from training.models.vlm import load_vlm
 from training.runtime.environment import LocalEnv
 from training.trainer.loop import fit
-from training.trainer.policy import build_policy, check_frozen, parameter_table, part_of, trained_parts
+from training.trainer.policy import (
+    build_policy,
+    check_frozen,
+    parameter_table,
+    part_of,
+    trained_parts,
+)
 
 Make = Callable[..., Path]
 
@@ -24,9 +32,13 @@ Make = Callable[..., Path]
 def recipe(tiny_llava: Path, make_mvc: Make, tmp_path: Path) -> dict[str, Any]:
     (tmp_path / "out").mkdir()
     return {
-        "model": str(tiny_llava), "data": str(make_mvc(8, 2)), "out": str(tmp_path / "out"), "eval_every_steps": 0,
-        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 2}, "log": {"num_samples": 1},
-    }  # fmt: skip
+        "model": str(tiny_llava),
+        "data": str(make_mvc(8, 2)),
+        "out": str(tmp_path / "out"),
+        "eval_every_steps": 0,
+        "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 2},
+        "log": {"num_samples": 1},
+    }
 
 
 def section(recipe: dict[str, Any], **changes: Any) -> TrainSection:
@@ -43,15 +55,24 @@ def test_adapters_go_on_the_language_model_alone(recipe: dict[str, Any]) -> None
     names = [name for name, p in trained.vlm.model.named_parameters() if p.requires_grad]
     assert {part_of(trained.vlm.model, name) for name in names} == {"adapters", "projector"}
     # The vision tower has layers of the same names.
-    assert any("vision_tower" in name and "q_proj" in name for name, _ in trained.vlm.model.named_modules())
+    assert any(
+        "vision_tower" in name and "q_proj" in name for name, _ in trained.vlm.model.named_modules()
+    )
     assert all("language_model" in name for name in names if "lora_" in name)
     table = {part: (total, moving) for part, total, moving in parameter_table(trained.vlm.model)}
     assert table["vision tower"][1] == table["language model"][1] == "0"
     assert table["projector"][0] == table["projector"][1]
 
 
-def test_a_pattern_that_fits_no_layer_is_refused_with_the_names_that_are_there(recipe: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match=r"lora.targets='c_attn' fits no layer .*linear layers are down_proj, gate_proj, k_proj"):
+def test_a_pattern_that_fits_no_layer_is_refused_with_the_names_that_are_there(
+    recipe: dict[str, Any],
+) -> None:
+    with pytest.raises(
+        ModelError,
+        match=(
+            r"lora.targets='c_attn' fits no layer .*linear layers are down_proj, gate_proj, k_proj"
+        ),
+    ):
         build_policy(section(recipe, lora={"targets": "c_attn"}), "cpu", 1)
 
 
@@ -60,21 +81,35 @@ def test_a_frozen_part_that_would_be_trained_is_an_error(recipe: dict[str, Any])
     trained = build_policy(asked, "cpu", 1)
     check_frozen(trained.vlm.model, trained_parts(asked))
     next(trained.vlm.model.model.vision_tower.parameters()).requires_grad_(True)
-    with pytest.raises(ModelError, match=r"only language model to be trained, but so would be model\.vision_tower"):
+    with pytest.raises(
+        ModelError, match=r"only language model to be trained, but so would be model\.vision_tower"
+    ):
         check_frozen(trained.vlm.model, trained_parts(asked))
 
 
 @pytest.mark.slow
-def test_recomputing_activations_changes_memory_and_nothing_else(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_recomputing_activations_changes_memory_and_nothing_else(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     saved = {}
     for recompute in (False, True):
-        trained = build_policy(section(recipe, train={"checkpoint_activations": recompute}), "cpu", 1)
+        trained = build_policy(
+            section(recipe, train={"checkpoint_activations": recompute}), "cpu", 1
+        )
         saved[recompute] = _saved_bytes(trained, section(recipe))
     assert saved[True] < 0.7 * saved[False]
     fit(section(recipe), LocalEnv())
     (tmp_path / "again").mkdir()
-    fit(section(recipe, out=str(tmp_path / "again"), train={"checkpoint_activations": True}), LocalEnv())
-    torch.testing.assert_close(torch.tensor(losses(recipe["out"])), torch.tensor(losses(str(tmp_path / "again"))), rtol=1e-5, atol=1e-6)
+    fit(
+        section(recipe, out=str(tmp_path / "again"), train={"checkpoint_activations": True}),
+        LocalEnv(),
+    )
+    torch.testing.assert_close(
+        torch.tensor(losses(recipe["out"])),
+        torch.tensor(losses(str(tmp_path / "again"))),
+        rtol=1e-5,
+        atol=1e-6,
+    )
 
 
 def _saved_bytes(trained: Any, asked: TrainSection) -> int:
@@ -100,7 +135,9 @@ def _saved_bytes(trained: Any, asked: TrainSection) -> int:
 
 
 @pytest.mark.slow
-def test_adapters_start_as_the_base_and_merge_into_what_was_trained(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_adapters_start_as_the_base_and_merge_into_what_was_trained(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     from peft import PeftModel  # takes seconds to import
 
     record = fit(section(recipe, lora={"rank": 4, "alpha": 8, "merge": True}), LocalEnv())
@@ -123,11 +160,16 @@ def test_adapters_start_as_the_base_and_merge_into_what_was_trained(recipe: dict
 
 @pytest.mark.slow
 def test_adapters_alone_are_a_folder_that_transformers_loads(recipe: dict[str, Any]) -> None:
-    asked = section(recipe, lora={"rank": 4, "alpha": 8, "merge": False}, train={"train_projector": False})
+    asked = section(
+        recipe, lora={"rank": 4, "alpha": 8, "merge": False}, train={"train_projector": False}
+    )
     fit(asked, LocalEnv())
     out = Path(recipe["out"])
     assert not (out / "model.safetensors").exists()
-    assert json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"] == recipe["model"]
+    assert (
+        json.loads((out / "adapter_config.json").read_text())["base_model_name_or_path"]
+        == recipe["model"]
+    )
     model = AutoModelForImageTextToText.from_pretrained(out)
     names = [name for name, _ in model.named_parameters() if "lora_B" in name]
     assert names
@@ -139,33 +181,61 @@ def test_adapters_alone_are_a_folder_that_transformers_loads(recipe: dict[str, A
 def test_low_precision_follows_full_precision(recipe: dict[str, Any], tmp_path: Path) -> None:
     fit(section(recipe), LocalEnv())
     (tmp_path / "low").mkdir()
-    fit(section(recipe, out=str(tmp_path / "low"), train={"precision": "bfloat16", "weights": "bfloat16"}), LocalEnv())
+    fit(
+        section(
+            recipe,
+            out=str(tmp_path / "low"),
+            train={"precision": "bfloat16", "weights": "bfloat16"},
+        ),
+        LocalEnv(),
+    )
     full, low = (torch.tensor(losses(out))[:, 0] for out in (recipe["out"], str(tmp_path / "low")))
     torch.testing.assert_close(low, full, rtol=0.05, atol=0.02)
     kept = AutoModelForImageTextToText.from_pretrained(tmp_path / "low", dtype="auto")
-    assert kept.dtype == AutoModelForImageTextToText.from_pretrained(recipe["model"], dtype="auto").dtype  # no larger than its base
+    # no larger than its base
+    assert (
+        kept.dtype
+        == AutoModelForImageTextToText.from_pretrained(recipe["model"], dtype="auto").dtype
+    )
 
 
 @pytest.mark.slow
 def test_answers_are_sampled_at_each_validation(recipe: dict[str, Any]) -> None:
     fit(section(recipe), LocalEnv())
-    samples = [json.loads(line) for line in (Path(recipe["out"]) / "samples.jsonl").read_text().splitlines()]
+    samples = [
+        json.loads(line)
+        for line in (Path(recipe["out"]) / "samples.jsonl").read_text().splitlines()
+    ]
     assert [sample["step"] for sample in samples] == [0, 2]
     assert all(sample["answer_a"] is not None and sample["question"] for sample in samples)
     assert list((Path(recipe["out"]) / "tensorboard").glob("events*"))
 
 
 @pytest.mark.slow
-def test_every_family_trains_in_full_and_by_adapters(tiny_model: Path, make_mvc: Make, tmp_path: Path) -> None:
+def test_every_family_trains_in_full_and_by_adapters(
+    tiny_model: Path, make_mvc: Make, tmp_path: Path
+) -> None:
     data = make_mvc(5, 2)
     for lora in (None, {"rank": 2, "alpha": 4}):
         out = tmp_path / ("adapters" if lora else "full")
         out.mkdir()
         optim = {"lr": 1e-2, "batch_pairs": 3, "micro_batch_pairs": 2, "num_epochs": 2}
-        recipe = {"model": str(tiny_model), "data": str(data), "out": str(out), "optim": optim, "lora": lora, "log": {"num_samples": 1}}
+        recipe = {
+            "model": str(tiny_model),
+            "data": str(data),
+            "out": str(out),
+            "optim": optim,
+            "lora": lora,
+            "log": {"num_samples": 1},
+        }
         record = fit(TrainSection.model_validate(recipe), LocalEnv())
         assert record["start"]["loss"] == pytest.approx(2.7725887)
         assert record["steps"] == 4
         before, after = (load_vlm(folder).model.state_dict() for folder in (tiny_model, out))
-        moved = {part_of(load_vlm(out).model, name) for name in before if not torch.equal(before[name], after[name])}
-        assert moved == {"projector", "language model"}  # the merged adapters are the language model's
+        moved = {
+            part_of(load_vlm(out).model, name)
+            for name in before
+            if not torch.equal(before[name], after[name])
+        }
+        # the merged adapters are the language model's
+        assert moved == {"projector", "language model"}

@@ -1,4 +1,6 @@
-"""A run that is stopped anywhere goes on to the same weights, bit by bit; what stops it leaves the last checkpoint whole."""
+"""A run that is stopped anywhere goes on to the same weights, bit by bit; what stops it leaves the
+last checkpoint whole.
+"""
 
 import json
 import sys
@@ -61,10 +63,13 @@ class _Count:
 @pytest.fixture
 def recipe(vicuna_llava: Path, make_mvc: Make) -> dict[str, Any]:
     return {
-        "model": str(vicuna_llava), "data": str(make_mvc(9, 3)), "eval_every_steps": 4,
+        "model": str(vicuna_llava),
+        "data": str(make_mvc(9, 3)),
+        "eval_every_steps": 4,
         "optim": {"lr": 1e-2, "batch_pairs": 4, "micro_batch_pairs": 3, "num_epochs": 4},
-        "checkpoint": {"every_steps": 2}, "log": {"num_samples": 1},
-    }  # fmt: skip
+        "checkpoint": {"every_steps": 2},
+        "log": {"num_samples": 1},
+    }
 
 
 def section(recipe: dict[str, Any], out: Path, **changes: Any) -> TrainSection:
@@ -106,12 +111,16 @@ def test_killed_in_the_middle_of_an_epoch_it_ends_with_the_same_weights(
     again = fit(broken, LocalEnv())
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     assert lines(tmp_path / "whole") == lines(tmp_path / "broken")
-    assert [again[name] for name in ("start", "final", "steps")] == [undisturbed[name] for name in ("start", "final", "steps")]
+    assert [again[name] for name in ("start", "final", "steps")] == [
+        undisturbed[name] for name in ("start", "final", "steps")
+    ]
     assert not run_folder(broken.out).exists()  # a finished run needs none
 
 
 class _Wandb(ModuleType):
-    """Stands for Weights & Biases: records how runs were begun and which of them got how many lines."""
+    """Stands for Weights & Biases: records how runs were begun and which of them got how many
+    lines.
+    """
 
     def __init__(self) -> None:
         super().__init__("wandb")
@@ -120,7 +129,9 @@ class _Wandb(ModuleType):
 
     def init(self, **options: Any) -> Any:
         self.begun.append(options)
-        return SimpleNamespace(log=lambda _: self.num_lines.update([options["id"]]), finish=lambda: None)
+        return SimpleNamespace(
+            log=lambda _: self.num_lines.update([options["id"]]), finish=lambda: None
+        )
 
 
 def test_a_run_that_goes_on_is_the_same_run_at_weights_and_biases(
@@ -130,19 +141,26 @@ def test_a_run_that_goes_on_is_the_same_run_at_weights_and_biases(
     monkeypatch.setitem(sys.modules, "wandb", wandb)
     broken = section(recipe, tmp_path / "broken", log={"num_samples": 0, "wandb_project": "p"})
     with pytest.raises(_Killed):
-        fit(broken, _KilledAt(1))  # before the first checkpoint: what follows is another run from the start
+        # before the first checkpoint: what follows is another run from the start
+        fit(broken, _KilledAt(1))
     with pytest.raises(_Killed):
         fit(broken, _KilledAt(5))
     fit(broken, LocalEnv())
     given_up, first, second = [options["id"] for options in wandb.begun]
     assert first == second != given_up
     assert {options["resume"] for options in wandb.begun} == {"allow"}
-    assert wandb.num_lines[first] == 5 + 1 + 1 + (12 - 4) + 2  # each step, those after the checkpoint again, and each validation
-    fit(section(recipe, tmp_path / "other", log={"num_samples": 0, "wandb_project": "p"}), LocalEnv())
+    # each step, those after the checkpoint again, and each validation
+    assert wandb.num_lines[first] == 5 + 1 + 1 + (12 - 4) + 2
+    fit(
+        section(recipe, tmp_path / "other", log={"num_samples": 0, "wandb_project": "p"}),
+        LocalEnv(),
+    )
     assert wandb.begun[-1]["id"] not in (given_up, first)
 
 
-def test_without_checkpoints_a_stopped_run_starts_anew(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_without_checkpoints_a_stopped_run_starts_anew(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     fit(section(recipe, tmp_path / "whole"), LocalEnv())
     broken = section(recipe, tmp_path / "broken", checkpoint={"every_steps": 0})
     with pytest.raises(_Killed):
@@ -156,7 +174,10 @@ def test_only_the_last_checkpoints_are_kept(recipe: dict[str, Any], tmp_path: Pa
     broken = section(recipe, tmp_path / "out", checkpoint={"every_steps": 1, "num_to_keep": 2})
     with pytest.raises(_Killed):
         fit(broken, _KilledAt(8))
-    assert [path.name for path in sorted(run_folder(broken.out).glob("step-*"))] == ["step-00000006", "step-00000007"]
+    assert [path.name for path in sorted(run_folder(broken.out).glob("step-*"))] == [
+        "step-00000006",
+        "step-00000007",
+    ]
 
 
 def test_a_half_written_checkpoint_is_passed_over(recipe: dict[str, Any], tmp_path: Path) -> None:
@@ -170,7 +191,9 @@ def test_a_half_written_checkpoint_is_passed_over(recipe: dict[str, Any], tmp_pa
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
 
 
-def test_the_worker_of_a_killed_job_cannot_write_into_its_successor(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_the_worker_of_a_killed_job_cannot_write_into_its_successor(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     class _Overtaken(_KilledAt):
         def report(self, metrics: Any) -> None:  # noqa: ARG002
             write_text(run_folder(tmp_path / "out") / ATTEMPT, "the successor")
@@ -182,15 +205,27 @@ def test_the_worker_of_a_killed_job_cannot_write_into_its_successor(recipe: dict
     assert found.name == "step-00000003"  # of before the successor began
 
 
-def test_the_best_model_by_validation_is_kept_if_asked_for(recipe: dict[str, Any], tmp_path: Path) -> None:
+def test_the_best_model_by_validation_is_kept_if_asked_for(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
     # The rate is so high that the validation loss rises after some steps.
     optim = {"lr": 0.1, "batch_pairs": 4, "micro_batch_pairs": 4, "num_epochs": 4}
-    asked = section(recipe, tmp_path / "out", checkpoint={"every_steps": 0, "keep_best": True}, optim=optim, eval_every_steps=1)
+    asked = section(
+        recipe,
+        tmp_path / "out",
+        checkpoint={"every_steps": 0, "keep_best": True},
+        optim=optim,
+        eval_every_steps=1,
+    )
     record = fit(asked, LocalEnv())
     losses = [line["loss"] for line in lines(tmp_path / "out") if line["split"] == "validation"]
-    assert record["best_step"] == min(range(1, len(losses)), key=losses.__getitem__) < len(losses) - 1
+    assert (
+        record["best_step"] == min(range(1, len(losses)), key=losses.__getitem__) < len(losses) - 1
+    )
     # The checkpoint of that step, of the same run without keep_best, holds the same weights.
-    same_run = section(recipe, tmp_path / "same", checkpoint={"every_steps": 1}, optim=optim, eval_every_steps=1)
+    same_run = section(
+        recipe, tmp_path / "same", checkpoint={"every_steps": 1}, optim=optim, eval_every_steps=1
+    )
     with pytest.raises(_Killed):
         fit(same_run, _KilledAt(record["best_step"] + 1))
     found = latest(same_run.out)
@@ -199,4 +234,6 @@ def test_the_best_model_by_validation_is_kept_if_asked_for(recipe: dict[str, Any
     flat = torch.load(tmp_path / "flat.pt", weights_only=True)["model"]
     kept = load_vlm(tmp_path / "out").model.state_dict()
     assert len(flat) > 10
-    assert all(torch.equal(kept[name.removeprefix("model.")], tensor) for name, tensor in flat.items())
+    assert all(
+        torch.equal(kept[name.removeprefix("model.")], tensor) for name, tensor in flat.items()
+    )

@@ -1,4 +1,6 @@
-"""Weights spread over workers (FSDP2) follow the trajectory of one worker, and a checkpoint fits any number of workers."""
+"""Weights spread over workers (FSDP2) follow the trajectory of one worker, and a checkpoint fits
+any number of workers.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -38,13 +40,19 @@ def _work(rank: int, world_size: int, recipe: dict[str, Any], stop_step: int | N
 @pytest.fixture
 def recipe(vicuna_llava: Path, make_mvc: Make) -> dict[str, Any]:
     return {
-        "model": str(vicuna_llava), "data": str(make_mvc(9, 3)), "eval_every_steps": 2, "checkpoint": {"every_steps": 2},
+        "model": str(vicuna_llava),
+        "data": str(make_mvc(9, 3)),
+        "eval_every_steps": 2,
+        "checkpoint": {"every_steps": 2},
         "optim": {"lr": 1e-3, "batch_pairs": 5, "micro_batch_pairs": 2, "num_epochs": 2},
-    }  # fmt: skip
+    }
 
 
-def test_two_sharded_workers_follow_the_trajectory_of_one(recipe: dict[str, Any], tmp_path: Path) -> None:
-    # 5 pairs, then 4, in passes of 2: the workers have 3 and 2 pairs, so one makes a pass without any.
+def test_two_sharded_workers_follow_the_trajectory_of_one(
+    recipe: dict[str, Any], tmp_path: Path
+) -> None:
+    # 5 pairs, then 4, in passes of 2: the workers have 3 and 2 pairs, so one makes a pass without
+    # any.
     outs = {name: tmp_path / name for name in ("one", "two", "broken")}
     for out in outs.values():
         out.mkdir()
@@ -54,12 +62,18 @@ def test_two_sharded_workers_follow_the_trajectory_of_one(recipe: dict[str, Any]
     close(trajectory(outs["one"]), trajectory(outs["two"]))
     _same_model(outs["one"], outs["two"])
 
-    # Stopped at step 4, whose checkpoint is not written yet, two workers leave step 2; one worker goes on from there.
-    two_workers(_work, {**recipe, "out": str(outs["broken"]), "workers": sharded, "eval_every_steps": 3}, 3)
+    # Stopped at step 4, whose checkpoint is not written yet, two workers leave step 2; one worker
+    # goes on from there.
+    two_workers(
+        _work, {**recipe, "out": str(outs["broken"]), "workers": sharded, "eval_every_steps": 3}, 3
+    )
     found = latest(outs["broken"])
     assert found is not None
     assert found.name == "step-00000002"
-    fit(TrainSection.model_validate({**recipe, "out": str(outs["broken"]), "eval_every_steps": 3}), LocalEnv())
+    fit(
+        TrainSection.model_validate({**recipe, "out": str(outs["broken"]), "eval_every_steps": 3}),
+        LocalEnv(),
+    )
     close(trajectory(outs["one"]), trajectory(outs["broken"]))
     _same_model(outs["one"], outs["broken"])
 

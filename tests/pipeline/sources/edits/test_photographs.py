@@ -1,4 +1,6 @@
-"""The edits source on real photographs: every operation, and what must hold whatever a photograph shows."""
+"""The edits source on real photographs: every operation, and what must hold whatever a photograph
+shows.
+"""
 
 import json
 from pathlib import Path
@@ -31,30 +33,55 @@ BOXES = {
 
 
 def rows(test_data: Path, tmp_path: Path, operation: str) -> list[Candidate | Malformed]:
-    lines = [json.loads(line) for line in (test_data / "objects/labels.jsonl").read_text().splitlines()]
-    if operation == "recolour":  # few of the others have a clear colour, and looking for one takes time
+    lines = [
+        json.loads(line) for line in (test_data / "objects/labels.jsonl").read_text().splitlines()
+    ]
+    # few of the others have a clear colour, and looking for one takes time
+    if operation == "recolour":
         lines = [line for line in lines if line["label"] in ("can", "toy")]
     for line in lines:
-        line["boxes"] = [{"label": label, "box": box} for label, box in BOXES.get(line["image"], ())]
+        line["boxes"] = [
+            {"label": label, "box": box} for label, box in BOXES.get(line["image"], ())
+        ]
     manifest = tmp_path / "photos.jsonl"
     manifest.write_text("\n".join(map(json.dumps, lines)))
-    settings: dict[str, Any] = {"alike": (("toy", "stuffed animal"),), "num_pairs": NUM_PAIRS, "size_px": 160}
-    mix = {name: float(name == operation) for name in ("swap", "count", "replace", "recolour", "flip", "inpaint")}
+    settings: dict[str, Any] = {
+        "alike": (("toy", "stuffed animal"),),
+        "num_pairs": NUM_PAIRS,
+        "size_px": 160,
+    }
+    mix = {
+        name: float(name == operation)
+        for name in ("swap", "count", "replace", "recolour", "flip", "inpaint")
+    }
     section = EditsSection(
-        kind="edits", path=str(manifest), root=str(test_data / "objects"), operations=mix, license="CC-BY-4.0", **settings
+        kind="edits",
+        path=str(manifest),
+        root=str(test_data / "objects"),
+        operations=mix,
+        license="CC-BY-4.0",
+        **settings,
     )
     return list(EditsSource(section).read(0, NUM_PAIRS))
 
 
 @pytest.mark.parametrize("operation", ["swap", "count", "replace", "recolour", "flip", "inpaint"])
-def test_every_operation_runs_on_photographs(test_data: Path, tmp_path: Path, operation: str) -> None:
+def test_every_operation_runs_on_photographs(
+    test_data: Path, tmp_path: Path, operation: str
+) -> None:
     made = rows(test_data, tmp_path, operation)
     assert len(made) == NUM_PAIRS
     for pair in made:
         assert isinstance(pair, Candidate), pair
         image_a, image_b = (np.asarray(decode_rgb(data)) for data in (pair.image_a, pair.image_b))
-        assert image_a.shape == image_b.shape and max(image_a.shape) <= 160 and (image_a != image_b).any()
-        assert pair.caption_a != pair.caption_b and not leaked_words(pair.question or "", pair.caption_a, pair.caption_b)
+        assert (
+            image_a.shape == image_b.shape
+            and max(image_a.shape) <= 160
+            and (image_a != image_b).any()
+        )
+        assert pair.caption_a != pair.caption_b and not leaked_words(
+            pair.question or "", pair.caption_a, pair.caption_b
+        )
         assert pair.license == "CC-BY-4.0"
         meta = json.loads(pair.meta)
         if operation == "flip":
@@ -65,12 +92,21 @@ def test_every_operation_runs_on_photographs(test_data: Path, tmp_path: Path, op
             stays = (image_a == image_b).all(-1)
             assert stays.mean() > 0.5
         if operation == "inpaint":
-            (gone,) = [thing["box"] for thing in meta["truth"]["a"]["objects"] if thing not in meta["truth"]["b"]["objects"]]
-            stays[max(0, gone[1] - RING_PX) : gone[3] + RING_PX, max(0, gone[0] - RING_PX) : gone[2] + RING_PX] = True
+            (gone,) = [
+                thing["box"]
+                for thing in meta["truth"]["a"]["objects"]
+                if thing not in meta["truth"]["b"]["objects"]
+            ]
+            stays[
+                max(0, gone[1] - RING_PX) : gone[3] + RING_PX,
+                max(0, gone[0] - RING_PX) : gone[2] + RING_PX,
+            ] = True
             assert stays.all()
 
 
-def test_a_fold_of_photographs_is_one_group_and_none_is_large(test_data: Path, tmp_path: Path) -> None:
+def test_a_fold_of_photographs_is_one_group_and_none_is_large(
+    test_data: Path, tmp_path: Path
+) -> None:
     made = rows(test_data, tmp_path, "swap")
     group_of: dict[str, str] = {}
     for pair in made:

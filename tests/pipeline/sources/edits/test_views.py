@@ -4,8 +4,29 @@ import numpy as np
 import pytest
 from PIL import ImageColor
 
-from pipeline.sources.edits.colours import NAMES, colour_name, find_by_colour, find_in_box, recolour, to_lab, to_rgb
-from pipeline.sources.edits.views import NEUTRAL, RING_PX, Thing, View, apart, contained, grid, mirrored, overlaps, resized, shrunk, without
+from pipeline.sources.edits.colours import (
+    NAMES,
+    colour_name,
+    find_by_colour,
+    find_in_box,
+    recolour,
+    to_lab,
+    to_rgb,
+)
+from pipeline.sources.edits.views import (
+    NEUTRAL,
+    RING_PX,
+    Thing,
+    View,
+    apart,
+    contained,
+    grid,
+    mirrored,
+    overlaps,
+    resized,
+    shrunk,
+    without,
+)
 
 CLEAR = {
     "red": "red",
@@ -28,17 +49,22 @@ CLEAR = {
     "lightpink": "pink",
 }
 UNCLEAR = (
-    "white black gray mediumvioletred maroon salmon coral brown saddlebrown tan olive goldenrod teal turquoise cyan lavender beige".split()
+    "white black gray mediumvioletred maroon salmon coral brown saddlebrown tan olive goldenrod"
+    " teal turquoise cyan lavender beige".split()
 )
 
 
-def noise(seed: int, height: int = 90, width: int = 120, low: int = 90, high: int = 150) -> np.ndarray:
+def noise(
+    seed: int, height: int = 90, width: int = 120, low: int = 90, high: int = 150
+) -> np.ndarray:
     """Grey noise: no colour, and the same texture everywhere."""
     grey = np.random.default_rng(seed).integers(low, high, (height, width, 1), np.uint8)
     return np.repeat(grey, 3, 2)
 
 
-def disc(pixels: np.ndarray, colour: str, centre: tuple[int, int] = (60, 45), radius: int = 22) -> np.ndarray:
+def disc(
+    pixels: np.ndarray, colour: str, centre: tuple[int, int] = (60, 45), radius: int = 22
+) -> np.ndarray:
     """Where a disc was drawn, in place."""
     rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
     inside = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2 <= radius**2
@@ -47,7 +73,10 @@ def disc(pixels: np.ndarray, colour: str, centre: tuple[int, int] = (60, 45), ra
 
 
 def test_a_grid_holds_each_picture_whole_between_even_gutters() -> None:
-    wide, high = (View(noise(seed, *size), (Thing("x", (0, 0, size[1], size[0])),)) for seed, size in ((1, (20, 40)), (2, (40, 20))))
+    wide, high = (
+        View(noise(seed, *size), (Thing("x", (0, 0, size[1], size[0])),))
+        for seed, size in ((1, (20, 40)), (2, (40, 20)))
+    )
     whole = grid([wide, None, None, high], 2, 40, 3)
     assert whole.pixels.shape == (89, 89, 3)
     assert [thing.box for thing in whole.things] == [(3, 13, 43, 33), (56, 46, 76, 86)]
@@ -78,24 +107,41 @@ def test_a_mirror_swaps_left_and_right_and_nothing_else() -> None:
     for thing, other in zip(view.things, seen.things, strict=True):
         (x0, y0, x1, y1), (u0, v0, u1, v1) = thing.box, other.box
         assert np.array_equal(view.pixels[y0:y1, x0:x1][:, ::-1], seen.pixels[v0:v1, u0:u1])
-    assert mirrored(seen).things == view.things and np.array_equal(mirrored(seen).pixels, view.pixels)
+    assert mirrored(seen).things == view.things and np.array_equal(
+        mirrored(seen).pixels, view.pixels
+    )
 
 
 def test_boxes_are_apart_or_overlap_to_the_pixel() -> None:
-    assert apart((0, 0, 5, 9), (5, 0, 9, 9)) and not apart((0, 0, 6, 9), (5, 0, 9, 9)) and not apart((5, 0, 9, 9), (0, 0, 5, 9))
-    assert overlaps((0, 0, 5, 5), (4, 4, 9, 9)) and not overlaps((0, 0, 5, 5), (5, 4, 9, 9)) and not overlaps((0, 0, 5, 5), (4, 5, 9, 9))
+    assert (
+        apart((0, 0, 5, 9), (5, 0, 9, 9))
+        and not apart((0, 0, 6, 9), (5, 0, 9, 9))
+        and not apart((5, 0, 9, 9), (0, 0, 5, 9))
+    )
+    assert (
+        overlaps((0, 0, 5, 5), (4, 4, 9, 9))
+        and not overlaps((0, 0, 5, 5), (5, 4, 9, 9))
+        and not overlaps((0, 0, 5, 5), (4, 5, 9, 9))
+    )
 
 
 @pytest.mark.parametrize("centre", [(60, 45), (10, 45), (110, 10)])
 def test_a_removed_thing_is_gone_and_nothing_changes_around_it(centre: tuple[int, int]) -> None:
     pixels = noise(3, 90, 120)
     inside = disc(pixels, "red", centre, 9)
-    box = (max(0, centre[0] - 9), max(0, centre[1] - 9), min(120, centre[0] + 10), min(90, centre[1] + 10))
+    box = (
+        max(0, centre[0] - 9),
+        max(0, centre[1] - 9),
+        min(120, centre[0] + 10),
+        min(90, centre[1] + 10),
+    )
     thing, other = Thing("ball", box), Thing("mark", (0, 80, 9, 89))
     result = without(View(pixels, (thing, other)), thing)
     assert result is not None and result.things == (other,)
     near = np.zeros(inside.shape, bool)
-    near[max(0, box[1] - RING_PX) : box[3] + RING_PX, max(0, box[0] - RING_PX) : box[2] + RING_PX] = True
+    near[
+        max(0, box[1] - RING_PX) : box[3] + RING_PX, max(0, box[0] - RING_PX) : box[2] + RING_PX
+    ] = True
     assert np.array_equal(result.pixels[~near], pixels[~near])
     filled = result.pixels[inside].astype(int)
     assert abs(filled - filled.mean(1, keepdims=True)).max() < 30  # no red is left
@@ -125,7 +171,9 @@ def test_colours_without_an_agreed_name_have_none(css: str) -> None:
 
 
 def test_a_name_needs_half_of_the_pixels_and_hardly_any_of_another() -> None:
-    red, blue, grey = (np.array([ImageColor.getrgb(css)], np.uint8) for css in ("red", "blue", "gray"))
+    red, blue, grey = (
+        np.array([ImageColor.getrgb(css)], np.uint8) for css in ("red", "blue", "gray")
+    )
     assert colour_name(np.concatenate([red] * 50 + [grey] * 50)) == "red"
     assert colour_name(np.concatenate([red] * 49 + [grey] * 51)) == ""
     assert colour_name(np.concatenate([red] * 85 + [blue] * 15)) == "red"
@@ -140,8 +188,12 @@ def test_oklab_agrees_with_its_published_white_and_returns_every_pixel() -> None
 
 
 @pytest.mark.parametrize("boxed", [True, False])
-@pytest.mark.parametrize(("css", "before"), [("red", "red"), ("gold", "yellow"), ("royalblue", "blue")])
-def test_a_thing_gets_the_colour_that_is_said_and_keeps_all_else(css: str, before: str, boxed: bool) -> None:
+@pytest.mark.parametrize(
+    ("css", "before"), [("red", "red"), ("gold", "yellow"), ("royalblue", "blue")]
+)
+def test_a_thing_gets_the_colour_that_is_said_and_keeps_all_else(
+    css: str, before: str, boxed: bool
+) -> None:
     pixels = noise(4)
     ball = disc(pixels, css)
     band = np.zeros(ball.shape, bool)
@@ -150,7 +202,11 @@ def test_a_thing_gets_the_colour_that_is_said_and_keeps_all_else(css: str, befor
     found = find_in_box(pixels, (36, 21, 85, 70)) if boxed else find_by_colour(pixels)
     assert found is not None and found.colour == before
     assert found.thing[ball].mean() > 0.9 and found.thing[~ball].mean() < 0.05
-    made = {target: result for target in NAMES if (result := recolour(pixels, found, target)) is not None}
+    made = {
+        target: result
+        for target in NAMES
+        if (result := recolour(pixels, found, target)) is not None
+    }
     assert before not in made and len(made) >= 2
     for target, result in made.items():
         assert colour_name(result[ball & ~band]) == target
@@ -159,7 +215,8 @@ def test_a_thing_gets_the_colour_that_is_said_and_keeps_all_else(css: str, befor
         far[18:73, 33:88] = False
         assert np.array_equal(result[far], pixels[far])
         lightness = to_lab(result)[..., 0] - to_lab(pixels)[..., 0]
-        assert abs(lightness[ball]).max() < 0.12  # what no screen can show is clipped, and only that
+        # what no screen can show is clipped, and only that
+        assert abs(lightness[ball]).max() < 0.12
 
 
 def test_without_a_box_only_one_whole_patch_in_the_middle_counts() -> None:

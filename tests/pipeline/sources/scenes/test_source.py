@@ -1,4 +1,6 @@
-"""The scenes source: what it says about its pictures is true of their pixels, and nothing else differs in a pair."""
+"""The scenes source: what it says about its pictures is true of their pixels, and nothing else
+differs in a pair.
+"""
 
 import json
 from collections import Counter
@@ -48,7 +50,10 @@ def told(pair: Candidate) -> list[tuple[dict[str, Any], str]]:
 
 def sides(pair: Candidate) -> list[tuple[np.ndarray, dict[str, Any]]]:
     """Per side: pixels, truth."""
-    return [(pixels(data), truth) for data, (truth, _) in zip((pair.image_a, pair.image_b), told(pair), strict=True)]
+    return [
+        (pixels(data), truth)
+        for data, (truth, _) in zip((pair.image_a, pair.image_b), told(pair), strict=True)
+    ]
 
 
 def subject(pair: Candidate) -> str:
@@ -89,7 +94,10 @@ def test_shapes_of_different_kinds_differ_in_a_fifth_of_their_pixels() -> None:
     from pipeline.sources.scenes.drawing import Thing, draw_things
 
     canvas = np.zeros((16, 16, 3), np.uint8)
-    drawn = [(draw_things(canvas, (Thing(kind, "red", 0, 0, 16),)) == COLOURS["red"]).all(-1) for kind in KINDS]
+    drawn = [
+        (draw_things(canvas, (Thing(kind, "red", 0, 0, 16),)) == COLOURS["red"]).all(-1)
+        for kind in KINDS
+    ]
     for i, one in enumerate(drawn):
         for other in drawn[i + 1 :]:
             assert (one != other).sum() >= 0.2 * max(one.sum(), other.sum())
@@ -131,12 +139,14 @@ def test_exactly_one_fact_differs_and_it_is_the_stated_one(category: str) -> Non
         values = [value for _, value in found]
         assert values[0] != values[1]
         if category in ("object", "attribute"):
-            ((a,), (b,)) = own
+            (a,), (b,) = own
             keys = {key for key in a if a[key] != b[key]}
             assert keys == ({"object"} if category == "object" else {"colour"})
             assert [a[key] for key in keys] + [b[key] for key in keys] == values
         elif category == "count":
-            assert [sum(t["object"] == subject(pair) for t in side) for side in things] == [COUNTS[v] for v in values]
+            assert [sum(t["object"] == subject(pair) for t in side) for side in things] == [
+                COUNTS[v] for v in values
+            ]
             assert min(map(len, own)) == 0  # one side only leaves things out
         else:
             allowed = {subject(pair)} | ({BOX} if category == "relation" else set())
@@ -157,9 +167,12 @@ def test_positions_and_relations_are_where_the_caption_says() -> None:
             else:
                 box = next(t for t in truth["objects"] if t["object"] == BOX)
                 dx, dy = x - centre(box)[0], y - centre(box)[1]
-                along, across = {"left": (-dx, dy), "right": (dx, dy), "above": (-dy, dx), "below": (dy, dx)}[
-                    value.removeprefix("to the ").removesuffix(" of")
-                ]
+                along, across = {
+                    "left": (-dx, dy),
+                    "right": (dx, dy),
+                    "above": (-dy, dx),
+                    "below": (dy, dx),
+                }[value.removeprefix("to the ").removesuffix(" of")]
                 assert along > 10 and abs(across) < 5
 
 
@@ -169,13 +182,18 @@ def test_no_place_in_the_picture_gives_a_relation_away() -> None:
     for pair in pairs(250, seed=1, mix=only("relation")):
         for truth, value in told(pair):
             if value in xs:
-                xs[value].append(centre(next(t for t in truth["objects"] if t["object"] == subject(pair)))[0])
+                xs[value].append(
+                    centre(next(t for t in truth["objects"] if t["object"] == subject(pair)))[0]
+                )
     left, right = np.array(xs["to the left of"]), np.array(xs["to the right of"])
     best = max(np.mean([*(left < threshold), *(right >= threshold)]) for threshold in range(64))
-    assert best < 0.85  # the best guess from where the subject is; it stands on the left half of the picture more often
+    # the best guess from where the subject is; it stands on the left half of the picture more often
+    assert best < 0.85
 
 
-def test_things_neither_overlap_nor_repeat_a_kind_or_colour_but_the_counted(many: list[Candidate]) -> None:
+def test_things_neither_overlap_nor_repeat_a_kind_or_colour_but_the_counted(
+    many: list[Candidate],
+) -> None:
     for pair in many:
         for truth, _ in told(pair):
             boxes = [t["box"] for t in truth["objects"]]
@@ -184,13 +202,23 @@ def test_things_neither_overlap_nor_repeat_a_kind_or_colour_but_the_counted(many
                 for bx0, by0, bx1, by1 in boxes[i + 1 :]:
                     assert ax1 <= bx0 or bx1 <= ax0 or ay1 <= by0 or by1 <= ay0
             combinations = {(t["object"], t["colour"]) for t in truth["objects"]}
-            assert len({k for k, _ in combinations}) == len({c for _, c in combinations}) == len(combinations)
+            assert (
+                len({k for k, _ in combinations})
+                == len({c for _, c in combinations})
+                == len(combinations)
+            )
             assert 2 <= len(boxes) <= 6 and (pair.category == "count" or len(boxes) <= 4)
 
 
 @pytest.mark.slow
-def test_captions_share_a_phrasing_and_the_question_gives_nothing_away(many: list[Candidate]) -> None:
-    every_value = {w for values in VALUES.values() for value in values for w in words(value)} - {"to", "the", "of"}
+def test_captions_share_a_phrasing_and_the_question_gives_nothing_away(
+    many: list[Candidate],
+) -> None:
+    every_value = {w for values in VALUES.values() for value in values for w in words(value)} - {
+        "to",
+        "the",
+        "of",
+    }
     worded = set()
     for pair in (*many, *pairs(160, seed=17)):
         meta = json.loads(pair.meta)
@@ -225,12 +253,18 @@ def test_seen_scenes_never_show_what_held_out_scenes_ask_about() -> None:
         assert json.loads(pair.meta)["phrasing"] in HELD_OUT_PHRASINGS
         key = "colour" if pair.category == "object" else "object"
         for truth, _ in told(pair):
-            (combination,) = {(t["object"], t["colour"]) for t in truth["objects"] if t[key] == subject(pair)}
+            (combination,) = {
+                (t["object"], t["colour"]) for t in truth["objects"] if t[key] == subject(pair)
+            }
             assert combination in held_out
 
 
-@pytest.mark.parametrize(("co_occurrence", "low", "high"), [(0.0, 0.1, 0.25), (0.6, 0.57, 0.77), (1.0, 1.0, 1.0)])
-def test_co_occurrence_is_the_share_of_subjects_that_follow_their_background(co_occurrence: float, low: float, high: float) -> None:
+@pytest.mark.parametrize(
+    ("co_occurrence", "low", "high"), [(0.0, 0.1, 0.25), (0.6, 0.57, 0.77), (1.0, 1.0, 1.0)]
+)
+def test_co_occurrence_is_the_share_of_subjects_that_follow_their_background(
+    co_occurrence: float, low: float, high: float
+) -> None:
     # By chance a kind is its background's usual one in a sixth of the scenes: 0.6 + 0.4 / 6 = 0.67.
     follow = []
     for pair in pairs(MANY, seed=23, co_occurrence=co_occurrence, mix=only("attribute")):
@@ -240,7 +274,9 @@ def test_co_occurrence_is_the_share_of_subjects_that_follow_their_background(co_
 
 @pytest.mark.slow
 def test_the_mix_sets_how_often_each_category_comes() -> None:
-    counts = Counter(pair.category for pair in pairs(200, seed=29, mix={**only("count"), "object": 3.0}))
+    counts = Counter(
+        pair.category for pair in pairs(200, seed=29, mix={**only("count"), "object": 3.0})
+    )
     assert set(counts) == {"count", "object"} and 125 < counts["object"] < 175
     with pytest.raises(ValidationError, match="at least one category"):
         ScenesSection(kind="scenes", mix=dict.fromkeys(CATEGORIES, 0.0))
