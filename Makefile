@@ -39,10 +39,11 @@ test: install  ## everything; both parts run, also when the first fails
 quick: install  ## no Ray, nothing slow; under a minute
 	@$(PYTEST) $(PARALLEL) -m "not ray and not slow"
 
-check: install  ## format, lint, types
+check: install  ## format, lint, types, who imports whom
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo --no-cache
 
 clean:  ## what runs have made; the environment stays
 	rm -rf build

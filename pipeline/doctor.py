@@ -25,7 +25,7 @@ DISTRIBUTION = "svco-toolkit"
 REACH_S = 3.0  # how long a Ray address may take to answer
 LITTLE_DISK_GB, NO_DISK_GB = 20.0, 1.0
 LITTLE_RAM_GB = 8.0
-RAY_CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")
+RAY_CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")  # noqa: S108
 RAY_TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 
 Level = Literal["OK", "warning", "problem"]

@@ -26,9 +26,8 @@ def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[
             f" {', '.join(map(str, record)) or 'nothing'}"
         )
     try:
-        found = (
-            kind(value) if kind in (str, int) and isinstance(value, str | int | float) else value
-        )  # type: ignore[call-arg]
+        is_plain = kind in (str, int) and isinstance(value, str | int | float)
+        found = kind(value) if is_plain else value  # type: ignore[call-arg]
     except ValueError:
         found = value
     if not isinstance(found, kind):

@@ -50,7 +50,7 @@ def model_files(model: str) -> dict[str, str]:
 
 
 @lru_cache(maxsize=1024)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:  # noqa: ARG001
     """Weights are gigabytes, and one plan asks for their hashes more than once."""
     return sha256_file(path)
 

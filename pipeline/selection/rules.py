@@ -158,10 +158,8 @@ class SelectionSection(Section):
     def _makes_sense(self) -> Self:
         if self.sample_exempt and not self.exempt:
             raise ValueError("sample_exempt is set, but exempt names no rows")
-        if (
-            None not in (low := self.min_caption_words, high := self.max_caption_words)
-            and low > high
-        ):  # type: ignore[operator]
+        low, high = self.min_caption_words, self.max_caption_words
+        if low is not None and high is not None and low > high:
             raise ValueError(
                 f"min_caption_words {low} is above max_caption_words {high}, so no pair could stay"
             )

@@ -149,6 +149,6 @@ class HubSection(Section):
         return self.path.startswith((".", "/", "~")) or Path(self.path).exists()
 
     @property
-    def PATHS(self) -> tuple[str, ...]:
+    def PATHS(self) -> tuple[str, ...]:  # noqa: N802
         """A Hub id is no path."""
         return ("path",) if self.is_local else ()

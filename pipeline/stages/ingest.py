@@ -103,7 +103,7 @@ def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
 
 
 @lru_cache(maxsize=8)
-def _opened(section: Section, fingerprint: str) -> Source:
+def _opened(section: Section, fingerprint: str) -> Source:  # noqa: ARG001
     """Opened once per worker process and content: Ray reuses processes for as long as its session
     lives.
     """

@@ -111,8 +111,8 @@ class Llava(Family):
 
     def positions(
         self,
-        model: Any,
-        prompt: Sequence[int],
+        model: Any,  # noqa: ARG002
+        prompt: Sequence[int],  # noqa: ARG002
         pixels_shape: Sequence[int],  # noqa: ARG002
     ) -> Ints | None:
         return None

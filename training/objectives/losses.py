@@ -229,7 +229,7 @@ def symmpo(scores: Scores, of: Coefficients) -> tuple[Tensor, Values]:
     )
 
 
-def sft(scores: Scores, of: Coefficients) -> tuple[Tensor, Values]:
+def sft(scores: Scores, of: Coefficients) -> tuple[Tensor, Values]:  # noqa: ARG001
     """Mean over both sides of the negative log-likelihood per token of each text under its own
     image.
 

@@ -127,7 +127,7 @@ def _load(section: TrainSection, device: str) -> Vlm:
 
 def _four_bits() -> Any:
     try:
-        import bitsandbytes  # type: ignore[import-not-found]
+        import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
         raise ModelError(
             "lora.quantize=nf4 needs bitsandbytes; pip install --editable '.[qlora]', or set"

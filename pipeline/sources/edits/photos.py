@@ -32,7 +32,7 @@ class PhotoColumns(Section):
     license: str | None = "license"
 
 
-class NotMade(Exception):
+class NotMade(Exception):  # noqa: N818
     """A pair cannot be made from these photographs; `reason` is the fact in snake case."""
 
     def __init__(self, reason: str) -> None:
