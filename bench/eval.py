@@ -38,7 +38,7 @@ from PIL import Image  # noqa: E402
 
 from eval.config import EvalSection  # noqa: E402
 from eval.generation.cache import Answer, AnswerStore  # noqa: E402
-from eval.plan import plan_evaluation, subjects_of  # noqa: E402
+from eval.plan import evaluated_models, plan_evaluation  # noqa: E402
 from eval.suite.requests import requests_of  # noqa: E402
 
 ANSWERS = (
@@ -309,11 +309,11 @@ def cached_rerun(num_items: int, folder: Path) -> dict[str, Any]:
         }
     )
     plan = plan_evaluation(recipe)
-    subject, asked = subjects_of(plan)["after"], plan.asked[0]
+    model, run = evaluated_models(plan)["after"], plan.runs[0]
     requests = [
         request
-        for condition in asked.shown
-        for request in requests_of(asked, subject, condition, plan.section)
+        for condition in run.image_inputs
+        for request in requests_of(run, model, condition, plan.section)
     ]
     with AnswerStore(folder / "answers.sqlite") as store:
         store.put(

@@ -80,7 +80,7 @@ class BenchmarkSection(Section):
         return value
 
     @property
-    def shown(self) -> str:
+    def display_name(self) -> str:
         """What it is called."""
         return self.label or self.name
 
@@ -174,9 +174,9 @@ class EvalSection(Section):
                 "data: an endpoint gives no log-likelihoods, so pairs cannot be scored with it;"
                 " leave data out"
             )
-        shown = [entry.shown for entry in self.benchmarks]
-        for name in shown:
-            if shown.count(name) > 1:
+        names = [entry.display_name for entry in self.benchmarks]
+        for name in names:
+            if names.count(name) > 1:
                 raise RecipeError(f"benchmarks: {name!r} occurs twice; give each its own label")
 
     def content(self) -> dict[str, Any]:

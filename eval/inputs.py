@@ -206,7 +206,7 @@ def identity(
     hashes: Mapping[Role, str],
     data: str,
     benchmarks: Mapping[str, str],
-    favoured: dict[str, list[str]] | None,
+    prior: dict[str, list[str]] | None,
 ) -> dict[str, Any]:
     """All that the numbers depend on; where it ran and where it was written is left out.
 
@@ -220,7 +220,7 @@ def identity(
         "models": dict(hashes),
         "data": data,
         "benchmarks": dict(benchmarks),
-        "prior": fingerprint(favoured),
+        "prior": fingerprint(prior),
         "recipe": section.content(),
     }
 
@@ -241,7 +241,7 @@ def outputs_of(section: EvalSection) -> list[str]:
     """The files that an evaluation leaves in `out`, relative to it."""
     pairs = PAIR_OUTPUTS if section.data else ()
     files = [
-        f"{BENCHMARK_FOLDER}/{entry.shown}.{kind}"
+        f"{BENCHMARK_FOLDER}/{entry.display_name}.{kind}"
         for entry in section.benchmarks
         for kind in ("parquet", "json")
     ]
@@ -299,7 +299,7 @@ def begin(out: Path) -> None:
     write_text(out / MARKER, "The folder of an evaluation; a new one may replace what is in it.\n")
 
 
-def favoured_answers(models: Models) -> dict[str, list[str]] | None:
+def stated_prior(models: Models) -> dict[str, list[str]] | None:
     """What a stated language prior favours, by question: `prior.json` beside the base (or the
     model), if there is one.
 
@@ -311,11 +311,11 @@ def favoured_answers(models: Models) -> dict[str, list[str]] | None:
     if not path.is_file():
         return None
     value = read_json(path)
-    favoured = value.get("favoured") if isinstance(value, dict) else None
-    if not isinstance(favoured, dict) or not all(
-        isinstance(answers, list) for answers in favoured.values()
+    prior = value.get("favoured") if isinstance(value, dict) else None
+    if not isinstance(prior, dict) or not all(
+        isinstance(answers, list) for answers in prior.values()
     ):
         raise RecipeError(
             f'{path}: expected {{"favoured": {{question: [answer, ..]}}}}, got something else'
         )
-    return favoured
+    return prior

@@ -10,7 +10,7 @@ import pyarrow as pa
 from eval.benchmarks.registry import benchmark
 from eval.config import EvalSection
 from eval.inputs import Models, Role, find_models, read_items, weights_sha256, with_absolute_paths
-from eval.suite.requests import Asked, Subject, load_benchmarks
+from eval.suite.requests import BenchmarkRun, EvaluatedModel, load_benchmarks
 from pipeline.core.progress import summary_table
 from pipeline.core.recipe import fingerprint
 
@@ -26,7 +26,7 @@ class Plan:
     section: EvalSection
     models: Models | None
     items: pa.Table | None
-    asked: list[Asked]
+    runs: list[BenchmarkRun]
 
     @property
     def out(self) -> Path:
@@ -51,18 +51,18 @@ def plan_evaluation(section: EvalSection, *, images: bool = True) -> Plan:
     return Plan(section, models, items, load_benchmarks(section) if images else [])
 
 
-def subjects_of(plan: Plan) -> dict[Role, Subject]:
+def evaluated_models(plan: Plan) -> dict[Role, EvaluatedModel]:
     """What is evaluated, by role, the base first."""
     if plan.models is not None:
         return {
-            role: Subject(str(folder), str(folder), weights_sha256(folder))
+            role: EvaluatedModel(str(folder), str(folder), weights_sha256(folder))
             for role, folder in plan.models.by_role().items()
         }
     endpoint = plan.section.endpoint
     assert endpoint is not None, "check() wants a model or an endpoint"
     content = {key: value for key, value in endpoint.content().items() if key != "max_tokens"}
     return {
-        "after": Subject(
+        "after": EvaluatedModel(
             f"{endpoint.model} at {endpoint.identity or endpoint.base_url}",
             "",
             fingerprint(content),
@@ -112,7 +112,7 @@ def print_plan(plan: Plan) -> None:
             if entry.limit
             else f"{entry.expected_size or benchmark(entry.name).expected_size:,} questions"
         )
-        rows.append([entry.shown, f"{size} of {entry.source}"])
+        rows.append([entry.display_name, f"{size} of {entry.source}"])
     if section.benchmarks:
         rows.append(
             [

@@ -29,16 +29,16 @@ from eval.inputs import (
     Role,
     begin,
     data_sha256,
-    favoured_answers,
     identity,
     is_finished,
     scoring_fingerprint,
+    stated_prior,
 )
 from eval.pairs.results import PairResults, write_pairs
 from eval.pairs.scorer import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
-from eval.plan import Plan, plan_evaluation, print_plan, subjects_of
-from eval.suite.requests import Subject
-from eval.suite.run import AnswerAll, BenchmarkResults, Keep, run_benchmarks, summary_of
+from eval.plan import Plan, evaluated_models, plan_evaluation, print_plan
+from eval.suite.requests import EvaluatedModel
+from eval.suite.run import BenchmarkResults, GenerateFn, Keep, run_benchmarks, summary_of
 from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
 from pipeline.core.progress import Progress, say
 from pipeline.core.recipe import load_recipe, resolved_yaml
@@ -63,43 +63,41 @@ def evaluate(plan: Plan) -> dict[str, Any]:
         UserError: Something that the user can mend.
     """
     section, out, started_s = plan.section, plan.out, time.monotonic()
-    subjects = subjects_of(plan)
-    hashes = {role: subject.weights for role, subject in subjects.items()}
+    models = evaluated_models(plan)
+    hashes = {role: model.weights for role, model in models.items()}
     data = data_sha256(section) if section.data else ""
-    favoured = favoured_answers(plan.models) if plan.models else None
+    prior = stated_prior(plan.models) if plan.models else None
     wanted = identity(
-        section, hashes, data, {one.entry.shown: one.sha256() for one in plan.asked}, favoured
+        section, hashes, data, {one.entry.display_name: one.sha256() for one in plan.runs}, prior
     )
     if is_finished(section, wanted):
         say(f"{out}: already evaluated with this recipe and these weights; nothing to do")
         return dict(read_json(out / "result.json"))
     with only_one(out, "out"):
         begin(out)
-        say(f"evaluating {subjects['after'].name} -> {out}")
+        say(f"evaluating {models['after'].name} -> {out}")
         pairs = pair_results(
             plan,
             {role: scoring_fingerprint(section, sha, data) for role, sha in hashes.items()},
-            favoured,
+            prior,
         )
         benchmarks = (
-            run_benchmarks(plan.asked, subjects, section, answering(section))
-            if plan.asked
-            else None
+            run_benchmarks(plan.runs, models, section, answering(section)) if plan.runs else None
         )
-        result = write_results(plan, subjects, pairs, benchmarks, started_s)
+        result = write_results(plan, models, pairs, benchmarks, started_s)
         if not result["num_without_answer"]:
             write_json(out / "DONE.json", {"identity": wanted})
     return result
 
 
 def pair_results(
-    plan: Plan, fingerprints: dict[Role, str], favoured: dict[str, list[str]] | None
+    plan: Plan, fingerprints: dict[Role, str], prior: dict[str, list[str]] | None
 ) -> PairResults | None:
     """Scores the pairs and writes scores.json and items.parquet; None without pairs."""
     if plan.items is None or plan.models is None:
         return None
     results = score_models(plan.items, plan.models, plan.section, fingerprints)
-    return write_pairs(plan.items, results, favoured, plan.section)
+    return write_pairs(plan.items, results, prior, plan.section)
 
 
 def score_models(
@@ -170,7 +168,7 @@ def score_chunks(chunks: list[pa.Table], section: EvalSection) -> Iterator[pa.Ta
         yield from chunks_in(result)
 
 
-def answering(section: EvalSection) -> AnswerAll:
+def answering(section: EvalSection) -> GenerateFn:
     """How requests are answered: by a server, by this process, or by a pool of Ray actors."""
     if section.endpoint is not None:
         return partial(ask_server, section.endpoint)
@@ -178,7 +176,7 @@ def answering(section: EvalSection) -> AnswerAll:
         dtype=section.dtype, device=device_of(section), num_threads=threads_of(section)
     )
 
-    def answer_all(requests: Sequence[Request], keep: Keep) -> None:
+    def generate(requests: Sequence[Request], keep: Keep) -> None:
         batches = [request_table(batch) for batch in batches_of(requests, section.answers.batch)]
         for table in through_workers(Answerer, plan, batches, section):
             keep(
@@ -188,7 +186,7 @@ def answering(section: EvalSection) -> AnswerAll:
                 ]
             )
 
-    return answer_all
+    return generate
 
 
 def device_of(section: EvalSection) -> str:
@@ -238,7 +236,7 @@ def chunks_in(batch: pa.Table) -> Iterator[pa.Table]:
 
 def write_results(
     plan: Plan,
-    subjects: dict[Role, Subject],
+    models: dict[Role, EvaluatedModel],
     pairs: PairResults | None,
     benchmarks: BenchmarkResults | None,
     started_s: float,
@@ -247,11 +245,11 @@ def write_results(
     from eval.report.page import headline_scores, print_summary, write_page
 
     section, out = plan.section, plan.out
-    write_page(section, subjects, pairs, benchmarks, out / "report.html")
+    write_page(section, models, pairs, benchmarks, out / "report.html")
     result = {
         "out": str(out),
         "page": str(out / "report.html"),
-        "models": {role: subject.name for role, subject in subjects.items()},
+        "models": {role: model.name for role, model in models.items()},
         "data": section.data or None,
         "num_pairs": pairs.items.num_rows if pairs else 0,
         "headline": headline_scores(pairs.scores) if pairs else {},

@@ -34,15 +34,15 @@ class Answer:
     fault: str = ""
 
 
-def answer_key(weights: str, prompt: str, shown: str | None, settings: Mapping[str, Any]) -> str:
+def answer_key(weights: str, prompt: str, image: str | None, settings: Mapping[str, Any]) -> str:
     """The sha256 that an answer is kept under.
 
     Args:
         weights: Hash of everything that decides what the model answers.
-        shown: What the picture is known by (`Shown.name`), None for no picture.
+        image: What the picture is known by (`ImageInput.name`), None for no picture.
         settings: How it was decoded: plain JSON values.
     """
-    request = [weights, prompt, shown, sorted(settings.items())]
+    request = [weights, prompt, image, sorted(settings.items())]
     return hashlib.sha256(json.dumps(request, ensure_ascii=True).encode()).hexdigest()
 
 

@@ -73,7 +73,7 @@ async def _work(left: Iterator[Request], endpoint: Endpoint, keep: Keep) -> None
 
 def messages_of(request: Request) -> list[dict[str, Any]]:
     """A request as a chat: the image first, as our own prompts have it, then the question."""
-    encoded = request.shown.encoded()
+    encoded = request.image_input.encoded()
     if encoded is None:
         return [{"role": "user", "content": request.prompt}]
     url = f"data:{_media_type(encoded)};base64,{base64.b64encode(encoded).decode()}"

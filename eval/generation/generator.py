@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from eval.generation.image_conditions import Shown
+from eval.generation.image_conditions import ImageInput
 from pipeline.core.images import ImageError, decode_rgb
 from pipeline.core.recipe import UserError
 
@@ -51,7 +51,7 @@ class Request:
     model: str
     label: str
     prompt: str
-    shown: Shown
+    image_input: ImageInput
     max_new_tokens: int
     alone: bool = False  # in a batch of its own, to learn whether company changes an answer
 
@@ -78,7 +78,7 @@ def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
             one.model,
             -one.max_new_tokens,
             one.alone,
-            one.shown == Shown(),
+            one.image_input == ImageInput(),
             -len(one.prompt),
             one.key,
         ),
@@ -102,13 +102,13 @@ def request_table(batch: Sequence[Request]) -> pa.Table:
     """One batch as a table that travels to a worker."""
     rows = []
     for one in batch:
-        width, height = one.shown.blank_px or (None, None)
+        width, height = one.image_input.blank_px or (None, None)
         row = {
             "key": one.key,
             "model": one.model,
             "label": one.label,
             "prompt": one.prompt,
-            "image": one.shown.image,
+            "image": one.image_input.image,
         }
         rows.append(
             row

@@ -24,7 +24,7 @@ _ORIENTATION, _ON_ITS_SIDE = 0x0112, 5
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class ImageInput:
     """A picture as encoded bytes with their sha256, a grey one of `blank_px` (width, height), or
     nothing.
     """
@@ -47,27 +47,29 @@ class Shown:
         return encode_png(Image.new("RGB", self.blank_px, GREY)) if self.blank_px else self.image
 
 
-NOTHING = Shown()
+NO_IMAGE = ImageInput()
 
 
-def shown_as_asked(questions: Sequence[Question]) -> list[Shown]:
+def own_images(questions: Sequence[Question]) -> list[ImageInput]:
     """Every question with its own image, or with none where the benchmark asks without one."""
     # several questions share an image
     images = {question.image for question in questions if question.image is not None}
-    shown = {image: Shown(image, sha256_hex(image)) for image in images}
-    return [NOTHING if question.image is None else shown[question.image] for question in questions]
+    inputs = {image: ImageInput(image, sha256_hex(image)) for image in images}
+    return [
+        NO_IMAGE if question.image is None else inputs[question.image] for question in questions
+    ]
 
 
-def shown_under(
-    ablation: Ablation, questions: Sequence[Question], asked: Sequence[Shown], seed: int
-) -> list[Shown | None]:
+def ablated_images(
+    ablation: Ablation, questions: Sequence[Question], own: Sequence[ImageInput], seed: int
+) -> list[ImageInput | None]:
     """What is shown instead of the images, one entry per question; None where the condition does
     not exist for a question.
 
     A question that the benchmark asks without an image stays as it is under all but "counterpart".
 
     Args:
-        asked: `shown_as_asked` of the questions.
+        own: `own_images` of the questions.
         seed: Decides who gets whose image under "shuffled": no image keeps its place, and equal
             images move together.
 
@@ -77,33 +79,33 @@ def shown_under(
     if ablation == "counterpart":
         place = {question.item_id: index for index, question in enumerate(questions)}
         return [
-            None if question.counterpart is None else asked[place[question.counterpart]]
+            None if question.counterpart is None else own[place[question.counterpart]]
             for question in questions
         ]
     if ablation == "none":
-        return [NOTHING] * len(questions)
+        return [NO_IMAGE] * len(questions)
     if ablation == "blank":
         first = {
-            shown.sha256: question
-            for question, shown in zip(reversed(questions), reversed(asked), strict=True)
+            image.sha256: question
+            for question, image in zip(reversed(questions), reversed(own), strict=True)
         }
-        blanks = {shown.sha256: _blank(first[shown.sha256], shown) for shown in set(asked)}
-        return [blanks[shown.sha256] for shown in asked]
-    others = derangement([shown.sha256 for shown in asked if shown.image is not None], seed)
-    by_sha256 = {shown.sha256: shown for shown in asked}
+        blanks = {image.sha256: _blank(first[image.sha256], image) for image in set(own)}
+        return [blanks[image.sha256] for image in own]
+    others = derangement([image.sha256 for image in own if image.image is not None], seed)
+    by_sha256 = {image.sha256: image for image in own}
     return [
-        shown if shown.image is None else by_sha256[others[shown.sha256]] if others else None
-        for shown in asked
+        image if image.image is None else by_sha256[others[image.sha256]] if others else None
+        for image in own
     ]
 
 
 def possible_ablations(
-    wanted: Sequence[Ablation], asked: Sequence[Shown], questions: Sequence[Question]
+    wanted: Sequence[Ablation], own: Sequence[ImageInput], questions: Sequence[Question]
 ) -> list[Ablation]:
     """Those that exist for these questions: with any image at all, two different ones, any
     counterpart.
     """
-    num_images = len({shown.sha256 for shown in asked if shown.image is not None})
+    num_images = len({image.sha256 for image in own if image.image is not None})
     exists = {
         "none": num_images > 0,
         "blank": num_images > 0,
@@ -126,11 +128,11 @@ def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
     return dict(zip(cycle, [*cycle[1:], cycle[0]], strict=True))
 
 
-def _blank(question: Question, shown: Shown) -> Shown:
-    if shown.image is None:
-        return shown
+def _blank(question: Question, image_input: ImageInput) -> ImageInput:
+    if image_input.image is None:
+        return image_input
     try:
-        return Shown(blank_px=upright_size(shown.image))
+        return ImageInput(blank_px=upright_size(image_input.image))
     except ImageError as error:
         raise BenchmarkError(
             f"item {question.item_id}: its image cannot be used ({error}); fetch the benchmark's"

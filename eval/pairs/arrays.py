@@ -14,10 +14,10 @@ from eval.claims.check import check_answer, lexicon_of, truth_of, truths_in
 from eval.pairs.paired_scores import (
     TIE_NATS,
     BoolArray,
-    FavouredSides,
     FloatArray,
     IntArray,
-    favoured_sides,
+    PriorSides,
+    stated_prior_sides,
 )
 from eval.pairs.scorer import LOGP_COLUMNS
 from eval.parsing.parse import num_words, verdict
@@ -38,7 +38,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ModelScores:
     """What one model made of every pair."""
 
     logps_P32: FloatArray
@@ -47,7 +47,7 @@ class View:
     tie_nats: float = TIE_NATS  # differences up to here are rounding noise
 
 
-def view_of(items: pa.Table, results: pa.Table, tie_nats: float = TIE_NATS) -> View:
+def model_scores_of(items: pa.Table, results: pa.Table, tie_nats: float = TIE_NATS) -> ModelScores:
     """The arrays of one model from its result rows, in the order of `items`."""
     if results["pair_id"].to_pylist() != items["pair_id"].to_pylist():
         raise ValueError(
@@ -68,7 +68,7 @@ def view_of(items: pa.Table, results: pa.Table, tie_nats: float = TIE_NATS) -> V
         zip(results["generated_a"].to_pylist(), results["generated_b"].to_pylist(), strict=True)
     )
     answers = None if any(None in pair for pair in texts) else judge(items, results, texts)
-    return View(logps_P32, num_tokens_P2, answers, tie_nats)
+    return ModelScores(logps_P32, num_tokens_P2, answers, tie_nats)
 
 
 def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Answers:
@@ -106,11 +106,9 @@ def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Ans
     return Answers(texts, verdicts, counts_3P2[0], has_truth_P2, counts_3P2[1], counts_3P2[2])
 
 
-def favoured_of(
-    items: pa.Table, favoured: Mapping[str, Sequence[str]] | None
-) -> FavouredSides | None:
+def prior_sides_of(items: pa.Table, prior: Mapping[str, Sequence[str]] | None) -> PriorSides | None:
     """Where a stated prior misleads on these pairs, or None without a stated prior."""
-    if favoured is None:
+    if prior is None:
         return None
     answers = list(zip(items["answer_a"].to_pylist(), items["answer_b"].to_pylist(), strict=True))
-    return favoured_sides(items["question"].to_pylist(), answers, favoured)
+    return stated_prior_sides(items["question"].to_pylist(), answers, prior)

@@ -10,11 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from eval.pairs.arrays import Answers, View
+from eval.pairs.arrays import Answers, ModelScores
 from eval.pairs.paired_scores import (
     BoolArray,
-    FavouredSides,
     FloatArray,
+    PriorSides,
     flips,
     margins,
     paired_scores,
@@ -216,33 +216,36 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def terms_of(view: View, favoured: FavouredSides | None) -> dict[str, Terms]:
+def terms_of(scores: ModelScores, prior: PriorSides | None) -> dict[str, Terms]:
     """The sums behind every measure of one model that is a ratio (all but the AUROC), by name."""
-    ones_P = np.ones(len(view.logps_P32))
-    right_P2 = right_sides(view.logps_P32, view.tie_nats)
-    text_P, image_P, group_P = paired_scores(view.logps_P32, view.tie_nats)
-    against_P2, with_P2 = prior_sides(view.logps_P32, view.tie_nats)
+    ones_P = np.ones(len(scores.logps_P32))
+    right_P2 = right_sides(scores.logps_P32, scores.tie_nats)
+    text_P, image_P, group_P = paired_scores(scores.logps_P32, scores.tie_nats)
+    against_P2, with_P2 = prior_sides(scores.logps_P32, scores.tie_nats)
     terms: dict[str, Terms] = {
         "text_score": (text_P.astype(float), ones_P),
         "image_score": (image_P.astype(float), ones_P),
         "group_score": (group_P.astype(float), ones_P),
         "side_accuracy": (_total(right_P2), 2 * ones_P),
-        "flip_rate": (flips(view.logps_P32, view.tie_nats).astype(float), ones_P),
+        "flip_rate": (flips(scores.logps_P32, scores.tie_nats).astype(float), ones_P),
         "image_gain": (_total(right_P2) - _total(with_P2), 2 * ones_P),
         "prior_errors": (_total(against_P2 & ~right_P2), 2 * ones_P),
         "accuracy_against_prior": _among(right_P2, against_P2),
         "accuracy_with_prior": _among(right_P2, with_P2),
     }
-    if favoured is not None:
-        terms["accuracy_neutral"] = _among(right_P2, favoured.neutral_P2)
-        terms["accuracy_misled"] = _among(right_P2, favoured.misled_P2)
-    found = margins(view.logps_P32)
+    if prior is not None:
+        terms["accuracy_neutral"] = _among(right_P2, prior.neutral_P2)
+        terms["accuracy_misled"] = _among(right_P2, prior.misled_P2)
+    found = margins(scores.logps_P32)
     for name in _MARGINS:
         margin_P2: FloatArray = getattr(found, f"{name}_P2")
-        terms[f"{name}_positive"] = (_total(margin_P2 > view.tie_nats), 2 * ones_P)
+        terms[f"{name}_positive"] = (_total(margin_P2 > scores.tie_nats), 2 * ones_P)
         terms[f"{name}_nats"] = (margin_P2.sum(axis=1), 2 * ones_P)
-        terms[f"{name}_nats_per_token"] = ((margin_P2 / view.num_tokens_P2).sum(axis=1), 2 * ones_P)
-    return terms | (_answer_terms(view.answers) if view.answers is not None else {})
+        terms[f"{name}_nats_per_token"] = (
+            (margin_P2 / scores.num_tokens_P2).sum(axis=1),
+            2 * ones_P,
+        )
+    return terms | (_answer_terms(scores.answers) if scores.answers is not None else {})
 
 
 def _answer_terms(answers: Answers) -> dict[str, Terms]:
@@ -274,7 +277,7 @@ def _among(hits_P2: BoolArray, counted_P2: BoolArray) -> Terms:
     return _total(hits_P2 & counted_P2), _total(counted_P2)
 
 
-def image_effects(view: View) -> tuple[FloatArray, FloatArray]:
+def image_effects(scores: ModelScores) -> tuple[FloatArray, FloatArray]:
     """By how much each text's log-probability rises over no image: with its matching and with its
     contradictory image.
 
@@ -282,9 +285,9 @@ def image_effects(view: View) -> tuple[FloatArray, FloatArray]:
     comparable. What is within a tie is 0, so that rounding noise does not rank the texts of a model
     that ignores the image.
     """
-    found = margins(view.logps_P32)
+    found = margins(scores.logps_P32)
     matching_P2, contradictory_P2 = (
-        np.where(np.abs(effect_P2) <= view.tie_nats, 0.0, effect_P2)
+        np.where(np.abs(effect_P2) <= scores.tie_nats, 0.0, effect_P2)
         for effect_P2 in (found.matching_none_P2, -found.none_contradictory_P2)
     )
     return matching_P2, contradictory_P2

@@ -118,18 +118,18 @@ def prior_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> tuple[Bool
 
 
 @dataclass(frozen=True, slots=True)
-class FavouredSides:
+class PriorSides:
     """Sides by what a stated prior favours, [P, 2] each; a side that it helps is in neither."""
 
     neutral_P2: BoolArray
     misled_P2: BoolArray
 
 
-def favoured_sides(
+def stated_prior_sides(
     questions: Sequence[str],
     answers: Sequence[tuple[str, str]],
-    favoured: Mapping[str, Sequence[str]],
-) -> FavouredSides:
+    prior: Mapping[str, Sequence[str]],
+) -> PriorSides:
     """Where a stated prior misleads: the truth is not among the favoured answers and the
     contradictory answer is.
 
@@ -137,14 +137,14 @@ def favoured_sides(
         answers ("green", "blue"), or a question that is not named   ->  both neutral
 
     Args:
-        favoured: Answers that the prior favours, by question.
+        prior: Answers that the prior favours, by question.
     """
     status = np.array(
         [
-            [answer in favoured.get(question, ()) for answer in pair]
+            [answer in prior.get(question, ()) for answer in pair]
             for question, pair in zip(questions, answers, strict=True)
         ],
         dtype=bool,
     ).reshape(-1, 2)
     other = status[:, ::-1]
-    return FavouredSides(neutral_P2=status == other, misled_P2=~status & other)
+    return PriorSides(neutral_P2=status == other, misled_P2=~status & other)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from eval.config import EvalSection
 from eval.inputs import Role
-from eval.pairs.arrays import View, favoured_of, view_of
+from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.paired_scores import tie_nats_of
 from eval.pairs.score_table import score_table, verdict_of_pairs
 from eval.pairs.scorer import MODEL_COLUMN
@@ -21,55 +21,59 @@ class PairResults:
     """The pairs, what each model made of them, and the scores."""
 
     items: pa.Table
-    views: dict[Role, View]
+    model_scores: dict[Role, ModelScores]
     scores: dict[str, Any]
 
 
 def write_pairs(
     items: pa.Table,
     results: Mapping[Role, pa.Table],
-    favoured: dict[str, list[str]] | None,
+    prior: dict[str, list[str]] | None,
     section: EvalSection,
 ) -> PairResults:
     """Scores the pairs and writes both files into `out`."""
     out = Path(section.out)
-    views = {
-        role: view_of(items, rows, tie_nats_of(section.dtype)) for role, rows in results.items()
+    model_scores = {
+        role: model_scores_of(items, rows, tie_nats_of(section.dtype))
+        for role, rows in results.items()
     }
-    scores = score_table(items, views, favoured_of(items, favoured), section)
+    scores = score_table(items, model_scores, prior_sides_of(items, prior), section)
     write_json(out / "scores.json", scores)
-    write_table(out / "items.parquet", items_table(items, results, views, verdict_of_pairs(views)))
-    return PairResults(items, views, scores)
+    write_table(
+        out / "items.parquet",
+        items_table(items, results, model_scores, verdict_of_pairs(model_scores)),
+    )
+    return PairResults(items, model_scores, scores)
 
 
 def items_table(
     items: pa.Table,
     results: Mapping[Role, pa.Table],
-    views: Mapping[Role, View],
+    model_scores: Mapping[Role, ModelScores],
     verdicts: list[str],
 ) -> pa.Table:
     """One row per pair: its texts, what happened to it, and under each model the six
     log-probabilities and answers.
     """
-    shown = items.select(
+    table = items.select(
         ["pair_id", "source", "category", "group", "question", "answer_a", "answer_b"]
     )
-    shown = shown.append_column("text_verdict", pa.array(verdicts))
+    table = table.append_column("text_verdict", pa.array(verdicts))
     for role, rows in results.items():
         for name in rows.column_names:
             if name not in (MODEL_COLUMN, "chunk", "pair_id", "error") and not name.endswith("_px"):
-                shown = shown.append_column(f"{role}_{name}", rows[name])
-        answers = views[role].answers
+                table = table.append_column(f"{role}_{name}", rows[name])
+        answers = model_scores[role].answers
         if answers is None:
             continue
         for side in range(2):
-            shown = shown.append_column(
+            table = table.append_column(
                 f"{role}_verdict_{'ab'[side]}", pa.array([pair[side] for pair in answers.verdicts])
             )
-            shown = shown.append_column(
+            table = table.append_column(
                 f"{role}_num_claims_{'ab'[side]}", pa.array(answers.num_claims_P2[:, side])
             )
-            shown = shown.append_column(
+            table = table.append_column(
                 f"{role}_num_false_{'ab'[side]}", pa.array(answers.num_false_P2[:, side])
             )
-    return shown
+    return table

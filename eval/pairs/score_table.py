@@ -18,9 +18,9 @@ import pyarrow as pa
 
 from eval.config import EvalSection
 from eval.inputs import Role
-from eval.pairs.arrays import View
+from eval.pairs.arrays import ModelScores
 from eval.pairs.measures import MEASURES, image_effects, terms_of
-from eval.pairs.paired_scores import BoolArray, FavouredSides, FloatArray, IntArray, paired_scores
+from eval.pairs.paired_scores import BoolArray, FloatArray, IntArray, PriorSides, paired_scores
 from eval.stats.intervals import (
     auroc,
     auroc_draws,
@@ -36,35 +36,36 @@ Entries = dict[str, dict[str, Any]]
 
 def score_table(
     items: pa.Table,
-    views: Mapping[Role, View],
-    favoured: FavouredSides | None,
+    model_scores: Mapping[Role, ModelScores],
+    prior: PriorSides | None,
     section: EvalSection,
 ) -> dict[str, Any]:
     """All measures of all slices.
 
     Args:
         items: The pairs, in the order of the views.
-        views: "after" is the evaluated model, "before" (optional) the one that it was finetuned
-            from.
-        favoured: Where a stated prior misleads, if one is known.
+        model_scores: "after" is the evaluated model, "before" (optional) the one that it
+            was finetuned from.
+        prior: Where a stated prior misleads, if one is known.
     """
     everything_P = np.ones(items.num_rows, bool)
     slices: dict[str, Any] = {
-        "overall": slice_scores(items, views, favoured, everything_P, section)
+        "overall": slice_scores(items, model_scores, prior, everything_P, section)
     }
     for column in ("category", "source"):
         values_P = np.asarray(items[column].to_pylist(), dtype=object)
         names = sorted(set(values_P.tolist()))
         slices[column] = {
-            name: slice_scores(items, views, favoured, values_P == name, section) for name in names
+            name: slice_scores(items, model_scores, prior, values_P == name, section)
+            for name in names
         }
     return slices | {"measures": {key: asdict(measure) for key, measure in MEASURES.items()}}
 
 
 def slice_scores(
     items: pa.Table,
-    views: Mapping[Role, View],
-    favoured: FavouredSides | None,
+    model_scores: Mapping[Role, ModelScores],
+    prior: PriorSides | None,
     inside_P: BoolArray,
     section: EvalSection,
 ) -> Entries:
@@ -73,7 +74,7 @@ def slice_scores(
         [group for group, kept in zip(items["group"].to_pylist(), inside_P, strict=True) if kept]
     )
     counts_DG = cluster_counts(num_groups, section.intervals.num_draws, section.seed)
-    terms = {role: terms_of(view, favoured) for role, view in views.items()}
+    terms = {role: terms_of(scores, prior) for role, scores in model_scores.items()}
     entries: Entries = {}
     draws: dict[tuple[str, Role], FloatArray] = {}
     for role, of_role in terms.items():
@@ -100,8 +101,8 @@ def slice_scores(
                     seen,
                     section,
                 )
-    for role, view in views.items():
-        value, draws_D = _auroc(view, inside_P, index_P, counts_DG)
+    for role, scores in model_scores.items():
+        value, draws_D = _auroc(scores, inside_P, index_P, counts_DG)
         draws["auroc", role] = draws_D
         _put(entries, "auroc", role, value, draws_D, 2 * int(inside_P.sum()), num_groups, section)
     for key, entry in entries.items():
@@ -150,9 +151,9 @@ def _difference(
 
 
 def _auroc(
-    view: View, inside_P: BoolArray, index_P: IntArray, counts_DG: IntArray
+    scores: ModelScores, inside_P: BoolArray, index_P: IntArray, counts_DG: IntArray
 ) -> tuple[float, FloatArray]:
-    matching_P2, contradictory_P2 = (effects[inside_P] for effects in image_effects(view))
+    matching_P2, contradictory_P2 = (effects[inside_P] for effects in image_effects(scores))
     group_of_text = np.repeat(index_P, 2)
     draws_D = auroc_draws(
         matching_P2.ravel(), contradictory_P2.ravel(), group_of_text, group_of_text, counts_DG
@@ -160,12 +161,12 @@ def _auroc(
     return auroc(matching_P2.ravel(), contradictory_P2.ravel()), draws_D
 
 
-def verdict_of_pairs(views: Mapping[Role, View]) -> list[str]:
+def verdict_of_pairs(model_scores: Mapping[Role, ModelScores]) -> list[str]:
     """What happened to each pair's text score: fixed, broken, right, or wrong ("right" and "wrong":
     still, or the only model).
     """
-    after_P = _text_scores(views["after"])
-    before_P = _text_scores(views["before"]) if "before" in views else after_P
+    after_P = _text_scores(model_scores["after"])
+    before_P = _text_scores(model_scores["before"]) if "before" in model_scores else after_P
     names = {
         (False, True): "fixed",
         (True, False): "broken",
@@ -177,5 +178,5 @@ def verdict_of_pairs(views: Mapping[Role, View]) -> list[str]:
     ]
 
 
-def _text_scores(view: View) -> BoolArray:
-    return paired_scores(view.logps_P32, view.tie_nats)[0]
+def _text_scores(scores: ModelScores) -> BoolArray:
+    return paired_scores(scores.logps_P32, scores.tie_nats)[0]

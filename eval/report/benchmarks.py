@@ -126,9 +126,9 @@ def benchmark_sections(benchmarks: BenchmarkResults, section: EvalSection) -> li
     ]
     if any(one["dependency"] for one in results):
         sections.append(PageSection("Dependency on the image", _dependency(results)))
-    for asked, heard, one in zip(benchmarks.asked, benchmarks.hearings, results, strict=True):
+    for run, responses, one in zip(benchmarks.runs, benchmarks.responses, results, strict=True):
         sections.append(
-            PageSection(one["label"], _one(one) + galleries(asked, heard, section.page.max_cards))
+            PageSection(one["label"], _one(one) + galleries(run, responses, section.page.max_cards))
         )
     return sections
 

@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from eval.generation.image_conditions import Shown
+from eval.generation.image_conditions import ImageInput
 from eval.inputs import Role
 from eval.question import Question, Verdict
 from eval.report.pairs import role_names
 from eval.suite.judge_client import HALLUCINATION_BELOW
-from eval.suite.requests import Asked, Hearings
+from eval.suite.requests import BenchmarkRun, ResponsesByCondition
 from pipeline.pages.page import cards, pair_card, paragraph, text, thumbnail
 
 MAX_QUESTION_CHARS, MAX_ANSWER_CHARS = 500, 300
@@ -31,39 +31,39 @@ class _Said:
     ended: bool
 
 
-def galleries(asked: Asked, heard: Hearings, max_cards: int) -> str:
+def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int) -> str:
     """HTML of right, wrong and flipped items, each kind under its heading and in the order of a
     hash of the ids.
     """
     if not max_cards:
         return ""
-    names = role_names([role for role, condition in heard if condition == "image"])
-    said = {key: _said_of(asked, heard, key) for key in heard}
+    names = role_names([role for role, condition in responses if condition == "image"])
+    said = {key: _said_of(run, responses, key) for key in responses}
     order = sorted(
-        range(len(asked.questions)),
-        key=lambda row: hashlib.sha256(asked.questions[row].item_id.encode()).hexdigest(),
+        range(len(run.questions)),
+        key=lambda row: hashlib.sha256(run.questions[row].item_id.encode()).hexdigest(),
     )
     kinds = [
         _kind([said[role, "image"][question.item_id] for role in names], question)
-        for question in asked.questions
+        for question in run.questions
     ]
     html = ""
     for kind, heading in KINDS.items():
         rows = [row for row in order if kinds[row] == kind]
         found = [
             _card(
-                asked.questions[row],
-                asked.shown["image"][row],
+                run.questions[row],
+                run.image_inputs["image"][row],
                 {r: said[r, "image"] for r in names},
                 names,
             )
             for row in rows[:max_cards]
         ]
-        html += _part(heading, found, len(rows), len(asked.questions))
-    exchanged = "counterpart" if "counterpart" in asked.shown else "none"
-    if exchanged in asked.shown:
+        html += _part(heading, found, len(rows), len(run.questions))
+    exchanged = "counterpart" if "counterpart" in run.image_inputs else "none"
+    if exchanged in run.image_inputs:
         html += _flipped(
-            asked, said["after", "image"], said["after", exchanged], exchanged, order, max_cards
+            run, said["after", "image"], said["after", exchanged], exchanged, order, max_cards
         )
     return html
 
@@ -77,13 +77,15 @@ def _part(heading: str, found: Sequence[str], count: int, total: int) -> str:
     return f"<h3>{text(heading)}</h3>{paragraph(counted)}{cards(found)}"
 
 
-def _said_of(asked: Asked, heard: Hearings, key: tuple[Role, str]) -> dict[str, _Said]:
-    one = heard[key]
+def _said_of(
+    run: BenchmarkRun, responses: ResponsesByCondition, key: tuple[Role, str]
+) -> dict[str, _Said]:
+    one = responses[key]
     return {
         question.item_id: _Said(
             "" if answer is None else answer.text,
             verdict,
-            asked.benchmark.score(question, verdict),
+            run.benchmark.score(question, verdict),
             answer is None or answer.ended,
         )
         for question, answer, verdict in zip(one.questions, one.answers, one.verdicts, strict=True)
@@ -114,7 +116,7 @@ def _is_right(said: _Said, question: Question) -> bool | None:
 
 def _card(
     question: Question,
-    shown: Shown | None,
+    image_input: ImageInput | None,
     said: Mapping[Role, Mapping[str, _Said]],
     names: Mapping[Role, str],
 ) -> str:
@@ -122,7 +124,7 @@ def _card(
     below = [
         f"{names[role]}: {_words(answers[question.item_id])}" for role, answers in said.items()
     ]
-    image = thumbnail(shown.encoded() if shown else None)
+    image = thumbnail(image_input.encoded() if image_input else None)
     one, two = (
         "".join(f'<p dir="auto">{text(line)}</p>' for line in lines) for lines in (beside, below)
     )
@@ -133,7 +135,7 @@ def _card(
 
 
 def _flipped(
-    asked: Asked,
+    run: BenchmarkRun,
     seeing: Mapping[str, _Said],
     exchanged: Mapping[str, _Said],
     condition: str,
@@ -145,7 +147,7 @@ def _flipped(
     """
     changed: dict[bool, list[int]] = {True: [], False: []}
     for row in order:
-        item_id = asked.questions[row].item_id
+        item_id = run.questions[row].item_id
         if (
             item_id in exchanged
             and seeing[item_id].verdict.value is not None
@@ -160,12 +162,12 @@ def _flipped(
     ):
         found = []
         for row in changed[flips][:max_cards]:
-            question, shown, other = (
-                asked.questions[row],
-                asked.shown["image"][row],
-                asked.shown[condition][row],
+            question, own, other = (
+                run.questions[row],
+                run.image_inputs["image"][row],
+                run.image_inputs[condition][row],
             )
-            images = [one.encoded() if one else None for one in (shown, other)]
+            images = [one.encoded() if one else None for one in (own, other)]
             said = (seeing[question.item_id], exchanged[question.item_id])
             lines = ([_truth(question), f"says {_words(said[0])}"], [f"says {_words(said[1])}"])
             found.append(

@@ -9,7 +9,7 @@ from eval.inputs import Role
 from eval.pairs.results import PairResults
 from eval.report.benchmarks import benchmark_sections, overview, sentence
 from eval.report.pairs import HEADLINE, TERMINAL, headline, pair_sections, role_names, table
-from eval.suite.requests import Subject
+from eval.suite.requests import EvaluatedModel
 from eval.suite.run import BenchmarkResults
 from pipeline.core.progress import say, summary_table
 from pipeline.pages.page import render_page
@@ -17,19 +17,19 @@ from pipeline.pages.page import render_page
 
 def write_page(
     section: EvalSection,
-    subjects: Mapping[Role, Subject],
+    models: Mapping[Role, EvaluatedModel],
     pairs: PairResults | None,
     benchmarks: BenchmarkResults | None,
     path: Path,
 ) -> None:
     """Writes report.html: one file that opens anywhere."""
-    lead = [f"{role}: {subject.name}" for role, subject in subjects.items()]
+    lead = [f"{role}: {model.name}" for role, model in models.items()]
     sections = []
     if benchmarks is not None:
         lead.insert(0, sentence(benchmarks))
         sections += benchmark_sections(benchmarks, section)
     if pairs is not None:
-        lead.insert(0, headline(pairs.scores["overall"], role_names(list(pairs.views))))
+        lead.insert(0, headline(pairs.scores["overall"], role_names(list(pairs.model_scores))))
         lead.append(f"data: {section.data}, split {section.split}")
         sections += pair_sections(pairs, section)
     words = [part if part.endswith((".", ")")) else f"{part};" for part in lead[:-1]]
@@ -54,7 +54,7 @@ def print_summary(
             " differences of shares in points"
         )
         summary_table(
-            title, *table(pairs.scores["overall"], TERMINAL, role_names(list(pairs.views)))
+            title, *table(pairs.scores["overall"], TERMINAL, role_names(list(pairs.model_scores)))
         )
     if benchmarks is not None:
         columns, rows = overview(benchmarks.results, brief=True)

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from eval.config import EvalSection
 from eval.inputs import Role
-from eval.pairs.arrays import View
+from eval.pairs.arrays import ModelScores
 from eval.pairs.measures import MEASURES
 from eval.pairs.paired_scores import margins, preferences
 from eval.pairs.results import PairResults
@@ -147,8 +147,8 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
     """What the page says about the pairs of an MVC folder."""
     from eval.report.plots import category_bars, margin_histograms
 
-    items, views, scores = results.items, results.views, results.scores
-    names = role_names(list(views))
+    items, model_scores, scores = results.items, results.model_scores, results.scores
+    names = role_names(list(model_scores))
     columns, rows = table(scores["overall"], HEADLINE, names)
     percent = f"{section.intervals.confidence:.0%}"
     num_groups = len(set(items["group"].to_pylist()))
@@ -160,7 +160,7 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
     )
     sections = [
         PageSection(
-            "Before and after" if "before" in views else "Scores",
+            "Before and after" if "before" in model_scores else "Scores",
             html_table(columns, rows) + paragraph(note),
         ),
         PageSection(
@@ -176,11 +176,13 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
         " right of it is right."
     )
     sections.append(
-        PageSection("Margins", figure_svg(margin_histograms(views, names)) + paragraph(explained))
+        PageSection(
+            "Margins", figure_svg(margin_histograms(model_scores, names)) + paragraph(explained)
+        )
     )
-    sections += _gallery(items, views, names, section.page.max_cards)
+    sections += _gallery(items, model_scores, names, section.page.max_cards)
     sections.append(PageSection("All numbers", _all_numbers(scores["overall"], names)))
-    sections.append(PageSection("How to read this", _reading(views["after"].tie_nats)))
+    sections.append(PageSection("How to read this", _reading(model_scores["after"].tie_nats)))
     return sections
 
 
@@ -227,12 +229,15 @@ def _reading(tie_nats: float) -> str:
 
 
 def _gallery(
-    items: pa.Table, views: Mapping[Role, View], names: Mapping[Role, str], max_cards: int
+    items: pa.Table,
+    model_scores: Mapping[Role, ModelScores],
+    names: Mapping[Role, str],
+    max_cards: int,
 ) -> list[PageSection]:
     """Cards of each kind, taken in the order of pair_id (a hash), so neither the best nor the worst
     are picked.
     """
-    verdicts = verdict_of_pairs(views)
+    verdicts = verdict_of_pairs(model_scores)
     order = sorted(range(items.num_rows), key=lambda row: str(items["pair_id"][row]))
     sections = []
     for kind, heading in KINDS.items():
@@ -243,7 +248,7 @@ def _gallery(
         pairs = items.take(shown)
         images = zip(image_bytes(pairs, "image_a"), image_bytes(pairs, "image_b"), strict=True)
         found = [
-            _card(row, pair, both, views, names)
+            _card(row, pair, both, model_scores, names)
             for row, pair, both in zip(shown, _texts(pairs), images, strict=True)
         ]
         counted = (
@@ -264,7 +269,7 @@ def _card(
     row: int,
     pair: Mapping[str, Any],
     images: tuple[bytes, bytes],
-    views: Mapping[Role, View],
+    model_scores: Mapping[Role, ModelScores],
     names: Mapping[Role, str],
 ) -> str:
     """Both images with their answers; under each, what each model prefers and generates."""
@@ -272,17 +277,19 @@ def _card(
         [f"truth: {pair['answer_a']}"],
         [f"truth: {pair['answer_b']}"],
     )
-    for role, view in views.items():
-        logps_32 = view.logps_P32[row]
-        preferred = preferences(view.logps_P32[row : row + 1], view.tie_nats)[0]
+    for role, scores in model_scores.items():
+        logps_32 = scores.logps_P32[row]
+        preferred = preferences(scores.logps_P32[row : row + 1], scores.tie_nats)[0]
         for side, own in enumerate((1, -1)):
             margin = abs(float(logps_32[side, 0] - logps_32[side, 1]))
             word = "right" if preferred[side] == own else "tie" if preferred[side] == 0 else "WRONG"
-            said = f'; says "{view.answers.texts[row][side]}"' if view.answers is not None else ""
+            said = (
+                f'; says "{scores.answers.texts[row][side]}"' if scores.answers is not None else ""
+            )
             lines[side].append(f"{names[role]}: {word} by {margin:.2f} nats{said}")
     looks = [
         f"{names[role]}: contrast margin {a:+.2f} / {b:+.2f} nats"
-        for role, view in views.items()
-        for a, b in [margins(view.logps_P32[row : row + 1]).matching_contradictory_P2[0]]
+        for role, scores in model_scores.items()
+        for a, b in [margins(scores.logps_P32[row : row + 1]).matching_contradictory_P2[0]]
     ]
     return pair_card(*images, *lines, [f"{pair['category']}: {pair['question']}", *looks])

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from eval.inputs import Role
-from eval.pairs.arrays import View
+from eval.pairs.arrays import ModelScores
 from eval.pairs.measures import MEASURES
 from eval.pairs.paired_scores import margins
 
@@ -67,14 +67,16 @@ def _bars(
             axes.plot([number["low"], number["high"]], [position] * 2, color="#1c2430", linewidth=1)
 
 
-def margin_histograms(views: Mapping[Role, View], names: Mapping[Role, str]) -> Figure:
+def margin_histograms(
+    model_scores: Mapping[Role, ModelScores], names: Mapping[Role, str]
+) -> Figure:
     """How the three margins of single texts are distributed, in nats; right of the line is right."""
     figure = Figure(figsize=(11, 2.7), layout="constrained")
     panels = figure.subplots(1, len(MARGINS), squeeze=False)[0]
     for axes, (name, label) in zip(panels, MARGINS.items(), strict=True):
         values = {
-            role: getattr(margins(view.logps_P32), f"{name}_P2").ravel()
-            for role, view in views.items()
+            role: getattr(margins(scores.logps_P32), f"{name}_P2").ravel()
+            for role, scores in model_scores.items()
         }
         # a few far ones would hide the rest
         low, high = np.quantile(np.concatenate(list(values.values())), [0.005, 0.995])

@@ -13,7 +13,7 @@ from eval.config import EvalSection, JudgeSection
 from eval.question import Verdict
 from eval.stats.dependency import Draws
 from eval.suite.judge_client import Ask, Judgement, compare_asks, judge_all, outcome, rating_ask
-from eval.suite.requests import Asked, Heard, Hearings
+from eval.suite.requests import BenchmarkRun, Responses, ResponsesByCondition
 
 JUDGED_SCHEMA = pa.schema(
     [
@@ -35,12 +35,14 @@ JUDGED_SCHEMA = pa.schema(
 class Judged:
     """What the judge made of one benchmark."""
 
-    heard: Hearings
+    responses: ResponsesByCondition
     table: pa.Table
     facts: dict[str, Any]
 
 
-def judge_benchmark(asked: Asked, heard: Hearings, section: EvalSection) -> Judged | None:
+def judge_benchmark(
+    run: BenchmarkRun, responses: ResponsesByCondition, section: EvalSection
+) -> Judged | None:
     """The hearings with ratings as verdicts; None without a judge, or without a question that needs
     one.
 
@@ -48,39 +50,39 @@ def judge_benchmark(asked: Asked, heard: Hearings, section: EvalSection) -> Judg
         EndpointError: The judge cannot be reached at all.
     """
     judge = section.judge
-    free = {question.item_id for question in asked.questions if question.kind == "free"}
+    free = {question.item_id for question in run.questions if question.kind == "free"}
     if judge is None or not free:
         return None
-    asks = [*rating_asks(heard, judge), *comparisons(heard, judge)]
+    asks = [*rating_asks(responses, judge), *comparisons(responses, judge)]
     found = judge_all(asks, judge)
-    rated = {key: rated_hearing(one, key[0], key[1], found) for key, one in heard.items()}
+    rated = {key: rated_responses(one, key[0], key[1], found) for key, one in responses.items()}
     facts: dict[str, Any] = {
         "model": judge.endpoint.model,
         "num_asked": len(asks),
         "num_missing": sum(one.value is None for one in found.values()),
         "faults": dict(Counter(one.fault for one in found.values() if one.fault)),
     }
-    if judge.pairwise and ("before", "image") in heard:
-        facts["comparison"] = win_rate(heard["after", "image"], found, section)
+    if judge.pairwise and ("before", "image") in responses:
+        facts["comparison"] = win_rate(responses["after", "image"], found, section)
     return Judged(rated, judged_table(found), facts)
 
 
-def rating_asks(heard: Hearings, judge: JudgeSection) -> list[Ask]:
+def rating_asks(responses: ResponsesByCondition, judge: JudgeSection) -> list[Ask]:
     """One request per free answer that came."""
     return [
         rating_ask(("rate", question.item_id, role, condition), question, answer.text)
-        for (role, condition), one in heard.items()
+        for (role, condition), one in responses.items()
         if condition == "image" or judge.ablations
         for question, answer in zip(one.questions, one.answers, strict=True)
         if question.kind == "free" and answer is not None
     ]
 
 
-def comparisons(heard: Hearings, judge: JudgeSection) -> list[Ask]:
+def comparisons(responses: ResponsesByCondition, judge: JudgeSection) -> list[Ask]:
     """Two requests per free question that both models answered differently."""
-    if not judge.pairwise or ("before", "image") not in heard:
+    if not judge.pairwise or ("before", "image") not in responses:
         return []
-    before, after = heard["before", "image"], heard["after", "image"]
+    before, after = responses["before", "image"], responses["after", "image"]
     return [
         ask
         for question, one, two in zip(after.questions, before.answers, after.answers, strict=True)
@@ -89,24 +91,24 @@ def comparisons(heard: Hearings, judge: JudgeSection) -> list[Ask]:
     ]
 
 
-def rated_hearing(
-    heard: Heard, role: str, condition: str, found: Mapping[tuple[str, ...], Judgement]
-) -> Heard:
+def rated_responses(
+    responses: Responses, role: str, condition: str, found: Mapping[tuple[str, ...], Judgement]
+) -> Responses:
     """The same hearing with every free answer's verdict from its rating: "exact", or "missing"
     where there is none.
     """
     verdicts = []
-    for question, verdict in zip(heard.questions, heard.verdicts, strict=True):
+    for question, verdict in zip(responses.questions, responses.verdicts, strict=True):
         judgement = found.get(("rate", question.item_id, role, condition))
         if question.kind == "free":
             value = judgement.value if judgement else None
             verdict = Verdict(value, "exact" if value is not None else "missing")
         verdicts.append(verdict)
-    return replace(heard, verdicts=verdicts)
+    return replace(responses, verdicts=verdicts)
 
 
 def win_rate(
-    after: Heard, found: Mapping[tuple[str, ...], Judgement], section: EvalSection
+    after: Responses, found: Mapping[tuple[str, ...], Judgement], section: EvalSection
 ) -> dict[str, Any]:
     """How often the finetuned model's answer is better, a tie or a contradiction counting half;
     what was not judged counts nothing.

@@ -10,7 +10,12 @@ from eval.benchmarks.registry import benchmark as benchmark_named
 from eval.config import BenchmarkSection, EvalSection
 from eval.generation.cache import Answer, answer_key
 from eval.generation.generator import Request
-from eval.generation.image_conditions import Shown, possible_ablations, shown_as_asked, shown_under
+from eval.generation.image_conditions import (
+    ImageInput,
+    ablated_images,
+    own_images,
+    possible_ablations,
+)
 from eval.inputs import Role
 from eval.parsing.harness_parsers import Parser, parser
 from eval.question import Benchmark, Question, Verdict
@@ -20,7 +25,7 @@ ANSWER_VERSION = 1  # raise when the same request would be answered otherwise
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class EvaluatedModel:
     """A model under test: what it is called, its folder ("" behind an endpoint), and a hash of all
     that decides its answers.
     """
@@ -31,7 +36,7 @@ class Subject:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class BenchmarkRun:
     """One benchmark with its questions, and what is shown with each under each condition (None: not
     asked).
     """
@@ -39,37 +44,39 @@ class Asked:
     entry: BenchmarkSection
     benchmark: Benchmark
     questions: list[Question]
-    shown: Mapping[str, list[Shown | None]]  # "image" first
+    image_inputs: Mapping[str, list[ImageInput | None]]  # "image" first
     parse: Parser
 
     def rows(self, condition: str) -> list[int]:
         """The places of the questions that are asked under a condition."""
-        return [row for row, shown in enumerate(self.shown[condition]) if shown is not None]
+        return [row for row, image in enumerate(self.image_inputs[condition]) if image is not None]
 
     def sha256(self) -> str:
         """One hash over everything that the questions hold."""
-        asked = zip(self.questions, self.shown["image"], strict=True)
         return fingerprint(
             [
-                [repr(replace(question, image=None)), shown and shown.name]
-                for question, shown in asked
+                [repr(replace(question, image=None)), image and image.name]
+                for question, image in zip(self.questions, self.image_inputs["image"], strict=True)
             ]
         )
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Responses:
     """What one model answered under one condition: one entry per asked question; None where the
     server gave no answer.
     """
 
     questions: list[Question]
-    shown: list[Shown]
+    image_inputs: list[ImageInput]
     answers: list[Answer | None]
     verdicts: list[Verdict]
 
 
-def load_benchmarks(section: EvalSection) -> list[Asked]:
+ResponsesByCondition = dict[tuple[Role, str], Responses]  # by role and condition
+
+
+def load_benchmarks(section: EvalSection) -> list[BenchmarkRun]:
     """Every benchmark of the recipe with its conditions.
 
     Raises:
@@ -92,13 +99,13 @@ def load_benchmarks(section: EvalSection) -> list[Asked]:
 
 def with_conditions(
     entry: BenchmarkSection, benchmark: Benchmark, questions: list[Question], section: EvalSection
-) -> Asked:
+) -> BenchmarkRun:
     """The questions with every wanted condition that exists for them."""
-    asked = shown_as_asked(questions)
-    shown: dict[str, list[Shown | None]] = {"image": list(asked)}
-    for ablation in possible_ablations(section.answers.ablations, asked, questions):
-        shown[ablation] = shown_under(ablation, questions, asked, section.seed)
-    return Asked(entry, benchmark, questions, shown, parser(entry.parser, entry.name))
+    own = own_images(questions)
+    image_inputs: dict[str, list[ImageInput | None]] = {"image": list(own)}
+    for ablation in possible_ablations(section.answers.ablations, own, questions):
+        image_inputs[ablation] = ablated_images(ablation, questions, own, section.seed)
+    return BenchmarkRun(entry, benchmark, questions, image_inputs, parser(entry.parser, entry.name))
 
 
 def decoding(section: EvalSection, max_new_tokens: int) -> dict[str, Any]:
@@ -110,21 +117,21 @@ def decoding(section: EvalSection, max_new_tokens: int) -> dict[str, Any]:
 
 
 def requests_of(
-    asked: Asked, subject: Subject, condition: str, section: EvalSection
+    run: BenchmarkRun, model: EvaluatedModel, condition: str, section: EvalSection
 ) -> Iterator[Request]:
     """One request per question that is asked under a condition, in order."""
-    for row in asked.rows(condition):
-        question, shown = asked.questions[row], asked.shown[condition][row]
-        assert shown is not None, "rows() leaves out what is not asked"
+    for row in run.rows(condition):
+        question, image = run.questions[row], run.image_inputs[condition][row]
+        assert image is not None, "rows() leaves out what is not asked"
         key = answer_key(
-            subject.weights, question.prompt, shown.name, decoding(section, question.max_new_tokens)
+            model.weights, question.prompt, image.name, decoding(section, question.max_new_tokens)
         )
-        label = f"{asked.entry.shown}: item {question.item_id} ({condition})"
-        yield Request(key, subject.folder, label, question.prompt, shown, question.max_new_tokens)
+        label = f"{run.entry.display_name}: item {question.item_id} ({condition})"
+        yield Request(key, model.folder, label, question.prompt, image, question.max_new_tokens)
 
 
 def alone(
-    requests: Sequence[Request], subjects: Sequence[Subject], section: EvalSection
+    requests: Sequence[Request], models: Sequence[EvaluatedModel], section: EvalSection
 ) -> list[Request]:
     """Some requests once more, each in a batch of its own; empty where a batch cannot change an
     answer (fp32 on a CPU).
@@ -136,9 +143,9 @@ def alone(
     ):
         return []
     chosen = []
-    for subject in subjects:
+    for model in models:
         own = sorted(
-            {one.key: one for one in requests if one.model == subject.folder}.values(),
+            {one.key: one for one in requests if one.model == model.folder}.values(),
             key=lambda one: one.key,
         )
         # keys are hashes: a sample that no order of the items can bias
@@ -147,7 +154,7 @@ def alone(
             chosen.append(
                 replace(
                     one,
-                    key=answer_key(subject.weights, one.prompt, one.shown.name, settings),
+                    key=answer_key(model.weights, one.prompt, one.image_input.name, settings),
                     alone=True,
                 )
             )
@@ -155,11 +162,11 @@ def alone(
 
 
 def read_answers(
-    asked: Asked, questions: Sequence[Question], answers: Sequence[Answer | None]
+    run: BenchmarkRun, questions: Sequence[Question], answers: Sequence[Answer | None]
 ) -> list[Verdict]:
     """What each answer says; missing where none came, and where only a judge could tell."""
     return [
-        Verdict(None, "missing") if answer is None else asked.parse(question, answer.text)
+        Verdict(None, "missing") if answer is None else run.parse(question, answer.text)
         for question, answer in zip(questions, answers, strict=True)
     ]
 
@@ -171,11 +178,12 @@ def agreement(
     if not singles:
         return None
     batched = {
-        (one.model, one.prompt, one.shown.name, one.max_new_tokens): one.key for one in requests
+        (one.model, one.prompt, one.image_input.name, one.max_new_tokens): one.key
+        for one in requests
     }
     pairs = [
         (
-            answers[batched[one.model, one.prompt, one.shown.name, one.max_new_tokens]],
+            answers[batched[one.model, one.prompt, one.image_input.name, one.max_new_tokens]],
             answers[one.key],
         )
         for one in singles
@@ -184,6 +192,3 @@ def agreement(
         "num_checked": len(pairs),
         "num_same": sum(one.text == other.text for one, other in pairs),
     }
-
-
-Hearings = dict[tuple[Role, str], Heard]  # by role and condition

@@ -16,10 +16,10 @@ from eval.generation.generator import Request
 from eval.inputs import BENCHMARK_FOLDER, Role
 from eval.suite.judge import judge_benchmark
 from eval.suite.requests import (
-    Asked,
-    Heard,
-    Hearings,
-    Subject,
+    BenchmarkRun,
+    EvaluatedModel,
+    Responses,
+    ResponsesByCondition,
     agreement,
     alone,
     read_answers,
@@ -30,51 +30,55 @@ from pipeline.core.progress import Progress, say
 from pipeline.core.storage import cache_dir, write_json, write_table
 
 Keep = Callable[[Sequence[tuple[str, Answer]]], None]
-Asks = dict[tuple[Role, str], list[Request]]  # of one benchmark, by role and condition
+# of one benchmark, by role and condition
+RequestsByCondition = dict[tuple[Role, str], list[Request]]
 # answers requests in any order, handing over each batch when it is ready
-AnswerAll = Callable[[Sequence[Request], Keep], None]
+GenerateFn = Callable[[Sequence[Request], Keep], None]
 
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkResults:
     """What a run says about its benchmarks, in the order of the recipe."""
 
-    asked: list[Asked]
-    hearings: list[Hearings]
+    runs: list[BenchmarkRun]
+    responses: list[ResponsesByCondition]
     results: list[dict[str, Any]]
     facts: dict[str, Any]  # about the run: requests, those without an answer, agreement of batches
 
 
 def run_benchmarks(
-    asked: Sequence[Asked],
-    subjects: Mapping[Role, Subject],
+    runs: Sequence[BenchmarkRun],
+    models: Mapping[Role, EvaluatedModel],
     section: EvalSection,
-    answer_all: AnswerAll,
+    generate: GenerateFn,
 ) -> BenchmarkResults:
     """Every benchmark under every condition by every model.
 
     Raises:
         UserError: Something that the user can mend; what was answered until then is kept.
     """
-    asks: list[Asks] = [
+    requests_of_runs: list[RequestsByCondition] = [
         {
-            (role, condition): list(requests_of(one, subject, condition, section))
-            for role, subject in subjects.items()
-            for condition in one.shown
+            (role, condition): list(requests_of(run, model, condition, section))
+            for role, model in models.items()
+            for condition in run.image_inputs
         }
-        for one in asked
+        for run in runs
     ]
     requests = [
-        request for one in asks for of_condition in one.values() for request in of_condition
+        request
+        for by_condition in requests_of_runs
+        for of_condition in by_condition.values()
+        for request in of_condition
     ]
-    singles = alone(requests, list(subjects.values()), section)
-    answers = answers_to([*requests, *singles], section, answer_all)
-    results, hearings = [], []
-    for one, own in zip(asked, asks, strict=True):
-        heard = hearings_of(one, own, answers)
-        heard, result = write_benchmark(one, heard, subjects, section)
+    singles = alone(requests, list(models.values()), section)
+    answers = answers_to([*requests, *singles], section, generate)
+    results, responses = [], []
+    for run, by_condition in zip(runs, requests_of_runs, strict=True):
+        read = responses_of(run, by_condition, answers)
+        judged, result = write_benchmark(run, read, models, section)
         results.append(result)
-        hearings.append(heard)
+        responses.append(judged)
     num_missing = sum(request.key not in answers for request in requests)
     if num_missing:
         say(
@@ -86,24 +90,27 @@ def run_benchmarks(
         "num_without_answer": num_missing,
         "batch_agreement": agreement(requests, singles, answers),
     }
-    return BenchmarkResults(list(asked), hearings, results, facts)
+    return BenchmarkResults(list(runs), responses, results, facts)
 
 
 def write_benchmark(
-    asked: Asked, heard: Hearings, subjects: Mapping[Role, Subject], section: EvalSection
-) -> tuple[Hearings, dict[str, Any]]:
-    """Has free answers judged, and writes the benchmark's files; returns what was heard with
+    run: BenchmarkRun,
+    responses: ResponsesByCondition,
+    models: Mapping[Role, EvaluatedModel],
+    section: EvalSection,
+) -> tuple[ResponsesByCondition, dict[str, Any]]:
+    """Has free answers judged, and writes the benchmark's files; returns the responses with
     ratings, and the scores.
     """
-    folder, name = Path(section.out) / BENCHMARK_FOLDER, asked.entry.shown
-    judged = judge_benchmark(asked, heard, section)
+    folder, name = Path(section.out) / BENCHMARK_FOLDER, run.entry.display_name
+    judged = judge_benchmark(run, responses, section)
     if judged is not None:
-        heard = judged.heard
+        responses = judged.responses
         write_table(folder / f"{name}.judge.parquet", judged.table)
-    result = benchmark_scores(asked, heard, subjects, section) | {"judge": judged and judged.facts}
-    write_table(folder / f"{name}.parquet", answers_table(asked, heard))
+    result = benchmark_scores(run, responses, models, section) | {"judge": judged and judged.facts}
+    write_table(folder / f"{name}.parquet", answers_table(run, responses))
     write_json(folder / f"{name}.json", result)
-    return heard, result
+    return responses, result
 
 
 def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +135,7 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answers_to(
-    requests: Sequence[Request], section: EvalSection, answer_all: AnswerAll
+    requests: Sequence[Request], section: EvalSection, generate: GenerateFn
 ) -> dict[str, Answer]:
     """The answer to each request by its key; equal requests are answered once, and what was
     answered before is not again.
@@ -152,20 +159,22 @@ def answers_to(
                     answers.update(made)
                     progress.advance(len(made))
 
-                answer_all(missing, keep)
+                generate(missing, keep)
     return answers
 
 
-def hearings_of(asked: Asked, asks: Asks, answers: Mapping[str, Answer]) -> Hearings:
+def responses_of(
+    run: BenchmarkRun, requests_of_run: RequestsByCondition, answers: Mapping[str, Answer]
+) -> ResponsesByCondition:
     """What each model answered under each condition, read."""
-    heard: Hearings = {}
-    for (role, condition), requests in asks.items():
-        questions = [asked.questions[row] for row in asked.rows(condition)]
+    responses: ResponsesByCondition = {}
+    for (role, condition), requests in requests_of_run.items():
+        questions = [run.questions[row] for row in run.rows(condition)]
         found = [answers.get(request.key) for request in requests]
-        heard[role, condition] = Heard(
+        responses[role, condition] = Responses(
             questions,
-            [request.shown for request in requests],
+            [request.image_input for request in requests],
             found,
-            read_answers(asked, questions, found),
+            read_answers(run, questions, found),
         )
-    return heard
+    return responses

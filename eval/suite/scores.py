@@ -24,24 +24,22 @@ from eval.stats.dependency import (
     relative_change,
     scored,
 )
-from eval.suite.requests import Asked, Heard, Hearings, Subject
+from eval.suite.requests import BenchmarkRun, EvaluatedModel, Responses, ResponsesByCondition
 
 STATUSES = ("exact", "extracted", "ambiguous", "failed", "missing")
 
 
-def answers_table(asked: Asked, heard: Hearings) -> pa.Table:
+def answers_table(run: BenchmarkRun, responses: ResponsesByCondition) -> pa.Table:
     """One row per question, condition and model.
 
     The columns of a table of answers, and: `model_role` (before | after), `num_tokens` and `ended`
     (null where no answer came), `fault` (what an endpoint said instead of an answer).
     """
     parts = []
-    for (role, condition), one in heard.items():
-        responses = ["" if answer is None else answer.text for answer in one.answers]
-        names = [shown.name for shown in one.shown]
-        part = answer_table(
-            asked.benchmark, condition, one.questions, responses, one.verdicts, names
-        )
+    for (role, condition), one in responses.items():
+        texts = ["" if answer is None else answer.text for answer in one.answers]
+        names = [image.name for image in one.image_inputs]
+        part = answer_table(run.benchmark, condition, one.questions, texts, one.verdicts, names)
         part = part.append_column("model_role", pa.array([role] * part.num_rows))
         for name, kind in (
             ("num_tokens", pa.int64()),
@@ -55,7 +53,10 @@ def answers_table(asked: Asked, heard: Hearings) -> pa.Table:
 
 
 def benchmark_scores(
-    asked: Asked, heard: Hearings, subjects: Mapping[Role, Subject], section: EvalSection
+    run: BenchmarkRun,
+    responses: ResponsesByCondition,
+    models: Mapping[Role, EvaluatedModel],
+    section: EvalSection,
 ) -> dict[str, Any]:
     """Every number of one benchmark.
 
@@ -73,58 +74,58 @@ def benchmark_scores(
     """
     intervals = section.intervals
     draws = Draws.of(
-        [one.cluster for one in asked.questions],
+        [one.cluster for one in run.questions],
         intervals.num_draws,
         intervals.confidence,
         section.seed,
     )
     metrics = {
-        key: asked.benchmark.metrics(one.questions, one.verdicts) for key, one in heard.items()
+        key: run.benchmark.metrics(one.questions, one.verdicts) for key, one in responses.items()
     }
     scores: dict[str, Any] = {}
-    for (role, condition), one in heard.items():
+    for (role, condition), one in responses.items():
         numbers = {
             name: _number(metric, draws) for name, metric in metrics[role, condition].items()
         }
         scores.setdefault(condition, {})[role] = {"metrics": numbers, "answers": answer_facts(one)}
     return {
-        "benchmark": asked.entry.name,
-        "label": asked.entry.shown,
-        "source": asked.entry.source,
-        "options": dict(asked.entry.options),
-        "parser": asked.entry.parser,
+        "benchmark": run.entry.name,
+        "label": run.entry.display_name,
+        "source": run.entry.source,
+        "options": dict(run.entry.options),
+        "parser": run.entry.parser,
         "max_new_tokens": section.answers.max_new_tokens,
         "dtype": section.dtype if section.endpoint is None else None,
-        "limit": asked.entry.limit,
-        "num_questions": len(asked.questions),
-        "expected_size": asked.entry.expected_size or asked.benchmark.expected_size,
-        "headline": asked.benchmark.headline,
-        "models": {role: subject.name for role, subject in subjects.items()},
+        "limit": run.entry.limit,
+        "num_questions": len(run.questions),
+        "expected_size": run.entry.expected_size or run.benchmark.expected_size,
+        "headline": run.benchmark.headline,
+        "models": {role: model.name for role, model in models.items()},
         "scores": scores,
-        "difference": _differences(metrics, draws) if "before" in subjects else None,
+        "difference": _differences(metrics, draws) if "before" in models else None,
         "dependency": {
             condition: {
-                role: _dependence(asked, heard, metrics, role, condition, draws)
-                for role in subjects
+                role: _dependence(run, responses, metrics, role, condition, draws)
+                for role in models
             }
-            for condition in asked.shown
+            for condition in run.image_inputs
             if condition != "image"
         },
     }
 
 
-def answer_facts(heard: Heard) -> dict[str, Any]:
+def answer_facts(responses: Responses) -> dict[str, Any]:
     """What the answers are like: how they could be read, how long they are, how many did not end or
     did not come.
     """
-    given = [answer for answer in heard.answers if answer is not None]
-    counts: Counter[str] = Counter(verdict.status for verdict in heard.verdicts)
+    given = [answer for answer in responses.answers if answer is not None]
+    counts: Counter[str] = Counter(verdict.status for verdict in responses.verdicts)
     return {
-        "num_asked": len(heard.answers),
-        "num_without_answer": len(heard.answers) - len(given),
+        "num_asked": len(responses.answers),
+        "num_without_answer": len(responses.answers) - len(given),
         "statuses": {status: counts[status] for status in STATUSES},
         "frac_unreadable": _share(
-            counts["failed"] + counts["ambiguous"], len(heard.answers) - counts["missing"]
+            counts["failed"] + counts["ambiguous"], len(responses.answers) - counts["missing"]
         ),
         "num_empty": sum(not answer.text.strip() for answer in given),
         "num_not_ended": sum(not answer.ended for answer in given),
@@ -159,20 +160,20 @@ def _differences(
 
 
 def _dependence(
-    asked: Asked,
-    heard: Hearings,
+    run: BenchmarkRun,
+    responses: ResponsesByCondition,
     metrics: Mapping[tuple[Role, str], Mapping[str, Metric]],
     role: Role,
     condition: str,
     draws: Draws,
 ) -> dict[str, Any]:
-    seeing, ablated = heard[role, "image"], heard[role, condition]
-    rows = asked.rows(condition)
+    seeing, ablated = responses[role, "image"], responses[role, condition]
+    rows = run.rows(condition)
     questions, verdicts = ablated.questions, [seeing.verdicts[row] for row in rows]
     with_image = (
         metrics[role, "image"]
-        if len(rows) == len(asked.questions)
-        else asked.benchmark.metrics(questions, verdicts)
+        if len(rows) == len(run.questions)
+        else run.benchmark.metrics(questions, verdicts)
     )
     drops = {
         name: drop(with_image[name], metric, draws)
@@ -191,8 +192,8 @@ def _dependence(
     return {"metrics": drops, "flip_rate": flip_rate(pick, flipped, draws), "n": len(rows)}
 
 
-def _said(heard: Heard, row: int, verdict: Verdict) -> tuple[str, Verdict]:
-    answer = heard.answers[row]
+def _said(responses: Responses, row: int, verdict: Verdict) -> tuple[str, Verdict]:
+    answer = responses.answers[row]
     return ("" if answer is None else answer.text), verdict
 
 

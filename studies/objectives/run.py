@@ -104,9 +104,9 @@ def execute(
             model = work / "model"
             extra = _train(run, folder, model, device)
         trained_s = time.monotonic()
-        favoured = read_json(folder / BASE / "prior.json")["favoured"]
+        prior = read_json(folder / BASE / "prior.json")["favoured"]
         scored = score(
-            model, folder / run.measured, favoured, facts["slices"], plan_of(device, num_threads)
+            model, folder / run.measured, prior, facts["slices"], plan_of(device, num_threads)
         )
     finally:
         shutil.rmtree(work, ignore_errors=True)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from eval.pairs.arrays import View, favoured_of, view_of
+from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.measures import terms_of
 from eval.pairs.paired_scores import NONE, A, B, BoolArray, FloatArray, own_image_sides, right_sides
 from eval.pairs.scorer import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
@@ -73,14 +73,14 @@ def read_items(folder: Path, *, images: bool = True) -> pa.Table:
 def score(
     model: Path,
     folder: Path,
-    favoured: Mapping[str, Sequence[str]],
+    prior: Mapping[str, Sequence[str]],
     slices: Mapping[str, Sequence[str]],
     plan: ScoringPlan,
 ) -> Scored:
     """Scores a model on a folder.
 
     Args:
-        favoured: The answers that the base was taught to favour, by question.
+        prior: The answers that the base was taught to favour, by question.
         slices: Categories by the slice's name; "all" is every pair.
 
     Raises:
@@ -96,41 +96,41 @@ def score(
     results = PairScorer(plan)(chunk)
     if results["error"][0].is_valid:
         raise MvcError(results["error"][0].as_py())
-    view = view_of(items, results)
-    said = judged(items, view)
+    scores = model_scores_of(items, results)
+    said = judged(items, scores)
     categories = items["category"].to_pylist()
     inside = {"all": np.ones(items.num_rows, bool)}
     inside |= {
         name: np.array([category in chosen for category in categories])
         for name, chosen in slices.items()
     }
-    terms = all_terms(items, view, favoured, said)
+    terms = all_terms(items, scores, prior, said)
     measures = {name: ratios(terms, inside_P) for name, inside_P in inside.items()}
-    return Scored(measures, outcomes(view, said))
+    return Scored(measures, outcomes(scores, said))
 
 
-def judged(items: pa.Table, view: View) -> list[str]:
+def judged(items: pa.Table, scores: ModelScores) -> list[str]:
     """TRUE, FALSE or SILENT for each side's generated answer, two per pair.
 
     By the scene's exact truth where `meta` has it. Elsewhere the truth is the photograph's own
     caption: an answer that is another caption of the folder is false, any other text says nothing
     that can be checked.
     """
-    assert view.answers is not None, "the study generates answers"
+    assert scores.answers is not None, "the study generates answers"
     found = []
     answers = list(zip(items["answer_a"].to_pylist(), items["answer_b"].to_pylist(), strict=True))
     known = {normalise(answer) for pair in answers for answer in pair}
     for pair, own in enumerate(answers):
         codes = ""
         for side in (0, 1):
-            if view.answers.has_truth_P2[pair, side]:
+            if scores.answers.has_truth_P2[pair, side]:
                 num_claims, num_false = (
-                    view.answers.num_claims_P2[pair, side],
-                    view.answers.num_false_P2[pair, side],
+                    scores.answers.num_claims_P2[pair, side],
+                    scores.answers.num_false_P2[pair, side],
                 )
                 codes += FALSE if num_false else TRUE if num_claims else SILENT
             else:
-                text = normalise(view.answers.texts[pair][side])
+                text = normalise(scores.answers.texts[pair][side])
                 codes += (
                     TRUE if text == normalise(own[side]) else FALSE if text in known else SILENT
                 )
@@ -139,22 +139,22 @@ def judged(items: pa.Table, view: View) -> list[str]:
 
 
 def all_terms(
-    items: pa.Table, view: View, favoured: Mapping[str, Sequence[str]], said: list[str]
+    items: pa.Table, scores: ModelScores, prior: Mapping[str, Sequence[str]], said: list[str]
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
     """Numerator and denominator per pair of every measure that the study keeps."""
-    everything = terms_of(view, favoured_of(items, favoured))
+    everything = terms_of(scores, prior_sides_of(items, prior))
     terms = {name: everything[name] for name in KEPT_MEASURES}
     sides_P = np.full(items.num_rows, 2.0)
     terms["false_answers"] = _count(said, FALSE), sides_P - _count(said, SILENT)
     terms["silent_answers"] = _count(said, SILENT), sides_P
     terms["hallucination"] = sides_P - _count(said, TRUE), sides_P
-    right_P2 = right_sides(view.logps_P32)
-    helped_P2 = helped_sides(items, favoured)
+    right_P2 = right_sides(scores.logps_P32)
+    helped_P2 = helped_sides(items, prior)
     terms["accuracy_helped"] = _among(right_P2, helped_P2)
     for name, sides_P2 in zip(("follows", "breaks"), bias_sides(items), strict=True):
         terms[f"accuracy_bias_{name}"] = _among(right_P2, sides_P2)
-    for name, logps_P2 in own_logps(view.logps_P32).items():
-        terms[f"{name}_nats_per_token"] = (logps_P2 / view.num_tokens_P2).sum(axis=1), sides_P
+    for name, logps_P2 in own_logps(scores.logps_P32).items():
+        terms[f"{name}_nats_per_token"] = (logps_P2 / scores.num_tokens_P2).sum(axis=1), sides_P
     return terms
 
 
@@ -170,12 +170,12 @@ def own_logps(logps_P32: FloatArray) -> dict[str, FloatArray]:
     }
 
 
-def helped_sides(items: pa.Table, favoured: Mapping[str, Sequence[str]]) -> BoolArray:
+def helped_sides(items: pa.Table, prior: Mapping[str, Sequence[str]]) -> BoolArray:
     """Sides whose truth the base was taught to favour, and whose contradiction it was not, [P, 2]."""
     rows = items.select(["question", "answer_a", "answer_b"]).to_pylist()
     status = np.array(
         [
-            [row[f"answer_{side}"] in favoured.get(row["question"], ()) for side in "ab"]
+            [row[f"answer_{side}"] in prior.get(row["question"], ()) for side in "ab"]
             for row in rows
         ],
         bool,
@@ -221,7 +221,7 @@ def ratios(
     }
 
 
-def outcomes(view: View, said: list[str]) -> dict[str, str]:
+def outcomes(scores: ModelScores, said: list[str]) -> dict[str, str]:
     """Per pair, in the folder's order, as text: two characters per pair, and the fit of both true
     captions.
 
@@ -229,10 +229,10 @@ def outcomes(view: View, said: list[str]) -> dict[str, str]:
     see `judged`. nll: minus the log-probability per token of a pair's true captions under their
     images, in hundredths of a nat.
     """
-    nll_P = -(own_logps(view.logps_P32)["own"] / view.num_tokens_P2).mean(axis=1)
+    nll_P = -(own_logps(scores.logps_P32)["own"] / scores.num_tokens_P2).mean(axis=1)
     return {
-        "right": _bits(right_sides(view.logps_P32)),
-        "image": _bits(own_image_sides(view.logps_P32)),
+        "right": _bits(right_sides(scores.logps_P32)),
+        "image": _bits(own_image_sides(scores.logps_P32)),
         "said": "".join(said),
         "nll": " ".join(str(round(100 * value)) for value in nll_P.tolist()),
     }
@@ -242,7 +242,7 @@ def _bits(sides_P2: BoolArray) -> str:
     return "".join("1" if value else "0" for value in sides_P2.ravel().tolist())
 
 
-def item_facts(folder: Path, favoured: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def item_facts(folder: Path, prior: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """What intervals need to know of a folder's pairs: the group and category of each, and where
     the prior stands on each side.
 
@@ -250,7 +250,7 @@ def item_facts(folder: Path, favoured: Mapping[str, Sequence[str]]) -> dict[str,
     """
     items = read_items(folder, images=False)
     numbers = {name: place for place, name in enumerate(dict.fromkeys(items["group"].to_pylist()))}
-    sides = favoured_of(items, favoured)
+    sides = prior_sides_of(items, prior)
     assert sides is not None
     letters_P2 = np.where(sides.misled_P2, "m", np.where(sides.neutral_P2, "n", "h"))
     return {

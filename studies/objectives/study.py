@@ -75,8 +75,8 @@ class Study:
                     " photographs, or changed recipes), so its rows would be stale; give"
                     " --new-worlds to note it, and all its runs are made anew"
                 )
-            favoured = read_json(self.root / world.name / "base" / "prior.json")["favoured"]
-            pairs = item_facts(self.root / world.name / "test", favoured)
+            prior = read_json(self.root / world.name / "base" / "prior.json")["favoured"]
+            pairs = item_facts(self.root / world.name / "test", prior)
             self.facts[world.name] = {
                 **made,
                 "base": (noted or {}).get("base", {}),

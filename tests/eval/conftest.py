@@ -160,8 +160,8 @@ def finetuned(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any
     folder = write_llava(tmp_path_factory.mktemp("model") / "tuned", texts, seed=1)
     write_llava(folder / "base", texts, seed=0)
     (folder / "svco.json").write_text(json.dumps({"base_model": "base"}))
-    favoured = {row["question"]: [row["answer_a"]] for row in rows[:6]}
-    (folder / "base" / "prior.json").write_text(json.dumps({"favoured": favoured}))
+    prior = {row["question"]: [row["answer_a"]] for row in rows[:6]}
+    (folder / "base" / "prior.json").write_text(json.dumps({"favoured": prior}))
     return folder
 
 

@@ -7,19 +7,19 @@ from PIL import Image
 
 from eval.generation.endpoint import messages_of
 from eval.generation.generator import Request
-from eval.generation.image_conditions import NOTHING, Shown
+from eval.generation.image_conditions import NO_IMAGE, ImageInput
 from pipeline.llm.protocol import ASSUMED_IMAGE_TOKENS, message_tokens
 
 
-def request(shown: Shown) -> Request:
-    return Request("k", "", "set: item 1 (image)", "What is it?", shown, 8)
+def request(image_input: ImageInput) -> Request:
+    return Request("k", "", "set: item 1 (image)", "What is it?", image_input, 8)
 
 
 def test_the_image_comes_before_the_question_with_its_own_type() -> None:
     for kind, media_type in (("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")):
         buffer = io.BytesIO()
         Image.new("RGB", (4, 4)).save(buffer, kind)
-        image, question = messages_of(request(Shown(buffer.getvalue(), "s")))[0]["content"]
+        image, question = messages_of(request(ImageInput(buffer.getvalue(), "s")))[0]["content"]
         head, _, data = image["image_url"]["url"].partition(",")
         assert head == f"data:{media_type};base64"
         assert base64.b64decode(data) == buffer.getvalue()
@@ -27,11 +27,11 @@ def test_the_image_comes_before_the_question_with_its_own_type() -> None:
 
 
 def test_without_an_image_the_question_is_a_plain_text() -> None:
-    assert messages_of(request(NOTHING)) == [{"role": "user", "content": "What is it?"}]
+    assert messages_of(request(NO_IMAGE)) == [{"role": "user", "content": "What is it?"}]
 
 
 def test_a_blank_image_is_drawn_for_the_server() -> None:
-    url = messages_of(request(Shown(blank_px=(5, 3))))[0]["content"][0]["image_url"]["url"]
+    url = messages_of(request(ImageInput(blank_px=(5, 3))))[0]["content"][0]["image_url"]["url"]
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (5, 3)
 
 

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from eval.generation.image_conditions import (
-    NOTHING,
-    Shown,
+    NO_IMAGE,
+    ImageInput,
+    ablated_images,
     derangement,
+    own_images,
     possible_ablations,
-    shown_as_asked,
-    shown_under,
     upright_size,
 )
 from eval.question import BenchmarkError, Question
@@ -47,32 +47,32 @@ QUESTIONS = [
     question("4", None),
     question("5", GREEN),
 ]
-ASKED = shown_as_asked(QUESTIONS)
+OWN_IMAGES = own_images(QUESTIONS)
 
 
 def test_as_asked_is_the_image_or_nothing() -> None:
-    assert [shown.image for shown in ASKED] == [RED, BLUE, RED, None, GREEN]
-    assert ASKED[0] == ASKED[2]
-    assert ASKED[3] == NOTHING
+    assert [image.image for image in OWN_IMAGES] == [RED, BLUE, RED, None, GREEN]
+    assert OWN_IMAGES[0] == OWN_IMAGES[2]
+    assert OWN_IMAGES[3] == NO_IMAGE
 
 
 def test_no_image_is_nothing_for_all() -> None:
-    assert shown_under("none", QUESTIONS, ASKED, 0) == [NOTHING] * 5
-    assert NOTHING.name is None
-    assert NOTHING.encoded() is None
+    assert ablated_images("none", QUESTIONS, OWN_IMAGES, 0) == [NO_IMAGE] * 5
+    assert NO_IMAGE.name is None
+    assert NO_IMAGE.encoded() is None
 
 
 def test_blank_is_grey_of_the_same_size_and_drawn_on_demand() -> None:
-    shown = shown_under("blank", QUESTIONS, ASKED, 0)
-    assert [one and one.name for one in shown] == [
+    images = ablated_images("blank", QUESTIONS, OWN_IMAGES, 0)
+    assert [one and one.name for one in images] == [
         "blank:8x6",
         "blank:6x8",
         "blank:8x6",
         None,
         "blank:8x6",
     ]
-    assert shown[0] is not None
-    drawn = Image.open(io.BytesIO(shown[0].encoded() or b""))
+    assert images[0] is not None
+    drawn = Image.open(io.BytesIO(images[0].encoded() or b""))
     assert (drawn.size, drawn.getcolors()) == ((8, 6), [(48, (128, 128, 128))])
 
 
@@ -83,19 +83,19 @@ def test_a_rotated_photograph_has_the_size_that_a_person_sees() -> None:
 
 def test_shuffled_gives_everyone_another_image_and_equal_images_the_same() -> None:
     for seed in range(5):
-        shown = shown_under("shuffled", QUESTIONS, ASKED, seed)
+        images = ablated_images("shuffled", QUESTIONS, OWN_IMAGES, seed)
         assert all(
             one is not None and one != own
-            for one, own in zip(shown, ASKED, strict=True)
+            for one, own in zip(images, OWN_IMAGES, strict=True)
             if own.image is not None
         )
-        assert shown[0] == shown[2]
-        assert shown[3] == NOTHING
-        assert {one.sha256 for one in shown if one and one.image} == {
-            one.sha256 for one in ASKED if one.image
+        assert images[0] == images[2]
+        assert images[3] == NO_IMAGE
+        assert {one.sha256 for one in images if one and one.image} == {
+            one.sha256 for one in OWN_IMAGES if one.image
         }
-    assert shown_under("shuffled", QUESTIONS, ASKED, 1) == shown_under(
-        "shuffled", QUESTIONS, ASKED, 1
+    assert ablated_images("shuffled", QUESTIONS, OWN_IMAGES, 1) == ablated_images(
+        "shuffled", QUESTIONS, OWN_IMAGES, 1
     )
 
 
@@ -113,24 +113,24 @@ def test_a_derangement_is_one_cycle_through_all_and_depends_on_the_names_alone()
 
 
 def test_counterpart_is_the_pairs_other_image_where_there_is_one() -> None:
-    shown = shown_under("counterpart", QUESTIONS, ASKED, 0)
-    assert [one and one.image for one in shown] == [BLUE, RED, None, None, None]
+    images = ablated_images("counterpart", QUESTIONS, OWN_IMAGES, 0)
+    assert [one and one.image for one in images] == [BLUE, RED, None, None, None]
 
 
 def test_only_conditions_that_exist_are_asked() -> None:
     wanted = ("none", "blank", "shuffled", "counterpart")
-    assert possible_ablations(wanted, ASKED, QUESTIONS) == list(wanted)
-    assert possible_ablations(("none",), ASKED, QUESTIONS) == ["none"]
-    assert possible_ablations(wanted, ASKED[2:3], QUESTIONS[2:3]) == ["none", "blank"]
-    assert possible_ablations(wanted, ASKED[3:4], QUESTIONS[3:4]) == []
+    assert possible_ablations(wanted, OWN_IMAGES, QUESTIONS) == list(wanted)
+    assert possible_ablations(("none",), OWN_IMAGES, QUESTIONS) == ["none"]
+    assert possible_ablations(wanted, OWN_IMAGES[2:3], QUESTIONS[2:3]) == ["none", "blank"]
+    assert possible_ablations(wanted, OWN_IMAGES[3:4], QUESTIONS[3:4]) == []
 
 
 def test_an_image_without_a_readable_size_is_named() -> None:
     broken = [question("x", b"no image")]
     with pytest.raises(BenchmarkError, match="item x: its image cannot be used"):
-        shown_under("blank", broken, shown_as_asked(broken), 0)
+        ablated_images("blank", broken, own_images(broken), 0)
 
 
 def test_a_picture_is_known_by_its_bytes() -> None:
-    assert Shown(RED, "ab").name == "ab"
-    assert ASKED[0].name != ASKED[1].name
+    assert ImageInput(RED, "ab").name == "ab"
+    assert OWN_IMAGES[0].name != OWN_IMAGES[1].name

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from eval.pairs.paired_scores import (
     TIE_NATS,
-    favoured_sides,
     flips,
     margins,
     own_image_sides,
@@ -15,6 +14,7 @@ from eval.pairs.paired_scores import (
     preferences,
     prior_sides,
     right_sides,
+    stated_prior_sides,
     tie_nats_of,
 )
 
@@ -144,7 +144,7 @@ def test_an_image_that_moves_every_text_alike_changes_no_text_score_but_the_imag
 
 
 def test_a_stated_prior_misleads_where_it_favours_only_the_wrong_answer() -> None:
-    favoured = {"What colour?": ["red", "green"], "How many?": ["two"]}
+    prior = {"What colour?": ["red", "green"], "How many?": ["two"]}
     questions = ["What colour?", "What colour?", "What colour?", "How many?", "Where?"]
     answers = [
         ("red", "blue"),
@@ -153,7 +153,7 @@ def test_a_stated_prior_misleads_where_it_favours_only_the_wrong_answer() -> Non
         ("three", "two"),
         ("left", "right"),
     ]
-    sides = favoured_sides(questions, answers, favoured)
+    sides = stated_prior_sides(questions, answers, prior)
     assert sides.misled_P2.tolist() == [
         [False, True],
         [False, False],
@@ -171,4 +171,4 @@ def test_a_stated_prior_misleads_where_it_favours_only_the_wrong_answer() -> Non
 
 
 def test_no_pairs_have_no_favoured_sides() -> None:
-    assert favoured_sides([], [], {}).misled_P2.shape == (0, 2)
+    assert stated_prior_sides([], [], {}).misled_P2.shape == (0, 2)

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 
 from eval.config import EvalSection, IntervalSection
-from eval.pairs.arrays import View, judge, view_of
+from eval.pairs.arrays import ModelScores, judge, model_scores_of
 from eval.pairs.measures import MEASURES
-from eval.pairs.paired_scores import FavouredSides
+from eval.pairs.paired_scores import PriorSides
 from eval.pairs.score_table import score_table, verdict_of_pairs
 from eval.report.pairs import HEADLINE, TERMINAL, show, table
 
@@ -30,15 +30,15 @@ ITEMS = pa.table(
 )
 
 
-def view(*logps: list[list[float]]) -> View:
-    return View(np.array(logps), np.full((len(logps), 2), 4), None)
+def model(*logps: list[list[float]]) -> ModelScores:
+    return ModelScores(np.array(logps), np.full((len(logps), 2), 4), None)
 
 
-BEFORE, AFTER = view(BLIND, BLIND, SEES, BLIND), view(SEES, SEES, BLIND, BLIND)
+BEFORE, AFTER = model(BLIND, BLIND, SEES, BLIND), model(SEES, SEES, BLIND, BLIND)
 
 
-def overall(**views: View) -> dict[str, Any]:
-    return score_table(ITEMS, views, None, SECTION)["overall"]  # type: ignore[arg-type]
+def overall(**model_scores: ModelScores) -> dict[str, Any]:
+    return score_table(ITEMS, model_scores, None, SECTION)["overall"]  # type: ignore[arg-type]
 
 
 def test_scores_of_four_pairs_by_hand() -> None:
@@ -64,19 +64,19 @@ def test_the_area_under_the_curve_is_one_for_a_model_that_sees_and_a_half_for_on
     None
 ):
     area = {
-        name: overall(after=view(*[logps] * 4))["auroc"]["after"]["value"]
+        name: overall(after=model(*[logps] * 4))["auroc"]["after"]["value"]
         for name, logps in (("sees", SEES), ("blind", BLIND))
     }
     assert area == {"sees": 1.0, "blind": 0.5}
     # One text falls with both images, more with the other's: 0 and -2 against -1 and -3, so 3 of 4
     # comparisons are right.
     falls = [[-3.0, -6.0], [-4.0, -5.0], [-3.0, -3.0]]
-    assert overall(after=view(*[falls] * 4))["auroc"]["after"]["value"] == 0.75
+    assert overall(after=model(*[falls] * 4))["auroc"]["after"]["value"] == 0.75
 
 
 def test_rounding_noise_does_not_make_a_blind_model_see() -> None:
     noise = np.random.default_rng(1).uniform(-1.5e-5, 1.5e-5, size=(4, 3, 2))
-    noisy = View(np.array([BLIND] * 4) + noise, np.full((4, 2), 4), None)
+    noisy = ModelScores(np.array([BLIND] * 4) + noise, np.full((4, 2), 4), None)
     found = overall(after=noisy)
     value = {key: entry["after"]["value"] for key, entry in found.items()}
     for key in (
@@ -94,7 +94,9 @@ def test_rounding_noise_does_not_make_a_blind_model_see() -> None:
         for name in ("matching_contradictory", "matching_none", "none_contradictory")
     ] == [0.0, 0.0, 0.0]
     # as measured in bfloat16
-    coarse = View(np.array([BLIND] * 4) + 400 * noise, np.full((4, 2), 4), None, tie_nats=0.02)
+    coarse = ModelScores(
+        np.array([BLIND] * 4) + 400 * noise, np.full((4, 2), 4), None, tie_nats=0.02
+    )
     assert verdict_of_pairs({"after": coarse}) == ["wrong"] * 4
     assert overall(after=coarse)["matching_none_positive"]["after"]["value"] == 0.0
 
@@ -102,8 +104,8 @@ def test_rounding_noise_does_not_make_a_blind_model_see() -> None:
 def test_what_the_image_adds_is_measured_against_the_accuracy_without_it() -> None:
     # a tie without image: no side is right there
     undecided = [[-1.0, -5.0], [-5.0, -1.0], [-3.0, -3.0]]
-    assert overall(after=view(*[undecided] * 4))["image_gain"]["after"]["value"] == 1.0
-    assert overall(after=view(*[SEES] * 4))["image_gain"]["after"]["value"] == 0.5
+    assert overall(after=model(*[undecided] * 4))["image_gain"]["after"]["value"] == 1.0
+    assert overall(after=model(*[SEES] * 4))["image_gain"]["after"]["value"] == 0.5
 
 
 def test_both_counts_are_shown_where_the_models_are_counted_over_others() -> None:
@@ -158,7 +160,7 @@ def test_the_same_seed_gives_the_same_table() -> None:
 def test_what_was_not_measured_is_absent() -> None:
     found = overall(after=AFTER)
     assert not {"accuracy_misled", "hallucinated_answers", "generated_own"} & set(found)
-    nowhere = FavouredSides(neutral_P2=np.ones((4, 2), bool), misled_P2=np.zeros((4, 2), bool))
+    nowhere = PriorSides(neutral_P2=np.ones((4, 2), bool), misled_P2=np.zeros((4, 2), bool))
     with_prior = score_table(ITEMS, {"after": AFTER}, nowhere, SECTION)["overall"]
     assert "accuracy_misled" not in with_prior
     assert with_prior["accuracy_neutral"]["after"]["value"] == 0.75
@@ -201,7 +203,7 @@ def test_generated_answers_are_judged_side_by_side() -> None:
     assert answers.num_claims_P2.tolist() == [[1, 1], [0, 0], [0, 0], [0, 0]]
     assert answers.num_false_P2.tolist() == [[0, 1], [0, 0], [0, 0], [0, 0]]
     found = score_table(
-        items, {"after": View(AFTER.logps_P32, AFTER.num_tokens_P2, answers)}, None, SECTION
+        items, {"after": ModelScores(AFTER.logps_P32, AFTER.num_tokens_P2, answers)}, None, SECTION
     )["overall"]
     value = {key: entry["after"]["value"] for key, entry in found.items()}
     assert (
@@ -225,11 +227,11 @@ def test_results_of_other_pairs_or_without_numbers_are_refused() -> None:
     ]
     rest = {"num_tokens_a": [4], "num_tokens_b": [4], "generated_a": [None], "generated_b": [None]}
     good = pa.table({"pair_id": ["p0"], **{name: [-1.0] for name in names}, **rest})
-    assert view_of(ITEMS.slice(0, 1), good).answers is None
+    assert model_scores_of(ITEMS.slice(0, 1), good).answers is None
     with pytest.raises(ValueError, match="order of the pairs"):
-        view_of(ITEMS.slice(1, 1), good)
+        model_scores_of(ITEMS.slice(1, 1), good)
     with pytest.raises(ValueError, match="pair p0: .* not a finite number"):
-        view_of(ITEMS.slice(0, 1), good.set_column(1, "logp_a_a", [[float("nan")]]))
+        model_scores_of(ITEMS.slice(0, 1), good.set_column(1, "logp_a_a", [[float("nan")]]))
 
 
 def test_numbers_are_shown_in_the_unit_of_their_measure() -> None:

@@ -12,12 +12,12 @@ import pytest
 from eval.benchmarks.mmhal import BENCHMARK
 from eval.config import BenchmarkSection, EvalSection, JudgeEndpoint, JudgeSection
 from eval.generation.cache import Answer
-from eval.generation.image_conditions import NOTHING
+from eval.generation.image_conditions import NO_IMAGE
 from eval.question import Question, Verdict
 from eval.suite.judge import judge_benchmark
 from eval.suite.judge_client import Ask, judge_all, outcome, rating_ask, read_better, read_rating
-from eval.suite.requests import Asked, Heard, Hearings
-from eval.suite.requests import with_conditions as asked_with_conditions
+from eval.suite.requests import BenchmarkRun, Responses, ResponsesByCondition
+from eval.suite.requests import with_conditions as run_with_conditions
 from pipeline.core.recipe import UserError
 from tests.pipeline.chat_server import ChatServer
 
@@ -188,12 +188,14 @@ def test_a_judge_that_nobody_can_reach_ends_the_job_with_the_reason(tmp_path: Pa
         rate(["401"], tmp_path)
 
 
-def hearings(answers: dict[str, list[str | None]], questions: list[Question]) -> Hearings:
-    found: Hearings = {}
+def responses_of(
+    answers: dict[str, list[str | None]], questions: list[Question]
+) -> ResponsesByCondition:
+    found: ResponsesByCondition = {}
     for role in ("before", "after"):
         said = [None if text is None else Answer(text, 3, ended=True) for text in answers[role]]
         verdicts = [Verdict(None, "missing")] * len(questions)
-        found[role, "image"] = Heard(questions, [NOTHING] * len(questions), said, verdicts)  # type: ignore[index]
+        found[role, "image"] = Responses(questions, [NO_IMAGE] * len(questions), said, verdicts)  # type: ignore[index]
     return found
 
 
@@ -209,8 +211,8 @@ def judged(
             benchmarks=(BenchmarkSection(name="mmhal", source="s"),),
             judge=judge,
         )
-        asked: Asked = asked_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe)
-        return judge_benchmark(asked, hearings(answers, questions), recipe), server
+        run: BenchmarkRun = run_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe)
+        return judge_benchmark(run, responses_of(answers, questions), recipe), server
 
 
 def fair(body: dict[str, Any]) -> str:
@@ -232,7 +234,10 @@ def test_ratings_become_verdicts_and_comparisons_a_win_rate(tmp_path: Path) -> N
         "after": ["a ball", None, "same", "the ball"],
     }
     found, _ = judged(fair, answers, tmp_path)
-    after, before = found.heard["after", "image"].verdicts, found.heard["before", "image"].verdicts
+    after, before = (
+        found.responses["after", "image"].verdicts,
+        found.responses["before", "image"].verdicts,
+    )
     assert [verdict.value for verdict in before] == ["1", "1", "1", "5"]
     assert [(verdict.value, verdict.status) for verdict in after] == [
         ("5", "exact"),
@@ -267,14 +272,16 @@ def test_without_a_judge_nothing_is_rated_and_no_rating_is_zero(tmp_path: Path) 
         out=str(tmp_path), model="m", benchmarks=(BenchmarkSection(name="mmhal", source="s"),)
     )
     questions = [question("0")]
-    heard = hearings({"before": ["a"], "after": ["b"]}, questions)
+    responses = responses_of({"before": ["a"], "after": ["b"]}, questions)
     assert (
         judge_benchmark(
-            asked_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe), heard, recipe
+            run_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe),
+            responses,
+            recipe,
         )
         is None
     )
-    metrics = BENCHMARK.metrics(questions, heard["after", "image"].verdicts)
+    metrics = BENCHMARK.metrics(questions, responses["after", "image"].verdicts)
     assert metrics["score"].value is None
 
 

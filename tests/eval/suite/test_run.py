@@ -26,7 +26,7 @@ from eval.generation.generator import (
     batches_of,
     request_table,
 )
-from eval.generation.image_conditions import NOTHING, Shown
+from eval.generation.image_conditions import NO_IMAGE, ImageInput
 from eval.plan import plan_evaluation
 from eval.run_eval import evaluate
 from pipeline.core.recipe import RecipeError, UserError
@@ -257,12 +257,12 @@ def test_a_part_of_a_benchmark_is_said_to_be_one(
 def request(
     key: str,
     prompt: str = "What?",
-    shown: Shown = NOTHING,
+    image_input: ImageInput = NO_IMAGE,
     tokens: int = 4,
     model: str = "m",
     alone: bool = False,
 ) -> Request:
-    return Request(key, model, f"set: item {key} (image)", prompt, shown, tokens, alone)
+    return Request(key, model, f"set: item {key} (image)", prompt, image_input, tokens, alone)
 
 
 def test_batches_hold_one_model_and_one_bound_and_like_lengths() -> None:
@@ -271,7 +271,7 @@ def test_batches_hold_one_model_and_one_bound_and_like_lengths() -> None:
         request("2", "x"),
         request("3", "x" * 5, tokens=8),
         request("4", model="n"),
-        request("5", "x", Shown(b"i", "s")),
+        request("5", "x", ImageInput(b"i", "s")),
         request("6", "x" * 8),
         request("7", alone=True),
         request("8", alone=True),
@@ -284,7 +284,7 @@ def test_batches_hold_one_model_and_one_bound_and_like_lengths() -> None:
     ("bad", "words"),
     [
         (
-            request("9", shown=Shown(b"no image", "s")),
+            request("9", image_input=ImageInput(b"no image", "s")),
             "set: item 9 \\(image\\): its image cannot be used",
         ),
         (
@@ -297,7 +297,7 @@ def test_what_cannot_be_asked_is_named(bad: Request, words: str, finetuned: Path
     answerer = Answerer(AnsweringPlan(dtype="float32", device="cpu"))
     rows = request_table(
         [
-            Request(one.key, str(finetuned), *(one.label, one.prompt, one.shown, 2))
+            Request(one.key, str(finetuned), *(one.label, one.prompt, one.image_input, 2))
             for one in (request("1"), bad)
         ]
     )
