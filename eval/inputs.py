@@ -15,7 +15,7 @@ import pyarrow as pa
 from eval.config import EvalSection
 from pipeline.core.recipe import RecipeError, absolute_path, fingerprint
 from pipeline.core.schema import MvcError, read_mvc, shard_paths
-from pipeline.core.storage import read_json, sha256_file, write_text
+from pipeline.core.storage import Owner, read_json, remove_stale, sha256_file
 
 CODE_VERSION = 2  # raise when the same inputs would give other numbers
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
@@ -26,8 +26,7 @@ PLAN_FILES = ("config.json", "*/config.json", "svco.json")
 OUTPUTS = ("result.json", "report.html")
 PAIR_OUTPUTS = ("scores.json", "items.parquet")
 BENCHMARK_FOLDER = "benchmarks"
-# what an `out` of this job has, finished or not, and a folder of someone else's has not
-MARKER = ".svco_eval"
+OWNER = Owner("evaluation", (".svco_eval",), never=("manifest.json",))
 # what the trainer leaves in its folder from the start, and svco.json only at the end
 TRAINING_MARKER = ".svco_train"
 ADAPTER_CONFIG = "adapter_config.json"  # in a folder of adapters, which names their base
@@ -252,24 +251,11 @@ def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
     """Whether `out` already holds exactly this evaluation, with everything that it writes.
 
     Raises:
-        RecipeError: It holds files of something else, or another evaluation and `overwrite` is
-            false.
+        StoreError: It holds files of something else.
+        RecipeError: It holds another evaluation and `overwrite` is false.
     """
     out, overwrite = Path(section.out), section.overwrite
-    if (out / "manifest.json").exists():
-        raise RecipeError(
-            f"out={out}: expected a folder for the evaluation alone, found an MVC data set in it;"
-            " choose another out"
-        )
-    if (
-        out.is_dir()
-        and not (out / MARKER).is_file()
-        and any(path.name != ".lock" for path in out.iterdir())
-    ):
-        raise RecipeError(
-            f"out={out}: expected an empty or new folder, found other files in it; choose"
-            " another out"
-        )
+    OWNER.check(out)
     done = out / "DONE.json"
     if done.is_file():
         found = read_json(done).get("identity", {})
@@ -292,11 +278,8 @@ def begin(out: Path) -> None:
     """Marks `out` as this job's, and removes an earlier result: what a killed run leaves must not
     look like its own.
     """
-    for name in ("DONE.json", *OUTPUTS, *PAIR_OUTPUTS):
-        (out / name).unlink(missing_ok=True)
-    for path in sorted((out / BENCHMARK_FOLDER).glob("*.*")):
-        path.unlink()
-    write_text(out / MARKER, "The folder of an evaluation; a new one may replace what is in it.\n")
+    remove_stale(out, "DONE.json", *OUTPUTS, *PAIR_OUTPUTS, f"{BENCHMARK_FOLDER}/*.*")
+    OWNER.claim(out, "The folder of an evaluation; a new one may replace what is in it.\n")
 
 
 def stated_prior(models: Models) -> dict[str, list[str]] | None:

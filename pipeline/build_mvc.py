@@ -15,11 +15,13 @@ from pipeline.config import BuildSection
 from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
-from pipeline.core.storage import StoreError, cache_dir, only_one, read_json, write_json
+from pipeline.core.storage import LOCK, Owner, cache_dir, only_one, read_json, write_json
 from pipeline.stages.plan import Plan, plan_build
 from pipeline.stages.remote import push, remote_manifest
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "mvc_demo.yaml"
+# A build removes stale shards and writes its card.
+OWNER = Owner("build", (LOCK,), takes=("data", "rejects", "README.md", "manifest.json"))
 
 
 def build(plan: Plan) -> dict[str, Any]:
@@ -38,7 +40,8 @@ def build(plan: Plan) -> dict[str, Any]:
 
     check_writer(plan.section.rewrite)
     check_judge(plan.section.verify)
-    _refuse_foreign_folder(plan.out)
+    if not _is_mvc(plan.out):
+        OWNER.check(plan.out)
     check_encoders(plan.section.encoders)
     with only_one(plan.out, "out"), _failure_noted(plan.out):
         with ray_session():
@@ -72,21 +75,10 @@ def finished_manifest(plan: Plan) -> dict[str, Any] | None:
     )
 
 
-def _refuse_foreign_folder(out: Path) -> None:
-    """A build removes stale shards and writes README.md: never in a folder that holds something
-    else.
-    """
-    manifest = out / "manifest.json"
-    ours = (out / ".lock").is_file() or (
-        manifest.is_file() and "schema_version" in read_json(manifest)
-    )
-    theirs = [
-        name for name in ("data", "rejects", "README.md", "manifest.json") if (out / name).exists()
-    ]
-    if theirs and not ours:
-        raise StoreError(
-            f"out={out}: holds {theirs[0]!r}, which no build made; choose another folder"
-        )
+def _is_mvc(folder: Path) -> bool:
+    """Whether a folder holds a finished MVC, which need not have been made here."""
+    manifest = folder / "manifest.json"
+    return manifest.is_file() and "schema_version" in read_json(manifest)
 
 
 @contextlib.contextmanager

@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 
 from pipeline.core.recipe import RecipeError, absolute_path
 from pipeline.core.schema import MvcError, read_manifest, shard_paths
-from pipeline.core.storage import read_json, sha256_file
+from pipeline.core.storage import Owner, read_json, sha256_file
 from training.config import TrainSection
 
-# what an unfinished `out` of this job has, and a folder of someone else's has not
-MARKER = ".svco_train"
 RECORD = "svco.json"  # written last: the run is finished
 CHECKPOINTS = ".checkpoints"  # of an unfinished run, in `out`
 ATTEMPT = "attempt"  # in that folder: names the one process that may write there
 RUN = "run.json"  # in that folder: which run it is
 REFERENCE_DONE = "DONE.json"  # of a reference table: written last
+TRAINING_RUN = Owner("training run", (".svco_train", RECORD), never=("manifest.json",))
+REFERENCE_TABLE = Owner("reference table", (REFERENCE_DONE, ".parts"))
 # what may change while a run goes on: the result is the same
 NOT_THE_RUN = ("out", "workers", "log", "checkpoint", "store_features")
 
@@ -80,12 +80,7 @@ def plan_reference(section: TrainSection) -> Plan:
         )
     read_manifest(section.data)
     num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
-    out = Path(section.out)
-    ours = any((out / name).exists() for name in (REFERENCE_DONE, ".parts"))
-    if out.is_dir() and not ours and any(path.name != ".lock" for path in out.iterdir()):
-        raise RecipeError(
-            f"out={out}: the folder is not empty and holds no reference table; choose another out"
-        )
+    REFERENCE_TABLE.check(Path(section.out))
     return Plan(section, num_pairs, None)
 
 
@@ -176,23 +171,12 @@ def _finished(section: TrainSection) -> dict[str, Any] | None:
     """What a finished run of this recipe on this data left in `out`; None if there is none.
 
     Raises:
-        RecipeError: `out` holds another run's result, or things that are not ours.
+        RecipeError: `out` holds another run's result.
+        StoreError: `out` holds things that are not ours.
     """
     out = Path(section.out)
-    if (out / "manifest.json").exists():
-        raise RecipeError(
-            f"out={out}: the folder holds a data set (manifest.json); choose another out"
-        )
+    TRAINING_RUN.check(out)
     if not (out / RECORD).is_file():
-        if (
-            out.is_dir()
-            and any(p.name != ".lock" for p in out.iterdir())
-            and not (out / MARKER).is_file()
-        ):
-            raise RecipeError(
-                f"out={out}: the folder is not empty and not from a training run; choose"
-                " another out"
-            )
         return None
     record: dict[str, Any] = read_json(out / RECORD)
     different = _differences(section, record)

@@ -17,9 +17,9 @@ from training.config import TrainSection
 from training.run_plan import (
     ATTEMPT,
     CHECKPOINTS,
-    MARKER,
     RECORD,
     RUN,
+    TRAINING_RUN,
     Plan,
     plan_training,
     run_facts,
@@ -39,10 +39,8 @@ def train(plan: Plan) -> dict[str, Any]:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
     with only_one(plan.out, "out"):
-        write_text(
-            plan.out / MARKER,
-            "An unfinished or finished run of training/train_svco.py, which may write here.\n",
-        )
+        note = "An unfinished or finished run of training/train_svco.py, which may write here.\n"
+        TRAINING_RUN.claim(plan.out, note)
         write_text(plan.out / "recipe.yaml", resolved_yaml(plan.section))
         # of a run whose weights are gone: what is made now is not finished
         (plan.out / RECORD).unlink(missing_ok=True)

@@ -12,8 +12,9 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.recipe import UserError
+
+LOCK = ".lock"  # in every folder that a job has written into, see `only_one`
 
 
 class StoreError(UserError):
@@ -181,7 +184,7 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / LOCK).open("w")
     except OSError as error:
         raise StoreError(
             f"{what}={folder}: cannot be written ({error.strerror}); choose another folder"
@@ -195,3 +198,55 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
                 " folder"
             ) from error
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """A kind of job that fills folders and empties its own, and how it tells them from others'.
+
+    `marks` are files of which any one says that a folder is this job's; `claim` writes the first.
+    `takes` are the names in a folder that the job replaces (empty: whatever there is), and `never`
+    those that no folder of this job has, whatever else is in it.
+    """
+
+    job: str
+    marks: tuple[str, ...]
+    takes: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+
+    def check(self, folder: Path, what: str = "out") -> None:
+        """Refuses a folder that holds what this job did not write; a new or empty one is free.
+
+        Raises:
+            StoreError: It holds something else, or is no folder; `what` names the recipe's key.
+        """
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        strange = [name for name in names if name in self.never]
+        if not any(mark in names for mark in self.marks):
+            strange += [name for name in names if name in (self.takes or names) and name != LOCK]
+        if folder.is_file():
+            strange = ["a file of this name"]
+        if strange:
+            raise StoreError(
+                f"{what}={folder}: expected a new folder or one of an earlier {self.job}, found"
+                f" {strange[0]!r}; choose another {what}"
+            )
+
+    def claim(self, folder: Path, note: str) -> None:
+        """Marks a folder that `check` has let pass as this job's."""
+        write_text(folder / self.marks[0], note)
+
+
+def remove_stale(folder: Path, *patterns: str, keep: Container[str] = ()) -> None:
+    """Removes the files and folders of earlier work that match a glob pattern below `folder`.
+
+    Args:
+        keep: Paths relative to `folder` that stay.
+    """
+    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
+        if path.relative_to(folder).as_posix() in keep:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import json
 import posixpath
-import shutil
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -18,11 +17,11 @@ from pipeline.core.cli import run_command
 from pipeline.core.progress import Progress, say
 from pipeline.core.recipe import absolute_path
 from pipeline.core.schema import IMAGE, MvcError, read_manifest, sha256_hex, shard_paths
-from pipeline.core.storage import StoreError, only_one, write_atomically, write_text
+from pipeline.core.storage import Owner, StoreError, only_one, remove_stale, write_atomically
 from pipeline.sources.mvc_json import default_root
 
-# Marks a folder as an export of ours, and of which format, so that it may be replaced.
-MARKER = ".svco-export"
+# The marker holds the format.
+OWNER = Owner("export", (".svco-export",))
 # Rows in memory at a time.
 BATCH_ROWS = 32
 COLUMNS = (
@@ -68,13 +67,14 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
 
     Raises:
         MvcError: `folder` is no MVC folder, or the split has no rows or an image that is none.
-        StoreError: `out` holds something that no export wrote, is in use, or cannot be written.
+        StoreError: `out` is another's folder, is in use, or cannot be written.
     """
     read_manifest(folder)
     num_rows = _count_rows(folder, split)
-    _refuse_foreign_folder(out, to)
+    OWNER.check(out)
+    _refuse_other_format(out, to)
     with only_one(out, "out"), Progress("export", num_rows, "pairs") as progress:
-        write_text(out / MARKER, f"{to}\n")
+        OWNER.claim(out, f"{to}\n")
         try:
             rows = _read_rows(folder, split, progress)
             match to:
@@ -90,20 +90,11 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
     return num_rows
 
 
-def _refuse_foreign_folder(out: Path, to: Format) -> None:
-    """An export replaces what is in its folder: never in one that holds something else."""
-    marker = out / MARKER
-    found = marker.read_text(encoding="utf-8").strip() if marker.is_file() else ""
-    if found not in ("", to):
-        raise StoreError(f"out={out}: holds an export of format {found}; choose another folder")
-    if (
-        not found
-        and out.exists()
-        and (not out.is_dir() or any(entry.name != ".lock" for entry in out.iterdir()))
-    ):
-        raise StoreError(
-            f"out={out}: holds something that no export wrote; choose an empty or a new folder"
-        )
+def _refuse_other_format(out: Path, to: Format) -> None:
+    marker = out / OWNER.marks[0]
+    there = marker.read_text(encoding="utf-8").strip() if marker.is_file() else to
+    if there != to:
+        raise StoreError(f"out={out}: holds an export of format {there}; choose another folder")
 
 
 def _count_rows(folder: Path, split: Split) -> int:
@@ -153,8 +144,7 @@ def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
     written last, so where it is, all its images are.
     """
     listed, images = out / "mvc.json", out / "images"
-    listed.unlink(missing_ok=True)
-    shutil.rmtree(images, ignore_errors=True)
+    remove_stale(out, listed.name, images.name)
     images.mkdir()
     prefix = posixpath.relpath(images.as_posix(), default_root(listed.as_posix()))
 
@@ -194,8 +184,7 @@ def write_trl(rows: Iterator[Row], path: Path) -> None:
     nowhere. The trainer shuffles the two rows of a pair apart; `pair_id` and `side`, which it does
     not read, still tell.
     """
-    for stale in path.parent.glob("*.parquet"):
-        stale.unlink()
+    remove_stale(path.parent, "*.parquet")
     schema = _trl_schema()
 
     def write(file: BinaryIO) -> None:

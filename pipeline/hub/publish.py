@@ -14,12 +14,11 @@ import typer
 from pipeline.core.cli import run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import absolute_path
-from pipeline.core.storage import StoreError, only_one, write_text
+from pipeline.core.storage import LOCK, Owner, StoreError, only_one, remove_stale
 from pipeline.hub.repository import Head, HubError, HubRepository, RemoteFile, content_size
 from pipeline.hub.upload_plan import Parcel, PublishError, pack
 
-# Marks a folder as a dry run of ours, so that it may be replaced.
-MARKER = ".svco-publish"
+OWNER = Owner("dry run of svco publish", (".svco-publish",))
 # Nobody edits these in place, so a dry run need not copy them.
 _LARGE = (".parquet", ".safetensors")
 _VERSION = re.compile(r"v(\d+)")
@@ -129,21 +128,10 @@ def write_dry_run(parcel: Parcel, out: Path) -> None:
     Raises:
         StoreError: `out` holds something else, or cannot be written.
     """
-    if (
-        out.exists()
-        and not (out / MARKER).is_file()
-        and (not out.is_dir() or any(entry.name != ".lock" for entry in out.iterdir()))
-    ):
-        raise StoreError(
-            f"out={out}: holds something that no dry run wrote; choose an empty or a new folder"
-        )
+    OWNER.check(out)
     with only_one(out, "out"):
-        write_text(out / MARKER, "A dry run of svco publish.\n")
-        for entry in out.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            elif entry.name not in (MARKER, ".lock"):
-                entry.unlink()
+        OWNER.claim(out, "A dry run of svco publish.\n")
+        remove_stale(out, "*", keep=(LOCK, *OWNER.marks))
         for path, content in parcel.files.items():
             target = out / path
             target.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.schema import SPLITS, mvc_schema
-from pipeline.core.storage import sha256_file, write_atomically
+from pipeline.core.storage import remove_stale, sha256_file, write_atomically
 from pipeline.storage.decided_rows import DecidedRows, Ints
 from pipeline.storage.image_store import ImageLibrary
 
@@ -69,10 +69,7 @@ def write_mvc(
                 functools.partial(_write_groups, groups=groups, schema=schema, tick=tick),
             )
             hashes[name] = sha256_file(out / name)
-    for folder in ("data", "rejects"):
-        for stale in (out / folder).glob("*.parquet"):
-            if f"{folder}/{stale.name}" not in hashes:
-                stale.unlink()
+    remove_stale(out, "data/*.parquet", "rejects/*.parquet", keep=hashes)
     return hashes
 
 

@@ -20,7 +20,7 @@ from eval.config import EvalSection
 from eval.inputs import Role
 from eval.run_eval import evaluate, main, missing_parts, plan_evaluation
 from pipeline.core.recipe import RecipeError, load_recipe
-from pipeline.core.storage import Stage, open_stage
+from pipeline.core.storage import Stage, StoreError, open_stage
 
 # Everything here needs a model and its scores.
 pytestmark = pytest.mark.slow
@@ -248,12 +248,12 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(
     (other / "DONE.json").write_text("{}")
     (other / "report.html").write_text("mine")
     for out, expected in (
-        (data, "an MVC data set"),
-        (other, "other files"),
-        (finetuned, "other files"),
+        (data, "evaluation, found 'manifest.json'"),
+        (other, "evaluation, found 'DONE.json'"),
+        (finetuned, "evaluation, found"),
     ):
         before = sorted(out.rglob("*"))
-        with pytest.raises(RecipeError, match=expected):
+        with pytest.raises(StoreError, match=expected):
             evaluate(plan_evaluation(section_of(mvc, finetuned, out, "overwrite=true")))
         assert sorted(out.rglob("*")) == before
 

@@ -76,7 +76,9 @@ def test_a_folder_that_holds_something_else_is_left_alone(
 ) -> None:
     (tmp_path / "mine/data").mkdir(parents=True)
     (tmp_path / "mine/data/mine.parquet").write_bytes(b"dear")
-    assert "holds 'data', which no build made" in refused(f"out={tmp_path / 'mine'}")
+    assert "expected a new folder or one of an earlier build, found 'data'" in refused(
+        f"out={tmp_path / 'mine'}"
+    )
     assert (tmp_path / "mine/data/mine.parquet").read_bytes() == b"dear"
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.recipe import RecipeError
-from pipeline.core.storage import sha256_file
+from pipeline.core.storage import StoreError, sha256_file
 from training.config import TrainSection
-from training.run_plan import MARKER, base_sha256, plan_training
+from training.run_plan import TRAINING_RUN, base_sha256, plan_training
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def finished(make_mvc: Callable[..., Path], tmp_path: Path) -> TrainSection:
     (base / "model.safetensors").write_bytes(b"base weights")
     section = TrainSection(model=str(base), data=str(data), out=str(out))
     out.mkdir()
-    (out / MARKER).write_text("")
+    (out / TRAINING_RUN.marks[0]).write_text("")
     (out / "model.safetensors").write_bytes(b"trained weights")
     record = {
         "recipe": section.model_dump(mode="json"),
@@ -80,15 +80,15 @@ def test_an_unfinished_run_may_be_done_again(finished: TrainSection) -> None:
 
 def test_a_folder_with_a_recipe_of_its_own_is_not_ours(finished: TrainSection) -> None:
     out = Path(finished.out)
-    for name in ("svco.json", MARKER):
+    for name in ("svco.json", TRAINING_RUN.marks[0]):
         (out / name).unlink()
     (out / "recipe.yaml").write_text("pancakes: 4 eggs")
-    with pytest.raises(RecipeError, match="not empty and not from a training run"):
+    with pytest.raises(StoreError, match="one of an earlier training run, found"):
         plan_training(finished)
 
 
 def test_a_data_set_is_never_an_out(finished: TrainSection) -> None:
     (Path(finished.data) / "recipe.yaml").write_text("")
-    (Path(finished.data) / MARKER).write_text("")
-    with pytest.raises(RecipeError, match="holds a data set"):
+    (Path(finished.data) / TRAINING_RUN.marks[0]).write_text("")
+    with pytest.raises(StoreError, match="training run, found 'manifest.json'"):
         plan_training(finished.model_copy(update={"out": finished.data}))

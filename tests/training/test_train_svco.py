@@ -135,7 +135,7 @@ def test_an_out_that_is_not_ours_is_left_alone(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").write_text("do not touch")
-    _refused(job_here(*settings), "not empty and not from a training run")
+    _refused(job_here(*settings), "earlier training run", "'thesis.txt'")
     assert (tmp_path / "out" / "thesis.txt").read_text() == "do not touch"
 
 

@@ -3,10 +3,13 @@ from pathlib import Path
 import pytest
 
 from pipeline.core.storage import (
+    LOCK,
+    Owner,
     StoreError,
     only_one,
     open_stage,
     read_json,
+    remove_stale,
     write_atomically,
     write_json,
 )
@@ -50,3 +53,60 @@ def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
         only_one(tmp_path / "out" / "x", "out"),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("owner", "names", "refused"),
+    [
+        (Owner("job", (".mine",)), [], None),
+        (Owner("job", (".mine",)), [LOCK], None),
+        (Owner("job", (".mine",)), ["b.txt", "a.txt"], "a.txt"),
+        (Owner("job", (".mine",)), ["a.txt", ".mine"], None),
+        (Owner("job", ("done", ".parts")), ["a.txt", ".parts"], None),
+        (Owner("job", (".mine",), takes=("data",)), ["a.txt"], None),
+        (Owner("job", (".mine",), takes=("data",)), ["a.txt", "data"], "data"),
+        (Owner("job", (LOCK,), takes=("data",)), [LOCK, "data"], None),
+        (
+            Owner("job", (".mine",), never=("manifest.json",)),
+            [".mine", "manifest.json"],
+            "manifest",
+        ),
+    ],
+)
+def test_a_folder_of_somebody_else_is_refused(
+    owner: Owner, names: list[str], refused: str | None, tmp_path: Path
+) -> None:
+    for name in names:
+        (tmp_path / name).write_text("")
+    if refused is None:
+        owner.check(tmp_path)
+    else:
+        with pytest.raises(
+            StoreError, match=f"^out=.*an earlier job, found '{refused}.*another out"
+        ):
+            owner.check(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
+
+
+def test_a_file_is_no_folder_of_a_job_and_a_new_folder_is_free(tmp_path: Path) -> None:
+    owner = Owner("job", (".mine",))
+    owner.check(tmp_path / "new")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"^to=.*found 'a file of this name'; choose another to$"):
+        owner.check(tmp_path / "file", "to")
+
+
+def test_a_claimed_folder_may_be_filled_and_emptied_again(tmp_path: Path) -> None:
+    owner, out = Owner("job", (".mine",)), tmp_path / "out"
+    owner.check(out)
+    owner.claim(out, "of a job\n")
+    for name in ("data/a.parquet", "data/b.parquet", "data/notes.txt", "images/c.png"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("")
+    (out / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    owner.check(out)
+    remove_stale(out, "data/*.parquet", "images", "linked", keep={"data/b.parquet": "sha256"})
+    left = [path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()]
+    assert sorted(left) == [".mine", "data/b.parquet", "data/notes.txt"]
+    assert (tmp_path / "elsewhere").is_dir() and not (out / "linked").exists()

@@ -156,10 +156,10 @@ def test_a_folder_with_something_else_in_it_is_refused_and_untouched(
     for out in (mvc, tmp_path / "theirs"):
         out.mkdir(exist_ok=True)
         (out / "mvc.json").write_text("mine")
-        with pytest.raises(StoreError, match="no export wrote"):
+        with pytest.raises(StoreError, match="one of an earlier export, found"):
             export(mvc, Format.MVC_JSON, out)
         assert (out / "mvc.json").read_text() == "mine"
-    with pytest.raises(StoreError, match="no export wrote"):
+    with pytest.raises(StoreError, match="one of an earlier export, found"):
         export(mvc, Format.MVC_JSON, tmp_path / "theirs/mvc.json")
 
 

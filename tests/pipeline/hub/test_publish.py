@@ -17,7 +17,7 @@ from safetensors.numpy import save_file
 from pipeline.cards.licenses import exceptions, refused
 from pipeline.core.schema import MvcError
 from pipeline.core.storage import StoreError, sha256_file
-from pipeline.hub.publish import MARKER, main, publish, write_dry_run
+from pipeline.hub.publish import OWNER, main, publish, write_dry_run
 from pipeline.hub.repository import HubError
 from pipeline.hub.upload_plan import PublishError, pack
 from tests.pipeline import hub_server as server
@@ -390,8 +390,8 @@ def test_a_dry_run_replaces_a_dry_run_and_nothing_else(published: Make, tmp_path
         *SHARDS[1:],
         *(f"data/train-0000{i}-of-00002.parquet" for i in (0, 1)),
     }
-    (out / MARKER).unlink()
-    with pytest.raises(StoreError, match="no dry run wrote"):
+    (out / OWNER.marks[0]).unlink()
+    with pytest.raises(StoreError, match="earlier dry run of svco publish, found"):
         write_dry_run(pack(folder, REPO), out)
 
 
