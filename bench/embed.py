@@ -28,8 +28,8 @@ sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from pipeline.build_mvc import build  # noqa: E402
 from pipeline.config import BuildSection  # noqa: E402
-from pipeline.core.cli import ray_session  # noqa: E402
 from pipeline.core.images import decode_rgb  # noqa: E402
+from pipeline.core.ray_pool import ray_session  # noqa: E402
 from pipeline.core.schema import sha256_hex  # noqa: E402
 from pipeline.core.storage import Stage, read_table  # noqa: E402
 from pipeline.embedding.encoders import Encoder, Encoders, TextEncoder  # noqa: E402

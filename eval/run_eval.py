@@ -3,9 +3,8 @@
 behind `svco eval`.
 """
 
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +19,6 @@ from eval.generation.generator import (
     Answerer,
     AnsweringPlan,
     Request,
-    answers_in,
     batches_of,
     request_table,
 )
@@ -39,10 +37,10 @@ from eval.pairs.scorer import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringP
 from eval.plan import Plan, evaluated_models, plan_evaluation, print_plan
 from eval.suite.requests import EvaluatedModel
 from eval.suite.run import BenchmarkResults, GenerateFn, Keep, run_benchmarks, summary_of
-from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.cli import DryRun, PrintRecipe, run_command
 from pipeline.core.progress import Progress, say
+from pipeline.core.ray_pool import Pool
 from pipeline.core.recipe import load_recipe, resolved_yaml
-from pipeline.core.schema import MvcError
 from pipeline.core.storage import (
     Stage,
     only_one,
@@ -126,9 +124,8 @@ def score_models(
         ]
         with Progress("score", num_pairs * len(folders), "pairs") as progress:
             progress.advance(num_pairs * len(folders) - sum(chunk.num_rows for chunk in wanted))
-            for result in score_chunks(wanted, section):
-                if result["error"][0].is_valid:
-                    raise MvcError(result["error"][0].as_py())
+            slim = [chunk.select([*NEEDED_COLUMNS, MODEL_COLUMN]) for chunk in wanted]
+            for _, result in pool_of(section).map(PairScorer, slim, (scoring_plan(section),)):
                 role = role_of[result[MODEL_COLUMN][0].as_py()]
                 write_table(stages[role].part("chunk", result["chunk"][0].as_py()), result)
                 progress.advance(result.num_rows, model=role)
@@ -151,87 +148,45 @@ def missing_parts(stages: dict[Role, Stage], num_chunks: int) -> list[tuple[Role
     return [key for path, key in parts.items() if not path.is_file()]
 
 
-def score_chunks(chunks: list[pa.Table], section: EvalSection) -> Iterator[pa.Table]:
-    """The result table of each chunk, in any order: from this process, or from a pool of Ray
-    actors.
-    """
-    scoring = ScoringPlan(
+def scoring_plan(section: EvalSection) -> ScoringPlan:
+    """What a worker that scores pairs must know."""
+    return ScoringPlan(
         dtype=section.dtype,
         device=device_of(section),
         batch_pairs=section.batch_pairs,
         batch_images=section.generate.batch_images,
         max_new_tokens=section.generate.max_new_tokens if section.generate.enabled else 0,
-        num_threads=threads_of(section),
     )
-    slim = [chunk.select([*NEEDED_COLUMNS, MODEL_COLUMN]) for chunk in chunks]
-    for result in through_workers(PairScorer, scoring, slim, section):
-        yield from chunks_in(result)
 
 
 def answering(section: EvalSection) -> GenerateFn:
     """How requests are answered: by a server, by this process, or by a pool of Ray actors."""
     if section.endpoint is not None:
         return partial(ask_server, section.endpoint)
-    plan = AnsweringPlan(
-        dtype=section.dtype, device=device_of(section), num_threads=threads_of(section)
-    )
+    plan = AnsweringPlan(dtype=section.dtype, device=device_of(section))
 
     def generate(requests: Sequence[Request], keep: Keep) -> None:
         batches = [request_table(batch) for batch in batches_of(requests, section.answers.batch)]
-        for table in through_workers(Answerer, plan, batches, section):
+        for _, table in pool_of(section).map(Answerer, batches, (plan,)):
             keep(
                 [
                     (row["key"], Answer(row["text"], row["num_tokens"], row["ended"]))
-                    for row in answers_in(table)
+                    for row in table.to_pylist()
                 ]
             )
 
     return generate
 
 
+def pool_of(section: EvalSection) -> Pool:
+    """Where a model is loaded and asked."""
+    workers = section.workers
+    return Pool(workers.num_workers, workers.cpus_per_worker, workers.use_gpu)
+
+
 def device_of(section: EvalSection) -> str:
     """The torch device of a worker."""
     return "cuda" if section.workers.use_gpu else "cpu"
-
-
-def threads_of(section: EvalSection) -> int | None:
-    """Threads of each worker; None leaves torch's own choice.
-
-    Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as it
-    holds workers.
-    """
-    num_workers = section.workers.num_workers
-    return max(1, (os.cpu_count() or 1) // num_workers) if num_workers else None
-
-
-def through_workers(
-    kind: type, plan: Any, tables: list[pa.Table], section: EvalSection
-) -> Iterator[pa.Table]:
-    """What `kind(plan)` makes of each table, in any order; Ray may join the results of several."""
-    workers = section.workers
-    if not workers.num_workers:
-        yield from map(kind(plan), tables)
-        return
-    with ray_session():
-        import ray.data
-
-        dataset = ray.data.from_arrow(tables).map_batches(
-            kind,
-            fn_constructor_args=(plan,),
-            batch_size=None,  # one block, which is one table
-            batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=min(workers.num_workers, len(tables))),
-            num_cpus=workers.cpus_per_worker,
-            num_gpus=1 if workers.use_gpu else 0,
-        )
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)
-
-
-def chunks_in(batch: pa.Table) -> Iterator[pa.Table]:
-    """The chunks of a table that Ray may have joined from several."""
-    keys = list(zip(batch[MODEL_COLUMN].to_pylist(), batch["chunk"].to_pylist(), strict=True))
-    for key in dict.fromkeys(keys):
-        yield batch.filter(pa.array([other == key for other in keys]))
 
 
 def write_results(

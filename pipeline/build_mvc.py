@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.config import BuildSection
-from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.cli import DryRun, PrintRecipe, run_command
 from pipeline.core.progress import say, summary_table
+from pipeline.core.ray_pool import Pool, cluster_resources, ray_session
 from pipeline.core.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
 from pipeline.core.storage import LOCK, Owner, cache_dir, only_one, read_json, write_json
 from pipeline.stages.plan import Plan, plan_build
@@ -48,8 +49,9 @@ def build(plan: Plan) -> dict[str, Any]:
             from pipeline.stages.finalize import publish
             from pipeline.stages.runner import Build
 
-            num_embedders, num_threads = embedders(plan.section, _resources())
-            job = Build(plan, RayMap(plan.section, num_embedders), num_threads)
+            num_embedders, num_threads = embedders(plan.section, cluster_resources())
+            pool = Pool(num_embedders, plan.section.workers.cpus_per_task, _uses_gpu(plan.section))
+            job = Build(plan, pool.map, num_threads)
             job.run()
         manifest = publish(job)
         if plan.is_remote:
@@ -100,13 +102,6 @@ def _uses_gpu(section: BuildSection) -> bool:
     return any(model is not None and model.device.startswith("cuda") for model in models)
 
 
-def _resources() -> Mapping[str, float]:
-    """What the nodes that have joined so far hold."""
-    import ray
-
-    return dict(ray.cluster_resources())
-
-
 def embedders(section: BuildSection, resources: Mapping[str, float]) -> tuple[int, int]:
     """How many workers hold the models, and threads for each: a worker per GPU that Ray sees, or
     per two CPUs, unless the recipe says.
@@ -128,54 +123,6 @@ def embedders(section: BuildSection, resources: Mapping[str, float]) -> tuple[in
         )
     number = wanted or (num_gpus if _uses_gpu(section) else max(1, num_cpus // 2))
     return number, max(1, num_cpus // number)
-
-
-class RayMap:
-    """`pipeline.stages.runner.MapChunks` on Ray Data: only chunk numbers travel; what they stand
-    for is read and written by the workers.
-    """
-
-    def __init__(self, section: BuildSection, num_embedders: int) -> None:
-        self._num_cpus, self._num_embedders, self._uses_gpu = (
-            section.workers.cpus_per_task,
-            num_embedders,
-            _uses_gpu(section),
-        )
-
-    def __call__(
-        self,
-        work: Any,
-        indices: list[int],
-        *,
-        arguments: tuple[Any, ...] = (),
-        loads_models: bool = False,
-    ) -> Iterator[int]:
-        """Yields each chunk number when its work is done.
-
-        Raises:
-            RecipeError: What `work` put into "error" instead of raising.
-        """
-        if not indices:
-            return
-        import ray.data
-
-        options: dict[str, Any] = {"num_cpus": self._num_cpus}
-        if loads_models:
-            size = max(1, min(self._num_embedders, len(indices)))
-            options |= {
-                "compute": ray.data.ActorPoolStrategy(size=size),
-                "num_gpus": 1 if self._uses_gpu else None,
-            }
-            options |= {"fn_constructor_args": arguments}
-        dataset = ray.data.from_items(
-            [{"index": index} for index in indices], override_num_blocks=len(indices)
-        )
-        for batch in dataset.map_batches(work, batch_size=1, **options).iter_batches(
-            batch_size=1, prefetch_batches=0
-        ):
-            if batch["error"][0]:
-                raise RecipeError(str(batch["error"][0]))
-            yield int(batch["index"][0])
 
 
 def print_plan(plan: Plan) -> None:

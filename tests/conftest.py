@@ -46,12 +46,16 @@ def test_data() -> Path:
 
 @pytest.fixture(scope="session")
 def one_ray() -> Iterator[None]:
-    """Ray in this process, started once for all tests that need no cluster of their own; the jobs
-    join what they find here.
-    """
-    from pipeline.core.cli import ray_session
+    """Ray in this process, started once for all tests that need no cluster of their own.
 
+    The jobs join what they find here. It has one GPU, which is pretended: whoever asks for it gets
+    a plan that Ray checks and runs, up to the point where CUDA would be called.
+    """
+    from pipeline.core.ray_pool import ray_session
+
+    os.environ["RAY_OVERRIDE_RESOURCES"] = '{"GPU": 1}'
     with ray_session():
+        del os.environ["RAY_OVERRIDE_RESOURCES"]
         yield
 
 

@@ -20,12 +20,9 @@ ONE_FILE_PER_THING = {ROOT / "eval/benchmarks"}
 # `ray` only where a job starts, in the session that all jobs share, and in the trainer's
 # environment (Ray Train's side of the seam).
 RAY_MAY_BE_IMPORTED_BY = {
-    "pipeline/core/cli.py",
-    "pipeline/build_mvc.py",
+    "pipeline/core/ray_pool.py",
     "training/train_svco.py",
-    "training/make_reference.py",
     "training/train_worker.py",
-    "eval/run_eval.py",
 }
 # A home, a work folder or a temporary one is a path of the machine that a text was written on.
 # Ray's containers have /home/ray, and Ray itself writes below /tmp/ray; what follows a name or a

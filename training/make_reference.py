@@ -8,20 +8,18 @@ run needs the tower. The unit of resume is a chunk of pairs, or of images: a job
 on with the chunks that are missing.
 """
 
-import contextlib
-import itertools
-import os
 import shutil
 import time
-from collections.abc import Generator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.cli import DryRun, PrintRecipe, run_command
 from pipeline.core.progress import Progress, say, summary_table
-from pipeline.core.recipe import RecipeError, fingerprint, load_recipe, resolved_yaml
+from pipeline.core.ray_pool import Pool, ray_session
+from pipeline.core.recipe import UserError, fingerprint, load_recipe, resolved_yaml
 from pipeline.core.storage import only_one, read_json
 from training.config import TrainSection
 from training.run_plan import (
@@ -47,33 +45,27 @@ class ReferenceChunks:
     pool, or here.
     """
 
-    def __init__(self, recipe: dict[str, Any], parts: str, num_threads: int | None) -> None:
-        import torch
-
+    def __init__(self, section: TrainSection, parts: Path) -> None:
         from training.reference_model import ReferenceModel
 
-        if num_threads:
-            torch.set_num_threads(num_threads)
-        section, self._parts = TrainSection.model_validate(recipe), Path(parts)
-        self._model = ReferenceModel(section, self._parts if section.store_features else None)
+        self._parts = parts
+        self._model = ReferenceModel(section, parts if section.store_features else None)
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Takes {"what": [kind], "split": [name], "index": [n]}; returns it with {"error": [text]},
-        empty if the part was written.
+    def __call__(self, chunk: Chunk) -> None:
+        """Writes the part of one chunk.
+
+        Raises:
+            UserError: Data or a model that cannot be used.
         """
-        what, split, index = chunk = _chunk(batch)
+        what, split, index = chunk
+        part = _part(self._parts, chunk)
         try:
             if what == FEATURES:
-                self._model.write_images(
-                    split, index * FILE_IMAGES, FILE_IMAGES, _part(self._parts, chunk)
-                )
+                self._model.write_images(split, index * FILE_IMAGES, FILE_IMAGES, part)
             else:
-                self._model.write_chunk(
-                    split, index * CHUNK_PAIRS, CHUNK_PAIRS, _part(self._parts, chunk)
-                )
-        except ValueError as error:  # of data or model: one line for the user, not Ray's trace
-            return {**batch, "error": [str(error)]}
-        return {**batch, "error": [""]}
+                self._model.write_chunk(split, index * CHUNK_PAIRS, CHUNK_PAIRS, part)
+        except ValueError as error:  # of data or model: one line for the user
+            raise UserError(str(error)) from error
 
 
 def make_reference(plan: Plan) -> dict[str, Any]:
@@ -112,11 +104,13 @@ def make_reference(plan: Plan) -> dict[str, Any]:
             [(kind, *chunk) for chunk in chunks if not _part(parts, (kind, *chunk)).is_file()]
             for kind in kinds
         ]
-        with contextlib.closing(_map(plan, parts, rounds)) as results:
+        workers = section.workers
+        pool = Pool(workers.num_workers, workers.cpus_per_worker, workers.use_gpu)
+        with ray_session() if workers.num_workers and any(rounds) else nullcontext():
             for kind, left in zip(kinds, rounds, strict=True):
                 with Progress("reference" if kind == NUMBERS else kind, total, "pairs") as progress:
                     progress.advance(total - sum(_num_pairs(plan, chunk) for chunk in left))
-                    for chunk in itertools.islice(results, len(left)):
+                    for chunk, _ in pool.map(ReferenceChunks, left, (section, parts)):
                         progress.advance(_num_pairs(plan, chunk))
         from training.data.reference_table import join_parts
 
@@ -139,52 +133,6 @@ def _part(parts: Path, chunk: Chunk) -> Path:
 def _num_pairs(plan: Plan, chunk: Chunk) -> int:
     _, split, index = chunk
     return min(CHUNK_PAIRS, plan.num_pairs[split] - index * CHUNK_PAIRS)
-
-
-def _map(plan: Plan, parts: Path, rounds: list[list[Chunk]]) -> Generator[Chunk, None, None]:
-    """Does the chunks round by round, in this process or in a pool of Ray actors; yields each when
-    its part is written.
-    """
-    recipe, workers = plan.section.model_dump(mode="json"), plan.section.workers
-    if not workers.num_workers:
-        here = ReferenceChunks(recipe, str(parts), None)
-        for what, split, index in itertools.chain(*rounds):
-            yield _checked(here({"what": [what], "split": [split], "index": [index]}))
-        return
-    # Ray limits an actor with part of a CPU to one thread; the pool may use the machine as far as
-    # it holds workers.
-    num_threads = max(1, (os.cpu_count() or 1) // workers.num_workers)
-    with ray_session():
-        import ray.data
-
-        for chunks in filter(None, rounds):
-            items = [
-                {"what": what, "split": split, "index": index} for what, split, index in chunks
-            ]
-            results = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
-                ReferenceChunks,
-                fn_constructor_args=(recipe, str(parts), num_threads),
-                batch_size=1,
-                batch_format="numpy",
-                compute=ray.data.ActorPoolStrategy(size=min(workers.num_workers, len(items))),
-                num_cpus=workers.cpus_per_worker,
-                num_gpus=1 if workers.use_gpu else 0,
-            )
-            for batch in results.iter_batches(
-                batch_size=1, batch_format="numpy", prefetch_batches=0
-            ):
-                yield _checked(batch)
-
-
-def _checked(batch: dict[str, Any]) -> Chunk:
-    error = str(batch["error"][0])
-    if error:
-        raise RecipeError(error)
-    return _chunk(batch)
-
-
-def _chunk(batch: dict[str, Any]) -> Chunk:
-    return str(batch["what"][0]), str(batch["split"][0]), int(batch["index"][0])
 
 
 def run(

@@ -9,8 +9,9 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.core.cli import DryRun, PrintRecipe, ray_session, run_command
+from pipeline.core.cli import DryRun, PrintRecipe, run_command
 from pipeline.core.progress import say, summary_table
+from pipeline.core.ray_pool import ray_session
 from pipeline.core.recipe import UserError, load_recipe, resolved_yaml
 from pipeline.core.storage import only_one, write_json, write_text
 from training.config import TrainSection

@@ -5,7 +5,7 @@ A batch of requests comes in as a table and goes out as a table, so the same cla
 process and as an actor.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,6 @@ ANSWER_SCHEMA = pa.schema(
         ("text", pa.string()),
         ("num_tokens", pa.int64()),
         ("ended", pa.bool_()),
-        ("error", pa.string()),  # why nothing could be answered, in the first row; null otherwise
     ]
 )
 
@@ -62,7 +61,6 @@ class AnsweringPlan:
 
     dtype: str
     device: str
-    num_threads: int | None = None  # None leaves torch's own choice
 
 
 def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
@@ -132,16 +130,11 @@ class Answerer:
         self.loaded: tuple[str, Any] | None = None
 
     def __call__(self, batch: pa.Table) -> pa.Table:
-        """Answers one batch. What a user can mend comes back as `error`: an exception loses its
-        kind on its way through Ray.
-        """
-        try:
-            return self._answer(batch)
-        except UserError as error:
-            row = {"key": batch["key"][0].as_py(), "error": str(error)}
-            return pa.Table.from_pylist([row], schema=ANSWER_SCHEMA)
+        """Answers one batch.
 
-    def _answer(self, batch: pa.Table) -> pa.Table:
+        Raises:
+            UserError: An image or a prompt that cannot be used.
+        """
         import torch
 
         from training.models.generation import generate_answers
@@ -169,8 +162,6 @@ class Answerer:
 
         from training.models.vlm import load_vlm
 
-        if self.plan.num_threads is not None:
-            torch.set_num_threads(self.plan.num_threads)
         self.loaded = None  # free the last model before the next needs the memory
         vlm = load_vlm(folder, dtype=getattr(torch, self.plan.dtype), device=self.plan.device)
         self.loaded = folder, vlm
@@ -203,15 +194,3 @@ def _picture(row: dict[str, Any]) -> "Image | None":
         raise UserError(
             f"{row['label']}: its image cannot be used ({error}); fetch the benchmark's files again"
         ) from error
-
-
-def answers_in(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The answers of a table of `ANSWER_SCHEMA`.
-
-    Raises:
-        UserError: A batch could not be answered.
-    """
-    for row in table.to_pylist():
-        if row["error"] is not None:
-            raise UserError(row["error"])
-        yield row

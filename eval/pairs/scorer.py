@@ -51,26 +51,19 @@ RESULT_SCHEMA = pa.schema(
         ("height_a_px", pa.int64()),
         ("width_b_px", pa.int64()),
         ("height_b_px", pa.int64()),
-        # why the chunk could not be scored, in its only row; null otherwise
-        ("error", pa.string()),
     ]
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScoringPlan:
-    """All that a worker must know: plain values, so that it travels to any machine.
-
-    `num_threads` None leaves torch's own choice; in a Ray actor with part of a CPU that choice is
-    one thread.
-    """
+    """All that a worker must know: plain values, so that it travels to any machine."""
 
     dtype: str
     device: str
     batch_pairs: int
     batch_images: int
     max_new_tokens: int  # 0: no answers are generated
-    num_threads: int | None = None
 
 
 class PairScorer:
@@ -86,31 +79,16 @@ class PairScorer:
         self.loaded: tuple[str, Any] | None = None
 
     def __call__(self, chunk: pa.Table) -> pa.Table:
-        """Scores one chunk. What a user can mend comes back as `error`: an exception loses its kind
-        on its way through Ray.
-        """
-        from training.models.vlm import ModelError
-
-        try:
-            self._load(chunk[MODEL_COLUMN][0].as_py())
-            return self._score(chunk)
-        except (MvcError, ModelError) as error:
-            row = {
-                "model": chunk[MODEL_COLUMN][0].as_py(),
-                "chunk": chunk["chunk"][0].as_py(),
-                "error": str(error),
-            }
-            return pa.Table.from_pylist([row], schema=RESULT_SCHEMA)
-
-    def _score(self, chunk: pa.Table) -> pa.Table:
-        """The results of a chunk.
+        """Scores one chunk.
 
         Raises:
+            ModelError: A model that is not supported.
             MvcError: A pair whose image does not decode or whose texts the model cannot take, by
                 pair_id.
         """
         import torch
 
+        self._load(chunk[MODEL_COLUMN][0].as_py())
         images_a, images_b = _images(chunk, "image_a"), _images(chunk, "image_b")
         num_pairs, size = chunk.num_rows, self.plan.batch_pairs
         with torch.inference_mode():
@@ -138,7 +116,6 @@ class PairScorer:
         for side, images in (("a", images_a), ("b", images_b)):
             columns[f"width_{side}_px"] = [image.width for image in images]
             columns[f"height_{side}_px"] = [image.height for image in images]
-        columns["error"] = pa.nulls(num_pairs, pa.string())
         return pa.table(columns, schema=RESULT_SCHEMA)
 
     def _load(self, folder: str) -> None:
@@ -148,8 +125,6 @@ class PairScorer:
 
         from training.models.vlm import load_vlm
 
-        if self.plan.num_threads is not None:
-            torch.set_num_threads(self.plan.num_threads)
         self.loaded = None  # free the last model before the next needs the memory
         self.loaded = (
             folder,

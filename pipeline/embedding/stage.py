@@ -14,7 +14,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.core.images import decode_rgb
-from pipeline.core.recipe import UserError
 from pipeline.core.schema import sha256_hex
 from pipeline.core.storage import Stage, read_table
 from pipeline.embedding.cache import KnownVectors, write_vectors
@@ -197,28 +196,15 @@ class EmbedChunks:
         )
         self._encoders: Encoders | None = None
 
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        try:
-            for index in map(int, batch["index"]):
-                # A worker that dies between writing a part and saying so is asked for it again.
-                if not self._stage.part(self.kind, index).is_file():
-                    self._embed(index)
-        except UserError as error:
-            # Raised here it would reach the user as the death of an actor, with its kind lost on
-            # the way.
-            return {"index": batch["index"], "error": np.array([str(error)] * len(batch["index"]))}
-        return {"index": batch["index"], "error": np.array([""] * len(batch["index"]))}
+    def __call__(self, index: int) -> None:
+        # A worker that dies between writing a part and saying so is asked for it again.
+        if not self._stage.part(self.kind, index).is_file():
+            self._embed(index)
 
     def _embed(self, index: int) -> None:
         embed_chunk(self._upstream, self._stage, self._open(), index, self._num_threads)
 
     def _open(self) -> Encoders:
         if self._encoders is None:
-            if self._section.clip is not None or self._section.dinov2 is not None:
-                import torch
-
-                # Ray gives a worker with a fraction of a CPU a single thread unless it asks for
-                # more.
-                torch.set_num_threads(self._num_threads)
             self._encoders = Encoders(self._section)
         return self._encoders

@@ -3,15 +3,15 @@ it is given a way to map.
 """
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.audit.shortcuts import audit_features, audit_sources, features_of, sample_for_audit
 from pipeline.core.progress import Progress
-from pipeline.core.recipe import UserError
+from pipeline.core.ray_pool import MapItems
 from pipeline.core.schema import SCORE_COLUMNS
 from pipeline.core.storage import Stage, open_stage, read_table, write_mapped, write_table
 from pipeline.dedup.groups import COLUMNS, find_links, links_table
@@ -30,34 +30,14 @@ from pipeline.verify.config import VerifySection
 from pipeline.verify.judge import ask_judge, judge_facts
 from pipeline.verify.margins import MARGINS, EmbedAnswers, margin_facts, write_margins
 
-Batch = dict[str, Any]
-
 AUDIT_PIECE = 128  # images in one piece of the audit's work
-
-
-class MapChunks(Protocol):
-    """Runs work over chunk numbers, somewhere, and yields each number when its work is done.
-
-    `work` takes and returns {"index": [n]} and adds {"error": [text]}; a text that is not empty
-    ends the map as a UserError. With `loads_models` it is a class whose instances are kept and
-    called with one chunk after the other.
-    """
-
-    def __call__(
-        self,
-        work: Any,
-        indices: list[int],
-        *,
-        arguments: tuple[Any, ...] = (),
-        loads_models: bool = False,
-    ) -> Iterator[int]: ...
 
 
 class Build:
     """One run over a plan. `timings` and `facts` are what the report says of it."""
 
-    def __init__(self, plan: Plan, map_chunks: MapChunks, num_threads: int) -> None:
-        self.plan, self._map, self._num_threads = plan, map_chunks, num_threads
+    def __init__(self, plan: Plan, map_items: MapItems, num_threads: int) -> None:
+        self.plan, self._map, self._num_threads = plan, map_items, num_threads
         self.stages = {
             name: open_stage(plan.work, name, fingerprint)
             for name, fingerprint in plan.fingerprints.items()
@@ -127,7 +107,7 @@ class Build:
 
         with Progress("ingest", self.plan.num_candidates, "pairs") as progress:
             progress.advance(self.plan.num_candidates - sum(sizes[index] for index in missing))
-            for index in self._map(reporting(work, stage, "rows"), missing):
+            for index, _ in self._map(unless_done(work, stage, "rows"), missing):
                 progress.advance(sizes[index])
         num_images = write_index(stage, len(chunks))
         return {
@@ -159,18 +139,13 @@ class Build:
         arguments = (self.stages["ingest"], stage, encoders, self._num_threads)
         loads_models = encoders.clip is not None or encoders.dinov2 is not None
 
-        def work(batch: Batch) -> Batch:  # nothing to load: tasks start faster than actors
-            return EmbedChunks(*arguments)(batch)
+        def work(index: int) -> None:  # nothing to load: tasks start faster than actors
+            EmbedChunks(*arguments)(index)
 
         started_s = time.monotonic()
         with Progress("embed", num_chunks, f"chunks ({num_images:,} images)") as progress:
             progress.advance(num_chunks - len(missing))
-            run = (
-                self._map(EmbedChunks, missing, arguments=arguments, loads_models=True)
-                if loads_models
-                else self._map(work, missing)
-            )
-            for _ in run:
+            for _ in self._map(EmbedChunks if loads_models else work, missing, arguments):
                 progress.advance()
         seconds = max(time.monotonic() - started_s, 1e-6)
         return {
@@ -265,7 +240,7 @@ class Build:
                     "num_rows": int(starts[-1]),
                     "rewrite": asked | rewrite_facts(stage, len(chunks), self.plan.section.rewrite),
                 }
-            for _ in self._map(reporting(work, stage, "rows", "arrow"), missing):
+            for _ in self._map(unless_done(work, stage, "rows", "arrow"), missing):
                 progress.advance()
         return {"num_rows": int(starts[-1])}
 
@@ -281,12 +256,8 @@ class Build:
             missing = self._missing(stage, "texts")
             with Progress("verify", len(chunks), "chunks of answers") as progress:
                 progress.advance(len(chunks) - len(missing))
-                for _ in self._map(
-                    EmbedAnswers,
-                    missing,
-                    arguments=(rewrite, stage, section.encoders, self._num_threads),
-                    loads_models=True,
-                ):
+                arguments = (rewrite, stage, section.encoders, self._num_threads)
+                for _ in self._map(EmbedAnswers, missing, arguments):
                     progress.advance()
             write_margins(ingest, self.stages["embed"], rewrite, stage, len(chunks))
         spent: dict[str, float] = {}
@@ -384,7 +355,7 @@ class Build:
         if pieces:
             with Progress("audit", len(keys), "images") as progress:
                 progress.advance(len(keys) - sum(len(pieces[index]) for index in missing))
-                for index in self._map(reporting(work, stage, "features"), missing):
+                for index, _ in self._map(unless_done(work, stage, "features"), missing):
                     progress.advance(len(pieces[index]))
         return pa.concat_tables(
             [read_table(stage.part("features", index)) for index in range(len(pieces))]
@@ -392,23 +363,16 @@ class Build:
         )
 
 
-def reporting(
+def unless_done(
     work: Callable[[int], None], stage: Stage, kind: str, suffix: str = "parquet"
-) -> Callable[[Batch], Batch]:
-    """`work` on a chunk number as a function of batches that reports what a user can mend instead
-    of raising it.
+) -> Callable[[int], None]:
+    """`work` on a chunk number, except where its part is there already.
 
-    An exception loses its kind on its way through Ray. A part that is there already is left alone:
-    a worker that dies between writing it and saying so is asked for again.
+    A worker that dies between writing a part and saying so is asked for it again.
     """
 
-    def run(batch: Batch) -> Batch:
-        index = int(batch["index"][0])
-        try:
-            if not stage.part(kind, index, suffix).is_file():
-                work(index)
-        except UserError as error:
-            return {**batch, "error": [str(error)]}
-        return {**batch, "error": [""]}
+    def run(index: int) -> None:
+        if not stage.part(kind, index, suffix).is_file():
+            work(index)
 
     return run

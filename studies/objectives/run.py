@@ -105,9 +105,7 @@ def execute(
             extra = _train(run, folder, model, device)
         trained_s = time.monotonic()
         prior = read_json(folder / BASE / "prior.json")["favoured"]
-        scored = score(
-            model, folder / run.measured, prior, facts["slices"], plan_of(device, num_threads)
-        )
+        scored = score(model, folder / run.measured, prior, facts["slices"], plan_of(device))
     finally:
         shutil.rmtree(work, ignore_errors=True)
     seconds = {

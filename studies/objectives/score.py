@@ -53,7 +53,7 @@ class Scored:
     outcomes: dict[str, str]
 
 
-def plan_of(device: str, num_threads: int) -> ScoringPlan:
+def plan_of(device: str) -> ScoringPlan:
     """How the study scores: float32, greedy answers, small batches."""
     return ScoringPlan(
         dtype="float32",
@@ -61,7 +61,6 @@ def plan_of(device: str, num_threads: int) -> ScoringPlan:
         batch_pairs=16,
         batch_images=64,
         max_new_tokens=MAX_NEW_TOKENS,
-        num_threads=num_threads,
     )
 
 

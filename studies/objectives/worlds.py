@@ -254,31 +254,12 @@ def _rank(name: str) -> bytes:
     return hashlib.sha256(f"study:{name}".encode()).digest()
 
 
-class InThisProcess:
-    """`pipeline.stages.runner.MapChunks` without Ray: one chunk after the other."""
-
-    def __call__(
-        self,
-        work: Any,
-        indices: list[int],
-        *,
-        arguments: tuple[Any, ...] = (),
-        loads_models: bool = False,
-    ) -> Iterator[int]:
-        """Yields each chunk number when its work is done."""
-        run = work(*arguments) if loads_models else work
-        for index in indices:
-            error = run({"index": [index]})["error"][0]
-            if error:
-                raise RecipeError(str(error))
-            yield index
-
-
 def build_folder(recipe: dict[str, Any], out: Path) -> dict[str, Any]:
     """An MVC folder by the product's own stages; nothing is held out of it. Returns the manifest;
     done once.
     """
     from pipeline.build_mvc import finished_manifest
+    from pipeline.core.ray_pool import Pool
     from pipeline.stages.finalize import publish
     from pipeline.stages.plan import plan_build
     from pipeline.stages.runner import Build
@@ -295,7 +276,7 @@ def build_folder(recipe: dict[str, Any], out: Path) -> dict[str, Any]:
     if done is not None:
         return done
     out.mkdir(parents=True, exist_ok=True)
-    job = Build(plan, InThisProcess(), 1)
+    job = Build(plan, Pool(0).map, 1)
     job.run()
     manifest = publish(job)
     shutil.rmtree(plan.work)

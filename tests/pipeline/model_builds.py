@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.config import BuildSection
+from pipeline.core.ray_pool import Pool
 from pipeline.rewrite.config import RewriteSection
 from pipeline.sources.pairs import PairsSection
 from pipeline.stages.finalize import publish
@@ -58,16 +58,6 @@ def coloured_balls(folder: Path) -> PairsSection:
     return PairsSection(kind="pairs", path=str(folder / "pairs.jsonl"), license="CC0-1.0")
 
 
-def one_by_one(
-    work: Any, indices: list[int], *, arguments: tuple[Any, ...] = (), loads_models: bool = False
-) -> Iterator[int]:
-    """A map in this process."""
-    worker = work(*arguments) if loads_models else work
-    for index in indices:
-        assert worker({"index": [index]})["error"][0] == ""
-        yield index
-
-
 def built(source: PairsSection, rewrite: RewriteSection, out: Path, **more: Any) -> dict[str, Any]:
     section = BuildSection(
         sources=(source,),
@@ -77,7 +67,7 @@ def built(source: PairsSection, rewrite: RewriteSection, out: Path, **more: Any)
         rewrite=rewrite,
         **more,
     )
-    job = Build(plan_build(section), one_by_one, 1)
+    job = Build(plan_build(section), Pool(0).map, 1)
     job.run()
     # Drawing is most of what the page of so few rows costs, and no subject of these builds.
     with patch("pipeline.report.scores.figure_svg", return_value="<svg></svg>"):

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import BuildSection
+from pipeline.core.ray_pool import Pool
 from pipeline.core.recipe import load_recipe
 from pipeline.core.schema import SPLITS, read_manifest, read_mvc
 from pipeline.rewrite.checks import ChecksSection, answers_failure, question_failure
@@ -23,7 +24,6 @@ from pipeline.stages.runner import Build
 from pipeline.verify.judge import data_uri
 from tests.pipeline.chat_server import ChatServer
 from tests.pipeline.hub_server import Hub, serve
-from tests.pipeline.model_builds import one_by_one
 from tests.pipeline.verify.test_build import judging
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -197,7 +197,7 @@ def test_hands_are_rewritten_and_judged_row_by_row(test_data: Path, tmp_path: Pa
         ]
         job = Build(
             plan_build(load_recipe(ROOT / "recipes/mvc_llm.yaml", more, BuildSection)),
-            one_by_one,
+            Pool(0).map,
             1,
         )
         job.run()

@@ -66,11 +66,11 @@ def test_a_killed_job_goes_on_with_the_missing_chunks(
     calls: list[int] = []
     real = reference.ReferenceChunks.__call__
 
-    def killed(self: Any, batch: dict[str, Any]) -> dict[str, Any]:
-        calls.append(batch["index"][0])
+    def killed(self: Any, chunk: tuple[str, str, int]) -> None:
+        calls.append(chunk[2])
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(self, batch)
+        real(self, chunk)
 
     monkeypatch.setattr(reference.ReferenceChunks, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from pipeline.config import BuildSection
+from pipeline.core.ray_pool import Pool
 from pipeline.core.schema import read_manifest, read_mvc
 from pipeline.sources.pairs import PairsSection
 from pipeline.sources.scenes.source import ScenesSection
@@ -34,20 +35,15 @@ def one_by_one(stop_after: int | None = None) -> Callable[..., Iterator[int]]:
     done = 0
 
     def run(
-        work: Any,
-        indices: list[int],
-        *,
-        arguments: tuple[Any, ...] = (),
-        loads_models: bool = False,
-    ) -> Iterator[int]:
+        work: Any, items: list[int], arguments: tuple[Any, ...] = ()
+    ) -> Iterator[tuple[int, Any]]:
         nonlocal done
-        worker = work(*arguments) if loads_models else work
-        for index in indices:
+        results = Pool(0).map(work, items, arguments)
+        for _ in items:
             if stop_after is not None and done >= stop_after:
                 raise KilledError
-            assert worker({"index": [index]})["error"][0] == ""
+            yield next(results)
             done += 1
-            yield index
 
     return run
 

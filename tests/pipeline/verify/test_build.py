@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.config import BuildSection
+from pipeline.core.ray_pool import Pool
 from pipeline.core.schema import read_manifest, read_mvc
 from pipeline.core.storage import Stage, read_table
 from pipeline.dataset.validate import problems
@@ -24,7 +25,7 @@ from pipeline.stages.finalize import publish
 from pipeline.stages.plan import plan_build
 from pipeline.stages.runner import Build
 from tests.pipeline.chat_server import ChatServer
-from tests.pipeline.model_builds import COLOURS, NUM_PAIRS, built, coloured_balls, one_by_one
+from tests.pipeline.model_builds import COLOURS, NUM_PAIRS, built, coloured_balls
 
 Verdict = Callable[[str, str], str]
 
@@ -42,7 +43,7 @@ def scenes(out: Path, **more: Any) -> BuildSection:
 
 
 def made(section: BuildSection) -> tuple[dict[str, Any], Build]:
-    job = Build(plan_build(section), one_by_one, 1)
+    job = Build(plan_build(section), Pool(0).map, 1)
     job.run()
     return publish(job), job
 

@@ -1,0 +1,167 @@
+"""Ray as all jobs use it: one session, and one pool of workers through which items are mapped."""
+
+import contextlib
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import pyarrow as pa
+
+from pipeline.core.progress import say
+from pipeline.core.recipe import RecipeError, UserError
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Where items are worked on: by `num_workers` of Ray, or in this process where that is 0."""
+
+    num_workers: int
+    # what Ray reserves; fractions keep a small machine from waiting for itself
+    cpus_per_worker: float = 1.0
+    use_gpu: bool = False
+
+    def map(
+        self, work: Callable[..., Any], items: Sequence[Item], arguments: tuple[Any, ...] = ()
+    ) -> Iterator[tuple[Item, Any]]:
+        """Each item with what `work` makes of it, in any order.
+
+        Args:
+            work: A function of an item, run as Ray tasks; or a class whose instances load a model
+                and are called with an item: one instance of `work(*arguments)` per worker, on a GPU
+                of its own with `use_gpu`.
+
+        Raises:
+            UserError: What `work` raised, as it was; also where a GPU is asked for that never comes.
+        """
+        if not items:
+            return
+        if not self.num_workers:
+            call = work(*arguments) if isinstance(work, type) else work
+            for item in items:
+                yield item, call(item)
+            return
+        with ray_session():
+            yield from self._map_by_ray(work, items, arguments)
+
+    def _map_by_ray(
+        self, work: Callable[..., Any], items: Sequence[Item], arguments: tuple[Any, ...]
+    ) -> Iterator[tuple[Item, Any]]:
+        import ray.data
+
+        options: dict[str, Any] = {"fn_args": (work,)}
+        if isinstance(work, type):
+            size = min(self.num_workers, len(items))
+            options = {
+                "compute": ray.data.ActorPoolStrategy(size=size),
+                "fn_constructor_args": (work, arguments, self._num_threads()),
+                "num_gpus": 1 if self._needs_gpu() else None,
+            }
+        results = ray.data.from_arrow([_packed(*pair) for pair in enumerate(items)]).map_batches(
+            _Worker if isinstance(work, type) else _run_task,
+            batch_size=1,  # Ray refuses whole blocks where GPUs are asked for
+            batch_format="pyarrow",
+            num_cpus=self.cpus_per_worker,
+            **options,
+        )
+        for row in results.iter_batches(batch_size=1, batch_format="pyarrow", prefetch_batches=0):
+            result, error = pickle.loads(row["content"][0].as_py())  # noqa: S301 (made below)
+            if error is not None:
+                raise error
+            yield items[row["place"][0].as_py()], result
+
+    def _num_threads(self) -> int:
+        """Of each worker: Ray gives one to a worker that reserves a fraction of a CPU.
+
+        The pool may use the machines as far as it holds workers.
+        """
+        num_cpus = max(int(cluster_resources().get("CPU", 0)), os.cpu_count() or 1)
+        return max(1, num_cpus // self.num_workers)
+
+    def _needs_gpu(self) -> bool:
+        if self.use_gpu and not cluster_resources().get("GPU"):
+            if "RAY_ADDRESS" not in os.environ:
+                raise RecipeError(
+                    "a GPU is asked for, but Ray sees none on this machine; leave it out of the"
+                    " recipe, or start Ray where a GPU is"
+                )
+            say("Ray sees no GPU yet; waiting until the cluster starts a machine that has one")
+        return self.use_gpu
+
+
+class MapItems(Protocol):
+    """`Pool.map` as a function: tests and studies have one of their own."""
+
+    def __call__(
+        self, work: Callable[..., Any], items: Sequence[Item], arguments: tuple[Any, ...] = ()
+    ) -> Iterator[tuple[Item, Any]]: ...
+
+
+class _Worker:
+    """An actor of the pool: holds an instance of `work`."""
+
+    def __init__(self, work: type, arguments: tuple[Any, ...], num_threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(num_threads)
+        self._work = work(*arguments)
+
+    def __call__(self, row: pa.Table) -> pa.Table:
+        return _run_task(row, self._work)
+
+
+def _run_task(row: pa.Table, work: Callable[[Any], Any]) -> pa.Table:
+    """An item as `_packed` makes it in, (result, error) out: Ray wraps what is raised."""
+    answer: tuple[Any, UserError | None]
+    try:
+        answer = work(pickle.loads(row["content"][0].as_py())), None  # noqa: S301 (made below)
+    except UserError as error:
+        answer = None, error
+    return _packed(row["place"][0].as_py(), answer)
+
+
+def _packed(place: int, content: object) -> pa.Table:
+    """A block of one row: Ray Data then neither joins nor splits items, whatever they are."""
+    packed = pa.array([pickle.dumps(content)], pa.large_binary())
+    return pa.table({"place": pa.array([place]), "content": packed})
+
+
+def cluster_resources() -> dict[str, float]:
+    """What the nodes that have joined so far hold."""
+    import ray
+
+    return dict(ray.cluster_resources())
+
+
+@contextlib.contextmanager
+def ray_session() -> Iterator[None]:
+    """Ray while the body runs: the cluster of RAY_ADDRESS, or one started here and ended after."""
+    # Read when Ray Train is imported: how often its controller looks at the workers, which each
+    # report waits for.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+    import ray.data
+
+    if ray.is_initialized():
+        yield
+        return
+    say("starting Ray (about 10 s)")
+    # A cluster is joined where RAY_ADDRESS names it (inside a submitted job it does; "auto" finds
+    # one on this machine). Without an address Ray would join any that happens to run here, a
+    # stranger's test among them.
+    named = os.environ.get("RAY_ADDRESS")
+    options = {} if named else {"address": "local", "include_dashboard": False}
+    ray.init(**options, log_to_driver=False, logging_level="ERROR")
+    # Our own progress says what matters; Ray Data's plans and timings stay in its log file.
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    try:
+        yield
+    finally:
+        ray.shutdown()
