@@ -24,9 +24,8 @@ from training.estimate.advice import (
 )
 from training.estimate.data_size import default_size, size_of_data
 from training.estimate.flops import PairLengths
-from training.estimate.known_models import PUBLISHED, find_shape
+from training.estimate.known_models import find_shape, known_shape
 from training.estimate.memory import GB, memory_of
-from training.estimate.model_shape import shape_of_config
 from training.plan_cli import hours_of, keeps_features, more_advice, work_of
 from training.runtime.environment import LocalEnv
 from training.trainer.loop import fit
@@ -35,7 +34,7 @@ from training.trainer.policy import Policy
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("svco_*.yaml"))
 Make = Callable[..., Path]
-LLAVA = shape_of_config(PUBLISHED["llava-hf/llava-1.5-7b-hf"])
+LLAVA = known_shape("llava-hf/llava-1.5-7b-hf")
 LENGTHS = PairLengths((616, 616, 40), (40, 40), (576, 576))
 
 
@@ -145,14 +144,14 @@ def test_lengths_of_data_are_those_of_training_to_a_token_a_text_and_the_templat
 
 
 def test_images_of_the_qwen_families_have_features_by_their_size(make_mvc: Make) -> None:
-    shape = shape_of_config(PUBLISHED["Qwen/Qwen3-VL-8B-Instruct"])
+    shape = known_shape("Qwen/Qwen3-VL-8B-Instruct")
     assert default_size(shape).mean.features == (20 * 15, 20 * 15)  # 640 x 480 in squares of 32
     # 32 x 32 pixels are enlarged to 65,536 at least: 8 x 8 squares.
     assert size_of_data(make_mvc(3, 1), "m", shape).mean.features == (64, 64)
 
 
 def test_pairs_that_training_would_leave_out_are_told(make_mvc: Make) -> None:
-    shape = shape_of_config(PUBLISHED["Qwen/Qwen3-VL-8B-Instruct"])
+    shape = known_shape("Qwen/Qwen3-VL-8B-Instruct")
     data = size_of_data(make_mvc(4, 1), "m", shape)
     assert len(data.sequences) == 4
     assert all(64 < tokens < 2048 for tokens in data.sequences)  # 64 of the image, the rest text

@@ -183,7 +183,7 @@ def layer_bytes_per_token(text: TextShape, section: TrainSection) -> float:
     norms = 2 * d * (4 + (stream if full else 0))
     # queries, keys, values, result, and the logarithm of each sum
     attention = c * (2 * q + 2 * kv) + 4 * text.num_heads
-    if text.kind == "qwen3_vl_text":
+    if text.norms_heads:
         attention += (q + kv) * (4 + (c if full else 0))  # the same for norms of queries and keys
     feed = c * 3 * ff  # both products of the input, and the first after its activation
     if section.lora is None:

@@ -12,6 +12,8 @@ from torch import Tensor
 from training.models.vlm import Vlm
 
 if TYPE_CHECKING:
+    from transformers import LlavaConfig
+
     from training.tiny.config import TinySection
 
 # LLaVA-1.5's format: "USER: <image>\n{question} ASSISTANT: {answer}</s>", after the tokenizer's
@@ -24,6 +26,7 @@ CHAT_TEMPLATE = (
     " item['type'] == 'text' -%}{{- item['text'] -}}{%- endfor -%}{{- '</s>' -}}{%- endif -%}{%-"
     " endfor -%}{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}"
 )
+# the first of all tokens, in this order
 SPECIAL_TOKENS = ("<unk>", "<s>", "</s>", "<pad>", "<image>")
 PIXEL_MEAN, PIXEL_STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 # Position embeddings start with this size (content has about 1): nearness is there from the first
@@ -86,16 +89,10 @@ def make_processor(tokenizer: Any, section: "TinySection") -> Any:
     )
 
 
-def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
-    """The whole model with random weights; torch's global seed decides them."""
-    from transformers import (
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-    )
+def untrained_config(section: "TinySection", vocab: int) -> "LlavaConfig":
+    """The configuration of the tiny model with a vocabulary of so many tokens."""
+    from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    tokenizer = make_tokenizer(texts, section.vocab_tokens)
     vision = CLIPVisionConfig(
         hidden_size=section.vision_dim,
         intermediate_size=2 * section.vision_dim,
@@ -106,7 +103,7 @@ def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
         hidden_act="gelu",
     )
     text = LlamaConfig(
-        vocab_size=len(tokenizer),
+        vocab_size=vocab,
         hidden_size=section.text_dim,
         intermediate_size=2 * section.text_dim,
         num_hidden_layers=section.text_layers,
@@ -114,19 +111,27 @@ def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
         num_key_value_heads=max(1, section.text_dim // 32),
         max_position_embeddings=1024,
         initializer_range=0.05,  # the usual 0.02 is for widths in the thousands
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=SPECIAL_TOKENS.index("<s>"),
+        eos_token_id=SPECIAL_TOKENS.index("</s>"),
+        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
     )
-    config = LlavaConfig(
+    return LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=SPECIAL_TOKENS.index("<image>"),
         image_seq_length=(section.image_px // section.patch_px) ** 2,
         # a tower this small has no layer to spare (LLaVA-1.5 leaves its last one out)
         vision_feature_layer=-1,
         vision_feature_select_strategy="default",
     )
+
+
+def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
+    """The whole model with random weights; torch's global seed decides them."""
+    from transformers import LlavaForConditionalGeneration
+
+    tokenizer = make_tokenizer(texts, section.vocab_tokens)
+    config = untrained_config(section, len(tokenizer))
     model = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
     _look_near_first(model.model.vision_tower, section)
     return Vlm(model, make_processor(tokenizer, section), "llava-llama")

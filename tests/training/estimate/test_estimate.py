@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from training.config import ObjectiveSection, TrainSection
 from training.data.pairs import PairReader
 from training.data.vision_features import freeze_unseen
+from training.estimate import known_models
 from training.estimate.flops import (
     PairLengths,
     attention_flops,
@@ -22,7 +23,7 @@ from training.estimate.flops import (
     vision_flops,
 )
 from training.estimate.gpus import find_gpu, peak_flops
-from training.estimate.known_models import PUBLISHED, find_shape
+from training.estimate.known_models import find_shape, known_shape
 from training.estimate.memory import (
     NF4_BYTES,
     activation_bytes,
@@ -46,10 +47,6 @@ def recipe(model: Path | str = "m", **changes: Any) -> TrainSection:
 
 def shape_of(model: Any) -> ModelShape:
     return shape_of_config(json.loads(model.config.to_json_string(use_diff=False)))
-
-
-def named(name: str) -> ModelShape:
-    return shape_of_config(PUBLISHED[name])
 
 
 LENGTHS = PairLengths((576 + 40, 576 + 40, 40), (40, 40), (576, 576))  # of the paper's LLaVA-1.5
@@ -81,22 +78,22 @@ def test_tokens_of_a_pair_are_those_of_its_packed_row() -> None:
 
 
 def test_flops_of_llava_by_hand() -> None:
-    text = named("llava-hf/llava-1.5-7b-hf").text
+    text = known_shape("llava-hf/llava-1.5-7b-hf").text
     matrices = 32 * (4 * 4096**2 + 3 * 4096 * 11008)
     attention = 4 * 32 * 4096 * (2 * (616**2 / 2 + 80 * 696) + (40**2 / 2 + 80 * 120))
     assert attention_flops(text, LENGTHS, ALL_CELLS) == attention
     projector = 2 * 1152 * (1024 * 4096 + 4096**2)
     head = 240 * 2 * 4096 * 32064
     forward = 2 * 1512 * matrices + attention + head + projector
-    assert forward_flops(named("llava-hf/llava-1.5-7b-hf"), LENGTHS, ALL_CELLS) == forward
-    flops = train_flops_per_pair(named("llava-hf/llava-1.5-7b-hf"), LENGTHS, recipe())
+    assert forward_flops(known_shape("llava-hf/llava-1.5-7b-hf"), LENGTHS, ALL_CELLS) == forward
+    flops = train_flops_per_pair(known_shape("llava-hf/llava-1.5-7b-hf"), LENGTHS, recipe())
     assert (flops.forward, flops.recompute, flops.vision) == (forward, 0, 0)
     assert flops.total == pytest.approx(3 * forward, rel=0.01)
     assert 55e12 < flops.total < 65e12  # TFLOP per pair
 
 
 def test_a_tower_that_is_not_cached_runs_for_each_image_and_thrice_if_it_is_trained() -> None:
-    shape = named("llava-hf/llava-1.5-7b-hf")
+    shape = known_shape("llava-hf/llava-1.5-7b-hf")
     image = vision_flops(shape.vision, 576)
     assert (
         image
@@ -254,7 +251,7 @@ def test_weights_gradients_and_optimiser_are_exact(
 
 
 def test_sharding_divides_what_is_trained_and_leaves_the_tower_whole() -> None:
-    shape = named("llava-hf/llava-1.5-7b-hf")
+    shape = known_shape("llava-hf/llava-1.5-7b-hf")
     one = memory_of(shape, LENGTHS, recipe(), gpu=False)
     eight = memory_of(shape, LENGTHS, recipe(workers={"num_workers": 8, "shard": True}), gpu=False)
     tower = 4 * shape.vision.num_parameters
@@ -263,7 +260,7 @@ def test_sharding_divides_what_is_trained_and_leaves_the_tower_whole() -> None:
 
 
 def test_four_bits_hold_the_layers_of_the_language_model_alone() -> None:
-    shape = named("Qwen/Qwen3-VL-8B-Instruct")
+    shape = known_shape("Qwen/Qwen3-VL-8B-Instruct")
     section = recipe(
         lora={"quantize": "nf4"},
         train={"weights": "bfloat16", "precision": "bfloat16", "train_projector": False},
@@ -276,7 +273,7 @@ def test_four_bits_hold_the_layers_of_the_language_model_alone() -> None:
 
 
 def test_recomputing_keeps_less_and_computes_more() -> None:
-    shape = named("llava-hf/llava-1.5-7b-hf")
+    shape = known_shape("llava-hf/llava-1.5-7b-hf")
     plain, recomputed = recipe(), recipe(train={"checkpoint_activations": True})
     assert (
         activation_bytes(shape, LENGTHS, recomputed) < activation_bytes(shape, LENGTHS, plain) / 10
@@ -293,7 +290,7 @@ def test_more_in_a_layer_is_kept_of_more() -> None:
         recipe(lora={}, train={"precision": "bfloat16", "weights": "bfloat16"}),
     )
     small, large = (
-        named(name).text for name in ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
+        known_shape(name).text for name in ("llava-hf/llava-1.5-7b-hf", "llava-hf/llava-1.5-13b-hf")
     )
     for section in (full, adapters):
         assert layer_bytes_per_token(small, section) < layer_bytes_per_token(large, section)
@@ -321,40 +318,50 @@ def test_parameters_of_a_saved_llava_are_counted_by_part(tiny_llava: Path) -> No
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_models_have_as_many_parameters_as_their_classes(name: str) -> None:
-    from transformers import AutoConfig, AutoModelForImageTextToText
+@pytest.mark.parametrize("name", known_models.known_models())
+def test_shapes_of_known_models_are_those_of_their_classes(name: str) -> None:
+    shape = shape_of_config(known_models.known_models()[name]["config"])
+    assert shape == known_shape(name)
 
-    config = json.loads(json.dumps(PUBLISHED[name]))
-    with torch.device("meta"):
-        model = AutoModelForImageTextToText.from_config(
-            AutoConfig.for_model(config.pop("model_type"), **config)
+
+def test_a_model_is_remembered_with_its_shape(
+    tiny_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "known_models.json"
+    file.write_text(known_models.KNOWN_FILE.read_text())
+    monkeypatch.setattr(known_models, "KNOWN_FILE", file)
+    known_models.known_models.cache_clear()
+    known_models.remember("org/tiny", json.loads((tiny_llava / "config.json").read_text()))
+    try:
+        assert find_shape("org/tiny", recipe().tiny, hub=False) == (
+            find_shape(str(tiny_llava), recipe().tiny)[0],
+            "the table of published models",
         )
-    shape = named(name)
-    counts = dict.fromkeys(("vision tower", "projector", "language model"), 0)
-    for key, parameter in model.named_parameters():
-        counts[part_of(model, key)] += parameter.numel()
-    assert list(counts.values()) == [
-        shape.vision.num_parameters,
-        shape.num_projector_parameters,
-        shape.text.num_parameters,
-    ]
+        assert len(known_models.known_models()) == 8
+    finally:
+        known_models.known_models.cache_clear()
+
+
+def test_building_a_shape_leaves_the_random_numbers_alone() -> None:
+    before = torch.get_rng_state()
+    find_shape("tiny", recipe().tiny)
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_known_sizes() -> None:
     # The numbers that the Hub shows for these checkpoints.
-    assert named("llava-hf/llava-1.5-7b-hf").num_parameters == 7_063_427_072
-    assert named("Qwen/Qwen2.5-VL-7B-Instruct").num_parameters == 8_292_166_656
-    assert named("Qwen/Qwen3-VL-8B-Instruct").num_parameters == 8_767_123_696
+    assert known_shape("llava-hf/llava-1.5-7b-hf").num_parameters == 7_063_427_072
+    assert known_shape("Qwen/Qwen2.5-VL-7B-Instruct").num_parameters == 8_292_166_656
+    assert known_shape("Qwen/Qwen3-VL-8B-Instruct").num_parameters == 8_767_123_696
 
 
 def test_what_cannot_be_sized_says_why(tmp_path: Path) -> None:
-    with pytest.raises(
-        ShapeError, match="model_type is 'bert'; the plan knows llava, qwen2_5_vl, qwen3_vl"
-    ):
+    with pytest.raises(ShapeError, match="model_type is 'bert', .* supported are llava .*qwen3_vl"):
         shape_of_config({"model_type": "bert"})
-    with pytest.raises(ShapeError, match="does not say how large the model is .*hidden_size"):
-        shape_of_config({"model_type": "qwen3_vl", "text_config": {"vocab_size": 5}})
+    with pytest.raises(ShapeError, match="does not make a model .*no-such-model"):
+        shape_of_config({"model_type": "no-such-model"})
+    with pytest.raises(ShapeError, match="does not make a model .*hidden_size"):
+        shape_of_config({"model_type": "qwen3_vl", "text_config": {"hidden_size": "wide"}})
     with pytest.raises(ShapeError, match="model=org/unknown: no folder here, and not among"):
         find_shape("org/unknown", recipe().tiny, hub=False)
 
