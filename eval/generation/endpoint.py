@@ -3,18 +3,15 @@ as the recipe allows.
 """
 
 import asyncio
-import base64
-import io
 from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-from PIL import Image
-
 from eval.config import AnswerEndpoint
 from eval.generation.cache import Answer
 from eval.generation.generator import Request
-from pipeline.core.images import FORMATS
+from pipeline.core.images import ImageError, data_uri
+from pipeline.core.recipe import UserError
 from pipeline.llm.client import Endpoint
 
 Keep = Callable[[Sequence[tuple[str, Answer]]], None]
@@ -72,22 +69,22 @@ async def _work(left: Iterator[Request], endpoint: Endpoint, keep: Keep) -> None
 
 
 def messages_of(request: Request) -> list[dict[str, Any]]:
-    """A request as a chat: the image first, as our own prompts have it, then the question."""
+    """A request as a chat: the image first, as our own prompts have it, then the question.
+
+    Raises:
+        UserError: The image cannot be used.
+    """
     encoded = request.image_input.encoded()
     if encoded is None:
         return [{"role": "user", "content": request.prompt}]
-    url = f"data:{_media_type(encoded)};base64,{base64.b64encode(encoded).decode()}"
+    try:
+        url = data_uri(encoded)
+    except ImageError as error:
+        raise UserError(
+            f"{request.label}: its image cannot be used ({error}); fetch the benchmark's files again"
+        ) from error
     content = [
         {"type": "image_url", "image_url": {"url": url}},
         {"type": "text", "text": request.prompt},
     ]
     return [{"role": "user", "content": content}]
-
-
-def _media_type(encoded: bytes) -> str:
-    """What the bytes are, from their header; a server that cannot read them says so itself."""
-    try:
-        with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
-            return Image.MIME.get(image.format or "", "image/jpeg")
-    except Exception:  # on broken headers Pillow's readers raise anything
-        return "image/jpeg"

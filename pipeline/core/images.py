@@ -1,17 +1,26 @@
-"""From encoded bytes to pixels, safely: sizes are checked before decoding, and each failure has a
-name.
-"""
+"""From encoded bytes to pixels, safely: sizes are checked first, and each failure has a name."""
 
+import base64
+import contextlib
 import hashlib
 import io
 import warnings
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 MAX_PIXELS = 100_000_000
 MAX_ASPECT = 50  # encoders enlarge the short side to a few hundred pixels, and the long one with it
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ENDINGS = {
+    b"\xff\xd8\xff": "jpg",
+    b"\x89PNG": "png",
+    b"GIF8": "gif",
+    b"BM": "bmp",
+    b"II*\0": "tif",
+    b"MM\0*": "tif",
+}
+_SENT_AS_THEY_ARE = ("JPEG", "PNG", "WEBP")
 
 
 class ImageError(ValueError):
@@ -97,3 +106,29 @@ def encode_png(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=6)
     return buffer.getvalue()
+
+
+def data_uri(data: bytes) -> str:
+    """An image as a server of any kind can read it, upright: a data URI.
+
+    JPEG, PNG and WebP that need no turning go as they are, all else as PNG.
+
+    Raises:
+        ImageError: The image cannot be used.
+    """
+    media_type = None
+    # Of the header alone; on what is broken Pillow's readers raise anything, and decoding says why.
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        if is_upright and image.format in _SENT_AS_THEY_ARE and image.mode in ("RGB", "L"):
+            media_type = Image.MIME[image.format]
+    if media_type is None:
+        media_type, data = "image/png", encode_png(decode_rgb(data))
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def image_ending(data: bytes) -> str:
+    """The usual ending of a file with these first bytes ("jpg", "png" ..), or "" for no image."""
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "webp"
+    return next((ending for start, ending in _ENDINGS.items() if data.startswith(start)), "")

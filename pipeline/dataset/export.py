@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import typer
 
 from pipeline.core.cli import run_command
+from pipeline.core.images import image_ending
 from pipeline.core.progress import Progress, say
 from pipeline.core.recipe import absolute_path
 from pipeline.core.schema import IMAGE, MvcError, read_manifest, sha256_hex, shard_paths
@@ -247,23 +248,6 @@ def _image_bytes(row: Row, side: str) -> bytes:
             " build the folder again"
         )
     return data
-
-
-def image_ending(data: bytes) -> str:
-    """The usual ending of a file with these first bytes ("jpg", "png" ..), or "" if they start no
-    image that we know.
-    """
-    endings = {
-        b"\xff\xd8\xff": "jpg",
-        b"\x89PNG": "png",
-        b"GIF8": "gif",
-        b"BM": "bmp",
-        b"II*\0": "tif",
-        b"MM\0*": "tif",
-    }
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return next((ending for start, ending in endings.items() if data.startswith(start)), "")
 
 
 def _system_prompt(meta: str | None) -> str:

@@ -7,9 +7,7 @@ many servers take no more.
 """
 
 import asyncio
-import base64
 import hashlib
-import io
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,10 +18,9 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel, ConfigDict
 
-from pipeline.core.images import FORMATS, decode_rgb, encode_png
+from pipeline.core.images import data_uri
 from pipeline.core.storage import Stage, open_mapped, read_table, write_table
 from pipeline.llm.batch import ChunkWork, ask_all, spent
 from pipeline.llm.cache import Reply
@@ -41,8 +38,6 @@ JUDGED_SCHEMA = pa.schema(
     [("pair_id", pa.string()), *((name, pa.bool_()) for name in VERDICTS), *SPENDING_SCHEMA]
 )
 _PROMPT = Path(__file__).parent / "prompts" / "judge.v1.txt"
-_SENT_AS_THEY_ARE = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}
-_ORIENTATION = 0x0112  # of EXIF
 
 
 class _Judgement(BaseModel):
@@ -80,31 +75,6 @@ def check_judge(section: VerifySection | None) -> None:
     """
     if section is not None and section.judge is not None:
         Endpoint(section.judge.endpoint, "")
-
-
-def data_uri(data: bytes) -> str:
-    """An image as a server of any kind can read it: JPEG, PNG and WebP as they are, all else as
-    PNG, upright.
-
-    Raises:
-        ImageError: The image cannot be used.
-    """
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:  # the header alone
-        kind = (
-            _SENT_AS_THEY_ARE.get(image.format or "", "")
-            if image.mode in ("RGB", "L") and _is_upright(image)
-            else ""
-        )
-    if not kind:
-        kind, data = "image/png", encode_png(decode_rgb(data))
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
-
-
-def _is_upright(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(_ORIENTATION, 1) == 1
-    except Exception:  # a broken EXIF block around pixels that are fine
-        return False
 
 
 def judge_messages(question: str, answer: str, image_uri: str) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import BuildSection
+from pipeline.core.images import data_uri
 from pipeline.core.ray_pool import Pool
 from pipeline.core.recipe import load_recipe
 from pipeline.core.schema import SPLITS, read_manifest, read_mvc
@@ -21,7 +22,6 @@ from pipeline.rewrite.checks import ChecksSection, answers_failure, question_fai
 from pipeline.stages.finalize import publish
 from pipeline.stages.plan import plan_build
 from pipeline.stages.runner import Build
-from pipeline.verify.judge import data_uri
 from tests.pipeline.chat_server import ChatServer
 from tests.pipeline.hub_server import Hub, serve
 from tests.pipeline.verify.test_build import judging

@@ -3,11 +3,13 @@
 import base64
 import io
 
+import pytest
 from PIL import Image
 
 from eval.generation.endpoint import messages_of
 from eval.generation.generator import Request
 from eval.generation.image_conditions import NO_IMAGE, ImageInput
+from pipeline.core.recipe import UserError
 from pipeline.llm.protocol import ASSUMED_IMAGE_TOKENS, message_tokens
 
 
@@ -33,6 +35,21 @@ def test_without_an_image_the_question_is_a_plain_text() -> None:
 def test_a_blank_image_is_drawn_for_the_server() -> None:
     url = messages_of(request(ImageInput(blank_px=(5, 3))))[0]["content"][0]["image_url"]["url"]
     assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (5, 3)
+
+
+def test_a_photograph_taken_with_the_camera_on_its_side_is_sent_upright() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 8)).save(buffer, "JPEG", exif=exif)
+    shown = ImageInput(buffer.getvalue(), "s")
+    url = messages_of(request(shown))[0]["content"][0]["image_url"]["url"]
+    assert Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).size == (8, 12)
+
+
+def test_an_image_that_cannot_be_used_is_named() -> None:
+    with pytest.raises(UserError, match=r"set: item 1 \(image\): its image cannot be used"):
+        messages_of(request(ImageInput(b"no image", "s")))
 
 
 def test_a_picture_counts_the_same_however_many_bytes_it_has() -> None:

@@ -1,10 +1,18 @@
+import base64
 import io
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from pipeline.core.images import ImageError, decode_rgb, encode_png, pixels_sha256
+from pipeline.core.images import (
+    ImageError,
+    data_uri,
+    decode_rgb,
+    encode_png,
+    image_ending,
+    pixels_sha256,
+)
 
 
 def _bytes(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -93,3 +101,41 @@ def test_no_broken_bytes_raise_anything_but_an_image_error() -> None:
             except ImageError:
                 num_refused += 1
     assert num_refused > 100
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_an_upright_image_is_sent_as_it_is_where_any_server_can_read_it(kind: str) -> None:
+    data = _bytes(RED, kind)
+    encoded = base64.b64encode(data).decode()
+    assert data_uri(data) == f"data:image/{kind.lower()};base64,{encoded}"
+
+
+def test_any_other_image_is_sent_upright_as_png() -> None:
+    drawn = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 12, 3), np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    for image, kind, more in (
+        (drawn.convert("CMYK"), "TIFF", {}),
+        (drawn.convert("P"), "PNG", {}),
+        (drawn, "BMP", {}),
+        (drawn, "JPEG", {"exif": exif}),
+    ):
+        uri = data_uri(_bytes(image, kind, **more))
+        assert uri.startswith("data:image/png;base64,")
+        sent = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+        assert sent.mode == "RGB" and sent.size == ((8, 12) if more else (12, 8))
+
+
+def test_what_is_no_image_cannot_be_sent() -> None:
+    with pytest.raises(ImageError, match="not_an_image"):
+        data_uri(b"text")
+
+
+@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_an_ending_is_told_by_the_bytes(name: str) -> None:
+    ending = image_ending(_bytes(Image.new("RGB", (4, 4)), name))
+    assert Image.registered_extensions()[f".{ending}"] == name
+
+
+def test_bytes_that_are_no_image_have_no_ending() -> None:
+    assert image_ending(b"") == image_ending(b"RIFF....WAVE") == image_ending(b"text") == ""

@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.core.schema import SCHEMA_VERSION, Candidate, MvcError, mvc_schema, read_mvc
 from pipeline.core.storage import StoreError
-from pipeline.dataset.export import Format, Split, export, image_ending
+from pipeline.dataset.export import Format, Split, export
 from pipeline.sources.mvc_json import MvcJsonSection, MvcJsonSource
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
 
@@ -286,17 +286,6 @@ def _small_processor(words: list[str]) -> Any:
     return LlavaProcessor(
         images, fast, patch_size=14, vision_feature_select_strategy="full", chat_template=template
     )
-
-
-@pytest.mark.parametrize("name", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-def test_an_ending_is_told_by_the_bytes(tmp_path: Path, name: str) -> None:
-    Image.new("RGB", (4, 4)).save(tmp_path / "x", name)
-    ending = image_ending((tmp_path / "x").read_bytes())
-    assert Image.registered_extensions()[f".{ending}"] == name
-
-
-def test_bytes_that_are_no_image_have_no_ending() -> None:
-    assert image_ending(b"") == image_ending(b"RIFF....WAVE") == image_ending(b"text") == ""
 
 
 @pytest.mark.slow

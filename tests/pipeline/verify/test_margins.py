@@ -22,7 +22,7 @@ from pipeline.llm.protocol import ASSUMED_IMAGE_TOKENS, message_tokens
 from pipeline.stages.plan import plan_build
 from pipeline.verify.accept import accept_reasons
 from pipeline.verify.config import JudgeSection, VerifySection
-from pipeline.verify.judge import Judged, data_uri, judge_messages, judge_pair, judged_table, prompt
+from pipeline.verify.judge import Judged, judge_messages, judge_pair, judged_table, prompt
 from pipeline.verify.margins import margin_facts
 from tests.pipeline.chat_server import ChatServer
 from tests.pipeline.conftest import picture
@@ -39,7 +39,9 @@ ROW = {
 PICTURES = {"a": picture(1), "b": picture(2)}
 
 
-def judged(commands: Sequence[str], tmp_path: Path, **more: Any) -> tuple[Judged, ChatServer]:
+def judged(
+    commands: Sequence[str], tmp_path: Path, pictures: dict[str, bytes] = PICTURES, **more: Any
+) -> tuple[Judged, ChatServer]:
     async def run(base_url: str) -> Judged:
         section = EndpointSection(
             model="m",
@@ -51,7 +53,7 @@ def judged(commands: Sequence[str], tmp_path: Path, **more: Any) -> tuple[Judged
             **more,
         )
         async with Endpoint(section, "test") as endpoint:
-            return await judge_pair(ROW, PICTURES, endpoint)
+            return await judge_pair(ROW, pictures, endpoint)
 
     with ChatServer(commands) as server:
         return asyncio.run(run(server.base_url)), server
@@ -268,24 +270,14 @@ def test_a_pair_that_was_not_judged_is_a_row_of_nulls() -> None:
     assert table["latencies_s"].to_pylist() == [[], []]
 
 
-def test_images_are_sent_as_they_are_where_any_server_can_read_them() -> None:
-    plain = picture(3)
-    assert data_uri(plain) == f"data:image/jpeg;base64,{base64.b64encode(plain).decode()}"
-    drawn = Image.fromarray(np.random.default_rng(0).integers(0, 255, (8, 12, 3), np.uint8))
+def test_the_judge_sees_a_photograph_upright(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # taken with the camera on its side
-    for image, kind, more in (
-        (drawn.convert("CMYK"), "TIFF", {}),
-        (drawn.convert("P"), "PNG", {}),
-        (drawn, "BMP", {}),
-        (drawn, "JPEG", {"exif": exif}),
-    ):
-        buffer = io.BytesIO()
-        image.save(buffer, kind, **more)
-        uri = data_uri(buffer.getvalue())
-        assert uri.startswith("data:image/png;base64,")
-        sent = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
-        assert sent.mode == "RGB" and sent.size == ((8, 12) if more else (12, 8))
+    buffer = io.BytesIO()
+    Image.new("RGB", (12, 8)).save(buffer, "JPEG", exif=exif)
+    _, server = judged([TRUE] * 4, tmp_path, pictures={"a": buffer.getvalue(), "b": picture(2)})
+    uri = server.bodies[0]["messages"][1]["content"][0]["image_url"]["url"]
+    assert Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1]))).size == (8, 12)
 
 
 def test_a_picture_costs_tokens_of_a_picture_whatever_its_bytes() -> None:
