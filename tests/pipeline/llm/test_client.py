@@ -157,9 +157,7 @@ def test_a_server_that_is_not_there_ends_the_job_and_says_how_often_it_was_tried
 
 
 def test_a_row_that_breaks_the_server_costs_only_itself(section: dict[str, Any]) -> None:
-    with ChatServer(
-        lambda body: "500" if "star 3." in str(body) else "slow 0.02"
-    ) as server:
+    with ChatServer(lambda body: "500" if "star 3." in str(body) else "slow 0.02") as server:
         replies = asked(server, {**section, "max_retries": 3, "max_in_flight": 2}, range(30))
     assert [reply.fault for reply in replies] == [
         "endpoint_gave_no_answer" if n == 3 else "" for n in range(30)
