@@ -1,10 +1,8 @@
-"""What is to be evaluated: the pairs of a split, the model and its base, and whether it was done
-before.
+"""What is to be evaluated: the pairs of a split, the model and its base.
 
 Reads files; knows nothing of torch, of Ray or of scores.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,18 +13,13 @@ import pyarrow as pa
 from eval.config import EvalSection
 from pipeline.core.recipe import RecipeError, absolute_path, fingerprint
 from pipeline.core.schema import MvcError, read_mvc, shard_paths
-from pipeline.core.storage import Owner, read_json, remove_stale, sha256_file
+from pipeline.core.storage import read_json, sha256_file
 
-CODE_VERSION = 2  # raise when the same inputs would give other numbers
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
 IMAGE_COLUMNS = ("image_a", "image_b", "image_a_sha256", "image_b_sha256")
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 # enough of a model on the Hub to say what would be done
 PLAN_FILES = ("config.json", "*/config.json", "svco.json")
-OUTPUTS = ("result.json", "report.html")
-PAIR_OUTPUTS = ("scores.json", "items.parquet")
-BENCHMARK_FOLDER = "benchmarks"
-OWNER = Owner("evaluation", (".svco_eval",), never=("manifest.json",))
 # what the trainer leaves in its folder from the start, and svco.json only at the end
 TRAINING_MARKER = ".svco_train"
 ADAPTER_CONFIG = "adapter_config.json"  # in a folder of adapters, which names their base
@@ -51,6 +44,15 @@ class Models:
             if self.before is None
             else {"before": self.before, "after": self.after}
         )
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluatedModel:
+    """A model under test: `folder` is "" behind an endpoint, `weights` hashes all that decides."""
+
+    name: str
+    folder: str
+    weights: str
 
 
 def with_absolute_paths(section: EvalSection) -> EvalSection:
@@ -198,88 +200,6 @@ def data_sha256(section: EvalSection) -> str:
     return fingerprint(
         [[path.name, sha256_file(path)] for path in shard_paths(section.data, section.split)]
     )
-
-
-def identity(
-    section: EvalSection,
-    hashes: Mapping[Role, str],
-    data: str,
-    benchmarks: Mapping[str, str],
-    prior: dict[str, list[str]] | None,
-) -> dict[str, Any]:
-    """All that the numbers depend on; where it ran and where it was written is left out.
-
-    Args:
-        hashes: Of what answers, by role.
-        data: Hash of the evaluated split.
-        benchmarks: Hash of each benchmark's questions.
-    """
-    return {
-        "version": CODE_VERSION,
-        "models": dict(hashes),
-        "data": data,
-        "benchmarks": dict(benchmarks),
-        "prior": fingerprint(prior),
-        "recipe": section.content(),
-    }
-
-
-def scoring_fingerprint(section: EvalSection, weights: str, data: str) -> str:
-    """Names the scores of one model: other intervals or another page leave them as they are."""
-    parts = ("split", "max_pairs", "dtype", "batch_pairs", "pairs_per_chunk", "generate")
-    return fingerprint(
-        CODE_VERSION,
-        weights,
-        data,
-        section.workers.use_gpu,
-        {k: section.model_dump(mode="json")[k] for k in parts},
-    )
-
-
-def outputs_of(section: EvalSection) -> list[str]:
-    """The files that an evaluation leaves in `out`, relative to it."""
-    pairs = PAIR_OUTPUTS if section.data else ()
-    files = [
-        f"{BENCHMARK_FOLDER}/{entry.display_name}.{kind}"
-        for entry in section.benchmarks
-        for kind in ("parquet", "json")
-    ]
-    return [*OUTPUTS, *pairs, *files]
-
-
-def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
-    """Whether `out` already holds exactly this evaluation, with everything that it writes.
-
-    Raises:
-        StoreError: It holds files of something else.
-        RecipeError: It holds another evaluation and `overwrite` is false.
-    """
-    out, overwrite = Path(section.out), section.overwrite
-    OWNER.check(out)
-    done = out / "DONE.json"
-    if done.is_file():
-        found = read_json(done).get("identity", {})
-        if found == wanted:
-            return all((out / name).is_file() for name in outputs_of(section))
-        different = [name for name in wanted if found.get(name) != wanted[name]]
-        if "recipe" in different:
-            recipe, other = wanted["recipe"], found.get("recipe", {})
-            different += [f"recipe.{name}" for name in recipe if other.get(name) != recipe[name]]
-            different.remove("recipe")
-        if not overwrite:
-            raise RecipeError(
-                f"out={out}: holds a finished evaluation that differs in {', '.join(different)}; "
-                "choose another out, or give overwrite=true to replace it"
-            )
-    return False
-
-
-def begin(out: Path) -> None:
-    """Marks `out` as this job's, and removes an earlier result: what a killed run leaves must not
-    look like its own.
-    """
-    remove_stale(out, "DONE.json", *OUTPUTS, *PAIR_OUTPUTS, f"{BENCHMARK_FOLDER}/*.*")
-    OWNER.claim(out, "The folder of an evaluation; a new one may replace what is in it.\n")
 
 
 def stated_prior(models: Models) -> dict[str, list[str]] | None:

@@ -9,8 +9,17 @@ import pyarrow as pa
 
 from eval.benchmarks.registry import benchmark
 from eval.config import EvalSection
-from eval.inputs import Models, Role, find_models, read_items, weights_sha256, with_absolute_paths
-from eval.suite.requests import BenchmarkRun, EvaluatedModel, load_benchmarks
+from eval.inputs import (
+    EvaluatedModel,
+    Models,
+    Role,
+    find_models,
+    read_items,
+    weights_sha256,
+    with_absolute_paths,
+)
+from eval.outputs import DONE
+from eval.suite.requests import BenchmarkRun, load_benchmarks
 from pipeline.core.progress import summary_table
 from pipeline.core.recipe import fingerprint
 
@@ -136,7 +145,5 @@ def print_plan(plan: Plan) -> None:
             ),
         ]
     )
-    rows.append(
-        ["out", section.out + (" (finished)" if (plan.out / "DONE.json").is_file() else "")]
-    )
+    rows.append(["out", section.out + (" (finished)" if (plan.out / DONE).is_file() else "")])
     summary_table("Plan", ["what", "value"], rows)

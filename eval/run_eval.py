@@ -22,20 +22,21 @@ from eval.generation.generator import (
     batches_of,
     request_table,
 )
-from eval.inputs import (
-    Models,
-    Role,
+from eval.inputs import EvaluatedModel, Models, Role, data_sha256, stated_prior
+from eval.outputs import (
+    BENCHMARK_FOLDER,
+    DONE,
+    PAGE,
+    RESULT,
+    SCORES,
     begin,
-    data_sha256,
     identity,
     is_finished,
     scoring_fingerprint,
-    stated_prior,
 )
 from eval.pairs.results import PairResults, write_pairs
 from eval.pairs.scorer import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
 from eval.plan import Plan, evaluated_models, plan_evaluation, print_plan
-from eval.suite.requests import EvaluatedModel
 from eval.suite.run import BenchmarkResults, GenerateFn, Keep, run_benchmarks, summary_of
 from pipeline.core.cli import DryRun, PrintRecipe, run_command
 from pipeline.core.progress import Progress, say
@@ -70,7 +71,7 @@ def evaluate(plan: Plan) -> dict[str, Any]:
     )
     if is_finished(section, wanted):
         say(f"{out}: already evaluated with this recipe and these weights; nothing to do")
-        return dict(read_json(out / "result.json"))
+        return dict(read_json(out / RESULT))
     with only_one(out, "out"):
         begin(out)
         say(f"evaluating {models['after'].name} -> {out}")
@@ -84,7 +85,7 @@ def evaluate(plan: Plan) -> dict[str, Any]:
         )
         result = write_results(plan, models, pairs, benchmarks, started_s)
         if not result["num_without_answer"]:
-            write_json(out / "DONE.json", {"identity": wanted})
+            write_json(out / DONE, {"identity": wanted})
     return result
 
 
@@ -200,10 +201,10 @@ def write_results(
     from eval.report.page import headline_scores, print_summary, write_page
 
     section, out = plan.section, plan.out
-    write_page(section, models, pairs, benchmarks, out / "report.html")
+    write_page(section, models, pairs, benchmarks, out / PAGE)
     result = {
         "out": str(out),
-        "page": str(out / "report.html"),
+        "page": str(out / PAGE),
         "models": {role: model.name for role, model in models.items()},
         "data": section.data or None,
         "num_pairs": pairs.items.num_rows if pairs else 0,
@@ -214,7 +215,7 @@ def write_results(
         **(benchmarks.facts if benchmarks else {"num_without_answer": 0}),
         "seconds": round(time.monotonic() - started_s, 1),
     }
-    write_json(out / "result.json", result)
+    write_json(out / RESULT, result)
     print_summary(section, pairs, benchmarks)
     return result
 
@@ -238,7 +239,7 @@ def run(
         result = evaluate(plan_evaluation(section))
         scores = [
             f"{result['out']}/{name}"
-            for name, held in (("scores.json", section.data), ("benchmarks/", section.benchmarks))
+            for name, held in ((SCORES, section.data), (f"{BENCHMARK_FOLDER}/", section.benchmarks))
             if held
         ]
         say(f"page    {result['page']}\nscores  {'  '.join(scores)}")

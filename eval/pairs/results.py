@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from eval.config import EvalSection
 from eval.inputs import Role
+from eval.outputs import ITEMS, SCORES
 from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.paired_scores import tie_nats_of
 from eval.pairs.score_table import score_table, verdict_of_pairs
@@ -38,9 +39,9 @@ def write_pairs(
         for role, rows in results.items()
     }
     scores = score_table(items, model_scores, prior_sides_of(items, prior), section)
-    write_json(out / "scores.json", scores)
+    write_json(out / SCORES, scores)
     write_table(
-        out / "items.parquet",
+        out / ITEMS,
         items_table(items, results, model_scores, verdict_of_pairs(model_scores)),
     )
     return PairResults(items, model_scores, scores)

@@ -5,11 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.config import EvalSection
-from eval.inputs import Role
+from eval.inputs import EvaluatedModel, Role
 from eval.pairs.results import PairResults
 from eval.report.benchmarks import benchmark_sections, overview, sentence
 from eval.report.pairs import HEADLINE, TERMINAL, headline, pair_sections, role_names, table
-from eval.suite.requests import EvaluatedModel
 from eval.suite.run import BenchmarkResults
 from pipeline.core.progress import say, summary_table
 from pipeline.pages.page import render_page

@@ -16,23 +16,12 @@ from eval.generation.image_conditions import (
     own_images,
     possible_ablations,
 )
-from eval.inputs import Role
+from eval.inputs import EvaluatedModel, Role
 from eval.parsing.harness_parsers import Parser, parser
 from eval.question import Benchmark, Question, Verdict
 from pipeline.core.recipe import fingerprint
 
 ANSWER_VERSION = 1  # raise when the same request would be answered otherwise
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluatedModel:
-    """A model under test: what it is called, its folder ("" behind an endpoint), and a hash of all
-    that decides its answers.
-    """
-
-    name: str
-    folder: str
-    weights: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from typing import Any
 from eval.config import EvalSection
 from eval.generation.cache import Answer, AnswerStore
 from eval.generation.generator import Request
-from eval.inputs import BENCHMARK_FOLDER, Role
+from eval.inputs import EvaluatedModel, Role
+from eval.outputs import BENCHMARK_FOLDER
 from eval.suite.judge import judge_benchmark
 from eval.suite.requests import (
     BenchmarkRun,
-    EvaluatedModel,
     Responses,
     ResponsesByCondition,
     agreement,

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from eval.benchmarks.table import answer_table
 from eval.config import EvalSection
-from eval.inputs import Role
+from eval.inputs import EvaluatedModel, Role
 from eval.parsing.parse import num_words
 from eval.question import Metric, Verdict
 from eval.stats.dependency import (
@@ -24,7 +24,7 @@ from eval.stats.dependency import (
     relative_change,
     scored,
 )
-from eval.suite.requests import BenchmarkRun, EvaluatedModel, Responses, ResponsesByCondition
+from eval.suite.requests import BenchmarkRun, Responses, ResponsesByCondition
 
 STATUSES = ("exact", "extracted", "ambiguous", "failed", "missing")
 

@@ -321,7 +321,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
         ({"data": str(tmp_path)}, "manifest.json"),
         ({"base": str(tmp_path / "nowhere")}, "base="),
         ({"splitt": "train"}, "did you mean 'split'"),
-        ({"out": str(tmp_path / "full")}, "other files"),
+        ({"out": str(tmp_path / "full")}, "found 'thesis.txt'"),
     ]
     for change, expected in cases:
         arguments = [f"{key}={value}" for key, value in {**good, **change}.items()]
