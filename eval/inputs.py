@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from eval.config import EvalSection
-from pipeline.core.recipe import RecipeError, absolute_path, fingerprint
+from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, is_hub_id
 from pipeline.core.schema import MvcError, read_mvc, shard_paths
 from pipeline.core.storage import read_json, sha256_file
 
@@ -65,12 +65,12 @@ def with_absolute_paths(section: EvalSection) -> EvalSection:
     for name in ("model", "base", "data"):
         value = getattr(section, name)
         is_word = not value or (name == "base" and value in ("auto", "none"))
-        is_id = name != "data" and _is_hub_id(value)
+        is_id = name != "data" and is_hub_id(value)
         paths[name] = value if is_word or is_id else absolute_path(value, name)
     paths["benchmarks"] = tuple(
         (
             entry
-            if _is_hub_id(entry.source)
+            if is_hub_id(entry.source)
             else entry.model_copy(
                 update={"source": absolute_path(entry.source, "benchmarks.source")}
             )
@@ -78,10 +78,6 @@ def with_absolute_paths(section: EvalSection) -> EvalSection:
         for entry in section.benchmarks
     )
     return section.model_copy(update=paths)
-
-
-def _is_hub_id(text: str) -> bool:
-    return text.count("/") == 1 and not text.startswith((".", "/", "~")) and not Path(text).exists()
 
 
 def find_models(section: EvalSection, *, weights: bool = True) -> Models:
@@ -130,7 +126,7 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
                 f" nor {ADAPTER_CONFIG} in it"
             )
         return folder
-    if not _is_hub_id(text):
+    if not is_hub_id(text):
         raise RecipeError(
             f"{what}={text}: expected a Hugging Face model folder or a Hub id (org/name), found"
             " none there"

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.recipe import RecipeError, absolute_path
+from pipeline.core.recipe import RecipeError, absolute_path, is_hub_id
 from pipeline.core.schema import MvcError, read_manifest, shard_paths
 from pipeline.core.storage import Owner, read_json, sha256_file
 from training.config import TrainSection
@@ -118,9 +118,7 @@ def _with_absolute_paths(section: TrainSection) -> TrainSection:
         "out": section.out,
         **({"reference": section.reference} if section.reference else {}),
     }
-    if section.model != "tiny" and (
-        section.model.startswith(("/", ".", "~")) or Path(section.model).exists()
-    ):
+    if section.model != "tiny" and not is_hub_id(section.model, needs_org=False):
         given["model"] = section.model
     paths = {name: absolute_path(path, name) for name, path in given.items()}
     for name, path in paths.items():

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from eval.benchmarks.checks import Record
 from eval.question import BenchmarkError
 from pipeline.core.images import ImageError, decode_rgb
+from pipeline.core.recipe import is_hub_id
 from pipeline.core.schema import sha256_hex
 
 MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold anything
@@ -125,7 +126,7 @@ def open_source(
         BenchmarkError: Nothing there that can be read.
     """
     path = Path(source).expanduser()
-    if not path.exists() and source.count("/") == 1 and not source.startswith((".", "/", "~")):
+    if is_hub_id(source):
         if source not in file_repositories:
             return Source(name, None, _from_hub(name, source, config, split))
         path = _fetched(name, source)

@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import json
 import os
+import re
 import typing
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -188,6 +189,29 @@ def absolute_path(path: str, what: str) -> str:
             f" or s3://bucket/{path.lstrip('./')}"
         )
     return str(Path(os.path.abspath(local)))
+
+
+_HUB_NAME = re.compile(r"(?P<org>[\w-][\w.-]*/)?[\w-][\w.-]*", re.ASCII)
+
+
+def has_hub_form(text: str, *, needs_org: bool = True) -> bool:
+    """Whether a text is of the form ORG/NAME, or NAME alone where that is allowed."""
+    match = _HUB_NAME.fullmatch(text)
+    return match is not None and (match["org"] is not None or not needs_org)
+
+
+def is_hub_id(text: str, *, needs_org: bool = True) -> bool:
+    """Whether what may be a path or the id of a Hub repository is the latter.
+
+    What lies on this disk comes before what the Hub calls so, and a revision is no part of an id.
+
+        "org/name"  ->  True, unless there is a file or folder of that name
+        "./org/name", "/org/name", "~/name", "s3://org/name", "org\\name", "org/name@main"  ->  False
+
+    Args:
+        needs_org: Whether a name without "/" is a path, even where nothing is called so.
+    """
+    return has_hub_form(text, needs_org=needs_org) and not Path(text).exists()
 
 
 def in_ray_job() -> bool:

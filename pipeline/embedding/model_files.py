@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
+from pipeline.core.recipe import is_hub_id
 from pipeline.core.storage import sha256_file
 
 BUILTIN, LOCAL_DIR, HF_HUB = "builtin:", "local-dir:", "hf-hub:"
@@ -24,9 +25,9 @@ def local_folder(model: str) -> Path | None:
     """
     if model.startswith(BUILTIN):
         return _BUILTIN_FOLDER / model.removeprefix(BUILTIN)
-    path = Path(model.removeprefix(LOCAL_DIR)).expanduser()
-    is_path = model.startswith((LOCAL_DIR, ".", "/", "~")) or path.is_dir()
-    return path if is_path else None
+    if model.startswith(HF_HUB) or is_hub_id(model, needs_org=False):
+        return None
+    return Path(model.removeprefix(LOCAL_DIR)).expanduser()
 
 
 def builtin_models() -> list[str]:

@@ -13,7 +13,7 @@ import typer
 
 from pipeline.core.cli import run_command
 from pipeline.core.progress import say, summary_table
-from pipeline.core.recipe import absolute_path
+from pipeline.core.recipe import absolute_path, has_hub_form
 from pipeline.core.storage import LOCK, Owner, StoreError, only_one, remove_stale
 from pipeline.hub.repository import Head, HubError, HubRepository, RemoteFile, content_size
 from pipeline.hub.upload_plan import Parcel, PublishError, pack
@@ -201,7 +201,7 @@ def run(
     The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub. The card
     of a data set is made anew from its manifest each time.
     """
-    if not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", repo, re.ASCII):
+    if not has_hub_form(repo):
         raise PublishError(
             f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'"
         )

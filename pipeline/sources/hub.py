@@ -249,7 +249,7 @@ def _open(section: HubSection, path: Path) -> tuple[Any, Any]:
         "give a Hub id (ORG/NAME), or a local folder or file as an absolute path or with ./"
         " before it"
     )
-    if "://" in section.path or (section.is_local and not path.exists()):
+    if section.is_local and not path.exists():
         raise RecipeError(f"sources (hub): {section.path!r} is not there; {remedy}")
     if path.is_file() and path.suffix.lower() not in READERS:
         raise RecipeError(

@@ -2,12 +2,11 @@
 three of them.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from pipeline.core.recipe import Section
+from pipeline.core.recipe import Section, is_hub_id
 from pipeline.core.schema import Category
 from pipeline.sources.io import MAX_IMAGE_BYTES
 
@@ -143,10 +142,8 @@ class HubSection(Section):
 
     @property
     def is_local(self) -> bool:
-        """Whether `path` lies on a disk; as in `datasets`, what is there comes before what the Hub
-        calls so.
-        """
-        return self.path.startswith((".", "/", "~")) or Path(self.path).exists()
+        """Whether `path` lies on a disk, as `datasets` sees it."""
+        return not is_hub_id(self.path, needs_org=False)
 
     @property
     def PATHS(self) -> tuple[str, ...]:  # noqa: N802

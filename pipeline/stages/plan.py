@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.audit import shortcuts
 from pipeline.config import BuildSection
-from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, in_ray_job
+from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, in_ray_job, is_hub_id
 from pipeline.core.schema import SCHEMA_VERSION
 from pipeline.dedup import groups
 from pipeline.dedup.decontaminate import folder_identity
@@ -105,7 +105,7 @@ def _with_absolute_paths(section: BuildSection) -> BuildSection:
         )
     work = absolute_path(section.work, "work") if section.work else None
     places = tuple(
-        absolute_path(place, "links.benchmarks") if Path(place).exists() else place
+        place if is_hub_id(place, needs_org=False) else absolute_path(place, "links.benchmarks")
         for place in section.links.benchmarks
     )
     links = section.links.model_copy(update={"benchmarks": places})
@@ -224,7 +224,7 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
         for name in source.PATHS:
             fields[name] = posixpath.basename(str(fields[name])) if fields[name] else None
     shown["links"]["benchmarks"] = [
-        posixpath.basename(place) if Path(place).exists() else place
+        place if is_hub_id(place, needs_org=False) else posixpath.basename(place)
         for place in section.links.benchmarks
     ]
     if section.verify is None:

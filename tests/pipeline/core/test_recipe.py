@@ -10,6 +10,8 @@ from pipeline.core.recipe import (
     Section,
     absolute_path,
     fingerprint,
+    has_hub_form,
+    is_hub_id,
     load_recipe,
     resolved_yaml,
 )
@@ -108,3 +110,51 @@ def test_a_relative_path_is_refused_inside_a_ray_job(monkeypatch: pytest.MonkeyP
     assert absolute_path("s3://bucket/x", "out") == "s3://bucket/x"
     with pytest.raises(RecipeError, match=r"out=x/y: .*out=/data/x/y"):
         absolute_path("x/y", "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "with_org", "bare"),
+    [
+        ("org/name", True, True),
+        ("org/name-1.5_b", True, True),
+        ("1org/2name", True, True),
+        ("name", False, True),
+        ("here/model", False, False),  # a folder of this name is there
+        ("here", False, False),
+        ("file.json", False, False),
+        ("./org/name", False, False),
+        ("../org/name", False, False),
+        ("/org/name", False, False),
+        ("~/name", False, False),
+        (".", False, False),
+        ("", False, False),
+        ("org/name/", False, False),
+        ("org/name/part", False, False),
+        ("org/name@main", False, False),
+        ("org/name@0123456789abcdef", False, False),
+        ("C:\\models\\name", False, False),
+        ("org\\name", False, False),
+        ("s3://org/name", False, False),
+        ("hf://datasets/org/name", False, False),
+        ("hf-hub:org/name", False, False),
+        ("my models/name", False, False),
+        ("org/n\u00e4me", False, False),
+    ],
+)
+def test_what_lies_here_is_a_path_and_what_may_be_an_id_is_one(
+    text: str, with_org: bool, bare: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    (tmp_path / "file.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id(text) is with_org
+    assert is_hub_id(text, needs_org=False) is bare
+
+
+def test_the_form_of_an_id_does_not_depend_on_what_lies_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "org" / "name").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert has_hub_form("org/name") and not is_hub_id("org/name")
+    assert not has_hub_form("name") and has_hub_form("name", needs_org=False)
