@@ -6,7 +6,6 @@ blank        mid-grey, of the image's own size    shuffled  the image of another
 counterpart  the other image of the pair, for which the question has another answer
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,12 +14,10 @@ from PIL import Image
 
 from eval.config import ABLATIONS, Ablation
 from eval.question import BenchmarkError, Question
-from pipeline.core.images import FORMATS, ImageError, encode_png
+from pipeline.core.images import ImageError, encode_png, upright_size
 from pipeline.core.schema import sha256_hex
 
 GREY = (128, 128, 128)
-# the EXIF tag, and the value from which width and height are exchanged
-_ORIENTATION, _ON_ITS_SIDE = 0x0112, 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,19 +135,3 @@ def _blank(question: Question, image_input: ImageInput) -> ImageInput:
             f"item {question.item_id}: its image cannot be used ({error}); fetch the benchmark's"
             " files again"
         ) from error
-
-
-def upright_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an encoded image as a person sees it, in pixels, read from its header
-    alone.
-
-    Raises:
-        ImageError: The header cannot be read.
-    """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            on_its_side = image.getexif().get(_ORIENTATION, 1) >= _ON_ITS_SIDE
-    except Exception as error:  # on broken headers Pillow's readers raise anything
-        raise ImageError("not_an_image", f"{len(data)} bytes that no decoder knows") from error
-    return (height, width) if on_its_side else (width, height)

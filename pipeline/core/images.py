@@ -83,6 +83,30 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
+def orientation(image: Image.Image) -> int:
+    """How the pixels of an opened file lie, as EXIF counts it: 1 is upright, 5 to 8 on their side."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # a broken EXIF block around pixels that are fine
+        return 1
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height in pixels of the picture that `decode_rgb` makes, by the header alone.
+
+    Raises:
+        ImageError: reason "not_an_image".
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            width, height = image.size
+            # Pillow states the size of a TIFF upright already.
+            is_turned = image.format != "TIFF" and 5 <= orientation(image) <= 8
+            return (height, width) if is_turned else (width, height)
+    except Exception as error:  # on broken headers Pillow's readers raise anything
+        raise ImageError("not_an_image", f"{len(data)} bytes that no decoder knows") from error
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey to white when it converts; the upper byte is what an 8-bit file

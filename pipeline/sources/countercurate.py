@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from pydantic import Field
 
-from pipeline.core.images import FORMATS, ImageError, decode_rgb
+from pipeline.core.images import FORMATS, ImageError, decode_rgb, orientation
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
 from pipeline.sources.io import Root
@@ -254,13 +254,8 @@ def mirrored_pair(data: bytes) -> tuple[bytes, bytes]:
 
 def _is_turned(data: bytes) -> bool:
     """Whether EXIF puts the corner at which the file's blocks begin to the right."""
-    try:
-        orientation = (
-            Image.open(io.BytesIO(data), formats=FORMATS).getexif().get(ExifTags.Base.Orientation)
-        )
-    except Exception:  # a broken EXIF block, which turns nothing
-        return False
-    return orientation in (2, 3, 6, 7)
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        return orientation(image) in (2, 3, 6, 7)
 
 
 def _jpeg(image: Image.Image) -> bytes:

@@ -6,7 +6,6 @@ Shapes: N pairs in the split, I images, 3 x H x W pixels.
 
 import functools
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image
+from PIL import Image
 from torch import Tensor
 
-from pipeline.core.images import FORMATS, ImageError, decode_rgb
+from pipeline.core.images import ImageError, decode_rgb, upright_size
 from pipeline.core.schema import MvcError, read_mvc
 from training.models.chat_template import short_prompt
 from training.models.families import Images
@@ -238,19 +237,11 @@ class PairReader:
 
 
 def _size(data: bytes, name: str) -> Size:
-    """Width and height of an image as `decode_rgb` will make it, from its header."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            # EXIF orientations 5 to 8 lie on their side.
-            return (
-                (height, width)
-                if image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
-                else (width, height)
-            )
-    except Exception as error:  # on broken bytes Pillow's readers raise anything
+        return upright_size(data)
+    except ImageError as error:
         raise MvcError(
-            f"{name} cannot be decoded ({type(error).__name__}); build the data again without it"
+            f"{name} cannot be decoded ({error}); build the data again without it"
         ) from error
 
 

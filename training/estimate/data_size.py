@@ -2,7 +2,6 @@
 torch.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
-from PIL import Image
 
-from pipeline.core.images import FORMATS
+from pipeline.core.images import ImageError, upright_size
 from pipeline.core.schema import read_mvc, shard_paths
 from training.estimate.flops import PairLengths
 from training.estimate.model_shape import ModelShape
@@ -174,13 +172,10 @@ def _image_features(folder: str | Path, shape: ModelShape) -> tuple[np.ndarray, 
 
 
 def _size(data: bytes) -> tuple[int, int]:
-    """Width and height by the header; of an image that cannot be read, which training will name,
-    the usual size.
-    """
+    """Width and height; the usual size for an image that training will say cannot be read."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return image.size
-    except Exception:  # on broken bytes Pillow's readers raise anything
+        return upright_size(data)
+    except ImageError:
         return DEFAULT_SIZE_PX
 
 

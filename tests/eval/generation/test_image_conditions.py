@@ -12,7 +12,6 @@ from eval.generation.image_conditions import (
     derangement,
     own_images,
     possible_ablations,
-    upright_size,
 )
 from eval.question import BenchmarkError, Question
 
@@ -74,11 +73,6 @@ def test_blank_is_grey_of_the_same_size_and_drawn_on_demand() -> None:
     assert images[0] is not None
     drawn = Image.open(io.BytesIO(images[0].encoded() or b""))
     assert (drawn.size, drawn.getcolors()) == ((8, 6), [(48, (128, 128, 128))])
-
-
-def test_a_rotated_photograph_has_the_size_that_a_person_sees() -> None:
-    assert upright_size(picture("red", (8, 6), orientation=6)) == (6, 8)
-    assert upright_size(picture("red", (8, 6), orientation=3)) == (8, 6)
 
 
 def test_shuffled_gives_everyone_another_image_and_equal_images_the_same() -> None:

@@ -12,6 +12,7 @@ from pipeline.core.images import (
     encode_png,
     image_ending,
     pixels_sha256,
+    upright_size,
 )
 
 
@@ -45,6 +46,27 @@ def test_a_picture_is_turned_as_its_exif_says() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # rotate 90 degrees clockwise to view
     assert decode_rgb(_bytes(RED, "JPEG", exif=exif)).size == (6, 8)
+
+
+@pytest.mark.parametrize("orientation", range(10))  # 0 and 9 mean nothing
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_size_in_the_header_is_that_of_the_decoded_picture(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = _bytes(RED, kind, exif=exif)
+    assert upright_size(data) == decode_rgb(data).size
+    assert upright_size(data) == ((6, 8) if 5 <= orientation <= 8 else (8, 6))
+
+
+def test_a_broken_exif_block_turns_nothing() -> None:
+    data = _bytes(RED, "JPEG", exif=b"Exif\0\0 no TIFF header")
+    assert upright_size(data) == decode_rgb(data).size == (8, 6)
+
+
+@pytest.mark.parametrize("data", [b"", b"no picture", _bytes(RED, "PNG")[:20]])
+def test_a_header_that_cannot_be_read_is_no_image(data: bytes) -> None:
+    with pytest.raises(ImageError, match="not_an_image"):
+        upright_size(data)
 
 
 @pytest.mark.parametrize(
