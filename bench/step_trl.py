@@ -29,7 +29,8 @@ from training.models.attention import DENSE, set_attention
 from training.models.logps import logps_of_features, vision_features
 from training.models.packing import PairTokens, pack
 from training.models.vlm import Vlm, encode_prompt, encode_response, pixel_values
-from training.objectives.losses import IMAGE_A, Objective, Scores
+from training.objectives.losses import Objective, Scores
+from training.objectives.terms import IMAGE_A
 
 DPO = Objective("dpo")
 TOLERANCE = 1e-4  # between the two sides' numbers in fp32

@@ -192,13 +192,12 @@ def test_messages_in_the_troubleshooting_page_are_those_of_the_program() -> None
 
 
 def test_the_method_page_has_every_objective_and_every_coefficient() -> None:
-    from training.config import ObjectiveSection
-    from training.objectives.terms import COEFFICIENTS_OF
+    from training.objectives.terms import OBJECTIVES, Coefficients
 
     text = (ROOT / "docs" / "method.md").read_text()
-    for name in COEFFICIENTS_OF:
+    for name in OBJECTIVES:
         assert f"| `{name}` |" in text, name
-    for name in ObjectiveSection().coefficients():
+    for name in Coefficients.model_fields:
         assert name in text, name
 
 
@@ -217,6 +216,7 @@ def test_the_method_page_has_every_objective_and_every_coefficient() -> None:
     ),
 )
 def test_the_method_page_gives_the_loss_that_training_starts_from(name: tuple[str, int]) -> None:
+    from tests.training.objectives.probe import loss_at_start
     from training.objectives.losses import Objective
 
     objective, terms = name
@@ -226,7 +226,7 @@ def test_the_method_page_gives_the_loss_that_training_starts_from(name: tuple[st
         if line.startswith(f"| `{objective}` |")
     )
     assert ("log 2" if terms == 1 else f"{terms} log 2") in row
-    assert Objective(name=objective).loss_at_start() == pytest.approx(terms * math.log(2), rel=1e-5)
+    assert loss_at_start(Objective(objective)) == pytest.approx(terms * math.log(2), rel=1e-5)
 
 
 def _blocks(page: Path) -> list[str]:

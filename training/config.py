@@ -2,47 +2,47 @@
 
 import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
 from pipeline.core.recipe import Section
-from training.objectives.terms import COEFFICIENTS_OF, TERMS_OF, Term
+from training.objectives.terms import (
+    OBJECTIVES,
+    Cell,
+    Coefficients,
+    active_terms,
+    cells_of,
+    coefficients_of,
+)
 from training.tiny.config import TinySection
 
-ObjectiveName = Literal[
-    "svco", "vco", "sft", "dpo", "dpo_symmetric", "mdpo", "mpo", "symmpo", "anchor"
-]
+if TYPE_CHECKING:
+    ObjectiveName = str
+else:
+    ObjectiveName = Literal[tuple(OBJECTIVES)]
 
 
-class ObjectiveSection(Section):
-    """Which loss, its inverse temperatures and weights; a 0 removes its term, in training and in
-    evaluation alike.
-    """
+class ObjectiveNames(Section):
+    """Which objectives make the loss."""
 
     name: ObjectiveName = "svco"
     # other objectives to add, by weight: {sft: 0.1}
     plus: dict[ObjectiveName, float] = Field(default_factory=dict)
-    beta_attend_a: float = Field(default=0.1, ge=0)
-    beta_reject_a: float = Field(default=0.1, ge=0)
-    beta_attend_b: float = Field(default=0.1, ge=0)
-    beta_reject_b: float = Field(default=0.1, ge=0)
-    beta_dpo: float = Field(default=0.1, ge=0)
-    beta_image: float = Field(default=0.1, ge=0)
-    beta_anchor: float = Field(default=0.1, ge=0)
-    weight_preference: float = Field(default=0.8, ge=0)
-    weight_quality: float = Field(default=0.2, ge=0)
-    weight_generation: float = Field(default=1.0, ge=0)
-    weight_pair: float = Field(default=0.5, ge=0)
-    weight_margin: float = Field(default=1e-4, ge=0)
+
+
+class ObjectiveSection(Coefficients, ObjectiveNames):
+    """Which loss, its inverse temperatures and weights; a 0 removes its term, in training and in
+    evaluation alike.
+    """
 
     @model_validator(mode="after")
     def _has_a_term(self) -> Self:
         for name in (self.name, *self.plus):
-            if not self.active_terms(name):
+            if not active_terms(name, self):
                 zeros = [
                     coefficient
-                    for coefficient in COEFFICIENTS_OF[name]
+                    for coefficient in coefficients_of(name)
                     if not getattr(self, coefficient)
                 ]
                 raise ValueError(
@@ -56,19 +56,10 @@ class ObjectiveSection(Section):
             )
         return self
 
-    def active_terms(self, name: str) -> list[Term]:
-        """The terms of the objective `name` that no coefficient of 0 removes."""
-        return [
-            term
-            for term in TERMS_OF[name]
-            if all(getattr(self, coefficient) for coefficient in term.coefficients)
-        ]
-
-    def coefficients(self) -> dict[str, float]:
-        """The inverse temperatures and weights by name."""
-        return {
-            name: value for name, value in self.model_dump().items() if name not in ("name", "plus")
-        }
+    @property
+    def cells(self) -> frozenset[Cell]:
+        """The log-probabilities of a pair that the loss depends on."""
+        return cells_of((self.name, *self.plus), self)
 
 
 class OptimSection(Section):

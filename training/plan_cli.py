@@ -17,7 +17,7 @@ from pipeline.core.recipe import UserError, absolute_path, load_recipe
 from training.config import TrainSection
 from training.estimate.advice import advice
 from training.estimate.data_size import DataSize, default_size, size_of_data
-from training.estimate.flops import cells_of, forward_flops, train_flops_per_pair, vision_flops
+from training.estimate.flops import forward_flops, train_flops_per_pair, vision_flops
 from training.estimate.gpus import GPUS, Gpu, find_gpu
 from training.estimate.known_models import find_shape
 from training.estimate.memory import GB, Memory, memory_of, num_shards, start_bytes
@@ -73,7 +73,7 @@ def keeps_features(shape: ModelShape, data: DataSize, section: TrainSection) -> 
 
 def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
     """What a run computes."""
-    cells, cached = cells_of(section.objective), keeps_features(shape, data, section)
+    cells, cached = section.objective.cells, keeps_features(shape, data, section)
     adapters = adapter_weights(shape.text, section.lora) if section.lora else 0
     image = vision_flops(shape.vision, sum(data.mean.features) / 2)
     train, held_out = data.num_pairs["train"], data.num_pairs.get("validation", 0)
@@ -195,7 +195,7 @@ def print_report(
 ) -> None:
     """What the plan rests on."""
     size = policy_size(shape, section)
-    lengths, cells = data.mean, cells_of(section.objective)
+    lengths, cells = data.mean, section.objective.cells
     optim, workers = section.optim, section.workers
     place = f"{workers.num_workers} Ray workers" if workers.num_workers > 1 else "1 worker"
     rows = [

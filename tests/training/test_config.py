@@ -8,20 +8,20 @@ from pydantic import ValidationError
 
 from pipeline.core.recipe import RecipeError, load_recipe
 from training.config import ObjectiveSection, TrainSection
-from training.objectives.losses import OBJECTIVES, Coefficients, Objective
-from training.objectives.terms import COEFFICIENTS_OF, TERMS_OF
+from training.objectives.losses import Objective
+from training.objectives.terms import OBJECTIVES, Coefficients, coefficients_of
 
 
-@pytest.mark.parametrize("name", [name for name, heeded in COEFFICIENTS_OF.items() if heeded])
+@pytest.mark.parametrize("name", [name for name in OBJECTIVES if coefficients_of(name)])
 def test_an_objective_without_a_term_is_an_error_of_the_recipe(name: str, tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("{model: tiny, data: /d, out: /o}")
-    zeros = [f"objective.{coefficient}=0" for coefficient in COEFFICIENTS_OF[name]]
+    zeros = [f"objective.{coefficient}=0" for coefficient in coefficients_of(name)]
     with pytest.raises(
         RecipeError, match=f"objective: .*the objective {name} has no term to train"
     ):
         load_recipe(tmp_path / "recipe.yaml", [f"objective.name={name}", *zeros], TrainSection)
-    one = [f"objective.{coefficient}=0.1" for coefficient in TERMS_OF[name][0].coefficients]
-    load_recipe(tmp_path / "recipe.yaml", [f"objective.name={name}", *zeros, *one], TrainSection)
+    first = [f"objective.{coefficient}=0.1" for coefficient in OBJECTIVES[name][0].coefficients]
+    load_recipe(tmp_path / "recipe.yaml", [f"objective.name={name}", *zeros, *first], TrainSection)
 
 
 @pytest.mark.parametrize(
@@ -40,34 +40,30 @@ def test_a_term_is_gone_when_one_of_its_coefficients_is(zeros: tuple[str, ...]) 
 
 
 def test_sft_needs_no_coefficient() -> None:
-    ObjectiveSection.model_validate(
-        {"name": "sft", **{name: 0 for heeded in COEFFICIENTS_OF.values() for name in heeded}}
-    )
+    ObjectiveSection.model_validate({"name": "sft", **dict.fromkeys(Coefficients.model_fields, 0)})
 
 
 def test_the_recipe_and_the_objectives_agree_on_which_coefficients_count() -> None:
-    assert COEFFICIENTS_OF.keys() == OBJECTIVES.keys()
-    assert ObjectiveSection().coefficients() == {
-        name: getattr(Coefficients(), name) for name in Coefficients.__slots__
-    }
-    usual = ObjectiveSection().coefficients()
-    for name, heeded in COEFFICIENTS_OF.items():
+    usual = Coefficients().model_dump()
+    assert usual == ObjectiveSection().model_dump(exclude={"name", "plus"})
+    assert set(usual) == {name for objective in OBJECTIVES for name in coefficients_of(objective)}
+    for name in OBJECTIVES:
         for coefficient in usual:
-            one, other = (
+            low, high = (
                 Objective(name, Coefficients(**{**usual, coefficient: value}))
                 for value in (0.3, 0.7)
             )
-            assert _differ(one, other) == (coefficient in heeded), (name, coefficient)
+            assert _differ(low, high) == (coefficient in coefficients_of(name)), (name, coefficient)
 
 
-def _differ(one: Objective, other: Objective) -> bool:
+def _differ(low: Objective, high: Objective) -> bool:
     import torch
 
     from training.objectives.losses import Scores
 
     D_P32 = torch.tensor([[[3.0, 1.0], [2.0, 5.0], [7.0, 4.0]]])
     scores = Scores(D_P32=D_P32, logps_P32=D_P32 - 9, num_tokens_P2=torch.tensor([[2, 3]]))
-    return bool(one(scores)[0] != other(scores)[0])
+    return bool(low(scores)[0] != high(scores)[0])
 
 
 @pytest.mark.parametrize(

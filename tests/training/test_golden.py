@@ -18,7 +18,8 @@ from training.models.attention import DENSE, SPLIT
 from training.models.logps import logps_of_features, pair_logps, vision_features
 from training.models.packing import Packed, PairTokens, pack
 from training.models.vlm import load_model
-from training.objectives.losses import Coefficients, Scores, Values, svco
+from training.objectives.losses import Objective, Scores, Values
+from training.objectives.terms import Coefficients
 from training.trainer.optimizer import adamw
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -71,7 +72,7 @@ class Golden:
             logps_P32=policy_P32,
             num_tokens_P2=self.packed.num_tokens_P2,
         )
-        return svco(scores, self.coefficients)
+        return Objective("svco", self.coefficients)(scores)
 
 
 @pytest.fixture(
@@ -166,7 +167,7 @@ def _mean_loss(values: Values, term: str) -> float:
 def test_a_term_that_is_removed_counts_as_no_loss() -> None:
     zeros_P32 = torch.zeros(1, 3, 2)
     scores = Scores(D_P32=zeros_P32, logps_P32=zeros_P32, num_tokens_P2=torch.ones(1, 2))
-    _, values = svco(scores, Coefficients(beta_attend_b=0.0))
+    _, values = Objective("svco", Coefficients(beta_attend_b=0.0))(scores)
     assert [_mean_loss(values, term) for term in ("attend_a", "attend_b")] == [
         pytest.approx(0.6931472),
         0.0,

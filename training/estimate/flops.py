@@ -14,7 +14,7 @@ activations, and as much again for gradients of weights that are trained.
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from training.config import ObjectiveSection, TrainSection
+from training.config import TrainSection
 from training.estimate.model_shape import ModelShape, TextShape, VisionShape
 from training.estimate.policy_size import adapter_weights
 from training.objectives.terms import ALL_CELLS, Cell
@@ -72,16 +72,6 @@ class Flops:
     def useful(self) -> float:
         """Without what is computed twice: the numerator of model FLOP utilisation (MFU)."""
         return self.total - self.recompute
-
-
-def cells_of(objective: ObjectiveSection) -> frozenset[Cell]:
-    """The cells that an objective needs; the same as `training.objectives.losses.Objective.cells`,
-    without torch.
-    """
-    terms = [
-        term for name in (objective.name, *objective.plus) for term in objective.active_terms(name)
-    ]
-    return frozenset().union(*(term.cells for term in terms))
 
 
 def groups_of(
@@ -163,7 +153,7 @@ def train_flops_per_pair(
         causal: How much of the square of a prompt the attention kernel computes; FLOP counters take
             1.
     """
-    cells, text, use = cells_of(section.objective), shape.text, section.train
+    cells, text, use = section.objective.cells, shape.text, section.train
     adapters = adapter_weights(text, section.lora) if section.lora else 0
     tokens, scored = lengths.num_tokens(cells), lengths.num_scored(cells)
     forward = forward_flops(shape, lengths, cells, lora_weights=adapters, causal=causal)

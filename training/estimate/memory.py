@@ -9,7 +9,7 @@ measurement as far as a test says.
 from dataclasses import asdict, dataclass
 
 from training.config import TrainSection
-from training.estimate.flops import MAX_LOGITS, PairLengths, cells_of
+from training.estimate.flops import MAX_LOGITS, PairLengths
 from training.estimate.model_shape import ModelShape, TextShape
 from training.estimate.policy_size import PolicySize, adapted, policy_size
 from training.objectives.terms import Cell
@@ -67,7 +67,7 @@ def memory_of(
     kept = weight_bytes(size, section)
     trained_apart = size.trained_vision  # never sharded
     moving = (size.trained - trained_apart) / shards + trained_apart
-    cells, pairs = cells_of(section.objective), section.optim.micro_batch_pairs
+    cells, pairs = section.objective.cells, section.optim.micro_batch_pairs
     parts = {
         "weights": kept,
         "gathered": _gathered_bytes(shape, size, section),
@@ -153,7 +153,7 @@ def activation_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSect
     """What a pair's packed row leaves behind in the language model and projector for the backward
     pass.
     """
-    text, tokens = shape.text, lengths.num_tokens(cells_of(section.objective))
+    text, tokens = shape.text, lengths.num_tokens(section.objective.cells)
     layer = tokens * layer_bytes_per_token(text, section)
     stream = tokens * text.width * _stream_width(section)
     if section.train.checkpoint_activations:

@@ -29,7 +29,7 @@ from training.data.vision_features import VisionFeatures
 from training.estimate.advice import is_out_of_memory, out_of_memory
 from training.models.chat_template import ModelError
 from training.models.vlm import Vlm
-from training.objectives.losses import Coefficients, Objective, Scores
+from training.objectives.losses import Objective, Scores
 from training.objectives.terms import ALL_CELLS, Cell
 from training.run_plan import RECORD, REFERENCE_DONE, base_of_run, num_rows
 from training.runtime.environment import Env
@@ -341,11 +341,7 @@ class _Run:
 
 def objective_of(section: TrainSection) -> Objective:
     """The loss of a recipe."""
-    return Objective(
-        section.objective.name,
-        Coefficients(**section.objective.coefficients()),
-        {str(name): weight for name, weight in section.objective.plus.items()},
-    )
+    return Objective(section.objective.name, section.objective, section.objective.plus)
 
 
 def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:

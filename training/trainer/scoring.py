@@ -18,8 +18,8 @@ from training.data.prefetch import ReadAhead
 from training.data.vision_features import VisionFeatures
 from training.models.families import Images
 from training.models.packing import Ints, Packed
-from training.objectives.losses import IMAGE_A, IMAGE_B, Scores
-from training.objectives.terms import ALL_CELLS, Cell
+from training.objectives.losses import Scores
+from training.objectives.terms import ALL_CELLS, IMAGE_A, IMAGE_B, Cell
 from training.runtime.environment import Env
 from training.trainer.policy import Trained
 

@@ -9,14 +9,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from training.config import ObjectiveSection, TrainSection
+from training.config import TrainSection
 from training.data.pairs import PairReader
 from training.data.vision_features import freeze_unseen
 from training.estimate import known_models
 from training.estimate.flops import (
     PairLengths,
     attention_flops,
-    cells_of,
     forward_flops,
     lengths_of_row,
     train_flops_per_pair,
@@ -33,8 +32,7 @@ from training.estimate.memory import (
 )
 from training.estimate.model_shape import ModelShape, ShapeError, shape_of_config
 from training.estimate.policy_size import policy_size
-from training.objectives.terms import ALL_CELLS, COEFFICIENTS_OF, TERMS_OF
-from training.trainer.loop import objective_of
+from training.objectives.terms import ALL_CELLS
 from training.trainer.optimizer import adamw
 from training.trainer.policy import build_policy, part_of
 
@@ -50,24 +48,6 @@ def shape_of(model: Any) -> ModelShape:
 
 
 LENGTHS = PairLengths((576 + 40, 576 + 40, 40), (40, 40), (576, 576))  # of the paper's LLaVA-1.5
-
-
-@pytest.mark.parametrize("name", COEFFICIENTS_OF)
-def test_cells_are_those_that_the_loss_depends_on(name: Any) -> None:
-    heeded = COEFFICIENTS_OF[name]
-    sections = [ObjectiveSection(name=name, plus={"sft": 0.5})]
-    for zero in (
-        (),
-        *((coefficient,) for coefficient in heeded),
-        *((a, b) for a in heeded for b in heeded if a < b),
-    ):
-        # else nothing is left to train
-        if any(not set(term.coefficients) & set(zero) for term in TERMS_OF[name]):
-            sections.append(ObjectiveSection(name=name, **dict.fromkeys(zero, 0)))
-    for section in sections:
-        assert cells_of(section) == objective_of(recipe(objective=section.model_dump())).cells, (
-            section
-        )
 
 
 def test_tokens_of_a_pair_are_those_of_its_packed_row() -> None:
@@ -138,7 +118,7 @@ def test_flops_and_activations_are_those_of_the_real_pass(
     section = recipe(tiny_llava, **RECIPES[name])
     trained = build_policy(section, "cpu", 1)
     reader = PairReader(make_mvc(4, 0), "train", trained.vlm)
-    cells, shape = cells_of(section.objective), shape_of(trained.vlm.model)
+    cells, shape = section.objective.cells, shape_of(trained.vlm.model)
     packed = reader.packed(range(4), cells)
     features = list(torch.randn(8, 4, shape.feature_width))
     kept, low = {}, section.train.precision == "bfloat16"

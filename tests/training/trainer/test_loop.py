@@ -15,6 +15,7 @@ import torch
 from pipeline.core.images import decode_rgb
 from pipeline.core.schema import mvc_schema, read_mvc
 from tests.training.gloo import two_workers
+from tests.training.objectives.probe import loss_at_start
 from training.config import TrainSection
 from training.models.packing import PairTokens
 from training.models.vlm import (
@@ -25,7 +26,8 @@ from training.models.vlm import (
     pixel_values,
     save_vlm,
 )
-from training.objectives.losses import OBJECTIVES, Objective
+from training.objectives.losses import Objective
+from training.objectives.terms import OBJECTIVES
 from training.runtime.environment import LocalEnv
 from training.trainer.loop import DivergedError, fit
 
@@ -276,7 +278,7 @@ def test_two_workers_follow_the_trajectory_of_one(
 def test_every_objective_trains(
     name: str, vicuna_llava: Path, make_mvc: Make, tmp_path: Path
 ) -> None:
-    out, at_start = tmp_path / "out", Objective(name).loss_at_start()
+    out, at_start = tmp_path / "out", loss_at_start(Objective(name))
     record = fit(section(vicuna_llava, make_mvc(10, 2), out, objective={"name": name}), LocalEnv())
     losses = [loss for loss, _ in trajectory(out)]
     if at_start is not None:
