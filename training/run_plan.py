@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.core.recipe import RecipeError, absolute_path, is_hub_id
-from pipeline.core.schema import MvcError, read_manifest, shard_paths
+from pipeline.core.schema import MvcError, read_manifest, reading_shard, shard_paths
 from pipeline.core.storage import Owner, read_json, sha256_file
 from training.config import TrainSection
 
@@ -103,12 +102,8 @@ def num_rows(folder: str | Path, split: str) -> int:
     """How many pairs a split has, from the files' footers alone; 0 for a split that is not there."""
     total = 0
     for path in shard_paths(folder, split):
-        try:
+        with reading_shard(path):
             total += pq.read_metadata(path).num_rows
-        except (pa.ArrowInvalid, OSError) as error:
-            raise MvcError(
-                f"{path}: cannot be read as Parquet ({error}); build the folder again"
-            ) from error
     return total
 
 

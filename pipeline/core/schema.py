@@ -1,8 +1,9 @@
 """THE contract: what a candidate is, what a published MVC row is, and how an MVC folder is read."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -171,6 +172,57 @@ def shard_paths(folder: str | Path, split: str) -> list[Path]:
     return sorted((Path(folder) / "data").glob(f"{split}-*.parquet"))
 
 
+@contextlib.contextmanager
+def reading_shard(path: Path) -> Iterator[None]:
+    """What breaks while a shard is read is the shard's fault, and says so.
+
+    Raises:
+        MvcError: The body met a file that is no Parquet, or that cannot be read.
+    """
+    try:
+        yield
+    except (pa.ArrowInvalid, OSError) as error:
+        raise MvcError(
+            f"{path}: cannot be read as Parquet ({error}); build the folder again"
+        ) from error
+
+
+def read_shard(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Columns of one shard, in the order given.
+
+    Raises:
+        MvcError: An unreadable shard, or a missing column.
+    """
+    with reading_shard(path):
+        present = pq.read_schema(path).names
+        missing = [name for name in columns if name not in present]
+        if missing:
+            raise MvcError(
+                f"{path}: column {missing[0]!r} is missing; svco validate says what else is wrong,"
+                " and another build mends it"
+            )
+        return pq.read_table(path, columns=list(columns), partitioning=None)
+
+
+def rows_at(
+    path: Path, numbers: Sequence[int], columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(number, values) of the rows of a shard with these numbers, row group by row group.
+
+    Only the row groups that hold them are read, one at a time.
+    """
+    with pq.ParquetFile(path) as file:
+        start = 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            inside = [number for number in numbers if start <= number < stop]
+            if inside:
+                table = file.read_row_group(group, columns=list(columns))
+                rows = table.take([number - start for number in inside]).to_pylist()
+                yield from zip(inside, rows, strict=True)
+            start = stop
+
+
 def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One split of an MVC folder as a table with the columns of the contract (or only `columns`),
     in shard order.
@@ -179,22 +231,8 @@ def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = Non
         MvcError: Not an MVC folder, a missing column, an unreadable shard, or an empty split.
     """
     read_manifest(folder)
-    wanted = list(columns or COLUMNS)
-    tables = []
-    for path in shard_paths(folder, split):
-        try:
-            present = pq.read_schema(path).names
-            missing = [name for name in wanted if name not in present]
-            if missing:
-                raise MvcError(
-                    f"{path}: column {missing[0]!r} is missing; the columns are"
-                    f" {', '.join(COLUMNS)}"
-                )
-            tables.append(pq.read_table(path, columns=wanted, partitioning=None))
-        except (pa.ArrowInvalid, OSError) as error:
-            raise MvcError(
-                f"{path}: cannot be read as Parquet ({error}); build the folder again"
-            ) from error
+    wanted = columns or COLUMNS
+    tables = [read_shard(path, wanted) for path in shard_paths(folder, split)]
     table = pa.concat_tables(tables) if tables else None
     if table is None or table.num_rows == 0:
         raise MvcError(

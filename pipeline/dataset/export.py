@@ -17,7 +17,14 @@ from pipeline.core.cli import run_command
 from pipeline.core.images import image_ending
 from pipeline.core.progress import Progress, say
 from pipeline.core.recipe import absolute_path
-from pipeline.core.schema import IMAGE, MvcError, read_manifest, sha256_hex, shard_paths
+from pipeline.core.schema import (
+    IMAGE,
+    MvcError,
+    read_manifest,
+    reading_shard,
+    sha256_hex,
+    shard_paths,
+)
 from pipeline.core.storage import Owner, StoreError, only_one, remove_stale, write_atomically
 from pipeline.sources.mvc_json import default_root
 
@@ -125,14 +132,9 @@ def _read_rows(folder: Path, split: Split, progress: Progress) -> Iterator[Row]:
 
 @contextlib.contextmanager
 def _shard(path: Path) -> Iterator[pq.ParquetFile]:
-    """A shard open for reading; what breaks while it is read is the shard's fault."""
-    try:
-        with pq.ParquetFile(path, pre_buffer=False) as shard:
-            yield shard
-    except (pa.ArrowInvalid, OSError) as error:
-        raise MvcError(
-            f"{path}: cannot be read as Parquet ({error}); build the folder again"
-        ) from error
+    """A shard open for reading."""
+    with reading_shard(path), pq.ParquetFile(path, pre_buffer=False) as shard:
+        yield shard
 
 
 def write_mvc_json(rows: Iterator[Row], out: Path) -> None:

@@ -2,7 +2,7 @@
 the pairs that it shows.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipeline.core.schema import SCORE_COLUMNS, SPLITS, MvcError, shard_paths
+from pipeline.core.schema import SCORE_COLUMNS, SPLITS, MvcError, read_shard, rows_at, shard_paths
 
 Mask = NDArray[np.bool_]
 
@@ -99,7 +98,7 @@ class Rows:
         found: dict[tuple[int, int], dict[str, Any]] = {}
         for file in sorted({place["file"] for place in wanted}):
             mine = sorted({place["row"] for place in wanted if place["file"] == file})
-            found |= {(file, row): values for row, values in _rows_of(self.files[file], mine)}
+            found |= {(file, row): values for row, values in rows_at(self.files[file], mine, SHOWN)}
         return [found[place["file"], place["row"]] for place in wanted]
 
 
@@ -122,34 +121,9 @@ def read_rows(folder: Path) -> Rows:
 
 def _narrow(path: Path, number: int, split: str) -> pa.Table:
     columns = [*NARROW, *([] if split else ["drop_reason"])]
-    try:
-        table = pq.read_table(path, columns=columns, partitioning=None)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise MvcError(
-            f"{path}: cannot be read as Parquet ({error}); build the folder again"
-        ) from error
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise MvcError(
-            f"{path}: column {missing[0]!r} is missing; svco validate says what else is wrong"
-        )
+    table = read_shard(path, columns)
     if split:
         table = table.append_column("drop_reason", pa.array([""] * len(table), pa.string()))
     table = table.append_column("split", pa.array([split] * len(table), pa.string()))
     table = table.append_column("file", pa.array(np.full(len(table), number), pa.int64()))
     return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
-
-
-def _rows_of(path: Path, rows: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The given rows of one file (sorted)."""
-    with pq.ParquetFile(path) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            stop = start + file.metadata.row_group(group).num_rows
-            mine = [row for row in rows if start <= row < stop]
-            if mine:
-                table = file.read_row_group(group, columns=list(SHOWN))
-                yield from zip(
-                    mine, table.take([row - start for row in mine]).to_pylist(), strict=True
-                )
-            start = stop

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from pipeline.core.cli import run_command
 from pipeline.core.progress import say
-from pipeline.core.schema import SPLITS, MvcError, read_manifest, shard_paths
+from pipeline.core.schema import SPLITS, MvcError, read_manifest, rows_at, shard_paths
 from pipeline.core.storage import Stage, read_table
 from pipeline.pages.page import (
     PageSection,
@@ -136,22 +136,7 @@ def _with_images(rows: Sequence[Row]) -> list[Row]:
     found: dict[tuple[Path, int], Row] = {}
     for path in sorted({row["place"][0] for row in rows}):
         numbers = [row["place"][1] for row in rows if row["place"][0] == path]
-        with pq.ParquetFile(path) as file:
-            start = 0
-            for group in range(file.num_row_groups):
-                stop = start + file.metadata.row_group(group).num_rows
-                mine = [number for number in numbers if start <= number < stop]
-                if mine:
-                    pictures = (
-                        file.read_row_group(group, columns=list(_IMAGES))
-                        .take([number - start for number in mine])
-                        .to_pylist()
-                    )
-                    found |= {
-                        (path, number): picture
-                        for number, picture in zip(mine, pictures, strict=True)
-                    }
-                start = stop
+        found |= {(path, number): pictures for number, pictures in rows_at(path, numbers, _IMAGES)}
     return [row | found[row["place"]] for row in rows]
 
 

@@ -4,17 +4,23 @@ without a build.
 
 # Shapes: N pairs.
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from pipeline.core.schema import SCORE_COLUMNS, SPLITS, MvcError, read_manifest, shard_paths
+from pipeline.core.schema import (
+    SCORE_COLUMNS,
+    SPLITS,
+    MvcError,
+    read_manifest,
+    read_shard,
+    shard_paths,
+)
 from pipeline.selection.rules import Columns, SelectionSection, exempt_rows, resolved_bounds
 
 _NEEDED = ("source", "category", "operation", *SCORE_COLUMNS)
@@ -38,11 +44,11 @@ def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection
             " folder again"
         ) from error
     tables = [
-        _read(path, [*_NEEDED, "drop_reason"])
+        read_shard(path, [*_NEEDED, "drop_reason"])
         for path in sorted((folder / "rejects").glob("*.parquet"))
     ]
     for path in (path for split in SPLITS for path in shard_paths(folder, split)):
-        kept = _read(path, _NEEDED)
+        kept = read_shard(path, _NEEDED)
         tables.append(
             kept.append_column("drop_reason", pa.array([""] * kept.num_rows, pa.string()))
         )
@@ -55,17 +61,6 @@ def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection
     is_scored = ~np.logical_and.reduce([np.isnan(columns[name]) for name in SCORE_COLUMNS])
     reached = is_scored & ~np.isin(columns["drop_reason"], _BEFORE_SELECTION)
     return {name: values[reached] for name, values in columns.items()}, section
-
-
-def _read(path: Path, columns: Sequence[str]) -> pa.Table:
-    try:
-        return pq.read_table(
-            path, columns=list(columns), memory_map=False, partitioning=None
-        ).select(list(columns))
-    except (pa.ArrowInvalid, OSError, KeyError) as error:
-        raise MvcError(
-            f"{path}: cannot be read as a shard of an MVC ({error}); build the folder again"
-        ) from error
 
 
 def swept_rows(

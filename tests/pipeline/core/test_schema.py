@@ -4,7 +4,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.core.schema import COLUMNS, MvcError, image_bytes, mvc_schema, pair_id, read_mvc
+from pipeline.core.schema import (
+    COLUMNS,
+    MvcError,
+    image_bytes,
+    mvc_schema,
+    pair_id,
+    read_mvc,
+    read_shard,
+    rows_at,
+)
 from pipeline.core.storage import write_json
 
 
@@ -73,3 +82,19 @@ def test_a_folder_without_manifest_and_a_torn_shard_are_refused(tmp_path: Path) 
     (folder / "data/train-00000-of-00001.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(MvcError, match="cannot be read as Parquet"):
         read_mvc(folder, "train")
+
+
+def test_rows_are_read_by_number_from_the_row_groups_that_hold_them(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"n": range(10), "other": range(10)}), path, row_group_size=3)
+    assert list(rows_at(path, [0, 4, 5, 9], ["n"])) == [(n, {"n": n}) for n in (0, 4, 5, 9)]
+    assert [row for row, _ in rows_at(path, [8, 1, 0], ["n"])] == [1, 0, 8]  # group by group
+    assert list(rows_at(path, [], ["n"])) == []
+
+
+def test_columns_of_a_shard_come_in_the_order_asked(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({"a": [1], "b": [2]}), path)
+    assert read_shard(path, ["b", "a"]).column_names == ["b", "a"]
+    with pytest.raises(MvcError, match=r"x\.parquet: column 'c' is missing"):
+        read_shard(path, ["a", "c"])

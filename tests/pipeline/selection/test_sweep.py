@@ -352,8 +352,8 @@ def test_a_folder_that_is_no_finished_mvc_is_refused(
     (folder / "manifest.json").write_text(json.dumps(manifest))
     shard = next((folder / "data").glob("train-*"))
     pq.write_table(pq.read_table(shard, columns=["category"]), shard)
-    with pytest.raises(MvcError, match="cannot be read as a shard"):
+    with pytest.raises(MvcError, match="column 'source' is missing"):
         read_scores(folder)
     shard.write_bytes(b"no parquet")
-    with pytest.raises(MvcError, match="cannot be read as a shard"):
+    with pytest.raises(MvcError, match="cannot be read as Parquet"):
         read_scores(folder)
