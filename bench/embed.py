@@ -34,7 +34,7 @@ from pipeline.core.schema import sha256_hex  # noqa: E402
 from pipeline.core.storage import Stage, read_table  # noqa: E402
 from pipeline.embedding.encoders import Encoder, Encoders, TextEncoder  # noqa: E402
 from pipeline.sources.registry import open_source  # noqa: E402
-from pipeline.stages.normalize import normalise_bytes  # noqa: E402
+from pipeline.stages.normalize import normalize_bytes  # noqa: E402
 from pipeline.stages.plan import plan_build  # noqa: E402
 
 DINOV2 = {"small": (384, 12, 6), "base": (768, 12, 12)}
@@ -136,7 +136,7 @@ class Raw:
         }
         pairs = list(open_source(section.sources[0]).read(0, num_images // 2))
         files = [
-            normalise_bytes(data, section.normalize)
+            normalize_bytes(data, section.normalize)
             for pair in pairs
             for data in (pair.image_a, pair.image_b)
         ]

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 from pipeline.audit.image_traces import shortcut_features
 from pipeline.audit.shortcuts import audit
 from pipeline.config import NormalizeSection
-from pipeline.stages.normalize import normalise_bytes
+from pipeline.stages.normalize import normalize_bytes
 
 SETTINGS = {
     "keep": NormalizeSection(),
@@ -63,7 +63,7 @@ def main(folder: str) -> None:
     for case, (name, section) in itertools.product(pairs[0], SETTINGS.items()):
         sides = (
             np.array(
-                [shortcut_features(normalise_bytes(pair[case][side], section)) for pair in pairs]
+                [shortcut_features(normalize_bytes(pair[case][side], section)) for pair in pairs]
             )
             for side in (0, 1)
         )

@@ -52,7 +52,7 @@ class LinkSection(Section):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Links:
+class LinkedGroups:
     """Each row's linked group (the smallest key in it) and drop reason ("" if it stays), and what
     the report says of them.
     """
@@ -127,7 +127,7 @@ def find_links(
     columns: Mapping[str, NDArray[Any]],
     order_of: Callable[[Ints], list[tuple[str, str]]],
     section: LinkSection,
-) -> Links:
+) -> LinkedGroups:
     """Repeated pairs, a benchmark's pairs, and linked groups of all rows.
 
     Args:
@@ -164,7 +164,7 @@ def find_links(
             " what is repeated, or set links.max_bits=null (equal pixels only), or raise"
             " links.max_group_frac"
         )
-    return Links(linked_N, reason_N, facts)
+    return LinkedGroups(linked_N, reason_N, facts)
 
 
 def _group_facts(given_N: Ints, linked_N: Ints) -> dict[str, Any]:
@@ -189,7 +189,7 @@ def _group_facts(given_N: Ints, linked_N: Ints) -> dict[str, Any]:
     }
 
 
-def links_table(links: Links) -> pa.Table:
+def links_table(links: LinkedGroups) -> pa.Table:
     """What the stage stores: the linked group and the drop reason of every row, in the sources'
     order.
     """

@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.core.images import FORMATS, ImageError, decode_rgb, orientation
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
-from pipeline.sources.io import Root
+from pipeline.sources.io import SourceFolder
 from pipeline.sources.io_json import (
     Places,
     chosen,
@@ -108,8 +108,8 @@ class CountercurateSource:
     def __init__(self, section: CountercurateSection) -> None:
         self._section = section
         self._folder = posixpath.join(section.path, section.train_data)
-        self._train_data = Root(self._folder)
-        self._images = Root(
+        self._train_data = SourceFolder(self._folder)
+        self._images = SourceFolder(
             section.images or posixpath.join(section.path, "flickr30k/flickr30k-images")
         )
         self._sha256: dict[str, str] = {}

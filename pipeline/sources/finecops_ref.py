@@ -12,7 +12,7 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
-from pipeline.sources.io import Root
+from pipeline.sources.io import SourceFolder
 from pipeline.sources.io_json import (
     Places,
     chosen,
@@ -78,8 +78,10 @@ class FinecopsRefSource:
 
     def __init__(self, section: FinecopsRefSection) -> None:
         self._section = section
-        self._images = Root(section.images or posixpath.join(section.path, "images"))
-        self._neg_images = Root(section.neg_images or posixpath.join(section.path, "neg_images"))
+        self._images = SourceFolder(section.images or posixpath.join(section.path, "images"))
+        self._neg_images = SourceFolder(
+            section.neg_images or posixpath.join(section.path, "neg_images")
+        )
         self._sha256: dict[str, str] = {}
         self._positives: dict[str, Any] = {}
         self._ambiguous: set[str] = set()
@@ -92,8 +94,8 @@ class FinecopsRefSource:
     def _sort(self, file: str) -> None:
         """Takes the positives and the image negatives out of one file."""
         folder = self._section.path
-        if not Root(folder).exists(file):
-            present = ", ".join(Root(folder).names(".json")) or "none"
+        if not SourceFolder(folder).exists(file):
+            present = ", ".join(SourceFolder(folder).names(".json")) or "none"
             raise RecipeError(
                 f"sources (finecops_ref): expected annotations {file!r} in {folder!r}, found none;"
                 f" JSON files there: {present}; name those of the test split with annotations=[..]"
@@ -228,7 +230,7 @@ def _annotation_files(folder: str) -> tuple[str, ...]:
     Raises:
         RecipeError: There is none.
     """
-    names = Root(folder).names(".json")
+    names = SourceFolder(folder).names(".json")
     for word in ("test", "coco"):
         names = [name for name in names if word in name] or names
     if not names:
@@ -293,7 +295,7 @@ def category(record: dict[str, Any], positive: dict[str, Any]) -> str:
     return next((name for name in ("attribute", "object") if name in kind), "other")
 
 
-def _places(root: Root, image_id: object) -> Places:
+def _places(root: SourceFolder, image_id: object) -> Places:
     if image_id in (None, ""):
         return []
     name = str(image_id)

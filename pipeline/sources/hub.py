@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
 from pipeline.sources.hub_config import HubColumns, HubSection
-from pipeline.sources.io import Root
+from pipeline.sources.io import SourceFolder
 
 SIDES = ("image_a", "image_b", "caption_a", "caption_b")
 SHORT_TEXTS = ("id", "category", "group", "question", "operation", "license", "original")
@@ -58,7 +58,7 @@ class HubSource:
         """
         if self._folder is None:
             return {**self._section.model_dump(mode="json"), "commit": self._builder.hash}
-        root, columns = Root(str(self._folder)), self._section.columns
+        root, columns = SourceFolder(str(self._folder)), self._section.columns
         files = [
             str(file)
             for files in (self._builder.config.data_files or {}).values()
@@ -171,9 +171,12 @@ class _Images:
         from huggingface_hub import constants
 
         self._image_name, self._max_bytes = section.image_name, section.max_image_bytes
-        self._root = Root(str(folder)) if folder is not None else None
+        self._root = SourceFolder(str(folder)) if folder is not None else None
         # What `datasets` downloaded or unpacked lies in its caches.
-        caches = [Root(str(datasets.config.HF_DATASETS_CACHE)), Root(str(constants.HF_HUB_CACHE))]
+        caches = [
+            SourceFolder(str(datasets.config.HF_DATASETS_CACHE)),
+            SourceFolder(str(constants.HF_HUB_CACHE)),
+        ]
         self._library_roots = [*([self._root] if self._root else []), *caches]
         self._archives: dict[str, zipfile.ZipFile] = {}
 

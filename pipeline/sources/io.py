@@ -45,7 +45,7 @@ def read_whole(path: str, what: str) -> bytes:
         ) from error
 
 
-class Root:
+class SourceFolder:
     """A folder, local or remote, whose files are read by relative names and which no name may
     leave.
     """

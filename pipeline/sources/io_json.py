@@ -8,10 +8,10 @@ from typing import Any
 
 from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.schema import sha256_hex
-from pipeline.sources.io import Root, read_whole
+from pipeline.sources.io import SourceFolder, read_whole
 
 # Where a picture may lie; the first that is there counts.
-Places = Sequence[tuple[Root, str]]
+Places = Sequence[tuple[SourceFolder, str]]
 
 
 def read_json(path: str, what: str) -> tuple[Any, str]:

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Category, Malformed
-from pipeline.sources.io import MAX_IMAGE_BYTES, Root
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder
 from pipeline.sources.io_json import read_json, text_fault
 
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
@@ -55,7 +55,7 @@ class MvcJsonSource:
 
     def __init__(self, section: MvcJsonSection) -> None:
         self._section = section
-        self._root = Root(section.root or default_root(section.path))
+        self._root = SourceFolder(section.root or default_root(section.path))
         self._records, self._sha256 = _read_list(section.path)
 
     def count(self) -> int:

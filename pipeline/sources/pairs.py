@@ -10,7 +10,7 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.io import MAX_IMAGE_BYTES, Root, _refuse, read_rows, read_whole
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, _refuse, read_rows, read_whole
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
 
@@ -57,7 +57,7 @@ class PairsSource:
         self._section = section
         data = read_whole(section.path, "sources (pairs)")
         self._sha256 = sha256_hex(data)
-        self._root = Root(section.root or posixpath.dirname(section.path) or ".")
+        self._root = SourceFolder(section.root or posixpath.dirname(section.path) or ".")
         self._rows = read_rows(section.path, data)
         self._check_columns()
 

@@ -21,7 +21,7 @@ from pipeline.core.schema import Candidate, Malformed, malformed_id, pair_id, sh
 from pipeline.core.storage import Stage, read_table, write_table
 from pipeline.dedup.phash import perceptual_hash
 from pipeline.sources.registry import Source, open_source
-from pipeline.stages.normalize import normalise_bytes
+from pipeline.stages.normalize import normalize_bytes
 from pipeline.storage.image_store import write_images
 from pipeline.text.captions import caption_facts, text_drop_reason
 
@@ -79,7 +79,7 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class IngestedImage:
     """What decoding an image showed: the hashes of its pixels and its size, or the fault; and the
     bytes to keep.
     """
@@ -115,7 +115,7 @@ def ingest_chunk(
 ) -> dict[str, int]:
     """Reads, checks, hashes and writes one chunk; returns its counts."""
     rows, facts = [], []
-    checked: dict[str, Checked] = {}
+    checked: dict[str, IngestedImage] = {}
     for position, item in enumerate(
         _opened(section, stage.folder.name).read(chunk.start, chunk.stop), chunk.start
     ):
@@ -158,10 +158,10 @@ def _malformed_row(item: Malformed, position: int) -> tuple[Row, Facts]:
 
 
 def _candidate_row(
-    item: Candidate, normalize: NormalizeSection, checked: dict[str, Checked]
+    item: Candidate, normalize: NormalizeSection, checked: dict[str, IngestedImage]
 ) -> tuple[Row, Facts]:
     row: Row = {name: getattr(item, name) for name in _TEXTS}
-    sides: dict[str, Checked] = {}
+    sides: dict[str, IngestedImage] = {}
     for side, data in (("a", item.image_a), ("b", item.image_b)):
         given = sha256_hex(data)
         # The same image in many pairs (an original with several edits) is decoded once per chunk.
@@ -205,13 +205,15 @@ def _shared_facts(row: Row) -> Facts:
     return facts | {"group_key": hash_key(sha256_hex(str(row["group"]).encode()))}
 
 
-def _check(data: bytes, normalize: NormalizeSection) -> Checked:
+def _check(data: bytes, normalize: NormalizeSection) -> IngestedImage:
     try:
-        kept = normalise_bytes(data, normalize)
+        kept = normalize_bytes(data, normalize)
         image = decode_rgb(kept)
     except ImageError as error:
-        return Checked(data, fault=error.reason)
-    return Checked(kept, pixels_sha256(image), perceptual_hash(image), image.width, image.height)
+        return IngestedImage(data, fault=error.reason)
+    return IngestedImage(
+        kept, pixels_sha256(image), perceptual_hash(image), image.width, image.height
+    )
 
 
 def read_facts(stage: Stage, num_chunks: int, columns: Sequence[str]) -> dict[str, np.ndarray]:

@@ -32,7 +32,7 @@ from pipeline.core.images import decode_rgb, encode_png
 VERSION = 2
 
 
-def normalise_bytes(data: bytes, section: NormalizeSection) -> bytes:
+def normalize_bytes(data: bytes, section: NormalizeSection) -> bytes:
     """The image as `section` wants it stored; the same pixels always give the same bytes.
 
     Raises:

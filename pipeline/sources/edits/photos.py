@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.core.images import ImageError, decode_rgb
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.sources.edits.views import Thing, View
-from pipeline.sources.io import Root
+from pipeline.sources.io import SourceFolder
 
 # Enough to hold 5 % out as whole folds; more would leave fewer photographs to combine within each.
 MAX_FOLDS = 20
@@ -157,7 +157,7 @@ class Album:
     def __init__(
         self,
         photos: Sequence[Photo],
-        root: Root,
+        root: SourceFolder,
         *,
         num_folds: int | None,
         alike: Iterable[Iterable[str]],

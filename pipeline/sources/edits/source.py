@@ -29,7 +29,7 @@ from pipeline.core.schema import Candidate, Malformed, sha256_hex
 from pipeline.sources.edits.operations import OPERATIONS, Choice, Edit
 from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, check_columns, read_photos
 from pipeline.sources.edits.views import View
-from pipeline.sources.io import MAX_IMAGE_BYTES, Root, read_rows, read_whole
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, read_rows, read_whole
 
 VERSION = 1
 
@@ -101,7 +101,7 @@ class EditsSource:
         rows = read_rows(section.path, data)
         check_columns(section.path, rows, section.columns)
         photos, self._faults = read_photos(rows, section.columns, section.license)
-        self._root = Root(section.root or posixpath.dirname(section.path) or ".")
+        self._root = SourceFolder(section.root or posixpath.dirname(section.path) or ".")
         self._album = Album(
             photos,
             self._root,

@@ -20,7 +20,7 @@ from pipeline.audit.shortcuts import (
 from pipeline.config import NormalizeSection
 from pipeline.core.images import ImageError
 from pipeline.core.schema import sha256_hex
-from pipeline.stages.normalize import normalise_bytes
+from pipeline.stages.normalize import normalize_bytes
 
 KEEP, REENCODE = NormalizeSection(), NormalizeSection(mode="reencode")
 
@@ -87,7 +87,7 @@ def resaved(originals, quality):
 
 def audited(side_a, side_b, normalize=KEEP):
     features = [
-        np.array([shortcut_features(normalise_bytes(data, normalize)) for data in side])
+        np.array([shortcut_features(normalize_bytes(data, normalize)) for data in side])
         for side in (side_a, side_b)
     ]
     everyone = np.arange(len(side_a))

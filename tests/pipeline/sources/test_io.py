@@ -9,7 +9,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.sources.io import NUM_LOOKS_BEFORE_LISTING, Root
+from pipeline.sources.io import NUM_LOOKS_BEFORE_LISTING, SourceFolder
 
 
 class CountingFileSystem(MemoryFileSystem):
@@ -44,8 +44,8 @@ def storage() -> Iterator[CountingFileSystem]:
     found.store.clear()
 
 
-def looks(names: list[str], root: Root | None = None) -> list[list[object]]:
-    root = root or Root("counting:///photos")
+def looks(names: list[str], root: SourceFolder | None = None) -> list[list[object]]:
+    root = root or SourceFolder("counting:///photos")
     return [root.look(name) for name in names]
 
 
@@ -53,7 +53,7 @@ def test_a_folder_of_many_is_listed_once_and_tells_what_each_file_told(
     storage: CountingFileSystem,
 ) -> None:
     names = [f"{number}.jpg" for number in range(30)]
-    one_by_one = [Root("counting:///photos").look(name) for name in names]
+    one_by_one = [SourceFolder("counting:///photos").look(name) for name in names]
     assert [look[:2] for look in one_by_one] == [[f"{number}.jpg", number] for number in range(30)]
     storage.asked.clear()
     assert looks(names) == one_by_one

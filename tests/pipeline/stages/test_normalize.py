@@ -6,7 +6,7 @@ from PIL import Image
 
 from pipeline.config import NormalizeSection
 from pipeline.core.images import ImageError, decode_rgb
-from pipeline.stages.normalize import normalise_bytes
+from pipeline.stages.normalize import normalize_bytes
 
 FORMATS = ("jpeg", "png", "webp")
 
@@ -28,7 +28,7 @@ def reencode(**fields) -> NormalizeSection:
 
 
 def test_keep_is_the_default_and_changes_nothing_not_even_what_is_no_image():
-    assert normalise_bytes(b"no image", NormalizeSection()) == b"no image"
+    assert normalize_bytes(b"no image", NormalizeSection()) == b"no image"
 
 
 @pytest.mark.parametrize(
@@ -43,14 +43,14 @@ def test_keep_is_the_default_and_changes_nothing_not_even_what_is_no_image():
 )
 def test_the_smaller_of_scale_and_longest_side_decides_and_nothing_is_enlarged(fields, size):
     assert (
-        decode_rgb(normalise_bytes(encoded(picture(100, 60), "PNG"), reencode(**fields))).size
+        decode_rgb(normalize_bytes(encoded(picture(100, 60), "PNG"), reencode(**fields))).size
         == size
     )
 
 
 def test_no_side_shrinks_to_nothing():
     assert decode_rgb(
-        normalise_bytes(encoded(picture(40, 1), "PNG"), reencode(scale=0.25))
+        normalize_bytes(encoded(picture(40, 1), "PNG"), reencode(scale=0.25))
     ).size == (10, 1)
 
 
@@ -58,7 +58,7 @@ def test_no_side_shrinks_to_nothing():
 def test_the_chosen_format_is_written_the_same_for_the_same_pixels_in_any_container(kind):
     image = picture(50, 40)
     written = {
-        normalise_bytes(encoded(image, container), reencode(format=kind))
+        normalize_bytes(encoded(image, container), reencode(format=kind))
         for container in ("PNG", "BMP", "TIFF")
     }
     assert len(written) == 1
@@ -67,7 +67,7 @@ def test_the_chosen_format_is_written_the_same_for_the_same_pixels_in_any_contai
 
 def test_png_at_full_scale_loses_nothing():
     image = picture(50, 40)
-    kept = decode_rgb(normalise_bytes(encoded(image, "BMP"), reencode(format="png", scale=1.0)))
+    kept = decode_rgb(normalize_bytes(encoded(image, "BMP"), reencode(format="png", scale=1.0)))
     assert kept.tobytes() == image.tobytes()
 
 
@@ -75,7 +75,7 @@ def test_png_at_full_scale_loses_nothing():
 def test_a_lower_quality_takes_fewer_bytes(kind):
     sizes = [
         len(
-            normalise_bytes(encoded(picture(64, 64), "PNG"), reencode(format=kind, quality=quality))
+            normalize_bytes(encoded(picture(64, 64), "PNG"), reencode(format=kind, quality=quality))
         )
         for quality in (30, 75, 95)
     ]
@@ -88,7 +88,7 @@ def test_a_rotated_photo_is_written_upright_and_without_its_metadata(kind):
     exif[274] = 6  # orientation: to be turned by 90 degrees
     exif[271] = "maker"
     data = encoded(picture(80, 40), "JPEG", exif=exif, icc_profile=b"profile", comment=b"comment")
-    written = Image.open(io.BytesIO(normalise_bytes(data, reencode(format=kind, scale=1.0))))
+    written = Image.open(io.BytesIO(normalize_bytes(data, reencode(format=kind, scale=1.0))))
     written.load()
     assert written.size == (40, 80)
     assert not written.getexif()
@@ -99,7 +99,7 @@ def test_transparency_becomes_white_and_does_not_come_back():
     image = Image.new("RGB", (16, 16), (255, 0, 0))
     written = Image.open(
         io.BytesIO(
-            normalise_bytes(encoded(image, "PNG", transparency=(255, 0, 0)), reencode(format="png"))
+            normalize_bytes(encoded(image, "PNG", transparency=(255, 0, 0)), reencode(format="png"))
         )
     )
     assert written.mode == "RGB"
@@ -109,4 +109,4 @@ def test_transparency_becomes_white_and_does_not_come_back():
 
 def test_an_image_that_cannot_be_decoded_is_named_when_it_is_to_be_written_anew():
     with pytest.raises(ImageError, match="not_an_image"):
-        normalise_bytes(b"no image", reencode())
+        normalize_bytes(b"no image", reencode())
