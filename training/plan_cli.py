@@ -32,7 +32,7 @@ PARTS = {
     "weights": "weights",
     "gathered": "weights as they are computed with",
     "gradients": "gradients",
-    "optimiser": "optimiser",
+    "optimizer": "optimiser",
     "activations": "activations",
     "logits": "logits",
     "vision": "vision tower in a step",

@@ -1,8 +1,6 @@
-"""What to change in a recipe that needs too much memory, or leaves much unused: keys to set, each
-with what it gives.
-"""
+"""What to change in a recipe that needs too much memory, or leaves much of it unused."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -35,8 +33,7 @@ def advice(
     cached: bool = True,
     gpu: bool = True,
 ) -> list[str]:
-    """Lines that each name recipe keys to set, the most useful first; none if nothing is to be
-    gained.
+    """Lines that each name recipe keys to set, the most useful first; none if nothing is gained.
 
     Args:
         lengths: Of the longest pairs.
@@ -48,134 +45,88 @@ def advice(
         return memory_of(shape, lengths, changed, cached=cached, gpu=gpu).total / GB
 
     if need_gb(section) <= budget_gb:
-        return _use_of_room(section, shape, lengths, need_gb, budget_gb, cached=cached, gpu=gpu)
-    changes, best = _enough(section, need_gb, budget_gb)
-    lines = []
-    if changes and need_gb(best) <= budget_gb:
-        lines.append(f"set {_keys(changes)}: {need_gb(best):.1f} GB a worker, which fits")
-    else:
-        lines.append(
-            f"even with {_keys(changes)} a worker needs {need_gb(best):.1f} GB of {budget_gb:.1f};"
-            " take a smaller model or larger GPUs"
-        )
-    singles = [(need_gb(changed), one) for one, changed in _levers(section) if one != changes]
-    saving = [
-        single
-        for single in sorted(singles, key=lambda single: single[0])
-        if single[0] < need_gb(section)
+        flops = train_flops_per_pair(shape, lengths, section, cached=cached)
+        return _use_of_room(section, flops.recompute / flops.total, need_gb, budget_gb, gpu=gpu)
+    needs = {
+        _shown(changes): need_gb(changed)
+        for changes in _suggestions(section)
+        if (changed := with_changes(section, changes)) is not None and changes
+    }
+    fitting = [
+        f"{keys}: {need:.1f} GB a worker, which fits"
+        for keys, need in needs.items()
+        if need <= budget_gb
     ]
-    lines += [f"{_keys(one)} alone: {gb:.1f} GB a worker" for gb, one in saving[:3]]
-    if "lora" in changes:
+    if fitting:
+        lines = [f"set {fitting[0]}", *(f"or set {line}" for line in fitting[1:])]
+    else:
+        least, need = min(
+            [*needs.items(), ("nothing to change", need_gb(section))], key=lambda item: item[1]
+        )
+        lines = [
+            f"even with {least} a worker needs {need:.1f} GB of {budget_gb:.1f}; take a smaller"
+            " model or larger GPUs"
+        ]
+    if section.lora is None and "lora" in " ".join(lines):
         lines.append(f"adapters learn at a higher rate than whole models: try optim.lr={LORA_LR:g}")
     return lines
 
 
+def _suggestions(section: TrainSection) -> list[Changes]:
+    """Ways to need less, each as the keys that would change; those that cost least first.
+
+    Lighter passes; with several workers the same and the weights spread over them; adapters on
+    frozen weights in 16 bits; and in 4 bits.
+    """
+    gpu = section.workers.use_gpu
+    lighter = {"optim.micro_batch_pairs": 1, "train.checkpoint_activations": True}
+    if gpu:
+        lighter["train.precision"] = "bfloat16"
+    ways: list[Changes] = [lighter]
+    if section.lora is None and section.workers.num_workers > 1:
+        ways.append({**lighter, "workers.shard": True})
+    frozen = {**lighter, "train.freeze_vision": True, "workers.shard": False}
+    if gpu:
+        frozen["train.weights"] = "bfloat16"
+    ways.append(frozen if section.lora else {**frozen, "lora": {}})
+    if gpu:
+        ways.append({**frozen, "lora.quantize": "nf4"})
+    return [
+        {key: value for key, value in way.items() if _value(section, key) != value} for way in ways
+    ]
+
+
 def _use_of_room(
     section: TrainSection,
-    shape: ModelShape,
-    lengths: PairLengths,
+    recomputed: float,
     need_gb: Callable[[TrainSection], float],
     budget_gb: float,
     *,
-    cached: bool,
     gpu: bool,
 ) -> list[str]:
+    """What would be faster and fits too. `recomputed`: the share of the work done twice."""
     lines = []
     if gpu and section.train.precision == "float32":
         lines.append("train.precision=bfloat16 computes several times faster on a GPU")
-    if section.train.checkpoint_activations:
-        kept = with_changes(section, {"train.checkpoint_activations": False})
-        if kept is not None and need_gb(kept) <= budget_gb:
-            flops = train_flops_per_pair(shape, lengths, section, cached=cached)
-            saved = flops.recompute / flops.total
-            lines.append(
-                f"train.checkpoint_activations=false fits too ({need_gb(kept):.1f} GB) and saves"
-                f" {saved:.0%} of the work"
-            )
+    pairs = 2 * section.optim.micro_batch_pairs
     share = -(-section.optim.batch_pairs // max(1, section.workers.num_workers))
-    twice = with_changes(section, {"optim.micro_batch_pairs": 2 * section.optim.micro_batch_pairs})
-    if (
-        gpu
-        and twice is not None
-        and 2 * section.optim.micro_batch_pairs <= share
-        and need_gb(twice) <= budget_gb
-    ):
-        lines.append(
-            f"optim.micro_batch_pairs={twice.optim.micro_batch_pairs} fits too"
-            f" ({need_gb(twice):.1f} GB): fewer, larger passes"
-        )
-    return lines
-
-
-def _enough(
-    section: TrainSection, need_gb: Callable[[TrainSection], float], budget_gb: float
-) -> tuple[Changes, TrainSection]:
-    """Changes that together fit, without any that is not needed; those that save most if none fit."""
-    changes: Changes = {}
-    current = section
-    while need_gb(current) > budget_gb:
-        better = next(
-            (
-                (one, changed)
-                for one, changed in _levers(current)
-                if need_gb(changed) < need_gb(current)
-            ),
-            None,
-        )
-        if better is None:
-            return changes, current
-        changes |= better[0]
-        current = better[1]
-    for key in list(changes):
-        fewer = {other: value for other, value in changes.items() if other != key}
-        changed = with_changes(section, fewer)
+    faster: list[tuple[bool, Changes, str]] = [
+        (
+            section.train.checkpoint_activations,
+            {"train.checkpoint_activations": False},
+            f"fits too ({{:.1f}} GB) and saves {recomputed:.0%} of the work",
+        ),
+        (
+            gpu and pairs <= share,
+            {"optim.micro_batch_pairs": pairs},
+            "fits too ({:.1f} GB): fewer, larger passes",
+        ),
+    ]
+    for applies, changes, gain in faster:
+        changed = with_changes(section, changes) if applies else None
         if changed is not None and need_gb(changed) <= budget_gb:
-            changes, current = fewer, changed
-    return _largest_pass(section, changes, current, need_gb, budget_gb)
-
-
-def _largest_pass(
-    section: TrainSection,
-    changes: Changes,
-    best: TrainSection,
-    need_gb: Callable[[TrainSection], float],
-    budget_gb: float,
-) -> tuple[Changes, TrainSection]:
-    """The same changes with as many pairs in a pass as fit."""
-    key = "optim.micro_batch_pairs"
-    while key in changes and 2 * changes[key] < section.optim.micro_batch_pairs:
-        larger = with_changes(section, {**changes, key: 2 * changes[key]})
-        if larger is None or need_gb(larger) > budget_gb:
-            break
-        changes, best = {**changes, key: 2 * changes[key]}, larger
-    return changes, best
-
-
-def _levers(section: TrainSection) -> Iterator[tuple[Changes, TrainSection]]:
-    """Single changes that save memory, those that cost least first."""
-    use, workers, lora = section.train, section.workers, section.lora
-    candidates: list[Changes] = []
-    if use.precision == "float32" and workers.use_gpu:
-        candidates.append({"train.precision": "bfloat16"})
-    if use.weights == "float32" and workers.use_gpu and (lora or use.freeze_vision):
-        candidates.append({"train.weights": "bfloat16", "train.precision": "bfloat16"})
-    if section.optim.micro_batch_pairs > 1:
-        candidates.append({"optim.micro_batch_pairs": section.optim.micro_batch_pairs // 2})
-    if not use.checkpoint_activations:
-        candidates.append({"train.checkpoint_activations": True})
-    if workers.num_workers > 1 and not workers.shard:
-        candidates.append({"workers.shard": True})
-    if not use.freeze_vision:
-        candidates.append({"train.freeze_vision": True})
-    if lora is None:
-        candidates.append({"lora": {}, "train.freeze_vision": True})
-    elif lora.quantize is None and workers.use_gpu:
-        candidates.append({"lora.quantize": "nf4", "workers.shard": False})
-    for changes in candidates:
-        differing = {key: value for key, value in changes.items() if _value(section, key) != value}
-        changed = with_changes(section, differing)
-        if changed is not None:
-            yield differing, changed
+            lines.append(f"{_shown(changes)} {gain.format(need_gb(changed))}")
+    return lines
 
 
 def with_changes(section: TrainSection, changes: Changes) -> TrainSection | None:
@@ -185,7 +136,8 @@ def with_changes(section: TrainSection, changes: Changes) -> TrainSection | None
         *parents, last = key.split(".")
         part = recipe
         for parent in parents:
-            part = part[parent] if part[parent] is not None else part.setdefault(parent, {}) or {}
+            part[parent] = part[parent] or {}
+            part = part[parent]
         part[last] = value
     try:
         return TrainSection.model_validate(recipe)
@@ -194,20 +146,18 @@ def with_changes(section: TrainSection, changes: Changes) -> TrainSection | None
 
 
 def _value(section: TrainSection, key: str) -> Any:
-    found: Any = section
+    value: Any = section
     for name in key.split("."):
-        found = getattr(found, name, None)
-    return found
+        value = getattr(value, name, None)
+    return value
 
 
-def _keys(changes: Changes) -> str:
-    return (
-        " ".join(f"{key}={_shown(value)}" for key, value in changes.items()) or "nothing to change"
+def _shown(changes: Changes) -> str:
+    """As a command line takes them: `train.weights=bfloat16 lora={}`."""
+    return " ".join(
+        f"{key}={str(value).lower() if isinstance(value, bool) else value}"
+        for key, value in changes.items()
     )
-
-
-def _shown(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

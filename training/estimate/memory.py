@@ -32,7 +32,7 @@ class Memory:
     # weights of other workers, while a layer uses them; or copies in the type of the computation
     gathered: float
     gradients: float
-    optimiser: float
+    optimizer: float
     activations: float
     logits: float
     vision: float  # the tower at work on images
@@ -79,7 +79,7 @@ def memory_of(
                 else 0
             )
         ),
-        "optimiser": 8.0 * moving,
+        "optimizer": 8.0 * moving,
         "activations": pairs * activation_bytes(shape, lengths, section),
         "logits": logit_bytes(shape.text, pairs * lengths.num_scored(cells), low=low),
         "vision": pairs * _tower_bytes(shape, lengths, section, cells, cached=cached),
@@ -116,8 +116,8 @@ def weight_bytes(size: PolicySize, section: TrainSection) -> float:
     shards = num_shards(section)
     language = (
         4.0 * size.trained_language
-        + frozen * (size.language - size.trained_language - size.quantised)
-        + NF4_BYTES * size.quantised
+        + frozen * (size.language - size.trained_language - size.quantized)
+        + NF4_BYTES * size.quantized
     )
     projector = 4.0 * size.trained_projector + frozen * (size.projector - size.trained_projector)
     vision = 4.0 * size.trained_vision + frozen * (size.vision - size.trained_vision)
@@ -144,7 +144,7 @@ def _gathered_bytes(shape: ModelShape, size: PolicySize, section: TrainSection) 
         + size.projector
         - size.trained_language
         - size.trained_projector
-        - size.quantised
+        - size.quantized
     )
     return 2.0 * (trained + (0 if section.train.weights == "bfloat16" else frozen))
 

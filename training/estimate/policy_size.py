@@ -18,7 +18,7 @@ class PolicySize:
     projector: int
     vision: int
     adapters: int
-    quantised: int  # of the language model's, those kept in 4 bits
+    quantized: int  # of the language model's, those kept in 4 bits
     trained_language: int
     trained_projector: int
     trained_vision: int
@@ -37,13 +37,13 @@ def policy_size(shape: ModelShape, section: TrainSection) -> PolicySize:
     """
     use, text, lora = section.train, shape.text, section.lora
     adapters = adapter_weights(text, lora) if lora else 0
-    quantised = text.num_layers * text.num_layer_weights if lora and lora.quantize else 0
+    quantized = text.num_layers * text.num_layer_weights if lora and lora.quantize else 0
     return PolicySize(
         language=text.num_parameters,
         projector=shape.num_projector_parameters,
         vision=shape.vision.num_parameters,
         adapters=adapters,
-        quantised=quantised,
+        quantized=quantized,
         trained_language=0 if lora else text.num_parameters,
         trained_projector=shape.num_projector_parameters if use.train_projector else 0,
         trained_vision=(

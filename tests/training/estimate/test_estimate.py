@@ -227,7 +227,7 @@ def test_weights_gradients_and_optimiser_are_exact(
         for name, value in state.items()
         if name != "step"
     ]
-    assert memory.optimiser == sum(value.nbytes for value in states)
+    assert memory.optimizer == sum(value.nbytes for value in states)
 
 
 def test_sharding_divides_what_is_trained_and_leaves_the_tower_whole() -> None:
@@ -247,7 +247,7 @@ def test_four_bits_hold_the_layers_of_the_language_model_alone() -> None:
     )
     size = policy_size(shape, section)
     layers = 36 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 12288)
-    assert size.quantised == layers
+    assert size.quantized == layers
     expected = NF4_BYTES * layers + 2 * (shape.num_parameters - layers) + 4 * size.adapters
     assert weight_bytes(size, section) == expected
 
