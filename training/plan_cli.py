@@ -1,5 +1,6 @@
-"""`svco plan`: memory, time and cost of a training run from its recipe, before anything starts.
-Loads neither torch nor Ray.
+"""`svco plan`: memory, time and cost of a training run from its recipe.
+
+Of a known model, it loads neither torch nor Ray.
 """
 
 import math
@@ -20,7 +21,7 @@ from training.estimate.data_size import DataSize, default_size, size_of_data
 from training.estimate.flops import forward_flops, train_flops_per_pair, vision_flops
 from training.estimate.gpus import GPUS, Gpu, find_gpu
 from training.estimate.known_models import find_shape
-from training.estimate.memory import GB, Memory, memory_of, num_shards, start_bytes
+from training.estimate.memory import GB, PARTS, Memory, memory_of, num_shards, start_bytes
 from training.estimate.model_shape import ModelShape
 from training.estimate.policy_size import adapter_weights, policy_size
 from training.objectives.terms import ALL_CELLS
@@ -28,15 +29,14 @@ from training.objectives.terms import ALL_CELLS
 DEFAULT_GPU = "A100-80"
 WORTH_CACHING = 0.03  # of the work of a step
 MAX_CACHE_GB = 64.0  # of main memory: more is seldom there for one worker
-PARTS = {
-    "weights": "weights",
-    "gathered": "weights as they are computed with",
-    "gradients": "gradients",
-    "optimizer": "optimiser",
-    "activations": "activations",
-    "logits": "logits",
-    "vision": "vision tower in a step",
-    "runtime": "CUDA, and what cannot be used",
+
+
+WORK_LABELS = {
+    "images": "images, once",
+    "reference": "reference",
+    "training": "training",
+    "validation": "validation",
+    "total": "all",
 }
 
 
@@ -73,21 +73,20 @@ def keeps_features(shape: ModelShape, data: DataSize, section: TrainSection) -> 
 
 def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
     """What a run computes."""
-    cells, cached = section.objective.cells, keeps_features(shape, data, section)
+    optim, cached = section.optim, keeps_features(shape, data, section)
     adapters = adapter_weights(shape.text, section.lora) if section.lora else 0
     image = vision_flops(shape.vision, sum(data.mean.features) / 2)
+    towers = 0 if cached else 2 * image
     train, held_out = data.num_pairs["train"], data.num_pairs.get("validation", 0)
-    every = forward_flops(shape, data.mean, ALL_CELLS, lora_weights=adapters) + (
-        0 if cached else 2 * image
+    every, needed = (
+        forward_flops(shape, data.mean, cells, lora_weights=adapters) + towers
+        for cells in (ALL_CELLS, section.objective.cells)
     )
-    needed = forward_flops(shape, data.mean, cells, lora_weights=adapters) + (
-        0 if cached else 2 * image
-    )
-    steps = section.optim.num_steps(train)
+    steps = optim.num_steps(train)
     num_pairs = (
-        min(steps * section.optim.batch_pairs, section.optim.num_epochs * train)
-        if section.optim.max_steps is None
-        else steps * (min(section.optim.batch_pairs, train))
+        min(steps * optim.batch_pairs, optim.num_epochs * train)
+        if optim.max_steps is None
+        else steps * min(optim.batch_pairs, train)
     )
     evaluations = (steps - 1) // section.eval_every_steps + 1 if section.eval_every_steps else 1
     return Work(
@@ -99,8 +98,9 @@ def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
 
 
 def _load(recipe: Path, overrides: list[str]) -> tuple[TrainSection, bool]:
-    """The recipe, and whether it names data: what a plan can do without (`data`, `out`) need not be
-    given.
+    """The recipe, and whether it names data.
+
+    What a plan can do without (`data`, `out`) need not be given.
     """
     try:
         given: Any = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
@@ -120,16 +120,12 @@ def _load(recipe: Path, overrides: list[str]) -> tuple[TrainSection, bool]:
 def _machine(
     section: TrainSection, gpu: str | None, tflops: float | None, memory_gb: float | None
 ) -> tuple[str, float | None, float]:
-    """Name, peak in FLOP per second (None: not known) and bytes of memory of what a worker runs on."""
+    """What a worker runs on: name, peak (FLOP per second; None: not known), bytes of memory."""
     if gpu is None and not section.workers.use_gpu:
-        workers = max(1, section.workers.num_workers)
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        total_gb = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+        room_gb = memory_gb or total_gb / max(1, section.workers.num_workers)
         peak = None if tflops is None else tflops * 1e12
-        return (
-            "CPU, this machine's memory shared by the workers",
-            peak,
-            (memory_gb or total / workers) * 1e9,
-        )
+        return "CPU, this machine's memory shared by the workers", peak, room_gb * 1e9
     if gpu is not None or tflops is None or memory_gb is None:
         name, known = find_gpu(gpu or DEFAULT_GPU)
     else:
@@ -160,27 +156,16 @@ def _memory_rows(memory: Memory, budget: float, start: float) -> list[list[str]]
 
 
 def _duration(hours: float) -> str:
-    return (
-        f"{hours:.1f} h"
-        if hours >= 1
-        else f"{hours * 60:.0f} min"
-        if hours >= 1 / 60
-        else f"{hours * 3600:.0f} s"
-    )
+    if hours >= 1:
+        return f"{hours:.1f} h"
+    return f"{hours * 60:.0f} min" if hours >= 1 / 60 else f"{hours * 3600:.0f} s"
 
 
 def _work_rows(
     work: Work, *, peak: float | None, workers: int, mfu: float, price: float | None
 ) -> list[list[str]]:
     rows = []
-    labels = {
-        "images": "images, once",
-        "reference": "reference",
-        "training": "training",
-        "validation": "validation",
-        "total": "all",
-    }
-    for name, label in labels.items():
+    for name, label in WORK_LABELS.items():
         flops = getattr(work, name)
         hours = None if peak is None else hours_of(flops, peak=peak, workers=workers, mfu=mfu)
         cost = "" if hours is None or price is None else f"{hours * workers * price:,.2f}"
@@ -194,45 +179,30 @@ def print_report(
     section: TrainSection, shape: ModelShape, data: DataSize, sources: tuple[str, str]
 ) -> None:
     """What the plan rests on."""
-    size = policy_size(shape, section)
-    lengths, cells = data.mean, section.objective.cells
-    optim, workers = section.optim, section.workers
+    cells, optim, workers = section.objective.cells, section.optim, section.workers
+    num_train, num_validation = data.num_pairs["train"], data.num_pairs.get("validation", 0)
     place = f"{workers.num_workers} Ray workers" if workers.num_workers > 1 else "1 worker"
-    rows = [
-        [
-            "model",
-            f"{section.model}: {shape.num_parameters / 1e9:.2f} billion parameters ({sources[0]})",
-        ],
-        ["trained", f"{size.trained / 1e6:,.1f} million parameters"],
-        [
-            "pairs",
-            (
-                f"{data.num_pairs['train']:,} for training, {data.num_pairs.get('validation', 0):,}"
-                " for validation"
-            ),
-        ],
-        [
-            "tokens of a pair",
-            f"{lengths.num_tokens(cells):,.0f} in {len(cells)} sequences ({sources[1]})",
-        ],
-        [
-            "steps",
-            (
-                f"{optim.num_steps(data.num_pairs['train']):,} of {optim.batch_pairs} pairs,"
-                f" {optim.micro_batch_pairs} in a pass"
-            ),
-        ],
-        [
-            "runs on",
-            place
-            + (f", weights spread over {num_shards(section)}" if num_shards(section) > 1 else ""),
-        ],
-    ]
-    summary_table("Plan", ["what", "value"], rows)
+    spread = f", weights spread over {num_shards(section)}" if num_shards(section) > 1 else ""
+    facts = {
+        "model": (
+            f"{section.model}: {shape.num_parameters / 1e9:.2f} billion parameters ({sources[0]})"
+        ),
+        "trained": f"{policy_size(shape, section).trained / 1e6:,.1f} million parameters",
+        "pairs": f"{num_train:,} for training, {num_validation:,} for validation",
+        "tokens of a pair": (
+            f"{data.mean.num_tokens(cells):,.0f} in {len(cells)} sequences ({sources[1]})"
+        ),
+        "steps": (
+            f"{optim.num_steps(num_train):,} of {optim.batch_pairs} pairs,"
+            f" {optim.micro_batch_pairs} in a pass"
+        ),
+        "runs on": place + spread,
+    }
+    summary_table("Plan", ["what", "value"], [list(fact) for fact in facts.items()])
 
 
 def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
-    """Advice on pairs that are too long, and on a tower that sees the same images again and again."""
+    """Advice on pairs that are too long, and on a tower that sees the same images again."""
     return [*_too_long(section, shape, data), *_kept_features(section, shape, data)]
 
 
@@ -240,17 +210,15 @@ def _too_long(section: TrainSection, shape: ModelShape, data: DataSize) -> list[
     share, limit = data.share_over(section.max_length_tokens), section.max_length_tokens
     if not share:
         return []
-    longest = math.ceil(max(data.sequences))
-    by_size = shape.vision.num_features is None
     smaller = (
         ", or build with smaller images (normalize.mode=reencode normalize.scale=1"
         " normalize.max_px=1024)"
-        if by_size
+        if shape.vision.num_features is None
         else ""
     )
     return [
         f"max_length_tokens={limit} leaves out {share:.0%} of the pairs (the longest has"
-        f" {longest:,} tokens); raise it{smaller}"
+        f" {math.ceil(max(data.sequences)):,} tokens); raise it{smaller}"
     ]
 
 
@@ -258,11 +226,8 @@ def _kept_features(section: TrainSection, shape: ModelShape, data: DataSize) -> 
     """Where the tower is a part of the work worth naming."""
     if not section.train.freeze_vision or keeps_features(shape, data, section):
         return []
-    flops, room_gb = (
-        train_flops_per_pair(shape, data.mean, section, cached=False),
-        feature_bytes(shape, data, section) / 1e9,
-    )
-    share = flops.vision / flops.total
+    flops = train_flops_per_pair(shape, data.mean, section, cached=False)
+    share, room_gb = flops.vision / flops.total, feature_bytes(shape, data, section) / 1e9
     if share < WORTH_CACHING or room_gb > MAX_CACHE_GB:
         return []
     keys = f"train.cache_vision=true train.max_cache_gb={max(1, round(room_gb * 1.05))}"
@@ -309,10 +274,8 @@ def run(
         raise UserError(f"{section.data}: split 'train' has no rows, so there is nothing to plan")
     print_report(section, shape, data, (known_from, data.source))
     name, peak, budget = _machine(section, gpu, tflops, memory_gb)
-    on_gpu, cached = (
-        section.workers.use_gpu or gpu is not None,
-        keeps_features(shape, data, section),
-    )
+    on_gpu = section.workers.use_gpu or gpu is not None
+    cached = keeps_features(shape, data, section)
     memory = memory_of(shape, data.longest, section, cached=cached, gpu=on_gpu)
     start = start_bytes(shape, data.longest, section)
     summary_table(

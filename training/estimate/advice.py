@@ -11,7 +11,7 @@ from training.config import TrainSection
 from training.estimate.data_size import size_of_data
 from training.estimate.flops import PairLengths, train_flops_per_pair
 from training.estimate.known_models import find_shape
-from training.estimate.memory import GB, Memory, memory_of
+from training.estimate.memory import GB, PARTS, Memory, memory_of
 from training.estimate.model_shape import ModelShape
 
 Changes = dict[str, Any]  # dotted key -> value
@@ -79,13 +79,13 @@ def _suggestions(section: TrainSection) -> list[Changes]:
     frozen weights in 16 bits; and in 4 bits.
     """
     gpu = section.workers.use_gpu
-    lighter = {"optim.micro_batch_pairs": 1, "train.checkpoint_activations": True}
+    lighter: Changes = {"optim.micro_batch_pairs": 1, "train.checkpoint_activations": True}
     if gpu:
         lighter["train.precision"] = "bfloat16"
     ways: list[Changes] = [lighter]
     if section.lora is None and section.workers.num_workers > 1:
         ways.append({**lighter, "workers.shard": True})
-    frozen = {**lighter, "train.freeze_vision": True, "workers.shard": False}
+    frozen: Changes = {**lighter, "train.freeze_vision": True, "workers.shard": False}
     if gpu:
         frozen["train.weights"] = "bfloat16"
     ways.append(frozen if section.lora else {**frozen, "lora": {}})
@@ -161,8 +161,9 @@ def _shown(changes: Changes) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out: on a GPU, or on a CPU, where torch has no error of
-    its own for it.
+    """Whether an error says that memory ran out, on a GPU or on a CPU.
+
+    For a CPU torch has no error of its own.
     """
     return isinstance(error, MemoryError) or any(
         word in str(error)
@@ -201,9 +202,6 @@ def out_of_memory(
 
 def shown_parts(memory: Memory) -> str:
     """The total and its three largest parts, in words."""
-    parts = {name: getattr(memory, name) for name in memory.__dataclass_fields__}
-    largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
-    return (
-        f"{memory.total / GB:.2g} GB"
-        f" ({', '.join(f'{name} {size / GB:.2g}' for name, size in largest)})"
-    )
+    largest = sorted(PARTS, key=lambda name: -getattr(memory, name))[:3]
+    parts = ", ".join(f"{PARTS[name]} {getattr(memory, name) / GB:.2g}" for name in largest)
+    return f"{memory.total / GB:.2g} GB ({parts})"

@@ -1,5 +1,6 @@
-"""How long the pairs of a data set will be in tokens, before any model is loaded. Knows nothing of
-torch.
+"""How long the pairs of a data set will be in tokens, before any model is loaded.
+
+Knows nothing of torch.
 """
 
 import math
@@ -40,9 +41,7 @@ class DataSize:
     sequences: tuple[float, ...] = ()
 
     def share_over(self, max_tokens: int) -> float:
-        """Which share of the pairs has a sequence longer than that, so that training leaves them
-        out.
-        """
+        """Which share of the pairs training leaves out: those with a longer sequence."""
         return (
             sum(tokens > max_tokens for tokens in self.sequences) / len(self.sequences)
             if self.sequences
@@ -71,8 +70,9 @@ def default_size(shape: ModelShape, num_pairs: dict[str, int] | None = None) -> 
 
 
 def size_of_data(folder: str | Path, model: str, shape: ModelShape) -> DataSize:
-    """The lengths of an MVC folder's training pairs: by the model's tokenizer if it is here, else
-    from their words.
+    """The lengths of an MVC folder's training pairs.
+
+    By the model's tokenizer if it is here, else from their words.
 
     Raises:
         MvcError: Not an MVC folder.
@@ -124,51 +124,34 @@ def _lengths(
 
 def _token_counts(columns: Sequence[Sequence[str]], model: str) -> tuple[list[np.ndarray], str]:
     file = Path(model) / "tokenizer.json"
-    if file.is_file():
-        from tokenizers import Tokenizer
-
-        tokenizer = Tokenizer.from_file(str(file))
+    template = f"{TEMPLATE_TOKENS} tokens for the chat template"
+    if not file.is_file():
         counts = [
-            np.array(
-                [len(e.ids) for e in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-            )
-            for texts in columns
+            np.array([TOKENS_PER_WORD * len(text.split()) for text in texts]) for texts in columns
         ]
-        return (
-            counts,
-            (
-                f"texts of the data by the model's tokenizer, {TEMPLATE_TOKENS} tokens for the chat"
-                " template"
-            ),
-        )
-    counts = [
-        np.array([TOKENS_PER_WORD * len(text.split()) for text in texts]) for texts in columns
-    ]
-    return (
-        counts,
-        (
-            f"words of the data, {TOKENS_PER_WORD} tokens each, {TEMPLATE_TOKENS} tokens for the"
-            " chat template"
-        ),
-    )
+        return counts, f"words of the data, {TOKENS_PER_WORD} tokens each, {template}"
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(file))
+    encoded = (tokenizer.encode_batch(list(texts), add_special_tokens=False) for texts in columns)
+    counts = [np.array([len(encoding.ids) for encoding in texts]) for texts in encoded]
+    return counts, f"texts of the data by the model's tokenizer, {template}"
 
 
 def _image_features(folder: str | Path, shape: ModelShape) -> tuple[np.ndarray, np.ndarray]:
-    """Features of image a and of image b: of all, or of some pairs where they depend on the size."""
+    """Features of image a and of image b of all pairs, or of some where sizes decide."""
     if shape.vision.num_features is not None:
         same = np.array([float(shape.vision.num_features)])
         return same, same
-    found: dict[str, list[float]] = {"image_a": [], "image_b": []}
+    counts: dict[str, list[float]] = {"image_a": [], "image_b": []}
     for path in shard_paths(folder, "train"):
-        for batch in pq.ParquetFile(path).iter_batches(64, columns=list(found)):
-            for name, features in found.items():
-                features += [
-                    _features(shape, _size(image["bytes"]))
-                    for image in batch.column(name).to_pylist()
-                ]
-            if len(found["image_a"]) >= NUM_IMAGES_MEASURED:
+        for batch in pq.ParquetFile(path).iter_batches(64, columns=list(counts)):
+            for name, features in counts.items():
+                images = batch.column(name).to_pylist()
+                features += [_features(shape, _size(image["bytes"])) for image in images]
+            if len(counts["image_a"]) >= NUM_IMAGES_MEASURED:
                 break
-    return np.array(found["image_a"]), np.array(found["image_b"])
+    return np.array(counts["image_a"]), np.array(counts["image_b"])
 
 
 def _size(data: bytes) -> tuple[int, int]:
@@ -180,8 +163,9 @@ def _size(data: bytes) -> tuple[int, int]:
 
 
 def _features(shape: ModelShape, size: tuple[int, int]) -> float:
-    """Features of an image of this size, as the processors of the Qwen families resize it: sides to
-    whole squares of patches.
+    """Features of an image of this size.
+
+    The processors of the Qwen families resize sides to whole squares of patches.
     """
     vision = shape.vision
     if vision.num_features is not None:

@@ -1,5 +1,6 @@
-"""How much a run computes, from the recipe and the model's shape, before anything starts. Knows
-nothing of torch.
+"""How much a run computes, from the recipe and the model's shape, before anything starts.
+
+Knows nothing of torch.
 
 A FLOP is one multiplication or addition in a matrix product, as torch.utils.flop_counter counts;
 norms, activations and the like are left out. Attention to a prompt is causal, of which a good
@@ -25,8 +26,9 @@ MAX_LOGITS = 2**27
 
 
 class PairLengths(NamedTuple):
-    """Tokens of a pair, on average: of the prompt under each condition, of the two responses, and
-    features of the two images.
+    """Tokens of a pair, on average.
+
+    Of the prompt under each condition, of the two responses, and features of the two images.
     """
 
     prompts: tuple[float, float, float]
@@ -45,8 +47,9 @@ class PairLengths(NamedTuple):
 def lengths_of_row(
     num_tokens: float, responses: tuple[float, float], features: tuple[float, float]
 ) -> PairLengths:
-    """The lengths of a pair whose packed row with all cells has `num_tokens`; the three prompts'
-    texts are taken for equally long.
+    """The lengths of a pair whose packed row with all cells has `num_tokens`.
+
+    The three prompts' texts are taken for equally long.
     """
     text = (num_tokens - sum(features) - 3 * sum(responses)) / 3
     return PairLengths((features[0] + text, features[1] + text, text), responses, features)
@@ -78,21 +81,22 @@ def groups_of(
     lengths: PairLengths, cells: frozenset[Cell]
 ) -> list[tuple[float, tuple[float, ...]]]:
     """Prompt and responses of each group of the packed row."""
-    found = []
+    groups = []
     for condition, prompt in enumerate(lengths.prompts):
         responses = tuple(
             lengths.responses[response] for response in range(2) if (condition, response) in cells
         )
         if responses:
-            found.append((prompt, responses))
-    return found
+            groups.append((prompt, responses))
+    return groups
 
 
 def attention_flops(
     text: TextShape, lengths: PairLengths, cells: frozenset[Cell], causal: float = 0.5
 ) -> float:
-    """Scores and weighted sums of all layers, forward. `causal`: how much of a prompt's square the
-    kernel computes.
+    """Scores and weighted sums of all layers, forward.
+
+    `causal`: how much of a prompt's square the kernel computes.
     """
     seen = 0.0
     for prompt, responses in groups_of(lengths, cells):
@@ -122,8 +126,9 @@ def forward_flops(
     lora_weights: int = 0,
     causal: float = 0.5,
 ) -> float:
-    """Projector, language model and output layer on a pair's packed row, forward; without the
-    vision tower.
+    """All but the vision tower on a pair's packed row, forward.
+
+    That is projector, language model and output layer.
     """
     text, tokens = shape.text, lengths.num_tokens(cells)
     layers = 2 * tokens * (text.num_layers * text.num_layer_weights + lora_weights)
@@ -153,7 +158,7 @@ def train_flops_per_pair(
         causal: How much of the square of a prompt the attention kernel computes; FLOP counters take
             1.
     """
-    cells, text, use = section.objective.cells, shape.text, section.train
+    cells, text, train = section.objective.cells, shape.text, section.train
     adapters = adapter_weights(text, section.lora) if section.lora else 0
     tokens, scored = lengths.num_tokens(cells), lengths.num_scored(cells)
     forward = forward_flops(shape, lengths, cells, lora_weights=adapters, causal=causal)
@@ -165,18 +170,18 @@ def train_flops_per_pair(
     backward = layers + ATTENTION_BACKWARD * attention + head + 2 * 2 * tokens * adapters
     if section.lora is None:
         backward += layers + head  # gradients of the weights
-    elif not use.train_projector:
+    elif not train.train_projector:
         # Nothing before the first layer is trained, so what its first products take needs no
         # gradient.
         backward -= 2 * tokens * text.width * (text.q_width + 2 * text.kv_width)
-    if use.train_projector:
+    if train.train_projector:
         first = sum(a * b for a, b in shape.projector[::2]) / max(
             1, sum(a * b for a, b in shape.projector)
         )
         # Its input is a constant unless the tower is trained.
-        backward += (2 - (first if use.freeze_vision else 0)) * _projector(shape, lengths, cells)
+        backward += (2 - (first if train.freeze_vision else 0)) * _projector(shape, lengths, cells)
     recompute = 0.0
-    if use.checkpoint_activations:
+    if train.checkpoint_activations:
         # Recomputing stops when the input of the layer's last product is there.
         last = (
             2 * tokens * text.num_layers * text.ffn_width * text.width
@@ -187,17 +192,18 @@ def train_flops_per_pair(
     if scored * section.optim.micro_batch_pairs * text.vocab > MAX_LOGITS:
         recompute += head
     vision = 0.0
-    if not (use.freeze_vision and cached):
+    if not (train.freeze_vision and cached):
         vision = sum(
-            vision_flops(shape.vision, lengths.features[side]) for side in _sides(cells)
-        ) * (1 if use.freeze_vision else 3)
+            vision_flops(shape.vision, lengths.features[side]) for side in sides_of(cells)
+        ) * (1 if train.freeze_vision else 3)
     return Flops(forward=forward, backward=backward, recompute=recompute, vision=vision)
 
 
-def _sides(cells: frozenset[Cell]) -> list[int]:
+def sides_of(cells: frozenset[Cell]) -> list[int]:
+    """The sides whose image some cell looks at."""
     return [side for side in (0, 1) if any(condition == side for condition, _ in cells)]
 
 
 def _projector(shape: ModelShape, lengths: PairLengths, cells: frozenset[Cell]) -> float:
-    features = sum(lengths.features[side] for side in _sides(cells))
+    features = sum(lengths.features[side] for side in sides_of(cells))
     return 2 * features * sum(wide * high for wide, high in shape.projector)

@@ -1,5 +1,6 @@
-"""What GPUs can do, as their makers state it; a plan multiplies by the share that a run reaches
-(MFU).
+"""What GPUs can do, as their makers state it.
+
+A plan multiplies by the share that a run reaches (MFU).
 """
 
 import difflib
@@ -11,8 +12,9 @@ from pipeline.core.recipe import UserError
 
 
 class Gpu(NamedTuple):
-    """Peak of dense matrix products in 10^12 FLOP per second, and memory in GB (10^9 bytes) as CUDA
-    reports it.
+    """Peak of dense matrix products (10^12 FLOP per second), and memory (10^9 bytes).
+
+    Memory as CUDA reports it.
     """
 
     bf16_tflops: float
@@ -59,8 +61,9 @@ def find_gpu(name: str) -> tuple[str, Gpu]:
 
 
 def peak_flops(device_name: str, *, low_precision: bool) -> float | None:
-    """The peak, in FLOP per second, of the GPU that CUDA calls so ("NVIDIA A100-SXM4-80GB"); None
-    if it is not in the table.
+    """The peak (FLOP per second) of the GPU that CUDA calls so; None if it is not known.
+
+    CUDA's name is, for example, "NVIDIA A100-SXM4-80GB".
     """
     plain = _plain(device_name)
     for name in sorted(GPUS, key=len, reverse=True):

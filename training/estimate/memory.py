@@ -1,5 +1,6 @@
-"""How much memory a worker needs, part by part, from the recipe and the model's shape. Knows
-nothing of torch.
+"""How much memory a worker needs, part by part, from the recipe and the model's shape.
+
+Knows nothing of torch.
 
 What is kept is counted exactly: weights, gradients, and the two averages of AdamW. What a step
 holds for its backward pass is counted per token from the operations of the layers, and agrees with
@@ -9,7 +10,7 @@ measurement as far as a test says.
 from dataclasses import asdict, dataclass
 
 from training.config import TrainSection
-from training.estimate.flops import MAX_LOGITS, PairLengths
+from training.estimate.flops import MAX_LOGITS, PairLengths, sides_of
 from training.estimate.model_shape import ModelShape, TextShape
 from training.estimate.policy_size import PolicySize, adapted, policy_size
 from training.objectives.terms import Cell
@@ -22,6 +23,17 @@ FEATURE_IMAGES = 64  # as in training.data.vision_features
 RUNTIME_BYTES = 1.0e9  # CUDA context and the libraries' workspaces
 FRAGMENTS = 0.05  # of the rest: what the allocator holds and cannot use
 GB = 1e9
+# What the parts of `Memory` are called where they are shown.
+PARTS = {
+    "weights": "weights",
+    "gathered": "weights as they are computed with",
+    "gradients": "gradients",
+    "optimizer": "optimiser",
+    "activations": "activations",
+    "logits": "logits",
+    "vision": "vision tower in a step",
+    "runtime": "CUDA, and what cannot be used",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,8 +101,9 @@ def memory_of(
 
 
 def start_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) -> float:
-    """Weights, and the tower on the images of which features are made at a time, before training
-    starts.
+    """What is held while features are made, before training starts.
+
+    That is the weights, and the tower on as many images as it sees at a time.
     """
     vision = shape.vision
     # of all layers, or of the one at work
@@ -125,8 +138,9 @@ def weight_bytes(size: PolicySize, section: TrainSection) -> float:
 
 
 def _gathered_bytes(shape: ModelShape, size: PolicySize, section: TrainSection) -> float:
-    """Whole weights while they are used: under FSDP2 all outside the layers, and two layers; else
-    copies made by autocast.
+    """Whole weights while they are used.
+
+    Under FSDP2 all outside the layers, and two layers; else copies made by autocast.
     """
     low = section.train.precision == "bfloat16"
     if num_shards(section) > 1:
@@ -150,8 +164,9 @@ def _gathered_bytes(shape: ModelShape, size: PolicySize, section: TrainSection) 
 
 
 def activation_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) -> float:
-    """What a pair's packed row leaves behind in the language model and projector for the backward
-    pass.
+    """What a pair's packed row leaves behind for the backward pass.
+
+    In the language model and the projector.
     """
     text, tokens = shape.text, lengths.num_tokens(section.objective.cells)
     layer = tokens * layer_bytes_per_token(text, section)
@@ -162,8 +177,9 @@ def activation_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSect
 
 
 def _stream_width(section: TrainSection) -> int:
-    """Bytes of a number that passes from layer to layer: embeddings kept in fp32 stay so under
-    autocast.
+    """Bytes of a number that passes from layer to layer.
+
+    Embeddings kept in fp32 stay so under autocast.
     """
     # FSDP2 hands on what it gathered
     sharded_low = num_shards(section) > 1 and section.train.precision == "bfloat16"
@@ -204,8 +220,9 @@ def layer_bytes_per_token(text: TextShape, section: TrainSection) -> float:
 
 
 def logit_bytes(text: TextShape, scored: float, *, low: bool) -> float:
-    """Logits at response tokens, their softmax, and the gradients of both; in parts where there are
-    many.
+    """Logits at response tokens, their softmax, and the gradients of both.
+
+    Where there are many, they are computed in parts.
     """
     numbers = min(scored * text.vocab, MAX_LOGITS)
     return numbers * (14 if low else 12)
@@ -224,8 +241,7 @@ def _tower_bytes(
     if use.freeze_vision and cached:
         return 0.0
     width = 2 if use.precision == "bfloat16" else 4
-    sides = [side for side in (0, 1) if any(condition == side for condition, _ in cells)]
-    patches = sum(vision.num_patches(lengths.features[side]) for side in sides)
+    patches = sum(vision.num_patches(lengths.features[side]) for side in sides_of(cells))
     # All layers' outputs are asked for; a trained tower also keeps what each layer needs for its
     # backward pass.
     states = patches * vision.width * (vision.num_layers + 1) * 4

@@ -1,5 +1,6 @@
-"""How many numbers of a model are kept and trained under a recipe, part by part. Knows nothing of
-torch.
+"""How many numbers of a model are kept and trained under a recipe, part by part.
+
+Knows nothing of torch.
 """
 
 import re

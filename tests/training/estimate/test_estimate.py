@@ -236,7 +236,7 @@ def test_sharding_divides_what_is_trained_and_leaves_the_tower_whole() -> None:
     eight = memory_of(shape, LENGTHS, recipe(workers={"num_workers": 8, "shard": True}), gpu=False)
     tower = 4 * shape.vision.num_parameters
     assert eight.weights == (one.weights - tower) / 8 + tower
-    assert (eight.gradients, eight.optimiser) == (one.gradients / 8, one.optimiser / 8)
+    assert (eight.gradients, eight.optimizer) == (one.gradients / 8, one.optimizer / 8)
 
 
 def test_four_bits_hold_the_layers_of_the_language_model_alone() -> None:
