@@ -7,13 +7,15 @@ aiohttp 0.5 ms.
 """
 
 import asyncio
-import gc
+import hashlib
+import json
 import os
 import uuid
 import weakref
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -22,34 +24,44 @@ from pipeline.llm.cache import Reply, ResponseCache
 from pipeline.llm.config import EndpointSection
 from pipeline.llm.protocol import (
     EndpointError,
-    NotNowError,
+    RetryableError,
     fatal_reason,
     message_tokens,
     plain_message,
     reply_of,
     retry_after_s,
 )
-from pipeline.llm.rate_limit import Pace, wait_s
-from pipeline.llm.request import Messages, RequestWriter, Schema
+from pipeline.llm.rate_limit import RateLimiter, wait_s
+
+Messages = Sequence[Mapping[str, Any]]
+Schema = Mapping[str, Any] | None
 
 MAX_RETRY_AFTER_S = 900.0  # a server that asks for more is told of instead of waited for
 # A request that the server will not have is the fault of its row, unless it is of every row: then
 # of the recipe.
 MAX_REFUSED_BEFORE_AN_ANSWER = 8
-# A look for cycles goes through all talks in flight; one in 700 new objects, Python's own, takes a
-# sixth of the time.
-NEW_OBJECTS_PER_COLLECTION = 50_000
 ASSUMED_REPLY_TOKENS = 256  # reserved where `max_tokens` is null
 
 
-class BudgetError(EndpointError):
-    """The next request could cost more than is left."""
+def request_key(section: EndpointSection, messages: Messages, schema: Schema) -> str:
+    """What a reply is kept under.
+
+    Whether the server enforced the schema is no part of the question.
+    """
+    request = {**section.content(), "messages": list(messages), "schema": schema}
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-class _Chat(NamedTuple):
-    messages: Messages
-    messages_json: str
-    schema: Schema
+def request_body(section: EndpointSection, messages: Messages, schema: Schema) -> bytes:
+    """What is sent; a schema's properties keep their order, which the model answers in."""
+    body: dict[str, Any] = {"model": section.model, **section.extra}
+    for name in ("temperature", "max_tokens"):
+        if getattr(section, name) is not None:
+            body[name] = getattr(section, name)
+    if schema is not None:
+        json_schema = {"name": "reply", "strict": True, "schema": schema}
+        body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
+    return json.dumps({**body, "messages": list(messages)}).encode()
 
 
 class Endpoint:
@@ -72,10 +84,7 @@ class Endpoint:
         self._num_answered = self._num_refused = 0
         self._reserved_usd = 0.0
         self._with_schema = True
-        self._writer, self._url = (
-            RequestWriter(section.content()),
-            f"{section.base_url}/chat/completions",
-        )
+        self._url = f"{section.base_url}/chat/completions"
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
     async def __aenter__(self) -> Self:
@@ -86,12 +95,8 @@ class Endpoint:
         )
         self._spent_usd = self.section.usd(*self._cache.tokens_of(self._purpose))
         self._slots = asyncio.Semaphore(self.section.max_in_flight)
-        self._collected_before = gc.get_threshold()
-        gc.set_threshold(NEW_OBJECTS_PER_COLLECTION, *self._collected_before[1:])
-        self._requests, self._tokens = (
-            Pace(self.section.requests_per_minute),
-            Pace(self.section.tokens_per_minute),
-        )
+        self._requests = RateLimiter(self.section.requests_per_minute)
+        self._tokens = RateLimiter(self.section.tokens_per_minute)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=self.section.max_in_flight),
             timeout=aiohttp.ClientTimeout(total=self.section.timeout_s),
@@ -117,7 +122,6 @@ class Endpoint:
         await self._cache.written()
         await self._session.close()
         self._cache.close()
-        gc.set_threshold(*self._collected_before)
 
     @property
     def spent_usd(self) -> float:
@@ -136,31 +140,23 @@ class Endpoint:
             EndpointError: No request can succeed (key, model, address, budget); also for every
                 later request.
         """
-        chat = _Chat(messages, self._writer.messages_json(messages), schema)
-        key = self._writer.key(chat.messages_json, schema)
+        key = request_key(self.section, messages, schema)
         async with self._locks.setdefault(key, asyncio.Lock()):
-            known = self._cache.get(key)
-            if known is not None:
-                return known
-            return await self._paid(key, chat)
+            return self._cache.get(key) or await self._paid(key, messages, schema)
 
-    async def _paid(self, key: str, chat: _Chat) -> Reply:
+    async def _paid(self, key: str, messages: Messages, schema: Schema) -> Reply:
         """Sends a request within the limits, and keeps what was paid for."""
-        num_in, num_out = (
-            message_tokens(chat.messages),
-            self.section.max_tokens or ASSUMED_REPLY_TOKENS,
-        )
+        num_in = message_tokens(messages)
+        num_out = self.section.max_tokens or ASSUMED_REPLY_TOKENS
         reserved_usd = 0.0
         try:
             async with self._slots:
                 if self.stopped is not None:
                     raise self.stopped
                 reserved_usd = self._reserve(num_in, num_out)
-                reply = await self._sent(chat, num_in + num_out)
+                reply = await self._sent(messages, schema, num_in + num_out)
             # The next request need not wait until this reply is on disk.
-            if reply.model:  # the server answered, so it is paid
-                await self._cache.put(key, reply, self._purpose)
-                self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
+            await self._keep(key, reply)
         except EndpointError as error:
             self.stopped = self.stopped or error
             raise
@@ -168,10 +164,15 @@ class Endpoint:
             self._reserved_usd -= reserved_usd
         return reply
 
+    async def _keep(self, key: str, reply: Reply) -> None:
+        if reply.model:  # the server answered, so it is paid
+            await self._cache.put(key, reply, self._purpose)
+            self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
+
     def _reserve(self, num_in: int, num_out: int) -> float:
         usd = self.section.usd(num_in, num_out)
         if self._max_usd is not None and self._spent_usd + self._reserved_usd + usd > self._max_usd:
-            self.stopped = BudgetError(
+            self.stopped = EndpointError(
                 f"max_usd={self._max_usd:g} is used up: {self._spent_usd:.4f} USD were spent and up"
                 f" to {self._reserved_usd + usd:.4f} are under way; raise it and run the same"
                 " command again, every reply so far is kept and not paid again"
@@ -180,9 +181,9 @@ class Endpoint:
         self._reserved_usd += usd
         return usd
 
-    async def _sent(self, chat: _Chat, num_reserved: int) -> Reply:
+    async def _sent(self, messages: Messages, schema: Schema, num_reserved: int) -> Reply:
         """One request, tried again while that can help."""
-        answered_before, fault = self._num_answered, NotNowError("")
+        answered_before, fault = self._num_answered, RetryableError("")
         for attempt in range(self.section.max_retries + 1):
             if attempt:
                 if self.stopped is not None:
@@ -191,8 +192,8 @@ class Endpoint:
             await self._requests.take()
             await self._tokens.take(num_reserved)
             try:
-                reply = await self._once(chat)
-            except NotNowError as error:
+                reply = await self._once(messages, schema)
+            except RetryableError as error:
                 fault = error
                 self._tokens.give_back(num_reserved)
                 continue
@@ -215,82 +216,64 @@ class Endpoint:
     async def _answers(self) -> bool:
         """Whether the server answers anything at all; asked where no other request could tell."""
         try:
-            messages = [{"role": "user", "content": "Reply with: ok"}]
-            reply = await self._once(_Chat(messages, self._writer.messages_json(messages), None))
-        except NotNowError:
+            reply = await self._once([{"role": "user", "content": "Reply with: ok"}], None)
+        except RetryableError:
             return False
-        if reply.model:
-            await self._cache.put(f"probe {uuid.uuid4()}", reply, self._purpose)
-            self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
+        await self._keep(f"probe {uuid.uuid4()}", reply)
         return bool(reply.model)
 
-    async def _once(self, chat: _Chat) -> Reply:
+    async def _once(self, messages: Messages, schema: Schema) -> Reply:
         import aiohttp
 
-        schema = chat.schema if self._with_schema else None
+        sent_schema = schema if self._with_schema else None
+        body = request_body(self.section, messages, sent_schema)
         started_s = asyncio.get_running_loop().time()
         self.num_sent += 1
         self.num_in_flight += 1
         self.peak_in_flight = max(self.peak_in_flight, self.num_in_flight)
         try:
-            async with self._session.post(
-                self._url, data=self._writer.body(chat.messages_json, schema)
-            ) as response:
+            async with self._session.post(self._url, data=body) as response:
                 text = (await response.read()).decode("utf-8", "replace")
                 status, headers = response.status, response.headers
         except (aiohttp.ClientError, TimeoutError) as error:
-            what = (
-                "no answer within timeout_s"
-                if isinstance(error, TimeoutError)
-                else str(error) or type(error).__name__
-            )
-            raise NotNowError(what) from error
+            is_late = isinstance(error, TimeoutError)
+            reason = "no answer within timeout_s" if is_late else str(error)
+            raise RetryableError(reason or type(error).__name__) from error
         finally:
             self.num_in_flight -= 1
         if status == 200:
-            reply = reply_of(
-                text,
-                chat.messages,
-                self.section.model,
-                asyncio.get_running_loop().time() - started_s,
-            )
+            latency_s = asyncio.get_running_loop().time() - started_s
+            reply = reply_of(text, messages, self.section.model, latency_s)
             self._num_answered += 1
             return reply
-        return await self._refused(
-            status, text, retry_after_s(headers), chat, had_schema=schema is not None
-        )
-
-    async def _refused(
-        self, status: int, text: str, asked_s: float | None, chat: _Chat, *, had_schema: bool
-    ) -> Reply:
-        """What to do about an answer that is not 200."""
-        message = plain_message(text, self._key)
-        if (
-            reason := fatal_reason(status, text, self.section.model, self.section.api_key_env)
-        ) is not None:
+        self._raise_unless_refused(status, text, retry_after_s(headers))
+        if sent_schema is not None and ("response_format" in text or "json_schema" in text):
+            self._with_schema = False
+            return await self._once(messages, schema)
+        self._num_refused += 1
+        if not self._num_answered and self._num_refused >= MAX_REFUSED_BEFORE_AN_ANSWER:
             raise EndpointError(
-                f"base_url={self.section.base_url}: {reason}"
-                + (f" ({message})" if status not in (401, 403) else "")
+                f"base_url={self.section.base_url}: every request was refused, the last with status"
+                f" {status} ({plain_message(text, self._key)})"
             )
+        return Reply("", "request_refused")
+
+    def _raise_unless_refused(self, status: int, text: str, asked_s: float | None) -> None:
+        """Tells what every request would meet, and what passes, from a refusal of this one."""
+        message = plain_message(text, self._key)
+        reason = fatal_reason(status, text, self.section.model, self.section.api_key_env)
+        if reason is not None:
+            shown = "" if status in (401, 403) else f" ({message})"
+            raise EndpointError(f"base_url={self.section.base_url}: {reason}{shown}")
         if asked_s is not None and asked_s > MAX_RETRY_AFTER_S:
             raise EndpointError(
                 f"base_url={self.section.base_url}: the server asks to come back in {asked_s:.0f}"
                 " s; run the same command then"
             )
         if status in (408, 409, 429) or status >= 500:
-            raise NotNowError(
+            raise RetryableError(
                 f"status {status} {message}".rstrip(), asked_s, is_rate_limit=status == 429
             )
-        if had_schema and ("response_format" in text or "json_schema" in text):
-            self._with_schema = False
-            return await self._once(chat)
-        self._num_refused += 1
-        if not self._num_answered and self._num_refused >= MAX_REFUSED_BEFORE_AN_ANSWER:
-            raise EndpointError(
-                f"base_url={self.section.base_url}: every request was refused, the last with status"
-                f" {status} ({message})"
-            )
-        return Reply("", "request_refused")
 
 
 def _api_key(section: EndpointSection) -> str:

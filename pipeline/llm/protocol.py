@@ -29,7 +29,7 @@ class EndpointError(UserError):
     """
 
 
-class NotNowError(Exception):
+class RetryableError(Exception):
     """A try that failed although the request may be good: busy, broken off, half an answer."""
 
     def __init__(
@@ -117,7 +117,7 @@ def reply_of(
     """A completion as a reply; what the server does not state is taken from the request.
 
     Raises:
-        NotNowError: Half an answer: not JSON, or not of the protocol.
+        RetryableError: Half an answer: not JSON, or not of the protocol.
     """
     try:
         answer = json.loads(text)
@@ -130,7 +130,7 @@ def reply_of(
             choice.get("finish_reason"),
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise NotNowError("status 200 with half an answer") from error
+        raise RetryableError("status 200 with half an answer") from error
     fault = ""
     if refusal or finish == "content_filter":
         fault = "reply_refused"

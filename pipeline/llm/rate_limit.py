@@ -8,7 +8,7 @@ import random
 MAX_WAIT_S = 60.0  # the longest wait of our own choosing between two tries
 
 
-class Pace:
+class RateLimiter:
     """Spaces out so many units per minute: `take` returns when its turn has come. No burst, so no
     window holds more.
     """

@@ -16,7 +16,7 @@ from pipeline.config import BuildSection
 from pipeline.core.recipe import RecipeError, load_recipe
 from pipeline.core.schema import read_mvc
 from pipeline.dataset.validate import problems
-from pipeline.llm.client import BudgetError, Endpoint
+from pipeline.llm.client import Endpoint
 from pipeline.llm.config import EndpointSection
 from pipeline.llm.protocol import EndpointError
 from pipeline.rewrite.checks import ChecksSection, answers_failure, question_failure
@@ -318,7 +318,7 @@ def test_a_build_stops_at_its_budget_and_goes_on_when_it_is_raised(
         "max_tokens": 60,
     }
     with ChatServer() as server:
-        with pytest.raises(BudgetError, match="max_usd=1 is used up"):
+        with pytest.raises(EndpointError, match="max_usd=1 is used up"):
             built(source, settings(server, tmp_path, endpoint=prices, max_usd=1), tmp_path / "out")
         assert 0 < server.answered.total() < 2 * NUM_PAIRS
         manifest = built(

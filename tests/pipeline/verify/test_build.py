@@ -17,7 +17,7 @@ from pipeline.core.schema import read_manifest, read_mvc
 from pipeline.core.storage import Stage, read_table
 from pipeline.dataset.validate import problems
 from pipeline.embedding import stage as embed
-from pipeline.llm.client import BudgetError
+from pipeline.llm.protocol import EndpointError
 from pipeline.rewrite.config import RewriteSection
 from pipeline.sources.pairs import PairsSection
 from pipeline.sources.scenes.source import ScenesSection
@@ -252,7 +252,7 @@ def test_a_judges_budget_is_its_own_and_a_raised_one_goes_on(tmp_path: Path) -> 
 
     prices = {"usd_per_million_input_tokens": 100.0, "usd_per_million_output_tokens": 100.0}
     source = coloured_balls(tmp_path)
-    with pytest.raises(BudgetError, match="max_usd=5 is used up"):
+    with pytest.raises(EndpointError, match="max_usd=5 is used up"):
         judged_balls(source, verdict, endpoint=prices, judge={"max_usd": 5})
     manifest, server = judged_balls(source, verdict, endpoint=prices, judge={"max_usd": 500})
     assert 0 < server.num_requests < 4 * NUM_PAIRS
