@@ -1,9 +1,7 @@
-"""Answers of a model behind an OpenAI-compatible server: requests in, answers out, as many at once
-as the recipe allows.
-"""
+"""Answers of a model behind an OpenAI-compatible server, as many at once as the recipe allows."""
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +10,7 @@ from eval.generation.cache import Answer
 from eval.generation.generator import Request
 from pipeline.core.images import ImageError, data_uri
 from pipeline.core.recipe import UserError
+from pipeline.llm.batch import ask_each
 from pipeline.llm.client import Endpoint
 
 Keep = Callable[[Sequence[tuple[str, Answer]]], None]
@@ -19,53 +18,31 @@ PURPOSE = "answers"
 
 
 def ask_server(endpoint: AnswerEndpoint, requests: Sequence[Request], keep: Keep) -> None:
-    """Gives every answer to `keep` as it comes; a request that the server never answered is left
-    out.
+    """Gives every answer to `keep` as it comes; a request without an answer is left out.
 
     Raises:
-        EndpointError: No request can succeed: key, model, address.
+        UserError: No request can succeed (key, model, address), or an image cannot be used.
     """
-    by_length = sorted(requests, key=lambda one: one.max_new_tokens)
-    for max_new_tokens, group in groupby(by_length, key=lambda one: one.max_new_tokens):
+    by_length = sorted(requests, key=lambda request: request.max_new_tokens)
+    for max_new_tokens, group in groupby(by_length, key=lambda request: request.max_new_tokens):
         asyncio.run(
             _ask_all(list(group), endpoint.model_copy(update={"max_tokens": max_new_tokens}), keep)
         )
 
 
 async def _ask_all(requests: Sequence[Request], section: AnswerEndpoint, keep: Keep) -> None:
-    # shared: whoever is free takes the next, so that nobody waits for the slowest of a batch
-    left = iter(requests)
     async with Endpoint(section, PURPOSE) as endpoint:
-        workers = [
-            asyncio.create_task(_work(left, endpoint, keep))
-            for _ in range(min(section.max_in_flight, len(requests)))
-        ]
-        try:
-            await asyncio.gather(*workers)
-        finally:
-            for worker in workers:
-                worker.cancel()
 
+        async def ask(request: Request) -> None:
+            reply = await endpoint.ask(messages_of(request))
+            # otherwise the server gave none: not an answer of the model, and asked again next time
+            if reply.model:
+                ended = reply.fault != "reply_cut_off"
+                fault = reply.fault if ended else ""
+                answer = Answer(reply.text.strip(), reply.completion_tokens, ended, fault)
+                keep([(request.key, answer)])
 
-async def _work(left: Iterator[Request], endpoint: Endpoint, keep: Keep) -> None:
-    for request in left:
-        reply = await endpoint.ask(messages_of(request))
-        # otherwise the server gave none: not an answer of the model, and asked again next time
-        if reply.model:
-            fault = "" if reply.fault == "reply_cut_off" else reply.fault
-            keep(
-                [
-                    (
-                        request.key,
-                        Answer(
-                            reply.text.strip(),
-                            reply.completion_tokens,
-                            reply.fault != "reply_cut_off",
-                            fault,
-                        ),
-                    )
-                ]
-            )
+        await ask_each(requests, endpoint, ask)
 
 
 def messages_of(request: Request) -> list[dict[str, Any]]:

@@ -1,11 +1,9 @@
-"""Many short talks with an endpoint at once, across chunks; each chunk is finished when the last of
-its talks is.
-"""
+"""Many short talks with an endpoint at once, across chunks of them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pipeline.core.recipe import UserError
 from pipeline.llm.client import Endpoint
@@ -16,8 +14,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class ChunkWork(Generic[Item, Result]):
-    """One chunk: its items (None where there is nothing to ask), and what is done with what came of
-    them, in their order.
+    """A chunk's items (None where there is nothing to ask), and what is done with its results.
+
+    `finish` gets them in the items' order when the last one is there.
     """
 
     items: Sequence[Item | None]
@@ -29,8 +28,7 @@ async def ask_all(
     endpoint: Endpoint,
     ask_one: Callable[[Item], Awaitable[Result]],
 ) -> None:
-    """Talks about every item of every chunk. Chunks are drawn as they are needed, so few of them
-    are in memory.
+    """Talks about every item of every chunk; few chunks are in memory, drawn as they are needed.
 
     Raises:
         UserError: The endpoint cannot be used, or the budget is used up; what was answered by then
@@ -41,7 +39,9 @@ async def ask_all(
     slots = asyncio.Semaphore(2 * endpoint.section.max_in_flight)
     faults: list[BaseException] = []
 
-    async def one(item: Item) -> Result:
+    async def ask(item: Item | None) -> Result | None:
+        if item is None:
+            return None
         try:
             return await ask_one(item)
         except BaseException as error:
@@ -50,40 +50,37 @@ async def ask_all(
         finally:
             slots.release()
 
-    async def close(
-        work: ChunkWork[Item, Result], tasks: Sequence[asyncio.Task[Result] | None]
-    ) -> None:
-        results = await asyncio.gather(
-            *(task for task in tasks if task is not None), return_exceptions=True
-        )
-        if any(isinstance(result, BaseException) for result in results):
-            return  # one() noted it
-        found = iter(results)
-        work.finish([next(found) if task is not None else None for task in tasks])  # type: ignore[misc]
+    async def close(work: ChunkWork[Item, Result], tasks: list[asyncio.Task[Any]]) -> None:
+        results: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
+        is_whole = len(results) == len(work.items)
+        if is_whole and not any(isinstance(result, BaseException) for result in results):
+            work.finish(results)
 
     closing = []
     for work in chunks:
-        tasks: list[asyncio.Task[Result] | None] = []
+        tasks: list[asyncio.Task[Any]] = []
         for item in work.items:
             if item is not None:
                 await slots.acquire()
-            tasks.append(asyncio.create_task(one(item)) if item is not None else None)
             if faults:
                 break
-        if faults:
-            closing.append(asyncio.create_task(_settled(tasks)))
-            break
+            tasks.append(asyncio.create_task(ask(item)))
         closing.append(asyncio.create_task(close(work, tasks)))
+        if faults:
+            break
     await asyncio.gather(*closing)
     if faults:
-        raise next(
-            (fault for fault in faults if not isinstance(fault, UserError)),
-            endpoint.stopped or faults[0],
-        )
+        bugs = [fault for fault in faults if not isinstance(fault, UserError)]
+        raise next(iter(bugs), endpoint.stopped or faults[0])
 
 
-async def _settled(tasks: Sequence[asyncio.Task[Result] | None]) -> None:
-    await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
+async def ask_each(
+    items: Sequence[Item], endpoint: Endpoint, ask_one: Callable[[Item], Awaitable[Result]]
+) -> list[Result]:
+    """The result of every item, in order; as `ask_all` for a single chunk."""
+    results: list[Any] = []
+    await ask_all([ChunkWork(items, results.extend)], endpoint, ask_one)
+    return results
 
 
 def spent(endpoint: Endpoint) -> dict[str, float]:

@@ -1,13 +1,10 @@
-"""A short talk with a model that answers in JSON: a reply that is no such JSON, or fails its check,
-goes back once.
-"""
+"""A chat with a model that answers in JSON: a reply that is none, or fails its check, goes back once."""
 
 import functools
 import json
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -16,6 +13,7 @@ from pipeline.llm.client import Endpoint
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
+NOT_JSON, WRONG_SCHEMA = "reply_not_json", "reply_wrong_schema"
 _FAULTS = {
     "reply_empty": "The reply was empty.",
     "reply_refused": "The reply was a refusal; nothing in the captions needs one.",
@@ -31,11 +29,24 @@ class Failure:
     problem: str
 
 
-class Talk:
-    """The requests about one pair, and what came of them."""
+def problem_as_json(failure: Failure) -> str:
+    """What is wrong, as data."""
+    return json.dumps({"problem": failure.problem}, ensure_ascii=False)
 
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
+
+class StructuredChat:
+    """A few requests about one thing, and what came of them.
+
+    `replies` is all that was paid for; `refused` are the replies that failed, each with its failure.
+
+    Args:
+        again: What is said to a reply that failed; None leaves it at that.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, again: Callable[[Failure], str | None] = problem_as_json
+    ) -> None:
+        self._endpoint, self._again = endpoint, again
         self.replies: list[Reply] = []
         self.refused: list[tuple[Failure, str]] = []
 
@@ -45,23 +56,19 @@ class Talk:
         shape: type[Shape],
         failure_of: Callable[[Shape], Failure | None] = lambda _: None,
     ) -> Shape | None:
-        """What the model says, if its first or second try passes; None if neither does, or if there
-        was no reply at all.
-        """
+        """What the model says, if its first or second try passes; otherwise None."""
         for _ in range(2):
-            reply = await self._endpoint.ask(messages, _schema(shape))
-            said, failure = _read(reply, shape)
+            reply = await self._endpoint.ask(messages, json_schema(shape))
             if reply.model:
                 self.replies.append(reply)
-            if said is not None:
-                failure = failure_of(said)
-                if failure is None:
-                    return said
-            assert failure is not None
+            said = read_reply(reply, shape)
+            failure = said if isinstance(said, Failure) else failure_of(said)
+            if failure is None:
+                return cast(Shape, said)
             self.refused.append((failure, reply.text))
-            if not reply.model:
+            again = self._again(failure)
+            if again is None or not reply.model:
                 return None
-            again = json.dumps({"problem": failure.problem}, ensure_ascii=False)
             # Some servers take no empty message.
             messages = [
                 *messages,
@@ -72,31 +79,34 @@ class Talk:
 
 
 @functools.cache
-def _schema(shape: type[BaseModel]) -> dict[str, Any]:
-    names = list(shape.model_fields)
-    kinds = {name: _kind(field.annotation) for name, field in shape.model_fields.items()}
-    return {"type": "object", "properties": kinds, "required": names, "additionalProperties": False}
+def json_schema(shape: type[BaseModel]) -> dict[str, Any]:
+    """A shape as servers enforce it: all of its fields and no others, without pydantic's titles."""
+    fields = shape.model_json_schema()["properties"]
+    properties = {
+        name: {key: value for key, value in field.items() if key != "title"}
+        for name, field in fields.items()
+    }
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
 
 
-def _kind(annotation: Any) -> dict[str, Any]:
-    """A text, or one of the words of a Literal."""
-    choices = list(typing.get_args(annotation))
-    return {"type": "string", "enum": choices} if choices else {"type": "string"}
-
-
-def _read(reply: Reply, shape: type[Shape]) -> tuple[Shape | None, Failure | None]:
+def read_reply(reply: Reply, shape: type[Shape]) -> Shape | Failure:
     """A reply's JSON, also from within a code fence; or what is wrong with it."""
     if reply.fault:
-        return None, Failure(reply.fault, _FAULTS.get(reply.fault, reply.fault))
+        return Failure(reply.fault, _FAULTS.get(reply.fault, reply.fault))
     text = reply.text.strip()
     if text.startswith("```"):
         text = text.strip("`").removeprefix("json").strip()
     try:
-        return shape.model_validate_json(text), None
+        return shape.model_validate_json(text)
     except ValidationError as error:
         is_json = error.errors()[0]["type"] != "json_invalid"
         names = ", ".join(shape.model_fields)
-        reason = "reply_wrong_schema" if is_json else "reply_not_json"
-        return None, Failure(
-            reason, f"The reply must be one JSON object with the texts {names}, and nothing else."
+        return Failure(
+            WRONG_SCHEMA if is_json else NOT_JSON,
+            f"The reply must be one JSON object with the texts {names}, and nothing else.",
         )

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.llm.client import Endpoint
-from pipeline.llm.structured_chat import Failure, Talk
+from pipeline.llm.structured_chat import Failure, StructuredChat
 from pipeline.rewrite import checks
 from pipeline.rewrite.checks import (
     answers_failure,
@@ -97,9 +97,9 @@ async def by_model(pair: Pair, endpoint: Endpoint, section: RewriteSection) -> R
 
     A question that the source brought along is kept if it passes the checks.
     """
-    talk = Talk(endpoint)
-    written = await _written(pair, talk, section)
-    refused, replies = tuple(talk.refused), tuple(talk.replies)
+    chat = StructuredChat(endpoint)
+    written = await _written(pair, chat, section)
+    refused, replies = tuple(chat.refused), tuple(chat.replies)
     if written is not None:
         return Rewrite(
             written, "llm_retried" if refused else "llm", replies[-1].model, "", refused, replies
@@ -119,10 +119,10 @@ async def by_model(pair: Pair, endpoint: Endpoint, section: RewriteSection) -> R
     )
 
 
-async def _written(pair: Pair, talk: Talk, section: RewriteSection) -> Written | None:
+async def _written(pair: Pair, chat: StructuredChat, section: RewriteSection) -> Written | None:
     question = " ".join((pair.question or "").split())
     if not question or question_failure(question, *pair.captions, section.checks):
-        asked = await talk.ask(
+        asked = await chat.ask(
             question_messages(pair),
             _Question,
             lambda reply: question_failure(_line(reply.question), *pair.captions, section.checks),
@@ -136,7 +136,7 @@ async def _written(pair: Pair, talk: Talk, section: RewriteSection) -> Written |
             question, (_line(reply.answer_a), _line(reply.answer_b)), pair.captions, section.checks
         )
 
-    answers = await talk.ask(answers_messages(pair, question), _Answers, fault)
+    answers = await chat.ask(answers_messages(pair, question), _Answers, fault)
     return Written(question, _line(answers.answer_a), _line(answers.answer_b)) if answers else None
 
 

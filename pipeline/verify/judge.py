@@ -26,7 +26,7 @@ from pipeline.llm.batch import ChunkWork, ask_all, spent
 from pipeline.llm.cache import Reply
 from pipeline.llm.client import Endpoint
 from pipeline.llm.spending import SPENDING_SCHEMA, spending, tries_facts
-from pipeline.llm.structured_chat import Failure, Talk
+from pipeline.llm.structured_chat import Failure, StructuredChat
 from pipeline.storage.image_store import ImageLibrary
 from pipeline.verify.config import JudgeSection, VerifySection
 
@@ -95,18 +95,18 @@ async def judge_pair(
     Args:
         row: question, answer_a, answer_b, image_a_sha256 and image_b_sha256.
     """
-    talk = Talk(endpoint)
+    chat = StructuredChat(endpoint)
     verdicts: dict[str, bool | None] = {}
     for image in "ab":
         uri = data_uri(library[row[f"image_{image}_sha256"]])
         for answer in "ab":
-            said = await talk.ask(
+            said = await chat.ask(
                 judge_messages(row["question"], row[f"answer_{answer}"], uri), _Judgement
             )
             verdicts[f"judged_{answer}_of_{image}"] = (
                 {"true": True, "false": False}.get(said.verdict) if said else None
             )
-    return Judged(verdicts, tuple(talk.refused), tuple(talk.replies))
+    return Judged(verdicts, tuple(chat.refused), tuple(chat.replies))
 
 
 def ask_judge(
