@@ -39,11 +39,11 @@ def draw(pair: Candidate, written: Written) -> Image.Image:
     page = Image.new("RGB", (WIDTH, HEIGHT), "white")
     pen = ImageDraw.Draw(page)
     pen.text((WIDTH / 2, 36), written.question, INK, _font(24, bold=True), anchor="mm")
-    for centre, title, data in zip(
+    for center, title, data in zip(
         CENTRES, ("image a", "no image", "image b"), (pair.image_a, None, pair.image_b), strict=True
     ):
-        pen.text((centre, TOP - 16), title, PALE, _font(17), anchor="mm")
-        corner = (centre - SIDE // 2, TOP)
+        pen.text((center, TOP - 16), title, PALE, _font(17), anchor="mm")
+        corner = (center - SIDE // 2, TOP)
         if data is None:
             pen.rectangle((*corner, corner[0] + SIDE, TOP + SIDE), outline=PALE, width=2)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.sources.scenes.drawing import BOX, BOX_COLOUR, COLOURS, KINDS
+from pipeline.sources.scenes.drawing import BOX, BOX_COLOR, COLORS, KINDS
 from pipeline.sources.scenes.phrasing import COUNTS, PHRASINGS, VALUES, write
 
 # Shapes: F facts; G cells on a side of the grid.
@@ -17,7 +17,7 @@ from pipeline.sources.scenes.phrasing import COUNTS, PHRASINGS, VALUES, write
 Fact = tuple[str, str, str]
 
 FACTS: tuple[Fact, ...] = (
-    *(("attribute", kind, colour) for kind in KINDS for colour in COLOURS),
+    *(("attribute", kind, color) for kind in KINDS for color in COLORS),
     *(
         (category, kind, value)
         for category in ("count", "position", "relation")
@@ -96,7 +96,7 @@ def _cell(box: Sequence[int], size_px: int, num_cells: int) -> tuple[int, int]:
     return column, row
 
 
-NUM_COVERS = (len(KINDS) + 2, len(COLOURS) + 2, 2)
+NUM_COVERS = (len(KINDS) + 2, len(COLORS) + 2, 2)
 
 
 def covers_of(meta: Mapping[str, Any], side: str, size_px: int, grid: int) -> NDArray[np.int64]:
@@ -112,7 +112,7 @@ def covers_of(meta: Mapping[str, Any], side: str, size_px: int, grid: int) -> ND
         x0, y0, x1, y1 = thing["box"]
         inside = np.ix_((middle >= y0) & (middle < y1), (middle >= x0) & (middle < x1))
         covers[0][inside] = 1 + (*KINDS, BOX).index(thing["object"])
-        covers[1][inside] = 1 + (*COLOURS, BOX_COLOUR).index(thing["colour"])
+        covers[1][inside] = 1 + (*COLORS, BOX_COLOR).index(thing["colour"])
         column, row = _cell(thing["box"], size_px, grid)
         covers[2, row, column] = 1
     return covers

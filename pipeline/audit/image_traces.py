@@ -11,7 +11,7 @@ from PIL import Image, JpegImagePlugin
 from pipeline.core.images import FORMATS, decode_rgb
 
 FloatArray = npt.NDArray[np.float64]
-GreyArray = npt.NDArray[np.float32]
+GrayArray = npt.NDArray[np.float32]
 
 FEATURES = (
     "is_jpeg",
@@ -68,7 +68,7 @@ def _container(data: bytes) -> tuple[float, ...]:
         )
 
 
-def _window(picture: Image.Image) -> GreyArray:
+def _window(picture: Image.Image) -> GrayArray:
     """The middle of the picture in grey levels, cut along the block grid, which JPEG counts from
     the top left corner.
     """
@@ -77,7 +77,7 @@ def _window(picture: Image.Image) -> GreyArray:
     return np.asarray(picture.crop(box).convert("L"), dtype=np.float32)
 
 
-def pixel_traces(grey_HW: GreyArray) -> tuple[float, float, float]:
+def pixel_traces(gray_HW: GrayArray) -> tuple[float, float, float]:
     """Noise, sharpness and blockiness of a grey picture (levels 0 to 255).
 
     Noise is the mean size of the diagonal second difference (edges along rows and columns cancel in
@@ -85,9 +85,9 @@ def pixel_traces(grey_HW: GreyArray) -> tuple[float, float, float]:
     mean step across 8x8 block borders and the mean step elsewhere: 0 is none, 1 is flat blocks. A
     picture of less than three blocks a side has blockiness 0, one of less than 3 pixels all zero.
     """
-    if min(grey_HW.shape) < 3:
+    if min(gray_HW.shape) < 3:
         return 0.0, 0.0, 0.0
-    across, down = np.diff(grey_HW, axis=1), np.diff(grey_HW, axis=0)
+    across, down = np.diff(gray_HW, axis=1), np.diff(gray_HW, axis=0)
     noise = float(np.abs(np.diff(across, axis=0)).mean())
     laplacian = np.diff(across, axis=1)[1:-1] + np.diff(down, axis=0)[:, 1:-1]
     steps = np.abs(across).mean(axis=0), np.abs(down).mean(axis=1)

@@ -36,13 +36,13 @@ def perceptual_hash(image: Image.Image) -> int | None:
     says whether the coefficient is above their median. Brightness, contrast, size and recompression
     hardly move it.
     """
-    grey = np.asarray(
+    gray = np.asarray(
         image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), dtype=np.float64
     )
-    if grey.std() < MIN_CONTRAST:
+    if gray.std() < MIN_CONTRAST:
         return None
     rows = _cosines()
-    coefficients = (rows @ grey @ rows.T)[1:9, 1:9].ravel()
+    coefficients = (rows @ gray @ rows.T)[1:9, 1:9].ravel()
     bits = coefficients > np.median(coefficients)
     return int(np.packbits(bits).view(">u8")[0])
 

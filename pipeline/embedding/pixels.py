@@ -40,7 +40,7 @@ def pixels_descriptor(image: Image.Image) -> Floats:
     """
     small = image.resize((64, 64), Image.Resampling.BOX)
     rgb = np.asarray(small, dtype=np.float32) / 255.0
-    colours = rgb.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).ravel() - 0.5
+    colors = rgb.reshape(8, 8, 8, 8, 3).mean(axis=(1, 3)).ravel() - 0.5
     dy, dx = np.gradient(rgb.mean(axis=2))
     strength = np.hypot(dx, dy)
     bins = ((np.arctan2(dy, dx) % np.pi) / np.pi * 8).astype(np.int64) % 8
@@ -48,7 +48,7 @@ def pixels_descriptor(image: Image.Image) -> Floats:
     edges = np.bincount((cells * 8 + bins).ravel(), weights=strength.ravel(), minlength=128).astype(
         np.float32
     )
-    return np.concatenate([_unit(colours), _unit(edges)])
+    return np.concatenate([_unit(colors), _unit(edges)])
 
 
 def _unit(vector: Floats) -> Floats:

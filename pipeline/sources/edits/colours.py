@@ -56,7 +56,7 @@ class Region:
         return self.hue + self.width / 2
 
 
-COLOURS = {
+COLORS = {
     "red": Region(14, 23, 0.30, 0.68, 0.165),
     "orange": Region(46, 26, 0.66, 1.00, 0.11),
     "yellow": Region(84, 28, 0.70, 1.00, 0.09),
@@ -65,7 +65,7 @@ COLOURS = {
     "purple": Region(293, 37, 0.25, 0.68, 0.08),
     "pink": Region(338, 32, 0.64, 1.00, 0.08),
 }
-NAMES = tuple(COLOURS)
+NAMES = tuple(COLORS)
 
 # Of a thing's pixels: how many must have the name that it goes by, and how many may have other
 # names.
@@ -108,7 +108,7 @@ def named(lab: Floats) -> NDArray[np.int8]:
     """
     hue, chroma, lightness = _hue(lab), _chroma(lab), lab[..., 0]
     names = np.full(lab.shape[:-1], -1, np.int8)
-    for number, region in enumerate(COLOURS.values()):
+    for number, region in enumerate(COLORS.values()):
         inside = (hue - region.hue) % 360 <= region.width
         inside &= (
             (lightness >= region.min_lightness)
@@ -119,7 +119,7 @@ def named(lab: Floats) -> NDArray[np.int8]:
     return names
 
 
-def colour_name(pixels: Pixels) -> str:
+def color_name(pixels: Pixels) -> str:
     """What colour a thing with these pixels has, or "" if people might not agree. [N, 3].
 
     At least half of the pixels bear the name, and at most 15 % bear others.
@@ -146,7 +146,7 @@ class Found:
 
     thing: Mask
     reach: Mask
-    colour: str
+    color: str
 
 
 def find_in_box(pixels: Pixels, box: Box) -> Found | None:
@@ -172,7 +172,7 @@ def find_in_box(pixels: Pixels, box: Box) -> Found | None:
     return _found(to_lab(pixels), thing, thing, inside)
 
 
-def find_by_colour(pixels: Pixels) -> Found | None:
+def find_by_color(pixels: Pixels) -> Found | None:
     """The one patch of clear colour in the middle of a photograph; None if there is none, or more
     than one. [H, W, 3].
 
@@ -207,15 +207,15 @@ def _enlarged(mask: Mask, pixels: Pixels) -> Mask:
     ).astype(bool)
 
 
-def _patch(coloured: Mask) -> tuple[Mask, Mask] | None:
+def _patch(colored: Mask) -> tuple[Mask, Mask] | None:
     """The piece that holds the colour, its holes filled, and that piece's convex hull."""
     import cv2
 
-    height, width = coloured.shape
-    if coloured.mean() < MIN_PATCH / 2:
+    height, width = colored.shape
+    if colored.mean() < MIN_PATCH / 2:
         return None
     kernel = np.ones((max(3, max(height, width) // 64),) * 2, np.uint8)
-    closed = cv2.morphologyEx(coloured.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
+    closed = cv2.morphologyEx(colored.astype(np.uint8), cv2.MORPH_CLOSE, kernel)
     outlines, _ = cv2.findContours(closed, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
     outline = max(outlines, key=cv2.contourArea)
     filled, hull = (
@@ -225,7 +225,7 @@ def _patch(coloured: Mask) -> tuple[Mask, Mask] | None:
     edge = np.concatenate([filled[0], filled[-1], filled[:, 0], filled[:, -1]])
     rows, columns = filled.nonzero()
     is_central = abs(rows.mean() / height - 0.5) < 0.25 and abs(columns.mean() / width - 0.5) < 0.25
-    is_whole = (coloured & filled).sum() >= MIN_IN_ONE_PATCH * coloured.sum()
+    is_whole = (colored & filled).sum() >= MIN_IN_ONE_PATCH * colored.sum()
     fits = (
         MIN_PATCH <= filled.mean() <= MAX_PATCH and edge.mean() <= 0.01 and is_central and is_whole
     )
@@ -239,37 +239,33 @@ def _found(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> Found | Non
     import cv2
 
     names = named(lab)
-    colour = _agreed(names[thing])
+    color = _agreed(names[thing])
     if (
-        not colour
-        or (names[around] >= 0).sum() - (names[around] == NAMES.index(colour)).sum()
+        not color
+        or (names[around] >= 0).sum() - (names[around] == NAMES.index(color)).sum()
         > MAX_OTHERS * around.sum()
     ):
         return None
-    alike = (
-        (_away(lab, _main_hue(lab[thing], colour)) < _HUE_NEAR) & (_chroma(lab) > 0.03) & allowed
-    )
+    alike = (_away(lab, _main_hue(lab[thing], color)) < _HUE_NEAR) & (_chroma(lab) > 0.03) & allowed
     _, pieces = cv2.connectedComponents((alike | thing).astype(np.uint8))
     shades = np.isin(pieces, np.unique(pieces[thing])) & alike
     if shades.sum() > MAX_REACH * thing.sum():
         return None  # the surroundings have the same hue, and would turn as well
     reach = cv2.dilate((shades | thing).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    return Found(thing, reach & allowed, colour)
+    return Found(thing, reach & allowed, color)
 
 
-def _main_hue(lab: Floats, colour: str) -> float:
+def _main_hue(lab: Floats, color: str) -> float:
     """The median hue of those pixels that bear the name, in degrees."""
-    own = _hue(lab[named(lab) == NAMES.index(colour)])
-    return (
-        float(np.median((own - COLOURS[colour].middle + 180) % 360 - 180)) + COLOURS[colour].middle
-    )
+    own = _hue(lab[named(lab) == NAMES.index(color)])
+    return float(np.median((own - COLORS[color].middle + 180) % 360 - 180)) + COLORS[color].middle
 
 
 def _away(lab: Floats, hue: float) -> Floats:
     return abs((_hue(lab) - hue + 180) % 360 - 180)
 
 
-def recolour(pixels: Pixels, found: Found, target: str) -> Pixels | None:
+def recolor(pixels: Pixels, found: Found, target: str) -> Pixels | None:
     """The picture with the thing's own hue turned to that of `target`; None unless the result,
     measured, bears that name. [H, W, 3].
 
@@ -279,15 +275,15 @@ def recolour(pixels: Pixels, found: Found, target: str) -> Pixels | None:
     import cv2
 
     lab = to_lab(pixels)
-    hue = _main_hue(lab[found.thing], found.colour)
+    hue = _main_hue(lab[found.thing], found.color)
     near_hue = np.clip((_HUE_FAR - _away(lab, hue)) / (_HUE_FAR - _HUE_NEAR), 0, 1)
-    colourful = np.clip((_chroma(lab) - 0.02) / 0.03, 0, 1)
+    colorful = np.clip((_chroma(lab) - 0.02) / 0.03, 0, 1)
     # Soft at the rim, so that no line is drawn around the thing.
     soft = cv2.GaussianBlur(found.reach.astype(np.float32), (5, 5), 0) * found.reach
-    weight = (near_hue * colourful * soft)[..., None]
-    turned = lab * (1 - weight) + _turn(lab, COLOURS[target].middle - hue) * weight
+    weight = (near_hue * colorful * soft)[..., None]
+    turned = lab * (1 - weight) + _turn(lab, COLORS[target].middle - hue) * weight
     result = np.where(weight > 0, to_rgb(turned), pixels)
-    return result if target != found.colour and colour_name(result[found.thing]) == target else None
+    return result if target != found.color and color_name(result[found.thing]) == target else None
 
 
 def _turn(lab: Floats, degrees: float) -> Floats:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from pipeline.core.schema import Category
-from pipeline.sources.edits.colours import NAMES, find_by_colour, find_in_box, recolour
+from pipeline.sources.edits.colours import NAMES, find_by_color, find_in_box, recolor
 from pipeline.sources.edits.nouns import NUMBERS
 from pipeline.sources.edits.photos import Album, NotMade, Photo
 from pipeline.sources.edits.phrasing import Texts, write
@@ -252,12 +252,12 @@ def flip(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
     return _placed(rng, (view, mirrored(view)), left, right, LEFT_RIGHT, photos)
 
 
-def _to_recolour(album: Album) -> list[Choice]:
-    photos = [photo for photo in album.photos if _recolourable(album, photo)]
+def _to_recolor(album: Album) -> list[Choice]:
+    photos = [photo for photo in album.photos if _recolorable(album, photo)]
     return [photos] if photos else []
 
 
-def _recolourable(album: Album, photo: Photo) -> list[int]:
+def _recolorable(album: Album, photo: Photo) -> list[int]:
     """Numbers of the things of which there is one, and whose label names no colour; [0] of a
     photograph without boxes.
     """
@@ -269,7 +269,7 @@ def _recolourable(album: Album, photo: Photo) -> list[int]:
     ]
 
 
-def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
+def recolor_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
     """A photograph, and the same with one thing in another colour; both names are measured.
 
     Without a box it is taken to be the one patch of clear colour in the photograph's middle.
@@ -281,18 +281,18 @@ def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edi
     def attempt(photo: Photo, number: int) -> Edit | None:
         view = shrunk(album.look(photo), size_px)
         thing = view.things[number]
-        found = find_in_box(view.pixels, thing.box) if photo.things else find_by_colour(view.pixels)
-        turned = ((target, recolour(view.pixels, found, target)) for target in targets if found)
+        found = find_in_box(view.pixels, thing.box) if photo.things else find_by_color(view.pixels)
+        turned = ((target, recolor(view.pixels, found, target)) for target in targets if found)
         target, pixels = next(
             ((target, pixels) for target, pixels in turned if pixels is not None), ("", None)
         )
         if found is None or pixels is None:
             return None
         view_a, view_b = (
-            View(shown, tuple(replace(t, colour=colour) if t is thing else t for t in view.things))
-            for shown, colour in ((view.pixels, found.colour), (pixels, target))
+            View(shown, tuple(replace(t, color=color) if t is thing else t for t in view.things))
+            for shown, color in ((view.pixels, found.color), (pixels, target))
         )
-        values = (found.colour, target)
+        values = (found.color, target)
         texts = write(rng, "colour", thing.label, values)
         return Edit(
             view_a=view_a,
@@ -304,7 +304,7 @@ def recolour_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edi
             photos=(photo,),
         )
 
-    return _first_that_works(rng, album, choice, _recolourable, attempt, "colour_not_clear")
+    return _first_that_works(rng, album, choice, _recolorable, attempt, "colour_not_clear")
 
 
 def _first_that_works(
@@ -406,8 +406,8 @@ OPERATIONS = {
         "recolour",
         "attribute",
         "photographs that show one thing of a label",
-        _to_recolour,
-        recolour_one,
+        _to_recolor,
+        recolor_one,
     ),
     "flip": Operation(
         "flip", "position", f"{_TWO}, or two boxes side by side in one photograph", _to_mirror, flip

@@ -200,10 +200,10 @@ def _meta(edit: Edit) -> dict[str, Any]:
 
 def _truth(view: View) -> dict[str, Any]:
     """As in the scenes source, but a colour is there only where it was measured."""
-    coloured = [{"colour": thing.colour} if thing.colour else {} for thing in view.things]
+    colored = [{"colour": thing.color} if thing.color else {} for thing in view.things]
     return {
         "objects": [
-            {"object": thing.label, "box": list(thing.box), **colour}
-            for thing, colour in zip(view.things, coloured, strict=True)
+            {"object": thing.label, "box": list(thing.box), **color}
+            for thing, color in zip(view.things, colored, strict=True)
         ]
     }

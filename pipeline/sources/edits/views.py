@@ -29,7 +29,7 @@ class Thing:
 
     label: str
     box: Box
-    colour: str | None = None
+    color: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

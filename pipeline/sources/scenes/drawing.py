@@ -16,7 +16,7 @@ Mask = NDArray[np.bool_]
 Axis = NDArray[np.float64]
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "heart")
-COLOURS = {
+COLORS = {
     "red": (225, 30, 35),
     "green": (20, 165, 50),
     "blue": (35, 70, 235),
@@ -28,7 +28,7 @@ BACKGROUNDS = ("striped", "checked", "dotted", "wavy", "brick", "speckled")
 OUTLINE = (24, 24, 28)
 
 # The landmark of relations: neither its kind nor its colour is one that a question can be about.
-BOX, BOX_COLOUR = "box", "brown"
+BOX, BOX_COLOR = "box", "brown"
 _BOX_FILL, _BOX_SLAT = (120, 72, 30), (184, 128, 72)
 
 # Muted tones, far from every shape's colour, as (darker, lighter).
@@ -51,7 +51,7 @@ class Thing:
     """A shape in a scene: what it is, and the square that it fills (outline included), in pixels."""
 
     kind: str
-    colour: str
+    color: str
     x0: int
     y0: int
     size_px: int
@@ -138,7 +138,7 @@ def draw_things(backdrop_pixels: Pixels, things: tuple[Thing, ...]) -> Pixels:
             continue
         shape, rim = _masks(thing.kind, thing.size_px)
         window[rim] = OUTLINE
-        window[shape] = COLOURS[thing.colour]
+        window[shape] = COLORS[thing.color]
     return canvas
 
 

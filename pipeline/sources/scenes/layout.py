@@ -12,8 +12,8 @@ from random import Random
 from pipeline.sources.scenes.drawing import (
     BACKGROUNDS,
     BOX,
-    BOX_COLOUR,
-    COLOURS,
+    BOX_COLOR,
+    COLORS,
     KINDS,
     NUM_CLUTTER_TONES,
     NUM_TONES,
@@ -68,8 +68,8 @@ def held_out_combinations() -> frozenset[Combination]:
     to a multiple of 3. So each kind keeps four colours and loses two, and each colour keeps four
     kinds and loses two.
     """
-    kinds, colours = _fixed_order(KINDS), _fixed_order(tuple(COLOURS))
-    return frozenset((k, c) for k, c in product(KINDS, COLOURS) if (kinds[k] + colours[c]) % 3 == 0)
+    kinds, colors = _fixed_order(KINDS), _fixed_order(tuple(COLORS))
+    return frozenset((k, c) for k, c in product(KINDS, COLORS) if (kinds[k] + colors[c]) % 3 == 0)
 
 
 def usual_kind(background: str) -> str:
@@ -99,7 +99,7 @@ def lay_out(
             contrast) is its background's usual one; otherwise the kind is drawn from all.
     """
     held_out = held_out_combinations()
-    everything = frozenset(product(KINDS, COLOURS))
+    everything = frozenset(product(KINDS, COLORS))
     for_subject = {"all": everything, "seen": everything - held_out, "held_out": held_out}[
         combinations
     ]
@@ -116,17 +116,17 @@ def lay_out(
 
 
 def _choose(rng: Random, category: str, kind: str, allowed: frozenset[Combination]) -> _Choice:
-    colour = rng.choice([c for c in COLOURS if (kind, c) in allowed])
+    color = rng.choice([c for c in COLORS if (kind, c) in allowed])
     if category == "object":
-        other = rng.choice([k for k in KINDS if (k, colour) in allowed and k != kind])
+        other = rng.choice([k for k in KINDS if (k, color) in allowed and k != kind])
         a, b = rng.sample((kind, other), 2)
-        return _Choice(colour, a, b, ((a, colour), (b, colour)))
+        return _Choice(color, a, b, ((a, color), (b, color)))
     if category == "attribute":
-        a, b = rng.sample([c for c in COLOURS if (kind, c) in allowed], 2)
+        a, b = rng.sample([c for c in COLORS if (kind, c) in allowed], 2)
         return _Choice(kind, a, b, ((kind, a), (kind, b)))
     pool = rng.choice(OPPOSITES) if category == "relation" else VALUES[category]
     a, b = rng.sample(pool, 2)
-    return _Choice(kind, a, b, ((kind, colour), (kind, colour)))
+    return _Choice(kind, a, b, ((kind, color), (kind, color)))
 
 
 def _others(
@@ -136,18 +136,18 @@ def _others(
     question is clear.
     """
     chosen: list[Combination] = []
-    kinds, colours = {k for k, _ in choice.sides}, {c for _, c in choice.sides}
+    kinds, colors = {k for k, _ in choice.sides}, {c for _, c in choice.sides}
     for _ in range(number):
         free = [
             (k, c)
-            for k, c in product(KINDS, COLOURS)
-            if (k, c) in allowed and k not in kinds and c not in colours
+            for k, c in product(KINDS, COLORS)
+            if (k, c) in allowed and k not in kinds and c not in colors
         ]
         if not free:
             break
         chosen.append(rng.choice(free))
         kinds.add(chosen[-1][0])
-        colours.add(chosen[-1][1])
+        colors.add(chosen[-1][1])
     return chosen
 
 
@@ -200,7 +200,7 @@ def _place_positioned(
     a = _in_cell(rng, choice.sides[0], own[0], size_px)
     side = size_px // 3
     x0, y0 = (step * side + rng.randint(0, side - a.size_px) for step in own[1])
-    b = Thing(a.kind, a.colour, x0, y0, a.size_px)
+    b = Thing(a.kind, a.color, x0, y0, a.size_px)
     cells = rng.sample([cell for cell in _CELLS if cell not in own], len(others))
     rest = tuple(
         _in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True)
@@ -226,9 +226,9 @@ def _place_related(
     # side a has the subject in the second spot
     if choice.value_a in (OPPOSITES[0][1], OPPOSITES[1][1]):
         spots.reverse()
-    (kind, colour), first, second = choice.sides[0], *spots
-    a = (Thing(kind, colour, *first, size), Thing(BOX, BOX_COLOUR, *second, size))
-    b = (Thing(kind, colour, *second, size), Thing(BOX, BOX_COLOUR, *first, size))
+    (kind, color), first, second = choice.sides[0], *spots
+    a = (Thing(kind, color, *first, size), Thing(BOX, BOX_COLOR, *second, size))
+    b = (Thing(kind, color, *second, size), Thing(BOX, BOX_COLOR, *first, size))
     rest = tuple(_free(rng, other, a, size_px) for other in _others(rng, choice, allowed, 1))
     found = tuple(thing for thing in rest if thing is not None)
     return a + found, b + found

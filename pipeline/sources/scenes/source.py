@@ -147,4 +147,4 @@ def _meta(layout: PairLayout, phrasing: int) -> dict[str, Any]:
 
 
 def _object(thing: Thing) -> dict[str, Any]:
-    return {"object": thing.kind, "colour": thing.colour, "box": list(thing.box)}
+    return {"object": thing.kind, "colour": thing.color, "box": list(thing.box)}

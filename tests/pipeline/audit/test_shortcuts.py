@@ -280,15 +280,15 @@ def test_flat_blocks_are_seen_wherever_the_picture_is_cut():
 
 def test_white_noise_is_measured_and_blur_lowers_noise_and_sharpness():
     rng = np.random.default_rng(6)
-    grey = rng.normal(128, 5, (256, 256)).astype(np.float32)
-    noise, sharpness, blockiness = pixel_traces(grey)
+    gray = rng.normal(128, 5, (256, 256)).astype(np.float32)
+    noise, sharpness, blockiness = pixel_traces(gray)
     # A diagonal difference of four independent pixels has standard deviation 2 * 5, and a normal's
     # mean size is 0.798 of it.
     assert noise == pytest.approx(2 * 5 * np.sqrt(2 / np.pi), rel=0.02)
     # The Laplacian adds 4 pixels and subtracts 4 times the middle: variance (4 + 16) * 25.
     assert sharpness == pytest.approx(np.log(501), rel=0.01)
     assert abs(blockiness) < 0.02
-    blurred = (grey[:-1, :-1] + grey[1:, 1:]) / 2
+    blurred = (gray[:-1, :-1] + gray[1:, 1:]) / 2
     assert pixel_traces(blurred)[0] < noise
     assert pixel_traces(blurred)[1] < sharpness
 

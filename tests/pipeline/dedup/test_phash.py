@@ -48,16 +48,16 @@ def test_a_flat_picture_has_no_hash() -> None:
 @pytest.mark.parametrize("max_bits", [0, 1, 2, 5])
 def test_near_pairs_are_those_that_comparing_all_finds(max_bits: int) -> None:
     rng = np.random.default_rng(max_bits)
-    centres = rng.integers(0, 2**63, 12, dtype=np.uint64)
+    centers = rng.integers(0, 2**63, 12, dtype=np.uint64)
     # Flips of 0 to 7 random bits around a few centres: many pairs on either side of the limit.
     hashes = np.unique(
         np.array(
             [
-                centre
+                center
                 ^ np.bitwise_or.reduce(
                     np.uint64(1) << rng.integers(0, 64, flips).astype(np.uint64), initial=0
                 )
-                for centre in centres
+                for center in centers
                 for flips in (0, 1, 1, 2, 3, 4, 6, 7)
             ],
             np.uint64,

@@ -57,8 +57,8 @@ def test_beside_a_box_only_what_was_asked_for_is_certain() -> None:
         "relation", [star, box, cross], [], subject="star", a="to the left of", b="to the right of"
     )
     holds, uncertain = _holding(meta, "a")
-    colours = {("attribute", "star", "red"), ("attribute", "cross", "blue")}
-    assert holds == colours | {("relation", "star", "to the left of")}
+    colors = {("attribute", "star", "red"), ("attribute", "cross", "blue")}
+    assert holds == colors | {("relation", "star", "to the left of")}
     assert uncertain == {
         f
         for f in FACTS

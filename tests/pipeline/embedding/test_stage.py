@@ -20,7 +20,7 @@ from pipeline.stages.ingest import ingest_chunk, plan_chunks
 from pipeline.storage.image_store import owned_images, write_index
 
 
-class MeanColour:
+class MeanColor:
     """A tiny encoder of pictures and texts that keeps count of its work."""
 
     batch_images = 4
@@ -48,7 +48,7 @@ class Counted:
         self.fingerprints, self.opened = fingerprints, {}
 
     def open(self, name: str) -> Any:
-        return self.opened.setdefault(name, MeanColour(name))
+        return self.opened.setdefault(name, MeanColor(name))
 
     @property
     def num_images(self) -> int:
@@ -164,7 +164,7 @@ def test_a_flipped_bit_is_noticed_and_the_part_made_again(column: str, tmp_path:
 def test_one_decode_feeds_all_encoders_in_batches_of_their_own_size(tmp_path: Path) -> None:
     _embed(tmp_path, "one", Counted(clip="c1"))
     images = owned_images(open_stage(tmp_path, "ingest", "one"), 0)
-    left, right = MeanColour("left"), MeanColour("right")
+    left, right = MeanColor("left"), MeanColor("right")
     right.batch_images = 3
     found = embed_images(
         images["bytes"],
@@ -181,7 +181,7 @@ def test_threads_keep_the_order_and_never_run_far_ahead(tmp_path: Path) -> None:
     _embed(tmp_path, "one", Counted(clip="c1"), num_pairs=20, chunk_pairs=20)
     images = owned_images(open_stage(tmp_path, "ingest", "one"), 0)
 
-    class Watched(MeanColour):
+    class Watched(MeanColor):
         def encode_images(self, prepared: Sequence[Any]) -> Any:
             # While a batch is encoded, at most one more is prepared, and what each thread has
             # begun.

@@ -178,12 +178,12 @@ def test_a_turned_photograph_is_made_upright_and_its_old_blocks_stay_on_the_grid
 ) -> None:
     # 16 px squares, as the blocks of the file lie.
     rows, columns = np.indices((116, 150)) // 16
-    grey = np.where((rows * 7 + columns * 5) % 3, 60 + 20 * (rows % 4) + 10 * columns, 20).astype(
+    gray = np.where((rows * 7 + columns * 5) % 3, 60 + 20 * (rows % 4) + 10 * columns, 20).astype(
         np.uint8
     )
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = _encoded(Image.fromarray(grey).convert("RGB"), quality=95, exif=exif)
+    data = _encoded(Image.fromarray(gray).convert("RGB"), quality=95, exif=exif)
     upright = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))).astype(int)
     a, b = map(_pixels, mirrored_pair(data))
     width = {150: 144, 116: 112}[upright.shape[1]]

@@ -154,8 +154,8 @@ def test_a_photograph_that_cannot_be_used_costs_the_pairs_that_would_show_it(
 def test_where_no_colour_is_clear_and_nothing_can_be_filled_the_row_says_so(
     tmp_path: Path, album: Callable[..., Path]
 ) -> None:
-    grey = list(source(album(), "recolour", num_pairs=2).read(0, 2))
-    assert [row.reason for row in grey if isinstance(row, Malformed)] == ["colour_not_clear"] * 2
+    gray = list(source(album(), "recolour", num_pairs=2).read(0, 2))
+    assert [row.reason for row in gray if isinstance(row, Malformed)] == ["colour_not_clear"] * 2
     photo("cup", 1).save(tmp_path / "full.png")
     line = json.dumps(
         {"image": "full.png", "label": "cup", "boxes": [{"label": "cup", "box": [5, 5, 90, 62]}]}

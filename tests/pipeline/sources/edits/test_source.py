@@ -38,17 +38,17 @@ def tiles(data: bytes) -> list[list[str | None]]:
     image = pixels(data)
     found = []
     for y in range(2 + 30, image.shape[0], 63):
-        centres = (
+        centers = (
             image[y - 9 : y + 9, x - 9 : x + 9].mean((0, 1))
             for x in range(2 + 30, image.shape[1], 63)
         )
         found.append(
             [
                 next(
-                    (label for label, shade in SHADES.items() if abs(centre - shade).max() < 9),
+                    (label for label, shade in SHADES.items() if abs(center - shade).max() < 9),
                     None,
                 )
-                for centre in centres
+                for center in centers
             ]
         )
     return found

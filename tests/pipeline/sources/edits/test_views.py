@@ -6,10 +6,10 @@ from PIL import ImageColor
 
 from pipeline.sources.edits.colours import (
     NAMES,
-    colour_name,
-    find_by_colour,
+    color_name,
+    find_by_color,
     find_in_box,
-    recolour,
+    recolor,
     to_lab,
     to_rgb,
 )
@@ -58,17 +58,17 @@ def noise(
     seed: int, height: int = 90, width: int = 120, low: int = 90, high: int = 150
 ) -> np.ndarray:
     """Grey noise: no colour, and the same texture everywhere."""
-    grey = np.random.default_rng(seed).integers(low, high, (height, width, 1), np.uint8)
-    return np.repeat(grey, 3, 2)
+    gray = np.random.default_rng(seed).integers(low, high, (height, width, 1), np.uint8)
+    return np.repeat(gray, 3, 2)
 
 
 def disc(
-    pixels: np.ndarray, colour: str, centre: tuple[int, int] = (60, 45), radius: int = 22
+    pixels: np.ndarray, color: str, center: tuple[int, int] = (60, 45), radius: int = 22
 ) -> np.ndarray:
     """Where a disc was drawn, in place."""
     rows, columns = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
-    inside = (columns - centre[0]) ** 2 + (rows - centre[1]) ** 2 <= radius**2
-    pixels[inside] = ImageColor.getrgb(colour)
+    inside = (columns - center[0]) ** 2 + (rows - center[1]) ** 2 <= radius**2
+    pixels[inside] = ImageColor.getrgb(color)
     return inside
 
 
@@ -126,14 +126,14 @@ def test_boxes_are_apart_or_overlap_to_the_pixel() -> None:
 
 
 @pytest.mark.parametrize("centre", [(60, 45), (10, 45), (110, 10)])
-def test_a_removed_thing_is_gone_and_nothing_changes_around_it(centre: tuple[int, int]) -> None:
+def test_a_removed_thing_is_gone_and_nothing_changes_around_it(center: tuple[int, int]) -> None:
     pixels = noise(3, 90, 120)
-    inside = disc(pixels, "red", centre, 9)
+    inside = disc(pixels, "red", center, 9)
     box = (
-        max(0, centre[0] - 9),
-        max(0, centre[1] - 9),
-        min(120, centre[0] + 10),
-        min(90, centre[1] + 10),
+        max(0, center[0] - 9),
+        max(0, center[1] - 9),
+        min(120, center[0] + 10),
+        min(90, center[1] + 10),
     )
     thing, other = Thing("ball", box), Thing("mark", (0, 80, 9, 89))
     result = without(View(pixels, (thing, other)), thing)
@@ -162,23 +162,23 @@ def test_what_has_no_fitting_surroundings_is_not_removed() -> None:
 
 @pytest.mark.parametrize(("css", "name"), CLEAR.items())
 def test_colours_have_the_names_that_people_give_them(css: str, name: str) -> None:
-    assert colour_name(np.full((9, 3), ImageColor.getrgb(css), np.uint8)) == name
+    assert color_name(np.full((9, 3), ImageColor.getrgb(css), np.uint8)) == name
 
 
 @pytest.mark.parametrize("css", UNCLEAR)
 def test_colours_without_an_agreed_name_have_none(css: str) -> None:
-    assert colour_name(np.full((9, 3), ImageColor.getrgb(css), np.uint8)) == ""
+    assert color_name(np.full((9, 3), ImageColor.getrgb(css), np.uint8)) == ""
 
 
 def test_a_name_needs_half_of_the_pixels_and_hardly_any_of_another() -> None:
-    red, blue, grey = (
+    red, blue, gray = (
         np.array([ImageColor.getrgb(css)], np.uint8) for css in ("red", "blue", "gray")
     )
-    assert colour_name(np.concatenate([red] * 50 + [grey] * 50)) == "red"
-    assert colour_name(np.concatenate([red] * 49 + [grey] * 51)) == ""
-    assert colour_name(np.concatenate([red] * 85 + [blue] * 15)) == "red"
-    assert colour_name(np.concatenate([red] * 84 + [blue] * 16)) == ""
-    assert colour_name(np.zeros((0, 3), np.uint8)) == ""
+    assert color_name(np.concatenate([red] * 50 + [gray] * 50)) == "red"
+    assert color_name(np.concatenate([red] * 49 + [gray] * 51)) == ""
+    assert color_name(np.concatenate([red] * 85 + [blue] * 15)) == "red"
+    assert color_name(np.concatenate([red] * 84 + [blue] * 16)) == ""
+    assert color_name(np.zeros((0, 3), np.uint8)) == ""
 
 
 def test_oklab_agrees_with_its_published_white_and_returns_every_pixel() -> None:
@@ -199,17 +199,15 @@ def test_a_thing_gets_the_colour_that_is_said_and_keeps_all_else(
     band = np.zeros(ball.shape, bool)
     band[43:48, 50:70] = True
     pixels[band] = 255
-    found = find_in_box(pixels, (36, 21, 85, 70)) if boxed else find_by_colour(pixels)
-    assert found is not None and found.colour == before
+    found = find_in_box(pixels, (36, 21, 85, 70)) if boxed else find_by_color(pixels)
+    assert found is not None and found.color == before
     assert found.thing[ball].mean() > 0.9 and found.thing[~ball].mean() < 0.05
     made = {
-        target: result
-        for target in NAMES
-        if (result := recolour(pixels, found, target)) is not None
+        target: result for target in NAMES if (result := recolor(pixels, found, target)) is not None
     }
     assert before not in made and len(made) >= 2
     for target, result in made.items():
-        assert colour_name(result[ball & ~band]) == target
+        assert color_name(result[ball & ~band]) == target
         assert np.array_equal(result[band], pixels[band])
         far = np.ones(ball.shape, bool)
         far[18:73, 33:88] = False
@@ -222,9 +220,9 @@ def test_a_thing_gets_the_colour_that_is_said_and_keeps_all_else(
 def test_without_a_box_only_one_whole_patch_in_the_middle_counts() -> None:
     def found(*discs: tuple[str, tuple[int, int], int]) -> bool:
         pixels = noise(5)
-        for colour, centre, radius in discs:
-            disc(pixels, colour, centre, radius)
-        return find_by_colour(pixels) is not None
+        for color, center, radius in discs:
+            disc(pixels, color, center, radius)
+        return find_by_color(pixels) is not None
 
     assert found(("red", (60, 45), 22))
     assert not found()
@@ -244,4 +242,4 @@ def test_a_thing_that_fills_its_picture_or_has_no_clear_colour_is_not_found_in_i
     assert find_in_box(pixels, (36, 21, 85, 70)) is None
     on_red = np.full((90, 120, 3), ImageColor.getrgb("darkred"), np.uint8)
     disc(on_red, "red")
-    assert find_by_colour(on_red) is None  # the ground has the same hue and would turn as well
+    assert find_by_color(on_red) is None  # the ground has the same hue and would turn as well

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pipeline.core.images import decode_rgb
 from pipeline.core.schema import Candidate
 from pipeline.rewrite.template import write as write_conversation
-from pipeline.sources.scenes.drawing import BOX, COLOURS, KINDS, NOISE_AMPLITUDE, OUTLINE
+from pipeline.sources.scenes.drawing import BOX, COLORS, KINDS, NOISE_AMPLITUDE, OUTLINE
 from pipeline.sources.scenes.layout import held_out_combinations, usual_kind
 from pipeline.sources.scenes.phrasing import COUNTS, HELD_OUT_PHRASINGS, VALUES
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
@@ -60,7 +60,7 @@ def subject(pair: Candidate) -> str:
     return str(json.loads(pair.meta)["contrast"]["subject"])
 
 
-def centre(thing: dict[str, Any]) -> tuple[float, float]:
+def center(thing: dict[str, Any]) -> tuple[float, float]:
     x0, y0, x1, y1 = thing["box"]
     return (x0 + x1) / 2, (y0 + y1) / 2
 
@@ -82,7 +82,7 @@ def test_a_thing_shows_its_own_colour_and_no_other_in_its_box(many: list[Candida
                 x0, y0, x1, y1 = thing["box"]
                 assert x1 - x0 >= 14 and x1 - x0 == y1 - y0
                 window = image[y0:y1, x0:x1].reshape(-1, 3)
-                shares = {name: (window == rgb).all(1).mean() for name, rgb in COLOURS.items()}
+                shares = {name: (window == rgb).all(1).mean() for name, rgb in COLORS.items()}
                 if thing["object"] == BOX:
                     assert max(shares.values()) == 0
                 else:
@@ -95,7 +95,7 @@ def test_shapes_of_different_kinds_differ_in_a_fifth_of_their_pixels() -> None:
 
     canvas = np.zeros((16, 16, 3), np.uint8)
     drawn = [
-        (draw_things(canvas, (Thing(kind, "red", 0, 0, 16),)) == COLOURS["red"]).all(-1)
+        (draw_things(canvas, (Thing(kind, "red", 0, 0, 16),)) == COLORS["red"]).all(-1)
         for kind in KINDS
     ]
     for i, one in enumerate(drawn):
@@ -111,7 +111,7 @@ def test_backgrounds_never_hold_a_colour_of_a_shape(many: list[Candidate]) -> No
                 x0, y0, x1, y1 = thing["box"]
                 outside[y0:y1, x0:x1] = False
             rest = image[outside].astype(int)
-            assert min(abs(rest - rgb).max(1).min() for rgb in COLOURS.values()) > 40
+            assert min(abs(rest - rgb).max(1).min() for rgb in COLORS.values()) > 40
             assert abs(rest - OUTLINE).max(1).min() > NOISE_AMPLITUDE
 
 
@@ -159,14 +159,14 @@ def test_positions_and_relations_are_where_the_caption_says() -> None:
     for pair in pairs(MANY, seed=11, mix={**only("position"), "relation": 1.0}):
         for truth, value in told(pair):
             thing = next(t for t in truth["objects"] if t["object"] == subject(pair))
-            x, y = centre(thing)
+            x, y = center(thing)
             if pair.category == "position":
                 row, _, column = value.partition(" ")
                 expected = (columns.get(column, (21, 42)), rows.get(row, (21, 42)))
                 assert expected[0][0] < x < expected[0][1] and expected[1][0] < y < expected[1][1]
             else:
                 box = next(t for t in truth["objects"] if t["object"] == BOX)
-                dx, dy = x - centre(box)[0], y - centre(box)[1]
+                dx, dy = x - center(box)[0], y - center(box)[1]
                 along, across = {
                     "left": (-dx, dy),
                     "right": (dx, dy),
@@ -183,7 +183,7 @@ def test_no_place_in_the_picture_gives_a_relation_away() -> None:
         for truth, value in told(pair):
             if value in xs:
                 xs[value].append(
-                    centre(next(t for t in truth["objects"] if t["object"] == subject(pair)))[0]
+                    center(next(t for t in truth["objects"] if t["object"] == subject(pair)))[0]
                 )
     left, right = np.array(xs["to the left of"]), np.array(xs["to the right of"])
     best = max(np.mean([*(left < threshold), *(right >= threshold)]) for threshold in range(64))
@@ -237,9 +237,9 @@ def test_captions_share_a_phrasing_and_the_question_gives_nothing_away(
 
 def test_held_out_combinations_are_a_third_and_leave_every_kind_and_colour_in() -> None:
     held_out = held_out_combinations()
-    assert len(held_out) == len(KINDS) * len(COLOURS) / 3
+    assert len(held_out) == len(KINDS) * len(COLORS) / 3
     assert Counter(k for k, _ in held_out) == dict.fromkeys(KINDS, 2)
-    assert Counter(c for _, c in held_out) == dict.fromkeys(COLOURS, 2)
+    assert Counter(c for _, c in held_out) == dict.fromkeys(COLORS, 2)
 
 
 @pytest.mark.slow
