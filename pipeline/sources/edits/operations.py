@@ -1,11 +1,11 @@
-"""The edits: each takes photographs of one fold and makes two views that differ in one fact, and
-the words for it.
+"""The edits: photographs of one fold become two views that differ in one fact, and their texts.
 
 An operation's `choices` are all it can start from, known from the manifest alone; `make` draws a
 pair from one of them. What it says is true if the manifest is: a label names the one thing that a
 photograph is of, and boxes, where there are any, are complete for their labels.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -42,8 +42,7 @@ Choice = Sequence[Photo]
 class Edit:
     """A pair in the making: what both sides show and say, and which photographs went in."""
 
-    view_a: View
-    view_b: View
+    views: tuple[View, View]
     category: Category
     subject: str
     values: tuple[str, str]
@@ -81,11 +80,11 @@ def _draw_two(rng: Random, album: Album, fold: Choice) -> tuple[Photo, Photo]:
 def _folds_of_two_labels(album: Album) -> list[Choice]:
     """Of each fold, the photographs that have one of another thing beside them."""
     several = [fold for fold in album.folds if len({photo.label for photo in fold}) > 1]
-    found = [
+    usable = [
         [photo for photo in fold if any(album.differ(photo, other) for other in fold)]
         for fold in several
     ]
-    return [fold for fold in found if fold]
+    return [fold for fold in usable if fold]
 
 
 def _placed(
@@ -96,23 +95,19 @@ def _placed(
     relation: tuple[str, str],
     photos: tuple[Photo, ...],
 ) -> Edit:
-    """Two views of which one has label `first` in the first relation to `second`, the other in the
-    second one.
+    """Views of which one has `first` in the first relation to `second`, the other in the second.
 
-    Either thing may be the one that is talked about: otherwise "left" would always be true of side
-    a.
+    Either thing may be the one that is talked about: "left" would always be true of side a else.
     """
     subject, other, values = rng.choice(
         ((first, second, relation), (second, first, (relation[1], relation[0])))
     )
-    texts = write(rng, "place", subject, values, other)
     return Edit(
-        view_a=views[0],
-        view_b=views[1],
+        views=views,
         category="position",
         subject=subject,
         values=values,
-        texts=texts,
+        texts=write(rng, "place", subject, values, other),
         photos=photos,
     )
 
@@ -138,20 +133,16 @@ def _folds_to_count(album: Album) -> list[Choice]:
 
 
 def _countable(album: Album, fold: Choice) -> dict[str, list[Photo]]:
-    """The photographs that show one thing of their label and nothing else that may be called so;
-    labels with two or more.
-    """
-    found: dict[str, list[Photo]] = {}
+    """By label, two or more photographs that show one thing of it and nothing else called so."""
+    by_label: dict[str, list[Photo]] = {}
     for photo in fold:
         if album.number_of(photo, photo.label) == 1:
-            found.setdefault(photo.label, []).append(photo)
-    return {label: photos for label, photos in sorted(found.items()) if len(photos) > 1}
+            by_label.setdefault(photo.label, []).append(photo)
+    return {label: photos for label, photos in sorted(by_label.items()) if len(photos) > 1}
 
 
 def count(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
-    """Four places with n photographs of a label, and the same with m of them; other things in the
-    places that are left.
-    """
+    """Four places with n photographs of a label, and with m of them; other things in the rest."""
     countable = _countable(album, fold)
     label = rng.choice(list(countable))
     numbers = rng.sample(range(1, min(MAX_COUNT, len(countable[label])) + 1), 2)
@@ -162,24 +153,20 @@ def count(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
     places = rng.sample(range(MAX_COUNT), MAX_COUNT)
     shown = [album.look(photo) for photo in counted]
     # The last places first, so that those which both sides fill hold the same filler.
-    filling: list[View | None] = [*(album.look(photo) for photo in fillers), *[None] * MAX_COUNT][
-        :MAX_COUNT
-    ][::-1]
-    views = [
+    filling: list[View | None] = [None] * (MAX_COUNT - len(fillers))
+    filling += [album.look(photo) for photo in fillers][::-1]
+    view_a, view_b = (
         _collage([(shown[:number] + filling[number:])[place] for place in places], 2, size_px)
         for number in numbers
-    ]
+    )
     values = (NUMBERS[numbers[0]], NUMBERS[numbers[1]])
-    texts = write(rng, "count", label, values)
-    photos = (*counted, *fillers)
     return Edit(
-        view_a=views[0],
-        view_b=views[1],
+        views=(view_a, view_b),
         category="count",
         subject=label,
         values=values,
-        texts=texts,
-        photos=photos,
+        texts=write(rng, "count", label, values),
+        photos=(*counted, *fillers),
     )
 
 
@@ -188,11 +175,8 @@ def _of_many_subjects(rng: Random, photos: Sequence[Photo], number: int) -> list
     by_subject: dict[str, list[Photo]] = {}
     for photo in rng.sample(photos, len(photos)):
         by_subject.setdefault(photo.subject, []).append(photo)
-    rounds = [
-        (turn, place) for place, own in enumerate(by_subject.values()) for turn in range(len(own))
-    ]
-    groups = list(by_subject.values())
-    return [groups[place][turn] for turn, place in sorted(rounds)[:number]]
+    rounds = itertools.zip_longest(*by_subject.values())
+    return [photo for photos in rounds for photo in photos if photo is not None][:number]
 
 
 def _folds_of_three(album: Album) -> list[Choice]:
@@ -200,24 +184,22 @@ def _folds_of_three(album: Album) -> list[Choice]:
 
 
 def replace_one(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:
-    """Two photographs beside or above each other, and the same with one replaced by one of another
-    thing.
-    """
+    """Two photographs beside or above each other, and one of them replaced by another thing's."""
     old, new = _draw_two(rng, album, fold)
     kept = rng.choice([photo for photo in fold if photo not in (old, new)])
     num_columns, place = rng.choice((1, 2)), rng.choice((0, 1))
     beside = album.look(kept)
     tiles = [(album.look(photo), beside) for photo in (old, new)]
-    views = [_collage(pair if place == 0 else pair[::-1], num_columns, size_px) for pair in tiles]
+    view_a, view_b = (
+        _collage(pair if place == 0 else pair[::-1], num_columns, size_px) for pair in tiles
+    )
     where, values = PLACES[num_columns][place], (old.label, new.label)
-    texts = write(rng, "which", where, values, where)
     return Edit(
-        view_a=views[0],
-        view_b=views[1],
+        views=(view_a, view_b),
         category="object",
         subject=where,
         values=values,
-        texts=texts,
+        texts=write(rng, "which", where, values, where),
         photos=(old, new, kept),
     )
 
@@ -233,10 +215,9 @@ def _couples(album: Album, photo: Photo) -> list[tuple[Thing, Thing]]:
     """Boxed things of which each is the only one of its kind, the first to the left of the second."""
     single = [thing for thing in photo.things if album.number_of(photo, thing.label) == 1]
     return [
-        (one, other)
-        for one in single
-        for other in single
-        if apart(one.box, other.box) and not album.may_be(one.label, other.label)
+        (left, right)
+        for left, right in itertools.permutations(single, 2)
+        if apart(left.box, right.box) and not album.may_be(left.label, right.label)
     ]
 
 
@@ -252,14 +233,20 @@ def flip(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
     return _placed(rng, (view, mirrored(view)), left, right, LEFT_RIGHT, photos)
 
 
-def _to_recolor(album: Album) -> list[Choice]:
-    photos = [photo for photo in album.photos if _recolorable(album, photo)]
-    return [photos] if photos else []
+def _all_with(numbers: Callable[[Album, Photo], list[int]]) -> Callable[[Album], list[Choice]]:
+    """One choice, of all photographs with things of which `numbers` has some."""
+
+    def choices(album: Album) -> list[Choice]:
+        photos = [photo for photo in album.photos if numbers(album, photo)]
+        return [photos] if photos else []
+
+    return choices
 
 
 def _recolorable(album: Album, photo: Photo) -> list[int]:
-    """Numbers of the things of which there is one, and whose label names no colour; [0] of a
-    photograph without boxes.
+    """Numbers of the things whose label names no colour and of which there is one.
+
+    [0] stands for the one thing of a photograph without boxes.
     """
     labels = [thing.label for thing in photo.things] or [photo.label]
     return [
@@ -293,14 +280,12 @@ def recolor_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit
             for shown, color in ((view.pixels, found.color), (pixels, target))
         )
         values = (found.color, target)
-        texts = write(rng, "colour", thing.label, values)
         return Edit(
-            view_a=view_a,
-            view_b=view_b,
+            views=(view_a, view_b),
             category="attribute",
             subject=thing.label,
             values=values,
-            texts=texts,
+            texts=write(rng, "colour", thing.label, values),
             photos=(photo,),
         )
 
@@ -340,15 +325,8 @@ def _first_that_works(
     raise outcome
 
 
-def _to_remove(album: Album) -> list[Choice]:
-    photos = [photo for photo in album.photos if _removable(album, photo)]
-    return [photos] if photos else []
-
-
 def _removable(album: Album, photo: Photo) -> list[int]:
-    """Numbers of the things that overlap no other, and that are what all things are called which
-    may be called so.
-    """
+    """Numbers of the things that overlap no other, and whose label all things of the kind have."""
     return [
         n
         for n, thing in enumerate(photo.things)
@@ -362,8 +340,9 @@ def _removable(album: Album, photo: Photo) -> list[int]:
 
 
 def inpaint(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
-    """A boxed photograph, and the same without one thing; where others of its kind remain, their
-    number is the contrast.
+    """A boxed photograph, and the same without one thing.
+
+    Where others of its kind remain, their number is the contrast.
     """
 
     def attempt(photo: Photo, number: int) -> Edit | None:
@@ -374,15 +353,12 @@ def inpaint(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit:
             return None
         num_before = album.number_of(photo, thing.label)
         values = (NUMBERS[num_before], NUMBERS[num_before - 1])
-        texts = write(rng, "presence" if num_before == 1 else "count", thing.label, values)
-        category: Category = "object" if num_before == 1 else "count"
         return Edit(
-            view_a=view,
-            view_b=view_b,
-            category=category,
+            views=(view, view_b),
+            category="object" if num_before == 1 else "count",
             subject=thing.label,
             values=values,
-            texts=texts,
+            texts=write(rng, "presence" if num_before == 1 else "count", thing.label, values),
             photos=(photo,),
         )
 
@@ -406,11 +382,13 @@ OPERATIONS = {
         "recolour",
         "attribute",
         "photographs that show one thing of a label",
-        _to_recolor,
+        _all_with(_recolorable),
         recolor_one,
     ),
     "flip": Operation(
         "flip", "position", f"{_TWO}, or two boxes side by side in one photograph", _to_mirror, flip
     ),
-    "inpaint": Operation("inpaint", "object", "photographs with boxes", _to_remove, inpaint),
+    "inpaint": Operation(
+        "inpaint", "object", "photographs with boxes", _all_with(_removable), inpaint
+    ),
 }

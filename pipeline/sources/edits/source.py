@@ -174,8 +174,8 @@ class EditsSource:
             **known,
             category=edit.category,
             group=self._album.group_of(edit.photos[0]),
-            image_a=encode_png(Image.fromarray(edit.view_a.pixels)),
-            image_b=encode_png(Image.fromarray(edit.view_b.pixels)),
+            image_a=encode_png(Image.fromarray(edit.views[0].pixels)),
+            image_b=encode_png(Image.fromarray(edit.views[1].pixels)),
             caption_a=edit.texts.caption_a,
             caption_b=edit.texts.caption_b,
             license=" AND ".join(sorted({photo.license for photo in edit.photos if photo.license})),
@@ -186,7 +186,7 @@ class EditsSource:
 
 def _meta(edit: Edit) -> dict[str, Any]:
     return {
-        "truth": {"a": _truth(edit.view_a), "b": _truth(edit.view_b)},
+        "truth": {"a": _truth(edit.views[0]), "b": _truth(edit.views[1])},
         "contrast": {
             "category": edit.category,
             "subject": edit.subject,

@@ -129,19 +129,15 @@ def mirrored(view: View) -> View:
     return View(np.ascontiguousarray(view.pixels[:, ::-1]), things)
 
 
-def apart(one: Box, other: Box) -> bool:
+def apart(left: Box, right: Box) -> bool:
     """Whether the first box lies to the left of the other, with no column in common."""
-    return one[2] <= other[0]
+    return left[2] <= right[0]
 
 
-def overlaps(one: Box, other: Box) -> bool:
+def overlaps(left: Box, right: Box) -> bool:
     """Whether two boxes share a pixel."""
-    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
-
-
-def area(box: Box) -> int:
-    """Pixels in a box."""
-    return (box[2] - box[0]) * (box[3] - box[1])
+    shares_column = left[0] < right[2] and right[0] < left[2]
+    return shares_column and left[1] < right[3] and right[1] < left[3]
 
 
 def without(view: View, thing: Thing) -> View | None:

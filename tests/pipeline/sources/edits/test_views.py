@@ -125,7 +125,7 @@ def test_boxes_are_apart_or_overlap_to_the_pixel() -> None:
     )
 
 
-@pytest.mark.parametrize("centre", [(60, 45), (10, 45), (110, 10)])
+@pytest.mark.parametrize("center", [(60, 45), (10, 45), (110, 10)])
 def test_a_removed_thing_is_gone_and_nothing_changes_around_it(center: tuple[int, int]) -> None:
     pixels = noise(3, 90, 120)
     inside = disc(pixels, "red", center, 9)
