@@ -2,9 +2,9 @@
 """The paper's comparison where the truth is known: one base, eight objectives, two worlds, in
 training's own kinds and beyond them.
 
-    python studies/objectives/study.py                                    # drawn scenes; about an hour on 2 cores from nothing
-    python studies/objectives/study.py --photos FOLDER                    # and photographs of hands: FOLDER/pairs.jsonl with images/
-    python studies/objectives/study.py --report-only                      # tables and plots from the rows that are there
+    python studies/objectives/study.py                    # drawn scenes; about an hour on 2 cores
+    python studies/objectives/study.py --photos FOLDER    # and hands: pairs.jsonl with images/
+    python studies/objectives/study.py --report-only      # tables and plots of the rows at hand
 
 Every finished run is a row of studies/objectives/results.jsonl: a second start goes on where the
 first was stopped, and one that finds all rows makes the report alone. Worlds and bases are made
@@ -21,7 +21,8 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 sys.path[0] = str(ROOT)  # a script's own folder comes first otherwise
 
 from pipeline.core.progress import say  # noqa: E402
@@ -41,7 +42,7 @@ from studies.objectives.rows import append_row, missing, read_rows, split_stale 
 from studies.objectives.run import Run, execute  # noqa: E402
 from studies.objectives.worlds import World, hands_world, make_world, scenes_world  # noqa: E402
 
-RESULTS, WORLDS = ROOT / "bench" / "study_results.jsonl", ROOT / "bench" / "study_worlds.json"
+RESULTS, WORLDS = HERE / "results.jsonl", HERE / "worlds.json"
 STAGES = ("worlds", "base", "tune", "test", "candidates", "ablations")
 
 
