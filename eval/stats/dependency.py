@@ -1,5 +1,4 @@
-"""How much a score owes to the image: drops, flips, and what finetuning gained where the base
-looked. Pure functions.
+"""How much a score owes to the image: drops, flips, and what finetuning gained. Pure functions.
 
 Two scores are compared over the same questions and the same bootstrap draws, so what they share
 cancels.
@@ -10,6 +9,7 @@ Shapes: G clusters; D draws.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 import numpy as np
 
@@ -17,15 +17,33 @@ from eval.parsing.parse import normalise
 from eval.question import Metric, Question, Verdict
 from eval.stats.intervals import FloatArray, cluster_counts, interval
 
-Number = dict[str, float | int | None]
 READABLE = ("exact", "extracted")
+
+
+class Number(TypedDict):
+    """A value with its interval; no interval where one cluster alone was seen."""
+
+    value: float
+    low: float | None
+    high: float | None
+
+
+class FlipRate(Number):
+    """A number, and over how many units and clusters."""
+
+    n: int
+    num_clusters: int
+
+
+class ScoredNumber(FlipRate):
+    """A score with its chance level, None where that is not defined."""
+
+    chance: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class Draws:
-    """The bootstrap of one benchmark: the same draws for every score of it, so that differences are
-    paired.
-    """
+    """The bootstrap of one benchmark, the same draws for every score: differences are paired."""
 
     place: Mapping[str, int]  # of each cluster in a draw
     weights_DG: FloatArray  # how often each draw holds each cluster
@@ -66,46 +84,41 @@ class Draws:
         return np.divide(top_D, bottom_D, out=np.full_like(top_D, np.nan), where=bottom_D > 0)
 
     def number(self, value: float | None, draws_D: FloatArray, num_clusters: int) -> Number | None:
-        """A value with its interval; no interval where one cluster alone was seen; None where there
-        is no value.
-        """
+        """A value with its interval; None where there is no value."""
         if value is None or not math.isfinite(value):
             return None
-        low, high = (interval(draws_D, self.confidence) if num_clusters > 1 else None) or (
-            None,
-            None,
-        )
+        drawn = interval(draws_D, self.confidence) if num_clusters > 1 else None
+        low, high = drawn or (None, None)
         return {"value": value, "low": low, "high": high}
 
 
-def scored(metric: Metric, draws: Draws) -> Number | None:
+def scored(metric: Metric, draws: Draws) -> ScoredNumber | None:
     """A score with its interval, how many units and clusters it counts, and its chance level."""
     num_clusters = len({unit.cluster for unit in metric.units})
-    found = draws.number(metric.value, draws.values(metric), num_clusters)
-    return found and found | {
-        "n": len(metric.units),
-        "num_clusters": num_clusters,
-        "chance": metric.chance,
-    }
-
-
-def change(one: Metric, other: Metric, draws: Draws) -> Number | None:
-    """`one` minus `other`, paired."""
-    if one.value is None or other.value is None:
+    number = draws.number(metric.value, draws.values(metric), num_clusters)
+    if number is None:
         return None
-    num_clusters = len(
-        {unit.cluster for unit in one.units} & {unit.cluster for unit in other.units}
-    )
-    return draws.number(
-        one.value - other.value, draws.values(one) - draws.values(other), num_clusters
-    )
+    return {**number, "n": len(metric.units), "num_clusters": num_clusters, "chance": metric.chance}
+
+
+def _num_shared_clusters(left: Metric, right: Metric) -> int:
+    return len({unit.cluster for unit in left.units} & {unit.cluster for unit in right.units})
+
+
+def change(minuend: Metric, subtrahend: Metric, draws: Draws) -> Number | None:
+    """`minuend` minus `subtrahend`, paired."""
+    if minuend.value is None or subtrahend.value is None:
+        return None
+    changes_D = draws.values(minuend) - draws.values(subtrahend)
+    shared = _num_shared_clusters(minuend, subtrahend)
+    return draws.number(minuend.value - subtrahend.value, changes_D, shared)
 
 
 def drop(seeing: Metric, ablated: Metric, draws: Draws) -> dict[str, Number | None]:
     """What a score loses with the true image.
 
         drop       seeing - ablated
-        corrected  the same on a scale where chance is 0 and perfect is 1: (seeing - ablated) / (1 - chance)
+        corrected  drop / (1 - chance), on a scale where chance is 0 and perfect is 1
         relative   the same as a share of the score with the image
 
     corrected exists for shares with a known chance level, relative where the score with the image
@@ -116,20 +129,13 @@ def drop(seeing: Metric, ablated: Metric, draws: Draws) -> dict[str, Number | No
     plain = change(seeing, ablated, draws) if sign > 0 else change(ablated, seeing, draws)
     if plain is None:
         return {"drop": None, "corrected": None, "relative": None}
-    has_chance = seeing.unit == "share" and seeing.chance is not None and seeing.chance < 1.0
-    corrected = (
-        {
-            key: None if part is None else part / (1.0 - (seeing.chance or 0.0))
-            for key, part in plain.items()
-        }
-        if has_chance
-        else None
-    )
-    return {
-        "drop": plain,
-        "corrected": corrected,
-        "relative": relative_change(seeing, ablated, draws, sign=-sign),
-    }
+    corrected: Number | None = None
+    if seeing.unit == "share" and seeing.chance is not None and seeing.chance < 1.0:
+        room = 1.0 - seeing.chance
+        low, high = (None if end is None else end / room for end in (plain["low"], plain["high"]))
+        corrected = {"value": plain["value"] / room, "low": low, "high": high}
+    relative = relative_change(seeing, ablated, draws, sign=-sign)
+    return {"drop": plain, "corrected": corrected, "relative": relative}
 
 
 def relative_change(
@@ -142,12 +148,8 @@ def relative_change(
     ratio_D = np.divide(
         after_D - before_D, before_D, out=np.full_like(before_D, np.nan), where=before_D != 0
     )
-    num_clusters = len(
-        {unit.cluster for unit in before.units} & {unit.cluster for unit in after.units}
-    )
-    return draws.number(
-        sign * (after.value - before.value) / before.value, sign * ratio_D, num_clusters
-    )
+    ratio = sign * (after.value - before.value) / before.value
+    return draws.number(ratio, sign * ratio_D, _num_shared_clusters(before, after))
 
 
 def flips(
@@ -155,33 +157,32 @@ def flips(
     seeing: Sequence[tuple[str, Verdict]],
     ablated: Sequence[tuple[str, Verdict]],
 ) -> list[bool | None]:
-    """Whether each answer becomes another one when the image is exchanged; None where either cannot
-    be read.
+    """Whether each answer becomes another one when the image is exchanged.
+
+    None where either cannot be read.
 
     Args:
         seeing: (response, verdict) with the true image. A free answer is compared as a text, any
             other by its verdict.
         ablated: The same under another condition.
     """
-    found: list[bool | None] = []
+    flipped: list[bool | None] = []
     for question, (said, read), (said_then, read_then) in zip(
         questions, seeing, ablated, strict=True
     ):
         if question.kind == "free":
-            found.append(normalise(said) != normalise(said_then))
+            flipped.append(normalise(said) != normalise(said_then))
         elif read.status in READABLE and read_then.status in READABLE:
-            found.append(read.value != read_then.value)
+            flipped.append(read.value != read_then.value)
         else:
-            found.append(None)
-    return found
+            flipped.append(None)
+    return flipped
 
 
 def flip_rate(
     questions: Sequence[Question], flipped: Sequence[bool | None], draws: Draws
-) -> Number | None:
-    """The share of answers that change, of those that can be read under both conditions; `n` says
-    how many those are.
-    """
+) -> FlipRate | None:
+    """The share of answers that change, of the `n` that can be read under both conditions."""
     readable = [
         (question.cluster, bool(flip))
         for question, flip in zip(questions, flipped, strict=True)
@@ -191,5 +192,7 @@ def flip_rate(
         return None
     rate_D = draws.ratios([(cluster, float(flip), 1.0) for cluster, flip in readable])
     num_clusters = len({cluster for cluster, _ in readable})
-    found = draws.number(sum(flip for _, flip in readable) / len(readable), rate_D, num_clusters)
-    return found and found | {"n": len(readable), "num_clusters": num_clusters}
+    rate = draws.number(sum(flip for _, flip in readable) / len(readable), rate_D, num_clusters)
+    if rate is None:
+        return None
+    return {**rate, "n": len(readable), "num_clusters": num_clusters}

@@ -16,7 +16,6 @@ from eval.parsing.parse import num_words
 from eval.question import Metric, Verdict
 from eval.stats.dependency import (
     Draws,
-    Number,
     change,
     drop,
     flip_rate,
@@ -140,9 +139,11 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _number(metric: Metric, draws: Draws) -> Number | None:
-    found = scored(metric, draws)
-    return found and {**found, "unit": metric.unit, "higher_is_better": metric.higher_is_better}  # type: ignore[dict-item]
+def _number(metric: Metric, draws: Draws) -> dict[str, Any] | None:
+    number = scored(metric, draws)
+    if number is None:
+        return None
+    return {**number, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
 
 
 def _differences(
