@@ -1,14 +1,12 @@
-"""Finished evaluations side by side: the paper's table, and which differences are more than luck.
-The verb `svco compare`.
-"""
+"""`svco compare`: finished evaluations side by side, and which differences are more than luck."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from eval.compare.comparison import difference_rows, score_rows
+from eval.compare.comparison import Comparison, compare_runs, difference_rows, score_rows
 from pipeline.core.cli import run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import RecipeError
@@ -23,7 +21,7 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
     if len(set(parts)) < len(parts):
         raise RecipeError("the same folder is given twice; expected different evaluations")
     for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(one[-depth:]) for one in parts]
+        names = ["/".join(names[-depth:]) for names in parts]
         if len(set(names)) == len(names):
             return names
     raise AssertionError("different paths differ in some part")
@@ -31,9 +29,8 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
 
 def comparison_of(
     folders: Sequence[Path], *, num_draws: int, confidence: float, seed: int
-) -> dict[str, Any]:
-    """The comparison of the models in these folders; the first is the one that the others are
-    compared with.
+) -> Comparison:
+    """The comparison of the models in these folders; the others are compared with the first.
 
     That is the model from which the first folder's was finetuned, where that folder holds both,
     otherwise the first folder's own.
@@ -41,15 +38,14 @@ def comparison_of(
     Raises:
         UserError: Folders that cannot be compared.
     """
-    from eval.compare.comparison import compare_runs
     from eval.compare.runs import read_runs
 
-    found = [
+    by_folder = [
         read_runs(folder, label) for folder, label in zip(folders, labels_of(folders), strict=True)
     ]
-    runs = [*found[0][1:], *(runs[0] for runs in found)]
+    runs = [*by_folder[0][1:], *(of_folder[0] for of_folder in by_folder)]
     comparison = compare_runs(runs, num_draws=num_draws, confidence=confidence, seed=seed)
-    bases = {runs[1].model for runs in found if len(runs) > 1}
+    bases = {of_folder[1].model for of_folder in by_folder if len(of_folder) > 1}
     if len(bases) > 1:
         comparison["notes"].append(
             f"the models were finetuned from different ones ({', '.join(sorted(bases))}); all are"
@@ -58,7 +54,7 @@ def comparison_of(
     return comparison
 
 
-def print_comparison(comparison: dict[str, Any], confidence: float) -> None:
+def print_comparison(comparison: Comparison, confidence: float) -> None:
     """Both tables and the notes."""
     labels = [model["label"] for model in comparison["models"]]
     summary_table("Scores", *score_rows(comparison))
@@ -94,9 +90,7 @@ def run(
         Path | None, typer.Option(help="Also write a page (HTML) to this file.")
     ] = None,
 ) -> None:
-    """Print the scores of several evaluations side by side, and which differences are more than
-    luck.
-    """
+    """Print the scores of several evaluations and which differences are more than luck."""
     from pipeline.core.storage import write_json
 
     comparison = comparison_of(folders, num_draws=draws, confidence=confidence, seed=seed)

@@ -1,25 +1,25 @@
-"""Several models over the same questions: the table of scores, what differs by more than luck, and
-what was not comparable.
+"""Several models over the same questions: their scores, and what differs by more than luck.
 
 The first model is the one that the others are compared with. Values in, plain values out.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
-from eval.compare.runs import (
-    Answered,
-    ComparisonError,
-    Run,
-    restricted,
-    said_differently,
-    shared_items,
-)
+from eval.compare.runs import Answered, Run, restricted, said_differently, shared_items
 from eval.parsing.parse import status_rates
 from eval.question import Metric
-from eval.stats.dependency import Draws, Number, drop, relative_change, scored
-from eval.stats.significance import Difference, average_relative_improvement, difference, holm
+from eval.stats.dependency import Draws, Number, ScoredNumber, drop, relative_change, scored
+from eval.stats.significance import (
+    Difference,
+    Test,
+    average_relative_improvement,
+    difference,
+    holm,
+)
+from pipeline.core.recipe import UserError
+from pipeline.pages.numbers import MISSING, show_chance, show_number
 
 # The columns of the paper's table: benchmark, metric, heading. MM-Vet and LLaVA-Bench, which it
 # also has, are not among ours.
@@ -33,12 +33,18 @@ PAPER_COLUMNS = (
     ("scienceqa", "accuracy", "ScienceQA"),
 )
 NOT_OURS = ("MM-Vet", "LLaVA-Bench")
+ASKED_OTHERWISE = {
+    "prompt": "asked in other words",
+    "truth": "graded by other truths",
+    "image": "shown other images",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One score that every model has: `key` is label/metric; `in_average` if the paper's average
-    counts it.
+    """One score that every model has: `key` is label/metric.
+
+    in_average: whether the paper's average counts it.
     """
 
     key: str
@@ -48,91 +54,129 @@ class Column:
     in_average: bool
 
 
+class ModelName(TypedDict):
+    """A compared model: its short label, and where it lies."""
+
+    label: str
+    model: str
+
+
+class ColumnFacts(TypedDict):
+    """What a table says about a score."""
+
+    key: str
+    heading: str
+    in_average: bool
+    chance: float | None
+    unit: str
+    higher_is_better: bool | None
+
+
+class TestedDifference(Number):
+    """A model's score minus the first model's: see `eval.stats.significance.Difference`.
+
+    p_holm is adjusted over the scores of one model; significant if it is at most 1 - confidence.
+    """
+
+    p: float | None
+    p_holm: float | None
+    test: Test
+    num_better: int | None
+    num_worse: int | None
+    significant: bool
+
+
+class Comparison(TypedDict):
+    """The whole comparison as it is written: models by label, scores by the key of their column.
+
+    unreadable: The share of answers that could not be read, by model and benchmark.
+    average: The paper's average relative improvement.
+    dependency: The share of the first model's score that it loses without images.
+    improvement: By what share another model scores better. Both are positive where the image is
+        needed and the model is better; the paper's figure 6 shows one against the other.
+    """
+
+    models: list[ModelName]
+    columns: list[ColumnFacts]
+    scores: dict[str, dict[str, ScoredNumber | None]]
+    unreadable: dict[str, dict[str, float]]
+    average: dict[str, float | None]
+    differences: dict[str, dict[str, TestedDifference | None]]
+    dependency: dict[str, Number | None]
+    improvement: dict[str, dict[str, Number | None]]
+    notes: list[str]
+
+
 def compare_runs(
     runs: Sequence[Run], *, num_draws: int, confidence: float, seed: int
-) -> dict[str, Any]:
+) -> Comparison:
     """The whole comparison.
 
-        {"models": [{"label", "model"}], "columns": [{"key", "heading", "in_average", "chance",
-        "unit", "higher_is_better"}],
-         "scores": {model: {key: number | null}}, "unreadable": {model: {label: share}}, "average":
-         {model: share | null}, "differences": {model: {key: {"value", "low", "high", "p", "p_holm",
-         "test", "num_better", "num_worse", "significant"}}}, "dependency": {key: number | null},
-         "improvement": {model: {key: number | null}}, "notes": [text]}
-
-    dependency: the share of the first model's score that it loses without images; improvement: by
-    what share another model scores better. Both positive where the image is needed and the model is
-    better; the paper's figure 6 shows one against the other.
-
     Raises:
-        ComparisonError: Fewer than two models, or no benchmark that all of them answered.
+        UserError: Fewer than two models, or no benchmark that all of them answered.
     """
     if len(runs) < 2:
-        raise ComparisonError(
+        raise UserError(
             "expected at least two models to compare, got one; give another folder, or one"
             " evaluated with its base"
         )
     notes: list[str] = []
     aligned = {
-        label: found
+        label: answers
         for label in _labels(runs, notes)
-        if (found := _aligned(label, runs, notes)) is not None
+        if (answers := _aligned(label, runs, notes)) is not None
     }
     if not aligned:
-        raise ComparisonError(
+        raise UserError(
             "no benchmark was answered by all of these models; evaluate them on the same benchmarks"
         )
-    metrics = {
-        label: [one.benchmark.metrics(one.questions, one.verdicts) for one in found]
-        for label, found in aligned.items()
-    }
+    metrics = {label: [_metrics(answered) for answered in of] for label, of in aligned.items()}
     columns = _columns(aligned, notes)
-    numbers: dict[str, dict[str, Any]] = {}
-    found_differences: dict[str, dict[str, Difference | None]] = {}
-    dependency: dict[str, Number | None] = {}
-    improvement: dict[str, dict[str, Number | None]] = {}
-    for label, found in aligned.items():
-        # The draws of one benchmark at a time: thousands of draws over thousands of images are
-        # hundreds of megabytes.
-        draws = Draws.of(
-            [question.cluster for question in found[0].questions], num_draws, confidence, seed
-        )
-        for column in (column for column in columns if column.label == label):
-            of_models = [of_model[column.metric] for of_model in metrics[label]]
-            dependency[column.key] = _dependency(
-                column, found[0], runs[0].unseeing.get(label), draws
-            )
-            for run, metric in zip(runs, of_models, strict=True):
-                numbers.setdefault(run.label, {})[column.key] = scored(metric, draws)
-                if run is not runs[0]:
-                    found_differences.setdefault(run.label, {})[column.key] = difference(
-                        metric, of_models[0], draws
-                    )
-                    sign = -1.0 if metric.higher_is_better is False else 1.0
-                    improvement.setdefault(run.label, {})[column.key] = relative_change(
-                        of_models[0], metric, draws, sign=sign
-                    )
-    return {
+    names, others = [run.label for run in runs], [run.label for run in runs[1:]]
+    comparison: Comparison = {
         "models": [{"label": run.label, "model": run.model} for run in runs],
-        "columns": [
-            _column_facts(column, metrics[column.label][0][column.metric]) for column in columns
-        ],
-        "scores": numbers,
+        "columns": [_column_facts(column, metrics) for column in columns],
+        "scores": {name: {} for name in names},
         "unreadable": {
-            run.label: {label: _unreadable(found[place]) for label, found in aligned.items()}
-            for place, run in enumerate(runs)
+            name: {label: _unreadable(of[place]) for label, of in aligned.items()}
+            for place, name in enumerate(names)
         },
         "average": {
-            run.label: _average(columns, metrics, place, run.label, notes)
-            for place, run in enumerate(runs)
+            name: _average(columns, metrics, place, name, notes) for place, name in enumerate(names)
         },
-        "differences": {
-            label: _tested(found, 1.0 - confidence) for label, found in found_differences.items()
-        },
-        "dependency": dependency,
-        "improvement": improvement,
+        "differences": {name: {} for name in others},
+        "dependency": {},
+        "improvement": {name: {} for name in others},
         "notes": notes,
     }
+    for label, answers in aligned.items():
+        # The draws of one benchmark at a time: thousands of draws over thousands of images are
+        # hundreds of megabytes.
+        clusters = [question.cluster for question in answers[0].questions]
+        draws = Draws.of(clusters, num_draws, confidence, seed)
+        for column in (column for column in columns if column.label == label):
+            unseeing = runs[0].unseeing.get(label)
+            dependency = _dependency(column, answers[0], unseeing, draws)
+            comparison["dependency"][column.key] = dependency
+            of_models = [of_model[column.metric] for of_model in metrics[label]]
+            _compare_column(comparison, column.key, of_models, draws)
+    for of_model in comparison["differences"].values():
+        _adjust(of_model, 1.0 - confidence)
+    return comparison
+
+
+def _compare_column(
+    comparison: Comparison, key: str, of_models: Sequence[Metric], draws: Draws
+) -> None:
+    """Enters every model's score, and of all but the first how it differs from the first's."""
+    base = of_models[0]
+    sign = -1.0 if base.higher_is_better is False else 1.0
+    for scores, metric in zip(comparison["scores"].values(), of_models, strict=True):
+        scores[key] = scored(metric, draws)
+    for name, metric in zip(comparison["differences"], of_models[1:], strict=True):
+        comparison["differences"][name][key] = _tested(difference(metric, base, draws))
+        improvement = relative_change(base, metric, draws, sign=sign)
+        comparison["improvement"][name][key] = improvement
 
 
 def _labels(runs: Sequence[Run], notes: list[str]) -> list[str]:
@@ -145,12 +189,10 @@ def _labels(runs: Sequence[Run], notes: list[str]) -> list[str]:
 
 
 def _aligned(label: str, runs: Sequence[Run], notes: list[str]) -> list[Answered] | None:
-    """Each run's answers over the questions that all have; says what was left out and what is not
-    comparable.
-    """
-    found = [run.answered[label] for run in runs]
-    items = shared_items(found)
-    sizes = [len(one.questions) for one in found]
+    """Each run's answers over the questions that all have; notes what is not comparable."""
+    answers = [run.answered[label] for run in runs]
+    items = shared_items(answers)
+    sizes = [len(answered.questions) for answered in answers]
     if any(size != len(items) for size in sizes):
         counts = ", ".join(f"{run.label} {size:,}" for run, size in zip(runs, sizes, strict=True))
         notes.append(
@@ -160,39 +202,35 @@ def _aligned(label: str, runs: Sequence[Run], notes: list[str]) -> list[Answered
     if not items:
         notes.append(f"{label}: no question in common; left out")
         return None
-    for name, count in said_differently(found, items).items():
+    for name, count in said_differently(answers, items).items():
         if count:
-            what = {
-                "prompt": "asked in other words",
-                "truth": "graded by other truths",
-                "image": "shown other images",
-            }[name]
             notes.append(
-                f"{label}: {count:,} of {len(items):,} questions were {what}; the scores are not"
-                " strictly comparable"
+                f"{label}: {count:,} of {len(items):,} questions were {ASKED_OTHERWISE[name]}; the"
+                " scores are not strictly comparable"
             )
-    for name in dict.fromkeys(name for one in found for name in one.settings):
-        values = [one.settings.get(name) for one in found]
+    for name in dict.fromkeys(name for answered in answers for name in answered.settings):
+        values = [answered.settings.get(name) for answered in answers]
         if any(value != values[0] for value in values):
             shown = ", ".join(
                 f"{run.label} {value!r}" for run, value in zip(runs, values, strict=True)
             )
             notes.append(f"{label}: scored under different settings, {name}: {shown}")
-    judged = [
-        {
-            q.item_id
-            for q, v in zip(one.questions, one.verdicts, strict=True)
-            if v.status != "missing"
-        }
-        for one in found
-    ]
-    unjudged = {item for item in items if any(item not in one for one in judged)}
+    unjudged = {
+        question.item_id
+        for answered in answers
+        for question, verdict in zip(answered.questions, answered.verdicts, strict=True)
+        if verdict.status == "missing" and question.item_id in items
+    }
     if unjudged:
         notes.append(
             f"{label}: {len(unjudged):,} of {len(items):,} answers have no judgement in at least"
             " one model; left out of all"
         )
-    return [restricted(one, items, unjudged) for one in found]
+    return [restricted(answered, items, unjudged) for answered in answers]
+
+
+def _metrics(answered: Answered) -> dict[str, Metric]:
+    return answered.benchmark.metrics(answered.questions, answered.verdicts)
 
 
 def _columns(aligned: dict[str, list[Answered]], notes: list[str]) -> list[Column]:
@@ -200,7 +238,7 @@ def _columns(aligned: dict[str, list[Answered]], notes: list[str]) -> list[Colum
     columns: list[Column] = []
     absent = list(NOT_OURS)
     for name, metric, heading in PAPER_COLUMNS:
-        labels = [label for label, found in aligned.items() if found[0].benchmark.name == name]
+        labels = [label for label, of in aligned.items() if of[0].benchmark.name == name]
         if not labels:
             absent.append(heading)
             continue
@@ -223,40 +261,34 @@ def _columns(aligned: dict[str, list[Answered]], notes: list[str]) -> list[Colum
             f" {', '.join(absent)}"
         )
     covered = {column.label for column in columns}
-    for label, found in aligned.items():
+    for label, of in aligned.items():
         if label not in covered:
-            headline = found[0].benchmark.headline
-            columns.append(
-                Column(
-                    f"{label}/{headline}",
-                    label,
-                    headline,
-                    f"{label} {headline.replace('_', ' ')}",
-                    False,
-                )
-            )
+            headline = of[0].benchmark.headline
+            heading = f"{label} {headline.replace('_', ' ')}"
+            columns.append(Column(f"{label}/{headline}", label, headline, heading, False))
     return columns
 
 
 def _dependency(
     column: Column, seeing: Answered, unseeing: Answered | None, draws: Draws
 ) -> Number | None:
-    """The share of a score that is lost without images, over the questions that were asked both
-    ways; None if none were.
-    """
+    """The share of a score that is lost without images, over the questions asked both ways."""
     if unseeing is None:
         return None
     items = shared_items([seeing, unseeing])
     if not items:
         return None
-    both = [restricted(one, items, set()) for one in (seeing, unseeing)]
     with_image, without = (
-        one.benchmark.metrics(one.questions, one.verdicts)[column.metric] for one in both
+        _metrics(restricted(answered, items, set()))[column.metric]
+        for answered in (seeing, unseeing)
     )
     return drop(with_image, without, draws)["relative"]
 
 
-def _column_facts(column: Column, metric: Metric) -> dict[str, Any]:
+def _column_facts(
+    column: Column, metrics: Mapping[str, Sequence[Mapping[str, Metric]]]
+) -> ColumnFacts:
+    metric = metrics[column.label][0][column.metric]
     return {
         "key": column.key,
         "heading": column.heading,
@@ -299,101 +331,69 @@ def _average(
     return average_relative_improvement(values[0], values[1], lower)
 
 
-def _tested(found: Mapping[str, Difference | None], level: float) -> dict[str, Any]:
-    """The differences of one model as plain values, with p values adjusted over them."""
-    adjusted = holm(
-        {key: one.p for key, one in found.items() if one is not None and one.p is not None}
-    )
+def _tested(found: Difference | None) -> TestedDifference | None:
+    """A difference as plain values; whether it is significant is entered by `_adjust`."""
+    if found is None:
+        return None
     return {
-        key: (
-            one
-            and {
-                **one.number,
-                "p": one.p,
-                "p_holm": adjusted.get(key),
-                "test": one.test,
-                "num_better": one.num_better,
-                "num_worse": one.num_worse,
-                "significant": key in adjusted and adjusted[key] <= level,
-            }
-        )
-        for key, one in found.items()
+        **found.number,
+        "p": found.p,
+        "p_holm": None,
+        "test": found.test,
+        "num_better": found.num_better,
+        "num_worse": found.num_worse,
+        "significant": False,
     }
 
 
-def show(
-    number: Any, unit: str, *, with_interval: bool = False, is_difference: bool = False
-) -> str:
-    """A score or a difference: share 0.253 -> "25.3%", points 2.75 -> "2.75", a difference of
-    shares +0.04 -> "+4.0 [+1.2, +6.9]".
-    """
-    if number is None:
-        return "-"
-    scale, digits = (100.0, 1) if unit == "share" else (1.0, 2)
-    sign = "+" if is_difference else ""
-    text = f"{number['value'] * scale:{sign}.{digits}f}" + (
-        "%" if unit == "share" and not is_difference else ""
-    )
-    if not with_interval or number["low"] is None:
-        return text
-    return (
-        f"{text} [{number['low'] * scale:{sign}.{digits}f},"
-        f" {number['high'] * scale:{sign}.{digits}f}]"
-    )
+def _adjust(differences: Mapping[str, TestedDifference | None], level: float) -> None:
+    """Enters the p values of one model adjusted over its scores, and what they say."""
+    tested = {key: entry for key, entry in differences.items() if entry is not None}
+    adjusted = holm({key: entry["p"] for key, entry in tested.items() if entry["p"] is not None})
+    for key, p in adjusted.items():
+        tested[key]["p_holm"] = p
+        tested[key]["significant"] = p <= level
 
 
-def score_rows(comparison: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the table of scores: one row per score with its chance level and one
-    column per model (the paper's turned).
+def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of the table of scores: the paper's turned, a row per score.
+
+    Each has its chance level and one column per model.
     """
     labels = [model["label"] for model in comparison["models"]]
     rows = []
     for column in comparison["columns"]:
-        scores = [
-            show(comparison["scores"][label][column["key"]], column["unit"], with_interval=True)
-            for label in labels
-        ]
+        key, unit = column["key"], column["unit"]
         lower = ", lower is better" if column["higher_is_better"] is False else ""
-        rows.append(
-            [
-                column["heading"] + lower,
-                "-" if column["chance"] is None else f"{column['chance']:.1%}",
-                *scores,
-            ]
-        )
-    averages = [comparison["average"][label] for label in labels]
-    rows.append(
-        [
-            "average relative improvement",
-            "",
-            *("-" if average is None else f"{average:+.2%}" for average in averages),
-        ]
-    )
+        scores = [show_number(comparison["scores"][label][key], unit) for label in labels]
+        rows.append([column["heading"] + lower, show_chance(column["chance"], unit), *scores])
+    averages = [
+        MISSING if average is None else f"{average:+.2%}"
+        for average in comparison["average"].values()
+    ]
+    rows.append(["average relative improvement", "", *averages])
     return ["score", "chance", *labels], rows
 
 
-def difference_rows(comparison: dict[str, Any], label: str) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of one model's differences from the first: value, units that got better and
-    worse, test, p, verdict.
+def difference_rows(comparison: Comparison, label: str) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of one model's differences from the first.
+
+    The value, how many units got better and worse, the test, its p, and the verdict.
     """
     rows = []
     for column in comparison["columns"]:
-        one = comparison["differences"][label][column["key"]]
-        if one is None:
+        entry = comparison["differences"][label][column["key"]]
+        if entry is None:
             continue
-        adjusted = one["p_holm"]
-        verdict = "not tested" if adjusted is None else ("yes" if one["significant"] else "no")
-        discordant = (
-            "-" if one["num_better"] is None else f"{one['num_better']:,} / {one['num_worse']:,}"
-        )
-        shown = show(one, column["unit"], with_interval=True, is_difference=True)
+        p, better, worse = entry["p_holm"], entry["num_better"], entry["num_worse"]
+        verdict = "not tested" if p is None else "yes" if entry["significant"] else "no"
         rows.append(
             [
                 column["heading"],
-                shown,
-                discordant,
-                one["test"],
-                "-" if adjusted is None else f"{adjusted:.3g}",
+                show_number(entry, column["unit"], is_difference=True),
+                MISSING if better is None else f"{better:,} / {worse:,}",
+                entry["test"],
+                MISSING if p is None else f"{p:.3g}",
                 verdict,
             ]
         )

@@ -1,24 +1,29 @@
-"""A comparison as one self-contained page. Takes what `eval.compare.comparison` computed; computes
-nothing that it shows.
-"""
+"""A comparison as one self-contained page; computes nothing that it shows."""
 
 from pathlib import Path
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from eval.compare.comparison import difference_rows, score_rows
-from pipeline.pages.page import PageSection, figure_svg, html_table, paragraph, plots, render_page
+from eval.compare.comparison import ColumnFacts, Comparison, difference_rows, score_rows
+from pipeline.pages.numbers import show_share
+from pipeline.pages.page import (
+    PageSection,
+    figure_svg,
+    html_table,
+    joined,
+    paragraph,
+    plots,
+    render_page,
+)
 
 BETTER, WORSE, UNSURE = "#1f5fbf", "#b3261e", "#9aa5b4"
 
 
-def write_comparison_page(comparison: dict[str, Any], confidence: float, path: Path) -> None:
-    """Scores with chance, each model's differences with intervals and tests, answers that could not
-    be read, and the notes.
-    """
+def write_comparison_page(comparison: Comparison, confidence: float, path: Path) -> None:
+    """Scores, each model's differences with tests, answers that could not be read, and notes."""
     labels = [model["label"] for model in comparison["models"]]
-    sections = [PageSection("Scores", html_table(*score_rows(comparison)) + _notes(comparison))]
+    notes = joined(paragraph(note) for note in comparison["notes"])
+    sections = [PageSection("Scores", html_table(*score_rows(comparison)) + notes)]
     for label in labels[1:]:
         remark = (
             f"Differences of shares are in percentage points, with {confidence:.0%} intervals from"
@@ -26,16 +31,13 @@ def write_comparison_page(comparison: dict[str, Any], confidence: float, path: P
             " alone, otherwise the bootstrap; p is adjusted by Holm over these scores."
         )
         figures = [forest(comparison, label), *dependency_plot(comparison, label)]
-        figure = plots([figure_svg(one) for one in figures])
-        sections.append(
-            PageSection(
-                f"{label} minus {labels[0]}",
-                figure + html_table(*difference_rows(comparison, label)) + paragraph(remark),
-            )
-        )
+        drawn = plots([figure_svg(figure) for figure in figures])
+        table = html_table(*difference_rows(comparison, label))
+        title = f"{label} minus {labels[0]}"
+        sections.append(PageSection(title, drawn + table + paragraph(remark)))
     unread = comparison["unreadable"]
     names = list(unread[labels[0]])
-    rows = [[label, *(f"{unread[label][name]:.1%}" for name in names)] for label in labels]
+    rows = [[label, *(show_share(unread[label][name]) for name in names)] for label in labels]
     sections.append(
         PageSection("Answers that could not be read", html_table(["model", *names], rows))
     )
@@ -43,30 +45,23 @@ def write_comparison_page(comparison: dict[str, Any], confidence: float, path: P
     render_page("Comparison", sections, path, lead)
 
 
-def _notes(comparison: dict[str, Any]) -> str:
-    return "".join(paragraph(note) for note in comparison["notes"])
-
-
-def forest(comparison: dict[str, Any], label: str) -> Figure:
-    """One line per score that is a share: the difference in points, its interval, and whether it is
-    more than luck.
-    """
-    found = [
-        (column, comparison["differences"][label][column["key"]])
+def forest(comparison: Comparison, label: str) -> Figure:
+    """One line per score that is a share: its difference in points, and whether it may be luck."""
+    differences = comparison["differences"][label]
+    lines = [
+        (column, entry)
         for column in comparison["columns"]
-        if column["unit"] == "share"
+        if column["unit"] == "share" and (entry := differences[column["key"]]) is not None
     ]
-    lines = [(column, one) for column, one in found if one is not None]
     figure = Figure(figsize=(7, 0.9 + 0.36 * len(lines)), layout="constrained")
     axes = figure.subplots()
-    for place, (column, one) in enumerate(reversed(lines)):
-        gain = one["value"] if column["higher_is_better"] is not False else -one["value"]
-        colour = UNSURE if not one["significant"] else BETTER if gain > 0 else WORSE
-        if one["low"] is not None:
-            axes.plot(
-                [100 * one["low"], 100 * one["high"]], [place, place], color=colour, linewidth=2.2
-            )
-        axes.plot(100 * one["value"], place, "o", color=colour, markersize=6)
+    for place, (column, entry) in enumerate(reversed(lines)):
+        gain = entry["value"] if column["higher_is_better"] is not False else -entry["value"]
+        color = UNSURE if not entry["significant"] else BETTER if gain > 0 else WORSE
+        if entry["low"] is not None and entry["high"] is not None:
+            ends = [100 * entry["low"], 100 * entry["high"]]
+            axes.plot(ends, [place, place], color=color, linewidth=2.2)
+        axes.plot(100 * entry["value"], place, "o", color=color, markersize=6)
     axes.axvline(0.0, color="#444", linewidth=0.8)
     axes.set_yticks(range(len(lines)), [_heading(column) for column, _ in reversed(lines)])
     axes.set_xlabel("points; blue is better, red is worse, grey may be luck")
@@ -74,20 +69,15 @@ def forest(comparison: dict[str, Any], label: str) -> Figure:
     return figure
 
 
-def dependency_plot(comparison: dict[str, Any], label: str) -> list[Figure]:
-    """Improvement against dependency on the image, one point per score; nothing where fewer than
-    two are known.
-    """
+def dependency_plot(comparison: Comparison, label: str) -> list[Figure]:
+    """Improvement against dependency on the image, a point per score; none of fewer than two."""
     points = []
     for column in comparison["columns"]:
-        dependency, improvement = (
-            comparison["dependency"][column["key"]],
-            comparison["improvement"][label][column["key"]],
-        )
+        dependency = comparison["dependency"][column["key"]]
+        improvement = comparison["improvement"][label][column["key"]]
         if dependency is not None and improvement is not None:
-            points.append(
-                (100 * dependency["value"], 100 * improvement["value"], column["heading"])
-            )
+            across, up = 100 * dependency["value"], 100 * improvement["value"]
+            points.append((across, up, column["heading"]))
     if len(points) < 2:
         return []
     figure = Figure(figsize=(5.5, 4), layout="constrained")
@@ -103,7 +93,7 @@ def dependency_plot(comparison: dict[str, Any], label: str) -> list[Figure]:
     return [figure]
 
 
-def _heading(column: dict[str, Any]) -> str:
+def _heading(column: ColumnFacts) -> str:
     return (
         f"{column['heading']} (lower is better)"
         if column["higher_is_better"] is False

@@ -1,5 +1,6 @@
-"""What finished evaluations left in their folders, as answers and scores that can be computed
-again. Reads files; knows no model.
+"""What finished evaluations left in their folders, as answers that can be scored again.
+
+Reads files; knows no model.
 """
 
 import json
@@ -24,10 +25,6 @@ LOGPS = tuple(
 )
 
 
-class ComparisonError(UserError):
-    """Folders that cannot be compared."""
-
-
 @dataclass(frozen=True, slots=True)
 class Answered:
     """One benchmark as one model answered it under one image condition.
@@ -45,9 +42,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One model in one folder: its answers by the benchmark's label, with the images and without
-    any.
-    """
+    """One model in one folder: its answers by the benchmark's label, with the images and without."""
 
     label: str
     model: str
@@ -56,8 +51,9 @@ class Run:
 
 
 class ContrastSet:
-    """The pairs of an MVC folder, scored by log-likelihood: an item is a pair, its verdict the
-    scores that it earns, as text.
+    """The pairs of an MVC folder, scored by log-likelihood.
+
+    An item is a pair, its verdict the scores that it earns, as text.
     """
 
     name, headline = CONTRAST, "group_score"
@@ -65,28 +61,27 @@ class ContrastSet:
     def metrics(self, questions: list[Question], verdicts: list[Verdict]) -> dict[str, Metric]:
         """text_score, image_score, group_score (Winoground's)."""
         chances = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
-        found = {}
+        metrics = {}
         for place, (name, chance) in enumerate(chances.items()):
             parts = zip(questions, verdicts, strict=True)
             units = tuple(
                 Unit(question.item_id, question.cluster, float((verdict.value or "000")[place]))
                 for question, verdict in parts
             )
-            found[name] = Metric(units=units, chance=chance)
-        return found
+            metrics[name] = Metric(units=units, chance=chance)
+        return metrics
 
 
 def read_runs(folder: Path, label: str) -> list[Run]:
-    """The models of one folder: the evaluated one, and after it the one that it was finetuned from,
-    if that was evaluated too.
+    """The models of one folder: the evaluated one, and after it its base if that was evaluated too.
 
     Raises:
-        ComparisonError: No finished evaluation in it, or files that are damaged.
+        UserError: No finished evaluation in it, or files that are damaged.
     """
     if not folder.is_dir():
-        raise ComparisonError(f"{folder}: expected the folder of an evaluation, found none there")
+        raise UserError(f"{folder}: expected the folder of an evaluation, found none there")
     if not (folder / "DONE.json").is_file():
-        raise ComparisonError(
+        raise UserError(
             f"{folder}: expected a finished evaluation (DONE.json), found none; run svco eval ..."
             f" out={folder}"
         )
@@ -100,7 +95,7 @@ def read_runs(folder: Path, label: str) -> list[Run]:
                 Run(name, str(models.get(role, "")), answered, _benchmarks(folder, role, "none"))
             )
     if not runs or runs[0].label != label:
-        raise ComparisonError(
+        raise UserError(
             f"{folder}: expected items.parquet or {FOLDER}/*.parquet with the answers of a model,"
             " found none"
         )
@@ -108,13 +103,13 @@ def read_runs(folder: Path, label: str) -> list[Run]:
 
 
 def _benchmarks(folder: Path, role: str, condition: str) -> dict[str, Answered]:
-    found, recipe = {}, _recipe(folder)
+    answered, recipe = {}, _recipe(folder)
     for path in sorted((folder / FOLDER).glob("*.parquet")):
         if path.name.endswith(".judge.parquet"):
             continue
         facts = path.with_suffix(".json")
         if not facts.is_file():
-            raise ComparisonError(
+            raise UserError(
                 f"{path}: expected {facts.name} beside it, found none; run the evaluation again"
             )
         table, stated = _table(path, ANSWER_SCHEMA.names), read_json(facts)
@@ -124,8 +119,8 @@ def _benchmarks(folder: Path, role: str, condition: str) -> dict[str, Answered]:
             else ["after"] * table.num_rows
         )
         chosen = [
-            one == role and under == condition
-            for one, under in zip(roles, table["condition"].to_pylist(), strict=True)
+            of_role == role and under == condition
+            for of_role, under in zip(roles, table["condition"].to_pylist(), strict=True)
         ]
         rows = table.filter(pa.array(chosen, pa.bool_())).select(ANSWER_SCHEMA.names)
         if rows.num_rows:
@@ -135,14 +130,14 @@ def _benchmarks(folder: Path, role: str, condition: str) -> dict[str, Answered]:
                 question.item_id: (question.prompt, question.truth, name)
                 for question, name in zip(questions, sha256, strict=True)
             }
-            found[path.stem] = Answered(
+            answered[path.stem] = Answered(
                 benchmark_named(stated["benchmark"]),
                 questions,
                 verdicts,
                 shown,
                 _settings(recipe, path.stem),
             )
-    return found
+    return answered
 
 
 def _recipe(folder: Path) -> dict[str, Any]:
@@ -210,13 +205,13 @@ def _table(path: Path, needed: list[str]) -> pa.Table:
     try:
         table = read_table(path)
     except (OSError, ValueError) as error:
-        raise ComparisonError(
+        raise UserError(
             f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); run the evaluation"
             " again"
         ) from error
     missing = [name for name in needed if name not in table.column_names]
     if missing:
-        raise ComparisonError(
+        raise UserError(
             f"{path}: expected the columns of an evaluation, {', '.join(missing)} among them, found"
             " none; run it again"
         )
@@ -224,9 +219,7 @@ def _table(path: Path, needed: list[str]) -> pa.Table:
 
 
 def shared_items(runs: list[Answered]) -> set[str]:
-    """The questions that all runs answered, in whole clusters: half a pair would count as a pair of
-    its own.
-    """
+    """The questions that all runs answered, in whole clusters: half a pair would count as one."""
     members: list[dict[str, set[str]]] = []
     for run in runs:
         by_cluster: dict[str, set[str]] = {}
@@ -253,9 +246,7 @@ def restricted(run: Answered, items: set[str], unjudged: set[str]) -> Answered:
 
 
 def said_differently(runs: list[Answered], items: set[str]) -> dict[str, int]:
-    """On how many of `items` the runs were asked in other words, graded by another truth, or shown
-    another image.
-    """
+    """On how many of `items` the prompts of the runs differ, or the truths, or the images."""
     names = ("prompt", "truth", "image")
     counts = dict.fromkeys(names, 0)
     for item in items:

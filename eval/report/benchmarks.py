@@ -1,5 +1,4 @@
-"""What a person reads about benchmarks: tables, and the page's sections with bars, the dependency
-plot and galleries.
+"""What a person reads about benchmarks: tables, and the page's sections with plots and galleries.
 
 Takes results as they are written; computes nothing that it shows, but for picking which items a
 gallery holds.
@@ -8,13 +7,24 @@ gallery holds.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from eval.config import EvalSection
 from eval.inputs import Role
 from eval.report.gallery import galleries
 from eval.report.pairs import role_names
 from eval.suite.run import BenchmarkResults
 from eval.suite.scores import STATUSES, dependency_points
-from pipeline.pages.page import PageSection, figure_svg, html_table, paragraph, plots, text
+from pipeline.pages.numbers import show_chance, show_number, show_share
+from pipeline.pages.page import (
+    PageSection,
+    figure_svg,
+    folded,
+    html_table,
+    paragraph,
+    plots,
+    subsection,
+)
 
 Number = Mapping[str, Any]
 CONDITION_NAMES = {
@@ -26,82 +36,70 @@ CONDITION_NAMES = {
 }
 
 
-def show(number: Number | None, unit: str, *, difference: bool = False) -> str:
-    """A number with its interval: shares in %, differences of shares in points, a judge's points as
-    they are; "-" for none.
-
-    0.5, 0.4, 0.6 "share" -> "50.0% [40.0, 60.0]"
-    """
-    if number is None:
-        return "-"
-    scale, digits = (100.0, 1) if unit == "share" else (1.0, 2)
-    sign, end = ("+", "") if difference else ("", "%" if unit == "share" else "")
-    value = f"{number['value'] * scale:{sign}.{digits}f}{end}"
-    if number["low"] is None:
-        return value
-    return f"{value} [{number['low'] * scale:.{digits}f}, {number['high'] * scale:.{digits}f}]"
+def _score_columns(names: Mapping[Role, str]) -> list[str]:
+    """The columns of `_score_cells`."""
+    return ["chance", *names.values(), *(["difference"] if "before" in names else [])]
 
 
-def _chance(number: Number | None) -> str:
-    return (
-        show({"value": number["chance"], "low": None}, str(number["unit"]))
-        if number and number["chance"] is not None
-        else ""
-    )
+def _unit(result: Mapping[str, Any], key: str) -> str:
+    """The unit of a metric; a share where no model has a number for it."""
+    numbers = [of_role["metrics"].get(key) for of_role in result["scores"]["image"].values()]
+    return next((str(number["unit"]) for number in numbers if number), "share")
 
 
-def _share(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}%"
+def _score_cells(result: Mapping[str, Any], key: str, *, brief: bool = False) -> list[str]:
+    """One metric of a benchmark with the true image: chance, each model, their difference."""
+    image, unit = result["scores"]["image"], _unit(result, key)
+    numbers: dict[Role, Number | None] = {
+        role: image[role]["metrics"].get(key) for role in result["models"]
+    }
+    chance = (numbers["after"] or {}).get("chance")
+    cells = [show_chance(chance, unit)]
+    for number in numbers.values():
+        cells.append(show_number({"value": number["value"]} if brief and number else number, unit))
+    if "before" in numbers:
+        change = (result["difference"] or {}).get(key, {}).get("plain")
+        cells.append(show_number(change, unit, is_difference=True))
+    return cells
 
 
 def overview(
     results: Sequence[Mapping[str, Any]], *, brief: bool = False
 ) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the table of all benchmarks: the headline score of each; its drop is the
-    evaluated model's.
+    """Columns and rows of the table of all benchmarks: the headline score of each.
 
-    brief: as a terminal has room for, with intervals of differences and drops only.
+    The drop is the evaluated model's.
+
+    Args:
+        brief: As a terminal has room for, with intervals of differences and drops only.
     """
-    roles: list[Role] = list(results[0]["models"])
-    names = role_names(roles)
-    columns = ["", "chance", *names.values(), *(["difference"] if "before" in roles else [])]
-    columns += ["drop, no image", "unreadable", "n"]
+    names = role_names(list(results[0]["models"]))
+    columns = ["", *_score_columns(names), "drop, no image", "unreadable", "n"]
     rows = []
-    for one in results:
-        key = one["headline"]
-        image, without = one["scores"]["image"], one["dependency"].get("none", {})
-        numbers: dict[Role, Number | None] = {
-            role: image[role]["metrics"].get(key) for role in roles
-        }
-        unit = next((number["unit"] for number in numbers.values() if number), "share")
-        shown = [
-            show({**number, "low": None} if brief and number else number, unit)
-            for number in numbers.values()
-        ]
-        change = (
-            [show((one["difference"] or {}).get(key, {}).get("plain"), unit, difference=True)]
-            if "before" in roles
-            else []
+    for result in results:
+        key = result["headline"]
+        without = result["dependency"].get("none", {}).get("after", {}).get("metrics", {})
+        lost = (without.get(key) or {}).get("drop")
+        answers = result["scores"]["image"]["after"]["answers"]
+        counted = f"{result['num_questions']:,}"
+        if result["limit"] is not None:
+            counted += f" of {result['expected_size']:,}"
+        rows.append(
+            [
+                f"{result['label']}: {key.replace('_', ' ')}",
+                *_score_cells(result, key, brief=brief),
+                show_number(lost, _unit(result, key), is_difference=True),
+                show_share(answers["frac_unreadable"]),
+                counted,
+            ]
         )
-        lost = (without.get("after", {}).get("metrics", {}).get(key) or {}).get("drop")
-        counted = f"{one['num_questions']:,}" + (
-            "" if one["limit"] is None else f" of {one['expected_size']:,}"
-        )
-        row = [
-            f"{one['label']}: {key.replace('_', ' ')}",
-            _chance(numbers["after"]),
-            *shown,
-            *change,
-            show(lost, unit, difference=True),
-        ]
-        rows.append([*row, _share(image["after"]["answers"]["frac_unreadable"]), counted])
     return columns, rows
 
 
 def sentence(benchmarks: BenchmarkResults) -> str:
     """The result in one sentence."""
     count = len(benchmarks.results)
-    num_questions = sum(one["num_questions"] for one in benchmarks.results)
+    num_questions = sum(result["num_questions"] for result in benchmarks.results)
     return (
         f"{count} benchmark{'s' if count > 1 else ''}, {num_questions:,} questions,"
         f" {benchmarks.facts['num_requests']:,} answers."
@@ -124,27 +122,26 @@ def benchmark_sections(benchmarks: BenchmarkResults, section: EvalSection) -> li
             "Benchmarks", html_table(columns, rows) + paragraph(note) + _agreement(benchmarks.facts)
         )
     ]
-    if any(one["dependency"] for one in results):
+    if any(result["dependency"] for result in results):
         sections.append(PageSection("Dependency on the image", _dependency(results)))
-    for run, responses, one in zip(benchmarks.runs, benchmarks.responses, results, strict=True):
-        sections.append(
-            PageSection(one["label"], _one(one) + galleries(run, responses, section.page.max_cards))
-        )
+    for run, responses, result in zip(benchmarks.runs, benchmarks.responses, results, strict=True):
+        gallery = galleries(run, responses, section.page.max_cards)
+        sections.append(PageSection(result["label"], _benchmark_html(result) + gallery))
     return sections
 
 
-def _agreement(facts: Mapping[str, Any]) -> str:
-    found = facts["batch_agreement"]
-    if found is None:
-        return ""
+def _agreement(facts: Mapping[str, Any]) -> Markup:
+    agreement = facts["batch_agreement"]
+    if agreement is None:
+        return Markup()
     return paragraph(
         "In this precision an answer may depend on the other answers of its batch: of"
-        f" {found['num_checked']} answers that were made alone as well, {found['num_same']} are the"
+        f" {agreement['num_checked']} answers that were made alone as well, {agreement['num_same']} are the"
         " same."
     )
 
 
-def _dependency(results: Sequence[Mapping[str, Any]]) -> str:
+def _dependency(results: Sequence[Mapping[str, Any]]) -> Markup:
     from eval.report.plots import condition_bars, improvement_plot
 
     names = role_names(list(results[0]["models"]))
@@ -164,95 +161,57 @@ def _dependency(results: Sequence[Mapping[str, Any]]) -> str:
             " matters most?"
         )
     rows = []
-    for one in results:
-        unit = next((number["unit"] for number in _headlines(one) if number), "share")
-        for condition, roles in one["dependency"].items():
-            for role, found in roles.items():
-                of_headline = found["metrics"].get(one["headline"]) or {}
-                flip = show(found["flip_rate"], "share")
-                shown = [
-                    show(of_headline.get("drop"), unit, difference=True),
-                    show(of_headline.get("corrected"), "share", difference=True),
-                ]
-                counted = (
-                    f"{found['flip_rate']['n']:,} of {found['n']:,}"
-                    if found["flip_rate"]
-                    else f"0 of {found['n']:,}"
-                )
+    for result in results:
+        unit = _unit(result, result["headline"])
+        for condition, roles in result["dependency"].items():
+            for role, dependency in roles.items():
+                of_headline = dependency["metrics"].get(result["headline"]) or {}
+                flips = dependency["flip_rate"]
                 rows.append(
                     [
-                        f"{one['label']}, {names[role]}",
+                        f"{result['label']}, {names[role]}",
                         CONDITION_NAMES[condition],
-                        *shown,
-                        flip,
-                        counted,
+                        show_number(of_headline.get("drop"), unit, is_difference=True),
+                        show_number(of_headline.get("corrected"), "share", is_difference=True),
+                        show_number(flips, "share"),
+                        f"{flips['n'] if flips else 0:,} of {dependency['n']:,}",
                     ]
                 )
     table = html_table(["", "instead", "drop", "corrected", "flips", "readable"], rows)
-    return f"{figures}{paragraph(words)}<details><summary>The numbers</summary>{table}</details>"
+    return figures + paragraph(words) + folded("The numbers", table)
 
 
-def _headlines(one: Mapping[str, Any]) -> list[Number | None]:
-    return [of_role["metrics"].get(one["headline"]) for of_role in one["scores"]["image"].values()]
-
-
-def _one(one: Mapping[str, Any]) -> str:
+def _benchmark_html(result: Mapping[str, Any]) -> Markup:
     """One benchmark: every metric, bars per slice, and what its answers are like."""
     from eval.report.plots import slice_bars, slices_of
 
-    names = role_names(list(one["models"]))
-    image = one["scores"]["image"]
+    names = role_names(list(result["models"]))
+    image = result["scores"]["image"]
     rows = []
     for key in image["after"]["metrics"]:
-        numbers = {role: image[role]["metrics"].get(key) for role in names}
-        known = next((number for number in numbers.values() if number), None)
-        unit = str(known["unit"]) if known else "share"
-        change = (
-            [show((one["difference"] or {}).get(key, {}).get("plain"), unit, difference=True)]
-            if "before" in names
-            else []
-        )
-        counted = f"{known['n']:,}" if known else "0"
-        rows.append(
-            [
-                key,
-                _chance(numbers["after"]),
-                *(show(numbers[role], unit) for role in names),
-                *change,
-                counted,
-            ]
-        )
-    columns = ["", "chance", *names.values(), *(["difference"] if "before" in names else []), "n"]
-    slices = slices_of(image, names)
-    drawn = (
-        plots([figure_svg(slice_bars(title, numbers, names)) for title, numbers in slices.items()])
-        if slices
-        else ""
-    )
-    return (
-        html_table(columns, rows)
-        + drawn
-        + f"<h3>{text('What the answers are like')}</h3>"
-        + _answers(one, names)
-        + _judge(one)
-    )
+        known = next((of[key] for role in names if (of := image[role]["metrics"]).get(key)), None)
+        rows.append([key, *_score_cells(result, key), f"{known['n']:,}" if known else "0"])
+    html = html_table(["", *_score_columns(names), "n"], rows)
+    if slices := slices_of(image, names):
+        html += plots([figure_svg(slice_bars(*slice_, names)) for slice_ in slices.items()])
+    answers = _answers(result, names) + _judge(result)
+    return html + subsection("What the answers are like", answers)
 
 
-def _answers(one: Mapping[str, Any], names: Mapping[Role, str]) -> str:
+def _answers(result: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
     rows = []
-    for condition, roles in one["scores"].items():
+    for condition, roles in result["scores"].items():
         for role, of_role in roles.items():
             facts = of_role["answers"]
             total = facts["num_asked"]
             statuses = [
-                _share(facts["statuses"][status] / total if total else None) for status in STATUSES
+                show_share(facts["statuses"][status] / total if total else None)
+                for status in STATUSES
             ]
             words = "-" if facts["mean_words"] is None else f"{facts['mean_words']:.1f}"
-            who = (
-                f"{CONDITION_NAMES[condition]}, {names[role]}"
-                if len(names) > 1
-                else CONDITION_NAMES[condition]
-            )
+            who = CONDITION_NAMES[condition]
+            if len(names) > 1:
+                who += f", {names[role]}"
             rows.append(
                 [
                     who,
@@ -272,10 +231,10 @@ def _answers(one: Mapping[str, Any], names: Mapping[Role, str]) -> str:
     return html_table(columns, rows) + paragraph(note)
 
 
-def _judge(one: Mapping[str, Any]) -> str:
-    judge = one["judge"]
+def _judge(result: Mapping[str, Any]) -> Markup:
+    judge = result["judge"]
     if not judge:
-        return ""
+        return Markup()
     faults = (
         ", ".join(f"{fault} {count}" for fault, count in judge["faults"].items()) or "no faults"
     )
@@ -289,7 +248,7 @@ def _judge(one: Mapping[str, Any]) -> str:
         counts = ", ".join(
             f"{name.replace('_', ' ')} {count}" for name, count in comparison["counts"].items()
         )
-        rate = show(comparison["win_rate"], "share")
+        rate = show_number(comparison["win_rate"], "share")
         words += (
             f" Of {comparison['n']:,} comparisons in both orders the finetuned model wins {rate}"
             f" ({counts})."

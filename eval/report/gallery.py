@@ -1,18 +1,30 @@
-"""Cards of single items: image, question, what is right, what each model says and how it was read.
+"""Cards of single items: image, question, truth, what each model says and how it was read.
+
 Neither best nor worst are picked.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from eval.generation.image_conditions import ImageInput
 from eval.inputs import Role
-from eval.question import Question, Verdict
+from eval.question import LETTERS, Question, Verdict
 from eval.report.pairs import role_names
 from eval.suite.judge_client import HALLUCINATION_BELOW
 from eval.suite.requests import BenchmarkRun, ResponsesByCondition
-from pipeline.pages.page import cards, pair_card, paragraph, text, thumbnail
+from pipeline.pages.page import (
+    card,
+    cards,
+    joined,
+    pair_card,
+    paragraph,
+    subsection,
+    text_lines,
+    thumbnail,
+)
 
 MAX_QUESTION_CHARS, MAX_ANSWER_CHARS = 500, 300
 KINDS = {
@@ -31,12 +43,10 @@ class _Said:
     ended: bool
 
 
-def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int) -> str:
-    """HTML of right, wrong and flipped items, each kind under its heading and in the order of a
-    hash of the ids.
-    """
+def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int) -> Markup:
+    """Right, wrong and flipped items, each kind under its heading, in the order of a hash of ids."""
     if not max_cards:
-        return ""
+        return Markup()
     names = role_names([role for role, condition in responses if condition == "image"])
     said = {key: _said_of(run, responses, key) for key in responses}
     order = sorted(
@@ -47,10 +57,10 @@ def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int
         _kind([said[role, "image"][question.item_id] for role in names], question)
         for question in run.questions
     ]
-    html = ""
+    parts = []
     for kind, heading in KINDS.items():
         rows = [row for row in order if kinds[row] == kind]
-        found = [
+        chosen = [
             _card(
                 run.questions[row],
                 run.image_inputs["image"][row],
@@ -59,28 +69,27 @@ def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int
             )
             for row in rows[:max_cards]
         ]
-        html += _part(heading, found, len(rows), len(run.questions))
+        parts.append(_part(heading, chosen, len(rows), len(run.questions)))
     exchanged = "counterpart" if "counterpart" in run.image_inputs else "none"
     if exchanged in run.image_inputs:
-        html += _flipped(
-            run, said["after", "image"], said["after", exchanged], exchanged, order, max_cards
-        )
-    return html
+        seeing, other = said["after", "image"], said["after", exchanged]
+        parts += _flipped(run, seeing, other, exchanged, order, max_cards)
+    return joined(parts)
 
 
-def _part(heading: str, found: Sequence[str], count: int, total: int) -> str:
-    if not found:
-        return ""
+def _part(heading: str, chosen: Sequence[Markup], count: int, total: int) -> Markup:
+    if not chosen:
+        return Markup()
     counted = (
-        f"{count:,} of {total:,} questions; shown: the first {len(found)} by a hash of their ids"
+        f"{count:,} of {total:,} questions; shown: the first {len(chosen)} by a hash of their ids"
     )
-    return f"<h3>{text(heading)}</h3>{paragraph(counted)}{cards(found)}"
+    return subsection(heading, paragraph(counted), cards(chosen))
 
 
 def _said_of(
     run: BenchmarkRun, responses: ResponsesByCondition, key: tuple[Role, str]
 ) -> dict[str, _Said]:
-    one = responses[key]
+    answered = responses[key]
     return {
         question.item_id: _Said(
             "" if answer is None else answer.text,
@@ -88,15 +97,15 @@ def _said_of(
             run.benchmark.score(question, verdict),
             answer is None or answer.ended,
         )
-        for question, answer, verdict in zip(one.questions, one.answers, one.verdicts, strict=True)
+        for question, answer, verdict in zip(
+            answered.questions, answered.answers, answered.verdicts, strict=True
+        )
     }
 
 
 def _kind(said: Sequence[_Said], question: Question) -> str:
-    """What happened to an item, from the first model (the base, if there are two) to the last; ""
-    where nobody judged.
-    """
-    right = [_is_right(one, question) for one in said]
+    """What happened to an item from the first model to the last; "" where nobody judged."""
+    right = [_is_right(answer, question) for answer in said]
     if None in right:
         return ""
     before, after = right[0], right[-1]
@@ -119,19 +128,14 @@ def _card(
     image_input: ImageInput | None,
     said: Mapping[Role, Mapping[str, _Said]],
     names: Mapping[Role, str],
-) -> str:
+) -> Markup:
     beside = [_cut(question.prompt, MAX_QUESTION_CHARS), _truth(question)]
     below = [
         f"{names[role]}: {_words(answers[question.item_id])}" for role, answers in said.items()
     ]
     image = thumbnail(image_input.encoded() if image_input else None)
-    one, two = (
-        "".join(f'<p dir="auto">{text(line)}</p>' for line in lines) for lines in (beside, below)
-    )
-    return (
-        f'<div class="card"><p>{text(question.item_id)}</p><div'
-        f' class="sides"><div>{image}</div><div>{one}</div></div>{two}</div>'
-    )
+    title = Markup("<p>{}</p>").format(question.item_id)
+    return card(title, (image, text_lines(beside)), text_lines(below))
 
 
 def _flipped(
@@ -141,10 +145,8 @@ def _flipped(
     condition: str,
     order: Sequence[int],
     max_cards: int,
-) -> str:
-    """Items whose answer the evaluated model changes, and those whose answer it keeps, when the
-    image is exchanged.
-    """
+) -> Iterator[Markup]:
+    """Items whose answer the evaluated model changes or keeps when the image is exchanged."""
     changed: dict[bool, list[int]] = {True: [], False: []}
     for row in order:
         item_id = run.questions[row].item_id
@@ -155,33 +157,29 @@ def _flipped(
         ):
             changed[seeing[item_id].verdict.value != exchanged[item_id].verdict.value].append(row)
     words = "the pair's other image" if condition == "counterpart" else "no image"
-    html = ""
+    readable = len(changed[True]) + len(changed[False])
     for flips, heading in (
         (True, f"Flipped: another answer with {words}"),
         (False, f"Not flipped: the same answer with {words}"),
     ):
-        found = []
+        chosen = []
         for row in changed[flips][:max_cards]:
             question, own, other = (
                 run.questions[row],
                 run.image_inputs["image"][row],
                 run.image_inputs[condition][row],
             )
-            images = [one.encoded() if one else None for one in (own, other)]
-            said = (seeing[question.item_id], exchanged[question.item_id])
-            lines = ([_truth(question), f"says {_words(said[0])}"], [f"says {_words(said[1])}"])
-            found.append(
+            chosen.append(
                 pair_card(
-                    images[0],
-                    images[1],
-                    *lines,
+                    own.encoded() if own else None,
+                    other.encoded() if other else None,
+                    [_truth(question), f"says {_words(seeing[question.item_id])}"],
+                    [f"says {_words(exchanged[question.item_id])}"],
                     [_cut(question.prompt, MAX_QUESTION_CHARS)],
                     question.item_id,
                 )
             )
-        readable = len(changed[True]) + len(changed[False])
-        html += _part(heading, found, len(changed[flips]), readable)
-    return html
+        yield _part(heading, chosen, len(changed[flips]), readable)
 
 
 def _words(said: _Said) -> str:
@@ -200,7 +198,7 @@ def _truth(question: Question) -> str:
         else tuple(dict.fromkeys(question.truth))
     )
     option = ""
-    place = "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(accepted[0]) if question.kind == "choice" else -1
+    place = LETTERS.find(accepted[0]) if question.kind == "choice" else -1
     if 0 <= place < len(question.choices):
         option = f" ({question.choices[place]})"
     return _cut(f"truth: {' | '.join(accepted)}{option}", MAX_ANSWER_CHARS)

@@ -62,18 +62,16 @@ def print_summary(
             columns,
             rows,
         )
-        for one in benchmarks.results:
-            for line in warnings_about(one):
-                say(f"{one['label']}: {line}")
+        for result in benchmarks.results:
+            for line in warnings_about(result):
+                say(f"{result['label']}: {line}")
 
 
 def warnings_about(result: Mapping[str, Any]) -> list[str]:
-    """What a reader of a score must know: a part of the benchmark, answers that did not come, end,
-    or could not be read.
-    """
-    found = []
+    """What a reader of a score must know: a part of the benchmark, answers that are not whole."""
+    warnings = []
     if result["limit"] is not None:
-        found.append(
+        warnings.append(
             f"the first {result['num_questions']:,} of {result['expected_size']:,} questions only;"
             " not comparable with the whole"
         )
@@ -83,15 +81,15 @@ def warnings_about(result: Mapping[str, Any]) -> list[str]:
             "num_without_answer": "got no answer from the server and are in no score",
             "num_not_ended": "were cut off at the bound on their tokens",
         }
-        found += [
+        warnings += [
             f"{role}: {answers[key]:,} of {answers['num_asked']:,} answers {words}"
             for key, words in counted.items()
             if answers[key]
         ]
         num_missing = answers["statuses"]["missing"] - answers["num_without_answer"]
         if num_missing:
-            found.append(
+            warnings.append(
                 f"{role}: {num_missing:,} of {answers['num_asked']:,} answers were judged by nobody"
                 " and are in no score"
             )
-    return found
+    return warnings

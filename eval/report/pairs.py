@@ -1,11 +1,13 @@
-"""What a person reads about the pairs: tables and the page's sections. Takes scores and arrays;
-computes nothing that it shows.
+"""What a person reads about the pairs: tables and the page's sections.
+
+Takes scores and arrays; computes nothing that it shows.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+from markupsafe import Markup
 
 from eval.config import EvalSection
 from eval.inputs import Role
@@ -15,14 +17,16 @@ from eval.pairs.paired_scores import margins, preferences
 from eval.pairs.results import PairResults
 from eval.pairs.score_table import verdict_of_pairs
 from pipeline.core.schema import image_bytes
+from pipeline.pages.numbers import show_chance, show_number
 from pipeline.pages.page import (
     PageSection,
     cards,
     figure_svg,
     html_table,
+    joined,
     pair_card,
     paragraph,
-    text,
+    subsection,
 )
 
 HEADLINE = (
@@ -76,35 +80,14 @@ KINDS = {
 
 
 def role_names(roles: Sequence[Role]) -> dict[Role, str]:
-    """The column of each model: before and after, or "model" when there is nothing to compare with."""
+    """The column of each model: before and after, or "model" where there is only one."""
     return {role: role if len(roles) > 1 else "model" for role in roles}
-
-
-def show(key: str, number: Mapping[str, Any] | None, *, difference: bool = False) -> str:
-    """A number with its interval in the unit of its measure; a difference of shares is in
-    percentage points.
-
-    share 0.813, 0.77, 0.85  ->  "81.3% [77.0, 85.2]"; as a difference "+81.3 [77.0, 85.2]"; not measured  ->  "-"
-    No brackets where a single group gives no interval.
-    """
-    if number is None:
-        return "-"
-    share = MEASURES[key].unit == "share"
-    sign = "+" if difference or MEASURES[key].unit.startswith("nats") else ""
-    scale, digits = (100.0, 1) if share else (1.0, 3 if MEASURES[key].unit == "area" else 2)
-    value = f"{number['value'] * scale:{sign}.{digits}f}" + (
-        "%" if share and not difference else ""
-    )
-    if number["low"] is None:
-        return value
-    return f"{value} [{number['low'] * scale:.{digits}f}, {number['high'] * scale:.{digits}f}]"
 
 
 def table(
     entries: Mapping[str, Mapping[str, Any]], keys: Sequence[str], names: Mapping[Role, str]
 ) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the measures `keys` that were measured: label, chance, each model,
-    difference, n.
+    """Columns and rows of the measures `keys` that were measured.
 
     n is what the ratio was taken over; "8 / 6 answers" where the models, in the order of `names`,
     have another each.
@@ -114,29 +97,25 @@ def table(
     for key in keys:
         if key not in entries:
             continue
-        entry = entries[key]
-        chance = (
-            "" if entry["chance"] is None else show(key, {"value": entry["chance"], "low": None})
-        )
-        change = [show(key, entry["difference"], difference=True)] if "before" in names else []
-        shown = [show(key, entry[role]) for role in names]
+        entry, measure = entries[key], MEASURES[key]
+        shown = [show_number(entry[role], measure.unit) for role in names]
+        if "before" in names:
+            shown.append(show_number(entry["difference"], measure.unit, is_difference=True))
         counts = [f"{entry[role]['n']:,}" if entry[role] is not None else "0" for role in names]
         counted = " / ".join(counts if len(set(counts)) > 1 else counts[:1])
-        rows.append(
-            [MEASURES[key].label, chance, *shown, *change, f"{counted} {MEASURES[key].counted}"]
-        )
+        chance = show_chance(entry["chance"], measure.unit)
+        rows.append([measure.label, chance, *shown, f"{counted} {measure.counted}"])
     return columns, rows
 
 
 def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]) -> str:
     """The result in one sentence: the text score, and by how much it changed."""
     entry = overall["text_score"]
-    words = " -> ".join(show("text_score", entry[role]) for role in names)
-    change = (
-        f", difference {show('text_score', entry['difference'], difference=True)} points"
-        if "before" in names
-        else ""
-    )
+    words = " -> ".join(show_number(entry[role], "share") for role in names)
+    change = ""
+    if "before" in names:
+        points = show_number(entry["difference"], "share", is_difference=True)
+        change = f", difference {points} points"
     return (
         f"Prefers the right answer under both images: {words} of {entry['after']['n']:,}"
         f" pairs{change} (chance 25%)."
@@ -186,34 +165,32 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
     return sections
 
 
-def _slices(slices: Mapping[str, Any], names: Mapping[Role, str]) -> str:
+def _slices(slices: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
     """One table per measure, one row per category or source."""
     parts = []
     for key in IN_SLICES:
         rows = []
         for name, entries in slices.items():
-            columns, found = table(entries, [key], names)
-            rows += [[name, *row[1:]] for row in found]
-        parts.append(
-            f"<h3>{text(MEASURES[key].label)}</h3>{html_table(columns, rows)}" if rows else ""
-        )
-    return "".join(parts)
+            columns, measured = table(entries, [key], names)
+            rows += [[name, *row[1:]] for row in measured]
+        if rows:
+            parts.append(subsection(MEASURES[key].label, html_table(columns, rows)))
+    return joined(parts)
 
 
-def _all_numbers(overall: Mapping[str, Any], names: Mapping[Role, str]) -> str:
-    headings = dict.fromkeys(measure.heading for measure in MEASURES.values())
+def _all_numbers(overall: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
     parts = []
-    for heading in headings:
-        columns, rows = table(
-            overall, [key for key, measure in MEASURES.items() if measure.heading == heading], names
-        )
-        parts.append(f"<h3>{text(heading)}</h3>{html_table(columns, rows)}" if rows else "")
-    return "".join(parts)
+    for heading in dict.fromkeys(measure.heading for measure in MEASURES.values()):
+        keys = [key for key, measure in MEASURES.items() if measure.heading == heading]
+        columns, rows = table(overall, keys, names)
+        if rows:
+            parts.append(subsection(heading, html_table(columns, rows)))
+    return joined(parts)
 
 
-def _reading(tie_nats: float) -> str:
-    rows = [[measure.label, measure.note] for measure in MEASURES.values()]
-    words = "".join(f"<li><b>{text(label)}</b>: {text(note)}</li>" for label, note in rows)
+def _reading(tie_nats: float) -> Markup:
+    item = Markup("<li><b>{}</b>: {}</li>")
+    measures = joined(item.format(measure.label, measure.note) for measure in MEASURES.values())
     chance = (
         "Chance levels are those of independent random scores (text 1/4, image 1/4, group 1/6). A"
         " model that ignores the image scores 0 on everything that needs both sides of a pair,"
@@ -225,7 +202,7 @@ def _reading(tie_nats: float) -> str:
         " answers are counted under no checkable claim. A sentence that says that it is not sure"
         " makes no claim either."
     )
-    return f"{paragraph(chance)}<ul>{words}</ul>"
+    return paragraph(chance) + Markup("<ul>{}</ul>").format(measures)
 
 
 def _gallery(
@@ -234,9 +211,7 @@ def _gallery(
     names: Mapping[Role, str],
     max_cards: int,
 ) -> list[PageSection]:
-    """Cards of each kind, taken in the order of pair_id (a hash), so neither the best nor the worst
-    are picked.
-    """
+    """Cards of each kind in the order of pair_id, a hash: neither best nor worst are picked."""
     verdicts = verdict_of_pairs(model_scores)
     order = sorted(range(items.num_rows), key=lambda row: str(items["pair_id"][row]))
     sections = []
@@ -247,14 +222,14 @@ def _gallery(
         shown = rows[:max_cards]
         pairs = items.take(shown)
         images = zip(image_bytes(pairs, "image_a"), image_bytes(pairs, "image_b"), strict=True)
-        found = [
+        shown_cards = [
             _card(row, pair, both, model_scores, names)
             for row, pair, both in zip(shown, _texts(pairs), images, strict=True)
         ]
         counted = (
             f"{len(rows):,} of {items.num_rows:,} pairs; shown: the first {len(shown)} by pair id"
         )
-        sections.append(PageSection(heading, paragraph(counted) + cards(found)))
+        sections.append(PageSection(heading, paragraph(counted) + cards(shown_cards)))
     return sections
 
 
@@ -271,7 +246,7 @@ def _card(
     images: tuple[bytes, bytes],
     model_scores: Mapping[Role, ModelScores],
     names: Mapping[Role, str],
-) -> str:
+) -> Markup:
     """Both images with their answers; under each, what each model prefers and generates."""
     lines: tuple[list[str], list[str]] = (
         [f"truth: {pair['answer_a']}"],

@@ -19,7 +19,6 @@ from pydantic import Field
 
 from pipeline.audit.image_traces import FEATURES, FloatArray, shortcut_features
 from pipeline.core.recipe import Section
-from pipeline.pages.page import html_table
 from pipeline.selection.sampling import Mask, over_cap, seeded_hash
 
 VERSION = 2
@@ -85,14 +84,6 @@ class AuditResult:
     def as_json(self) -> dict[str, Any]:
         """The result as plain values for manifest.json."""
         return asdict(self)
-
-
-_SAID = {
-    "ok": "no shortcut found",
-    "warning": "WARNING: the sides can be told apart",
-    "too_few": "too few pairs to tell",
-    "not_applicable": "not applicable: no side is the original",
-}
 
 
 class Images(Protocol):
@@ -286,41 +277,3 @@ def weighted_aucs(
         below = np.cumsum(num_a) - num_a
         aucs.append(float(num_b @ (below + num_a / 2) / (num_a.sum() * num_b.sum())))
     return aucs
-
-
-def audit_html(results: Sequence[AuditResult]) -> str:
-    """The audit as a table for report.html, with a line that says how to read it."""
-    note = (
-        '<p class="soft">Can the original side be told from the edited one by format, compression,'
-        " size, noise or blur alone? AUC 0.5 is chance, 1 is every time.</p>"
-    )
-    columns = [
-        "source",
-        "operation",
-        "pairs",
-        "audited",
-        "AUC",
-        "95 % interval",
-        "verdict",
-        "what differs (AUC alone)",
-    ]
-    return note + html_table(columns, [_cells(result) for result in results])
-
-
-def _cells(result: AuditResult) -> list[str]:
-    counts = [result.source, result.operation, f"{result.num_pairs:,}", f"{result.num_audited:,}"]
-    found = result.separability
-    if found is None:
-        return [*counts, "", "", _SAID[result.verdict], ""]
-    clues = [
-        f"{clue.feature} {'higher' if clue.auc > 0.5 else 'lower'} in b ({clue.auc:.2f})"
-        for clue in found.clues
-    ]
-    told = ", ".join(clues) if result.verdict == "warning" else ""
-    return [
-        *counts,
-        f"{found.auc:.2f}",
-        f"{found.auc_low:.2f} to {found.auc_high:.2f}",
-        _SAID[result.verdict],
-        told,
-    ]

@@ -1,6 +1,4 @@
-"""The report's contact sheets: kept pairs, and dropped ones by reason, each with its pictures,
-texts and scores.
-"""
+"""The report's contact sheets: kept pairs, and dropped ones by reason, with pictures and scores."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,7 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.core.schema import SCORE_COLUMNS
-from pipeline.pages.page import cards, marked_differences, pair_card, paragraph, text
+from pipeline.pages.page import cards, joined, marked_differences, pair_card, paragraph, subsection
 from pipeline.report.rows import Mask, Rows
 
 MAX_CHARS_SHOWN = 240
@@ -19,34 +17,27 @@ _NOTE = (
 )
 
 
-def kept_sheet(rows: Rows, num_shown: int) -> str:
+def kept_sheet(rows: Rows, num_shown: int) -> Markup:
     """A contact sheet of the data itself."""
     return paragraph(_NOTE) + _sheet(rows, rows.kept, num_shown, "")
 
 
-def dropped_sheets(rows: Rows, num_shown: int) -> str:
-    """A contact sheet per drop reason, the most frequent first; the score that a reason names
-    stands out.
-    """
-    counted = sorted(
-        ((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason),
-        reverse=True,
+def dropped_sheets(rows: Rows, num_shown: int) -> Markup:
+    """A contact sheet per drop reason, the most frequent first; the score that it names stands out."""
+    return paragraph(_NOTE) + joined(
+        subsection(reason, _sheet(rows, rows.where("drop_reason", reason), num_shown, reason))
+        for reason in rows.drop_reasons()
     )
-    sheets = [
-        f"<h3>{text(reason)}</h3>{_sheet(rows, rows.where('drop_reason', reason), num_shown, reason)}"
-        for _, reason in counted
-    ]
-    return paragraph(_NOTE) + "".join(sheets)
 
 
-def _sheet(rows: Rows, mask: Mask, num_shown: int, reason: str) -> str:
-    found = int(mask.sum())
+def _sheet(rows: Rows, mask: Mask, num_shown: int, reason: str) -> Markup:
+    total = int(mask.sum())
     chosen = rows.read(rows.sample(mask, num_shown))
-    counted = f"all {found:,}" if len(chosen) == found else f"{len(chosen)} of {found:,}"
+    counted = f"all {total:,}" if len(chosen) == total else f"{len(chosen)} of {total:,}"
     return paragraph(counted) + cards([_card(row, reason) for row in chosen])
 
 
-def _card(row: Mapping[str, Any], reason: str) -> str:
+def _card(row: Mapping[str, Any], reason: str) -> Markup:
     answers = marked_differences(
         *(_clipped(row[f"answer_{side}"] or row[f"caption_{side}"]) for side in "ab")
     )

@@ -5,10 +5,12 @@ it cost.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pipeline.pages.page import bar, html_table, paragraph, tiles
+from markupsafe import Markup
+
+from pipeline.pages.page import bar, html_table, paragraph, subsection, tiles
 
 
-def rewrite_html(facts: Mapping[str, Any]) -> str:
+def rewrite_html(facts: Mapping[str, Any]) -> Markup:
     """Tables from the manifest's "rewrite"."""
     by_status: Mapping[str, int] = facts["by_status"]
     total = sum(by_status.values()) or 1
@@ -20,7 +22,11 @@ def rewrite_html(facts: Mapping[str, Any]) -> str:
     return (
         tiles([*spending_tiles(facts)])
         + html_table(["pairs written by", "pairs", ""], rows)
-        + (f"<h3>Refused replies</h3>{refused}" if reasons else paragraph("No reply was refused."))
+        + (
+            subsection("Refused replies", refused)
+            if reasons
+            else paragraph("No reply was refused.")
+        )
     )
 
 

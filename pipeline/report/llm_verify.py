@@ -5,7 +5,9 @@ pairs left for it.
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.pages.page import bar, html_table, paragraph, tiles
+from markupsafe import Markup
+
+from pipeline.pages.page import bar, html_table, joined, paragraph, subsection, tiles
 from pipeline.report.llm import spending_tiles
 
 _NOTE = (
@@ -21,7 +23,7 @@ _ASKED = {
 }
 
 
-def verify_html(facts: Mapping[str, Any]) -> str:
+def verify_html(facts: Mapping[str, Any]) -> Markup:
     """Tables from the manifest's "verify"."""
     left: Mapping[str, int] = facts["dropped_by_reason"]
     parts = [
@@ -39,13 +41,13 @@ def verify_html(facts: Mapping[str, Any]) -> str:
             )
         )
     if margins := facts.get("margins"):
-        parts += ["<h3>Answer margins</h3>", paragraph(_NOTE), *_margins(margins)]
+        parts.append(subsection("Answer margins", paragraph(_NOTE), *_margins(margins)))
     if judge := facts.get("judge"):
-        parts += [f"<h3>Judge</h3>{tiles([*spending_tiles(judge)])}", _verdicts(judge)]
-    return "".join(parts)
+        parts.append(subsection("Judge", tiles([*spending_tiles(judge)]), _verdicts(judge)))
+    return joined(parts)
 
 
-def _margins(facts: Mapping[str, Any]) -> list[str]:
+def _margins(facts: Mapping[str, Any]) -> list[Markup]:
     total = facts["num_pairs"]
     if not total:
         return [paragraph("No pair was left to measure.")]
@@ -69,15 +71,14 @@ def _margins(facts: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _verdicts(facts: Mapping[str, Any]) -> str:
+def _verdicts(facts: Mapping[str, Any]) -> Markup:
     rows = [
         [_ASKED[name], *(f"{said[word]:,}" for word in ("true", "false", "missing"))]
         for name, said in facts["verdicts"].items()
     ]
     reasons = [[reason, f"{number:,}"] for reason, number in facts["refused_by_reason"].items()]
-    refused = html_table(["replies that were no verdict", "number"], reasons) if reasons else ""
-    return (
-        paragraph(f"Asked of {facts['model']}.")
-        + html_table(["asked", "true", "false", "missing"], rows)
-        + refused
-    )
+    verdicts = html_table(["asked", "true", "false", "missing"], rows)
+    asked = paragraph(f"Asked of {facts['model']}.") + verdicts
+    if not reasons:
+        return asked
+    return asked + html_table(["replies that were no verdict", "number"], reasons)

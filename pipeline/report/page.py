@@ -1,21 +1,32 @@
-"""report.html of a build, made from the published folder alone: how many pairs stayed and why
-others left, and the pairs themselves.
+"""report.html of a build, from the published folder alone: which pairs stayed, why others left.
 
 `svco report DIR` makes it again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
+from markupsafe import Markup
 
 from pipeline.core.cli import run_command
 from pipeline.core.progress import say
 from pipeline.core.schema import SPLITS, read_manifest
 from pipeline.core.storage import read_json
-from pipeline.pages.page import PageSection, bar, html_table, paragraph, render_page, text, tiles
+from pipeline.pages.page import (
+    PageSection,
+    bar,
+    folded,
+    html_table,
+    joined,
+    paragraph,
+    render_page,
+    subsection,
+    tiles,
+)
+from pipeline.report.audit import audit_html
 from pipeline.report.gallery import dropped_sheets, kept_sheet
 from pipeline.report.llm import rewrite_html
 from pipeline.report.llm_verify import verify_html
@@ -28,8 +39,9 @@ NUM_KEPT_SHOWN, NUM_DROPPED_SHOWN = 24, 6  # where the manifest's recipe does no
 
 
 def write_report(out: Path, result: Mapping[str, Any]) -> None:
-    """Writes `out/report.html` from the shards and the manifest in `out`. Of the pictures only
-    those shown are read.
+    """Writes `out/report.html` from the shards and the manifest in `out`.
+
+    Of the pictures only those shown are read.
 
     Args:
         result: What result.json holds besides: "stages" and "throughput"; either may be missing.
@@ -42,48 +54,41 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
     lead = (
         f"{kept:,} of {len(rows.table):,} candidates were kept ({_percent(kept, len(rows.table))})."
     )
-    sections = [
-        PageSection(heading, html) for heading, html in _sections(rows, manifest, result, out)
-    ]
-    render_page(
-        str(manifest.get("name") or "Minimal Visual Contrasts"), sections, out / "report.html", lead
-    )
+    title = str(manifest.get("name") or "Minimal Visual Contrasts")
+    sections = [PageSection(*part) for part in _sections(rows, manifest, result, out)]
+    render_page(title, sections, out / "report.html", lead)
 
 
 def _sections(
     rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any], out: Path
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[str, Markup]]:
     """Headings and HTML, in the order of the page; what is not known is left out."""
     recipe: Mapping[str, Any] = manifest.get("recipe") or {}
     shown: Mapping[str, Any] = recipe.get("report") or {}
-    warnings = "".join(
-        f'<p class="bad">{text(warning)}</p>' for warning in manifest.get("warnings") or []
-    )
+    warnings = joined(manifest.get("warnings") or [], Markup('<p class="bad">{}</p>'))
     yield "Rows", warnings + _rows_html(rows)
     yield "Why rows left", _reasons_html(rows)
     yield from _score_sections(rows, out)
     yield "Kept pairs", kept_sheet(rows, shown.get("num_kept_shown", NUM_KEPT_SHOWN))
     if not rows.kept.all():
-        yield (
-            "Dropped pairs",
-            dropped_sheets(rows, shown.get("num_dropped_shown", NUM_DROPPED_SHOWN)),
-        )
+        num_shown = shown.get("num_dropped_shown", NUM_DROPPED_SHOWN)
+        yield "Dropped pairs", dropped_sheets(rows, num_shown)
     if manifest.get("rewrite"):
         yield "Rewriting", rewrite_html(manifest["rewrite"])
     if manifest.get("verify"):
         yield "Verification of the answers", verify_html(manifest["verify"])
     if manifest.get("audit"):
-        yield "Shortcut audit", _audit_html(manifest["audit"])
+        yield "Shortcut audit", audit_html(manifest["audit"])
     if manifest.get("links"):
         yield "Groups", _groups_html(manifest["links"])
-    yield "Licences", _licences_html(rows)
+    yield "Licences", _licenses_html(rows)
     if result.get("stages"):
         yield "How long it took", _stages_html(result)
     if recipe:
         yield "Recipe", _recipe_html(recipe)
 
 
-def _score_sections(rows: Rows, out: Path) -> Iterator[tuple[str, str]]:
+def _score_sections(rows: Rows, out: Path) -> Iterator[tuple[str, Markup]]:
     num_scores = len(rows.scores())
     columns, section = read_scores(out) if num_scores else ({}, SelectionSection())
     yield "Scores", scores_html(rows, resolved_bounds(columns, section) if num_scores else [])
@@ -91,21 +96,20 @@ def _score_sections(rows: Rows, out: Path) -> Iterator[tuple[str, str]]:
         yield "Thresholds", thresholds_html(columns, section)
 
 
-def _rows_html(rows: Rows) -> str:
+def _rows_html(rows: Rows) -> Markup:
     by_split = {split: number for (split,), number in rows.counts("split").items()}
     facts = [
         ("candidates", f"{len(rows.table):,}"),
         *[(split, f"{by_split.get(split, 0):,}") for split in SPLITS],
     ]
     facts.append(("dropped", f"{by_split.get('', 0):,}"))
-    parts = [
-        f"<h3>By {name}</h3>{_kept_table(rows, name)}"
-        for name in ("category", "source", "operation")
-    ]
-    return tiles(facts) + "".join(parts)
+    columns = ("category", "source", "operation")
+    return tiles(facts) + joined(
+        subsection(f"By {name}", _kept_table(rows, name)) for name in columns
+    )
 
 
-def _kept_table(rows: Rows, column: str) -> str:
+def _kept_table(rows: Rows, column: str) -> Markup:
     """Candidates and kept rows for each value of a column."""
     totals: dict[str, int] = {}
     kept: dict[str, int] = {}
@@ -126,48 +130,32 @@ def _kept_table(rows: Rows, column: str) -> str:
     return html_table([column, "candidates", "kept", "dropped", "share kept", ""], lines)
 
 
-def _reasons_html(rows: Rows) -> str:
+def _reasons_html(rows: Rows) -> Markup:
     num_dropped = int((~rows.kept).sum())
     if not num_dropped:
         return paragraph("Nothing was dropped.")
-    counted = sorted(
-        ((number, reason) for (reason,), number in rows.counts("drop_reason").items() if reason),
-        reverse=True,
-    )
     lines = [
         [reason, f"{number:,}", _percent(number, num_dropped), bar(number / num_dropped)]
-        for number, reason in counted
+        for reason, number in rows.drop_reasons().items()
     ]
     return html_table(["reason", "rows", "share of dropped", ""], lines)
 
 
-def _licences_html(rows: Rows) -> str:
+def _licenses_html(rows: Rows) -> Markup:
     counted = [
-        [licence or "(not stated)", source, f"{number:,}"]
-        for (licence, source, reason), number in rows.counts(
+        [license_name or "(not stated)", source, f"{number:,}"]
+        for (license_name, source, reason), number in rows.counts(
             "license", "source", "drop_reason"
         ).items()
         if not reason
     ]
-    return (
-        html_table(["licence", "source", "kept rows"], counted)
-        if counted
-        else paragraph("No row was kept.")
-    )
+    if not counted:
+        return paragraph("No row was kept.")
+    return html_table(["licence", "source", "kept rows"], counted)
 
 
-def _audit_html(results: Sequence[Mapping[str, Any]]) -> str:
-    from pydantic import TypeAdapter
-
-    from pipeline.audit.shortcuts import AuditResult, audit_html
-
-    return audit_html(TypeAdapter(list[AuditResult]).validate_python(results))
-
-
-def _groups_html(links: Mapping[str, Any]) -> str:
-    """How many groups there are once those that share a picture are one, and how large the largest
-    is.
-    """
+def _groups_html(links: Mapping[str, Any]) -> Markup:
+    """How many groups are left once those that share a picture are one, and the largest's size."""
     note = (
         "Pairs of one group never stand in both splits. Groups that share a picture, or one that"
         " looks the same, are linked into one."
@@ -177,14 +165,14 @@ def _groups_html(links: Mapping[str, Any]) -> str:
         ("linked groups", f"{links['num_linked_groups']:,}"),
         (
             "pairs in the largest",
-            f"{links['largest_rows']:,} ({100 * links['frac_largest']:.1f} %)",
+            f"{links['largest_rows']:,} ({_percent(links['frac_largest'], 1)})",
         ),
         ("groups that it joins", f"{links['largest_groups']:,}"),
     ]
     return tiles(facts) + paragraph(note)
 
 
-def _stages_html(result: Mapping[str, Any]) -> str:
+def _stages_html(result: Mapping[str, Any]) -> Markup:
     stages = result["stages"]
     total_s = sum(stage["seconds"] for stage in stages) or 1.0
     lines = [
@@ -196,24 +184,22 @@ def _stages_html(result: Mapping[str, Any]) -> str:
         ]
         for stage in stages
     ]
-    throughput = result.get("throughput")
+    stages_table = html_table(["stage", "time", "", "fingerprint"], lines)
     facts = [
         [name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"]
-        for name, value in (throughput or {}).items()
+        for name, value in (result.get("throughput") or {}).items()
     ]
-    measured = f"<h3>Throughput</h3>{html_table(['', 'value'], facts)}" if facts else ""
-    return html_table(["stage", "time", "", "fingerprint"], lines) + measured
+    if not facts:
+        return stages_table
+    return stages_table + subsection("Throughput", html_table(["", "value"], facts))
 
 
-def _recipe_html(recipe: Mapping[str, Any]) -> str:
+def _recipe_html(recipe: Mapping[str, Any]) -> Markup:
     shown = yaml.safe_dump(dict(recipe), sort_keys=False, allow_unicode=True, width=100)
-    return (
-        "<details><summary>every field, with its default filled"
-        f" in</summary><pre>{text(shown)}</pre></details>"
-    )
+    return folded("every field, with its default filled in", Markup("<pre>{}</pre>").format(shown))
 
 
-def _percent(part: int, whole: int) -> str:
+def _percent(part: float, whole: int) -> str:
     return f"{100 * part / whole:.1f} %" if whole else "-"
 
 

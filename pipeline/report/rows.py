@@ -1,6 +1,4 @@
-"""What the report reads of a published folder: narrow columns of every row, and whole rows only of
-the pairs that it shows.
-"""
+"""What the report reads of a published folder: narrow columns of all rows, all of those it shows."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,9 +54,7 @@ class Rows:
         return mask
 
     def scores(self) -> dict[str, NDArray[np.float64]]:
-        """The scores that some encoder computed, [N] each, NaN where a row was dropped before it
-        was scored.
-        """
+        """The scores that some encoder computed, [N] each, NaN where a row left before scoring."""
         made = [name for name in SCORE_COLUMNS if self.table[name].null_count < len(self.table)]
         return {
             name: np.asarray(self.table[name].to_numpy(zero_copy_only=False), np.float64)
@@ -66,15 +62,21 @@ class Rows:
         }
 
     def counts(self, *columns: str) -> dict[tuple[str, ...], int]:
-        """How many rows there are of each combination of values, sorted by it; a null counts as ""."""
-        found = self.table.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
+        """How many rows have each combination of values, sorted by it; a null counts as ""."""
+        groups = self.table.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
         return dict(
-            sorted((tuple(row[name] or "" for name in columns), row["count_all"]) for row in found)
+            sorted((tuple(row[name] or "" for name in columns), row["count_all"]) for row in groups)
         )
 
+    def drop_reasons(self) -> dict[str, int]:
+        """How many rows left for each reason, the most frequent first."""
+        counted = [(num, reason) for (reason,), num in self.counts("drop_reason").items() if reason]
+        return {reason: num for num, reason in sorted(counted, reverse=True)}
+
     def sample(self, mask: Mask, num_rows: int) -> NDArray[np.int64]:
-        """Up to `num_rows` rows of a mask, the categories in turn, each in the order of pair_id (a
-        hash): nobody's choice.
+        """Up to `num_rows` rows of a mask, nobody's choice.
+
+        The categories come in turn, each in the order of pair_id, which is a hash.
         """
         at = np.flatnonzero(mask)
         part = self.table.select(["category", "pair_id"]).take(at)
@@ -91,8 +93,9 @@ class Rows:
         return chosen
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
-        """The given rows with SHOWN columns, in the given order. Reads the row groups that hold
-        them, one at a time.
+        """The given rows with SHOWN columns, in the given order.
+
+        Reads the row groups that hold them, one at a time.
         """
         wanted = self.table.select(["file", "row"]).take(pa.array(rows, pa.int64())).to_pylist()
         found: dict[tuple[int, int], dict[str, Any]] = {}

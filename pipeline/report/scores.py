@@ -1,16 +1,15 @@
-"""The report's part on scores: a histogram of each with the bounds that were in force, quantiles,
-and what other bounds would keep.
-"""
+"""The report's part on scores: histograms with the bounds in force, and what others would keep."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import CATEGORIES
-from pipeline.pages.page import figure_svg, html_table, paragraph, plots
+from pipeline.pages.page import figure_svg, html_table, paragraph, plots, subsection
 from pipeline.report.rows import Mask, Rows
 from pipeline.selection.rules import Columns, ScoreBound, SelectionSection
 from pipeline.selection.sweep import axis_names, sweep_figure, sweeps
@@ -19,10 +18,8 @@ KEPT_COLOUR, DROPPED_COLOUR, BOUND_COLOUR = "#1f5fbf", "#b4becc", "#b3261e"
 NUM_BINS = 60
 
 
-def scores_html(rows: Rows, bounds: Sequence[ScoreBound]) -> str:
-    """Histograms and quantiles of every score that was computed, with the bounds that were in
-    force.
-    """
+def scores_html(rows: Rows, bounds: Sequence[ScoreBound]) -> Markup:
+    """Histograms and quantiles of every score that was computed, with the bounds in force."""
     scores, kept = rows.scores(), rows.kept
     if not scores:
         return paragraph("No row reached scoring.")
@@ -41,14 +38,15 @@ def scores_html(rows: Rows, bounds: Sequence[ScoreBound]) -> str:
         if rules
         else paragraph("The recipe sets no bound on a score.")
     )
-    return (
-        f"{plots(figures)}<h3>Quantiles</h3>{html_table(columns, numbers)}<h3>Bounds</h3>{stated}"
-    )
+    quantiles = subsection("Quantiles", html_table(columns, numbers))
+    return plots(figures) + quantiles + subsection("Bounds", stated)
 
 
-def thresholds_html(columns: Columns, section: SelectionSection) -> str:
-    """How many pairs other thresholds on the first two scores would keep, as a heat map; see
-    `stored_scores.read_scores`.
+def thresholds_html(columns: Columns, section: SelectionSection) -> Markup:
+    """How many pairs other thresholds on the first two scores would keep, as a heat map.
+
+    Args:
+        columns: What `pipeline.selection.stored.read_scores` reads.
     """
     try:
         everything = sweeps(columns, section, axis_names(columns, None, None))[0]
@@ -58,16 +56,14 @@ def thresholds_html(columns: Columns, section: SelectionSection) -> str:
         f"How many each pair of thresholds keeps ({everything.title}); this build's own are framed."
         " svco sweep shows the same for each category and for other scores."
     )
-    return figure_svg(sweep_figure(everything.columns, everything.x, everything.y)) + paragraph(
-        note
-    )
+    figure = sweep_figure(everything.columns, everything.x, everything.y)
+    return figure_svg(figure) + paragraph(note)
 
 
 def histogram(
     values_N: NDArray[np.float64], kept_N: Mask, name: str, bounds: Sequence[ScoreBound]
 ) -> Any:
-    """How a score is distributed over kept and dropped candidates, stacked; a line where a bound on
-    it lies.
+    """How a score is distributed over kept and dropped candidates, stacked, with its bounds as lines.
 
     Args:
         values_N: One per candidate, NaN where it was not scored.

@@ -1,5 +1,6 @@
-"""`svco rewrite-audit DIR`: a page of rewrites beside their captions, for a person who judges them:
-random, worst and failed ones.
+"""`svco rewrite-audit DIR`: rewrites beside their captions, for a person who judges them.
+
+The page shows random, worst and failed ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,10 +48,7 @@ def num_words_off(row: Mapping[str, Any]) -> int:
     asked = set(atoms(row["question"] or ""))
     total = 0
     for side in "ab":
-        said, stated = (
-            set(atoms(row[f"answer_{side}"] or "")),
-            set(atoms(row[f"caption_{side}"] or "")),
-        )
+        said, stated = (set(atoms(row[f"{text}_{side}"] or "")) for text in ("answer", "caption"))
         total += len((said - stated - asked - FREE) | (stated - said - FREE))
     return total
 
@@ -61,12 +59,13 @@ def write_audit(folder: Path, page: Path, num_shown: int) -> dict[str, int]:
     Raises:
         MvcError: `folder` is no MVC folder, or holds no row.
     """
-    manifest, rows = read_manifest(folder), _rows(folder)
+    manifest = read_manifest(folder)
+    rows = _rows_in([path for split in SPLITS for path in shard_paths(folder, split)])
     if not rows:
         raise MvcError(f"{folder}: expected rows in data/, found none; there is nothing to judge")
     tries = _tries(folder, manifest)
     by_model = [row for row in rows if row["rewrite_status"] in ("llm", "llm_retried")]
-    rejected = _rejected(folder, tries)
+    dropped = _rows_in(sorted((folder / "rejects").glob("*.parquet")))
     groups = {
         # pair_id is a hash: its order is nobody's choice.
         "Random": sorted(by_model or rows, key=lambda row: row["pair_id"]),
@@ -77,55 +76,43 @@ def write_audit(folder: Path, page: Path, num_shown: int) -> dict[str, int]:
         "Failed: written by the template instead": [
             row for row in rows if row["rewrite_status"] == "fallback"
         ],
-        "Failed: rejected": rejected,
+        "Failed: rejected": [
+            row for row in dropped if tries.get(row["pair_id"], {}).get("status") == "rejected"
+        ],
     }
     sections = [
-        PageSection(heading, _sheet(found, tries, num_shown))
-        for heading, found in groups.items()
-        if found or heading.startswith(("Random", "Failed: written"))
+        PageSection(heading, _sheet(group, tries, num_shown))
+        for heading, group in groups.items()
+        if group or heading.startswith(("Random", "Failed: written"))
     ]
     lead = (
         "Captions above, what was written beneath; words in which the sides differ are marked. No"
         " check replaces reading."
     )
     render_page(f"Rewrites of {manifest.get('name') or folder.name}", sections, page, lead)
-    return {heading: len(found) for heading, found in groups.items()}
+    return {heading: len(group) for heading, group in groups.items()}
 
 
-def _rows(folder: Path) -> list[Row]:
-    """Texts of all kept rows, with where each lies."""
-    found = []
-    for path in [path for split in SPLITS for path in shard_paths(folder, split)]:
+def _rows_in(paths: Sequence[Path]) -> list[Row]:
+    """Texts of all rows of some shards, with where each lies."""
+    return [
+        {**row, "place": (path, number)}
+        for path in paths
         for number, row in enumerate(
             pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()
-        ):
-            found.append({**row, "place": (path, number)})
-    return found
-
-
-def _rejected(folder: Path, tries: Mapping[str, Row]) -> list[Row]:
-    """Rows that left because their rewrite failed."""
-    found = []
-    for path in sorted((folder / "rejects").glob("*.parquet")):
-        for number, row in enumerate(
-            pq.read_table(path, columns=list(_TEXTS), partitioning=None).to_pylist()
-        ):
-            if tries.get(row["pair_id"], {}).get("status") == "rejected":
-                found.append({**row, "place": (path, number)})
-    return found
+        )
+    ]
 
 
 def _tries(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Row]:
-    """What was tried for each pair, from the build's stage folder; empty where that is not beside
-    the data.
-    """
+    """What was tried for each pair, from the build's stage folder; empty where that is gone."""
     fingerprint = (manifest.get("fingerprints") or {}).get("rewrite", "")
     stage = Stage("rewrite", folder / ".work" / "rewrite" / fingerprint)
     paths = sorted(stage.folder.glob("tries-*.parquet")) if fingerprint else []
     return {row["pair_id"]: row for path in paths for row in read_table(path).to_pylist()}
 
 
-def _sheet(rows: Sequence[Row], tries: Mapping[str, Row], num_shown: int) -> str:
+def _sheet(rows: Sequence[Row], tries: Mapping[str, Row], num_shown: int) -> Markup:
     chosen = rows[:num_shown]
     shown = cards([_card(row, tries.get(row["pair_id"])) for row in _with_images(chosen)])
     return paragraph(f"{len(chosen):,} of {len(rows):,}") + shown
@@ -133,14 +120,14 @@ def _sheet(rows: Sequence[Row], tries: Mapping[str, Row], num_shown: int) -> str
 
 def _with_images(rows: Sequence[Row]) -> list[Row]:
     """The rows with their pictures; of each shard only the row groups that hold them are read."""
-    found: dict[tuple[Path, int], Row] = {}
+    pictures: dict[tuple[Path, int], Row] = {}
     for path in sorted({row["place"][0] for row in rows}):
         numbers = [row["place"][1] for row in rows if row["place"][0] == path]
-        found |= {(path, number): pictures for number, pictures in rows_at(path, numbers, _IMAGES)}
-    return [row | found[row["place"]] for row in rows]
+        pictures |= {(path, number): row for number, row in rows_at(path, numbers, _IMAGES)}
+    return [row | pictures[row["place"]] for row in rows]
 
 
-def _card(row: Row, tried: Row | None) -> str:
+def _card(row: Row, tried: Row | None) -> Markup:
     captions = marked_differences(row["caption_a"] or "", row["caption_b"] or "")
     answers = marked_differences(row["answer_a"] or "-", row["answer_b"] or "-")
     bytes_a, bytes_b = ((row[name] or {}).get("bytes") for name in _IMAGES)

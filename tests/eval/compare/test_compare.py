@@ -15,7 +15,7 @@ import pytest
 from eval.benchmarks.registry import benchmark
 from eval.benchmarks.table import answer_table
 from eval.compare.cli import comparison_of, labels_of, print_comparison
-from eval.compare.runs import ComparisonError
+from eval.compare.runs import UserError
 from eval.question import Question, Verdict
 from pipeline.core.recipe import RecipeError
 
@@ -212,7 +212,7 @@ def test_nothing_in_common_is_an_error_or_a_note(tmp_path: Path) -> None:
     tuned = leave(tmp_path / "tuned", mmvp=([mmvp_question(2), mmvp_question(3)], "11"), mmhal="44")
     assert "mmvp: no question in common; left out" in compare(base, tuned)["notes"]
     other = leave(tmp_path / "other", mmvp_x="11")
-    with pytest.raises(ComparisonError, match="no benchmark was answered by all"):
+    with pytest.raises(UserError, match="no benchmark was answered by all"):
         compare(tuned, other)
 
 
@@ -253,7 +253,7 @@ def test_one_folder_with_its_base_is_a_comparison(tmp_path: Path) -> None:
     both = compare(folder, other)
     assert [model["label"] for model in both["models"]] == ["tuned (base)", "tuned", "other"]
     assert "the models were finetuned from different ones" in both["notes"][-1]
-    with pytest.raises(ComparisonError, match="at least two models"):
+    with pytest.raises(UserError, match="at least two models"):
         compare(leave(tmp_path / "alone", mmvp="11"))
 
 
@@ -308,7 +308,7 @@ def test_a_folder_that_cannot_be_used_is_named(
         (bad / file).write_bytes(damage)
     elif damage is not None:
         pq.write_table(damage, bad / file)
-    with pytest.raises(ComparisonError, match=message) as caught:
+    with pytest.raises(UserError, match=message) as caught:
         compare(good, bad)
     assert "bad" in str(caught.value) and "\n" not in str(caught.value)
 

@@ -11,7 +11,7 @@ from eval.pairs.arrays import ModelScores, judge, model_scores_of
 from eval.pairs.measures import MEASURES
 from eval.pairs.paired_scores import PriorSides
 from eval.pairs.score_table import score_table, verdict_of_pairs
-from eval.report.pairs import HEADLINE, TERMINAL, show, table
+from eval.report.pairs import HEADLINE, TERMINAL, table
 
 SEES = [[-1.0, -5.0], [-5.0, -1.0], [-3.0, -3.5]]
 BLIND = [[-2.0, -4.0], [-2.0, -4.0], [-2.0, -4.0]]
@@ -232,16 +232,6 @@ def test_results_of_other_pairs_or_without_numbers_are_refused() -> None:
         model_scores_of(ITEMS.slice(1, 1), good)
     with pytest.raises(ValueError, match="pair p0: .* not a finite number"):
         model_scores_of(ITEMS.slice(0, 1), good.set_column(1, "logp_a_a", [[float("nan")]]))
-
-
-def test_numbers_are_shown_in_the_unit_of_their_measure() -> None:
-    number = {"value": 0.5, "low": 0.25, "high": 0.75}
-    assert show("text_score", number) == "50.0% [25.0, 75.0]"
-    assert show("text_score", number, difference=True) == "+50.0 [25.0, 75.0]"
-    assert show("matching_none_nats", number) == "+0.50 [0.25, 0.75]"
-    assert show("auroc", number) == "0.500 [0.250, 0.750]"
-    assert show("text_score", {**number, "low": None, "high": None}) == "50.0%"
-    assert show("text_score", None) == "-"
 
 
 def test_the_tables_name_only_measures_that_exist() -> None:

@@ -11,7 +11,6 @@ from pipeline.audit.shortcuts import (
     AuditSection,
     audit,
     audit_features,
-    audit_html,
     audit_sources,
     features_of,
     sample_for_audit,
@@ -20,6 +19,7 @@ from pipeline.audit.shortcuts import (
 from pipeline.config import NormalizeSection
 from pipeline.core.images import ImageError
 from pipeline.core.schema import sha256_hex
+from pipeline.report.audit import audit_html
 from pipeline.stages.normalize import normalize_bytes
 
 KEEP, REENCODE = NormalizeSection(), NormalizeSection(mode="reencode")
@@ -201,7 +201,7 @@ def test_each_source_and_operation_has_its_own_verdict_and_equal_features_are_at
     assert results[2].separability.clues[0].feature == "noise"
     written = json.loads(json.dumps([one.as_json() for one in results]))
     assert written[2]["separability"]["clues"][0] == {"feature": "noise", "auc": 1.0}
-    page = audit_html(results)
+    page = audit_html(written)
     assert page.count("WARNING") == 1
     assert "noise higher in b (1.00)" in page
 
