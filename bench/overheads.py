@@ -124,7 +124,7 @@ def prepare(folder: Path, options: argparse.Namespace) -> tuple[Path, Path]:
 def timers() -> Iterator[Seconds]:
     """The seconds of each call of the loop's parts, while the body runs."""
     from pipeline.core.progress import Progress
-    from training.runtime.driver_messages import RelayedProgress
+    from training.runtime.driver_messages import DriverProgress
     from training.runtime.environment import LocalEnv
     from training.train_worker import RayEnv
     from training.trainer.checkpoint import Checkpoints
@@ -137,7 +137,7 @@ def timers() -> Iterator[Seconds]:
         "save": [(Checkpoints, "save")],
         "report": [(LocalEnv, "report"), (RayEnv, "report")],
         "log": [(Log, "write")],
-        "progress": [(Progress, "advance"), (RelayedProgress, "advance")],
+        "progress": [(Progress, "advance"), (DriverProgress, "advance")],
         "load": [(Updater, "load")],
     }
     before = {place: getattr(*place) for places in parts.values() for place in places}

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from training.chunk_sizes import CHUNK_IMAGES
 from training.config import TrainSection
 from training.data.feature_store import FeatureStore, write_features
 from training.data.pairs import PairReader
-from training.data.prefetch import ReadAhead
+from training.data.prefetch import Prefetcher
 from training.data.reference_table import feature_facts, reference_facts, write_part
-from training.data.vision_features import CHUNK_IMAGES, VisionFeatures
+from training.data.vision_features import VisionFeatures
 from training.models.families import Images
 from training.models.logps import vision_features
 from training.models.packing import Ints
@@ -59,7 +60,7 @@ class ReferenceModel:
                 images, keep=False
             )
 
-        with ReadAhead(batches, load) as ahead:
+        with Prefetcher(batches, load) as ahead:
             made = (
                 (hashes, list(vision_features(self._trained.vlm.model, pixels)))
                 for hashes, pixels in ahead
@@ -76,7 +77,10 @@ class ReferenceModel:
         held = self._splits.get(split) or self._open(split)
         pairs = np.arange(start, min(start + num_pairs, len(held.reader)))
         logps_P32 = torch.zeros(len(pairs), 3, 2)
-        with torch.no_grad(), self._scorer.ahead(held, self._scorer.passes(held, pairs)) as ahead:
+        with (
+            torch.no_grad(),
+            self._scorer.prefetch(held, self._scorer.passes(held, pairs)) as ahead,
+        ):
             for some in ahead:
                 logps_P32[torch.from_numpy(some.pairs - start)] = (
                     self._scorer.run(held, some).logps_P32.float().cpu()

@@ -1,13 +1,13 @@
 """The side of a training job that runs in a Ray Train worker: the loop, and what it tells Ray."""
 
+import functools
 import os
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from training.runtime.driver_messages import Messages, RelayedProgress
-from training.runtime.environment import Advances, LocalEnv, _Silence
+from training.runtime.driver_messages import DriverProgress, Messages
+from training.runtime.environment import LocalEnv
 
 
 class RayEnv(LocalEnv):
@@ -21,8 +21,13 @@ class RayEnv(LocalEnv):
 
         context = ray.train.get_context()
         device = str(ray.train.torch.get_device())
-        super().__init__(context.get_world_rank(), context.get_world_size(), device)
-        self._messages = messages
+        super().__init__(
+            context.get_world_rank(),
+            context.get_world_size(),
+            device,
+            say=lambda text: messages.send(kind="say", text=text),
+            progress=functools.partial(DriverProgress, messages),
+        )
 
     def report(self, metrics: Mapping[str, float]) -> None:
         """Passes the metrics to Ray Train. A call waits for the controller's next poll, so the loop
@@ -31,19 +36,6 @@ class RayEnv(LocalEnv):
         import ray.train
 
         ray.train.report(dict(metrics))
-
-    def say(self, text: str) -> None:
-        """See Env."""
-        if self.rank == 0:
-            self._messages.send(kind="say", text=text)
-
-    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
-        """See Env."""
-        return (
-            RelayedProgress(self._messages, title, total, unit)
-            if self.rank == 0 and title
-            else _Silence()
-        )
 
 
 def train_worker(config: dict[str, Any]) -> dict[str, Any]:

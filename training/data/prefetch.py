@@ -10,11 +10,11 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-class ReadAhead(Generic[Item, Made]):
+class Prefetcher(Generic[Item, Made]):
     """What `make` makes of each item, in order, the next one in a thread while the last one is
     used.
 
-        with ReadAhead(batches, load) as ahead:
+        with Prefetcher(batches, load) as ahead:
             for batch in ahead: ...
 
     One item is ahead, so at most two of what was made are in memory. Items are drawn in the
@@ -28,7 +28,7 @@ class ReadAhead(Generic[Item, Made]):
         self._coming: deque[Future[Made]] = deque()
 
     def __enter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
         self._begin()
         return self
 

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from training.chunk_sizes import CHUNK_IMAGES
 from training.data.feature_store import FeatureStore
 from training.data.pairs import PairReader
-from training.data.prefetch import ReadAhead
+from training.data.prefetch import Prefetcher
 from training.models.families import Images
 from training.models.logps import vision_features
 from training.models.packing import Ints
 from training.models.vlm import Vlm, pixel_values
 from training.runtime.environment import Env
 
-CHUNK_IMAGES = 64
 REDUCED_ROWS = 2**19  # features that workers add up at a time
 
 
@@ -147,7 +147,7 @@ class VisionFeatures:
         mine = chunks[self._env.rank :: self._env.world_size]
         with (
             self._env.progress(f"images, {self._reader.split}", num_images, "images") as progress,
-            ReadAhead(mine, functools.partial(self._reader.pixels, keep=False)) as ahead,
+            Prefetcher(mine, functools.partial(self._reader.pixels, keep=False)) as ahead,
         ):
             for index, chunk in enumerate(chunks):
                 if index % self._env.world_size == self._env.rank:

@@ -15,14 +15,13 @@ activations, and as much again for gradients of weights that are trained.
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from training.chunk_sizes import MAX_LOGITS
 from training.config import TrainSection
 from training.estimate.model_shape import ModelShape, TextShape, VisionShape
 from training.estimate.policy_size import adapter_weights
 from training.objectives.terms import ALL_CELLS, Cell
 
 ATTENTION_BACKWARD = 2.5  # five products against two, because scores are computed again
-# above it logits are computed again in the backward pass; as in training.models.logps
-MAX_LOGITS = 2**27
 
 
 class PairLengths(NamedTuple):

@@ -9,17 +9,15 @@ measurement as far as a test says.
 
 from dataclasses import asdict, dataclass
 
+from training.chunk_sizes import CHUNK_IMAGES, GRADIENT_BUCKET, MAX_LOGITS
 from training.config import TrainSection
-from training.estimate.flops import MAX_LOGITS, PairLengths, sides_of
+from training.estimate.flops import PairLengths, sides_of
 from training.estimate.model_shape import ModelShape, TextShape
 from training.estimate.policy_size import PolicySize, adapted, policy_size
 from training.objectives.terms import Cell
 
 # half a byte, one byte of scale for 64 numbers, that of 256 scales in fp32
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-# what workers add up at a time; as in training.trainer.optimizer
-GRADIENT_BUCKET_BYTES = 4 * 32_000_000
-FEATURE_IMAGES = 64  # as in training.data.vision_features
 RUNTIME_BYTES = 1.0e9  # CUDA context and the libraries' workspaces
 FRAGMENTS = 0.05  # of the rest: what the allocator holds and cannot use
 GB = 1e9
@@ -86,7 +84,7 @@ def memory_of(
         "gradients": (
             4.0 * moving
             + (
-                GRADIENT_BUCKET_BYTES
+                4 * GRADIENT_BUCKET
                 if section.workers.num_workers > 1 and not section.workers.shard
                 else 0
             )
@@ -110,7 +108,7 @@ def start_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) 
     states = vision.num_layers + 1 if shape.family == "llava" else 4
     patches = vision.num_patches(max(lengths.features))
     at_work = (
-        FEATURE_IMAGES
+        CHUNK_IMAGES
         * patches
         * (vision.width * states + vision.ffn_width)
         * (2 if section.train.weights == "bfloat16" else 4)

@@ -14,12 +14,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
+from training.chunk_sizes import MAX_LOGITS
 from training.models.attention import attention_inputs
 from training.models.families import FAMILIES, Images, unwrapped
 from training.models.packing import NUM_SEQUENCES, Packed
-
-# kept for the backward pass, 0.5 GB in fp32; of more, each part is made again when it is needed
-MAX_LOGITS = 2**27
 
 
 @overload

@@ -28,7 +28,7 @@ class Messages:
             file.write(json.dumps(message) + "\n")
 
 
-class RelayedProgress:
+class DriverProgress:
     """As `pipeline.core.progress.Progress`, but shown by the driver; sends at most a few messages
     per second.
     """

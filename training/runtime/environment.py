@@ -1,13 +1,13 @@
 """The seam between the training loop and what runs it: `fit(section, env)` never imports Ray."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, Self
 
 from pipeline.core.progress import Progress, say
 
 
-class Advances(Protocol):
+class ProgressDisplay(Protocol):
     """A progress display."""
 
     def advance(self, n: int = 1, **facts: float | str) -> None:
@@ -33,7 +33,9 @@ class Env(Protocol):
     def say(self, text: str) -> None:
         """Shows a line; of all workers only rank 0 is heard."""
 
-    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
+    def progress(
+        self, title: str, total: int, unit: str
+    ) -> AbstractContextManager[ProgressDisplay]:
         """A progress display; of all workers only that of rank 0 is seen, and none without a title."""
         ...
 
@@ -54,8 +56,17 @@ class LocalEnv:
     up.
     """
 
-    def __init__(self, rank: int = 0, world_size: int = 1, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        world_size: int = 1,
+        device: str = "cpu",
+        *,
+        say: Callable[[str], None] = say,
+        progress: Callable[[str, int, str], AbstractContextManager[ProgressDisplay]] = Progress,
+    ) -> None:
         self.rank, self.world_size, self.device = rank, world_size, device
+        self._say, self._progress = say, progress
 
     def all_reduce(self, tensor: Any) -> None:
         """See Env."""
@@ -82,8 +93,11 @@ class LocalEnv:
     def say(self, text: str) -> None:
         """See Env."""
         if self.rank == 0:
-            say(text)
+            self._say(text)
 
-    def progress(self, title: str, total: int, unit: str) -> AbstractContextManager[Advances]:
+    def progress(
+        self, title: str, total: int, unit: str
+    ) -> AbstractContextManager[ProgressDisplay]:
         """See Env."""
-        return Progress(title, total, unit) if self.rank == 0 and title else _Silence()
+        shown = self.rank == 0 and title
+        return self._progress(title, total, unit) if shown else _Silence()

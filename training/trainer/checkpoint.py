@@ -26,7 +26,7 @@ from pipeline.core.storage import StoreError, read_json, write_json
 from training.data.pairs import DataState
 from training.run_plan import ATTEMPT, CHECKPOINTS
 from training.runtime.environment import Env
-from training.trainer.policy import Trained
+from training.trainer.policy import TrainablePolicy
 
 BEST = "best"
 _ONLY_TRAINED = StateDictOptions(ignore_frozen_params=True)
@@ -66,7 +66,9 @@ class Checkpoints:
         self._out, self._env, self._num_to_keep = Path(out), env, num_to_keep
         self._attempt = _attempt(out)
 
-    def save(self, trained: Trained, optimizer: torch.optim.Optimizer, state: TrainState) -> None:
+    def save(
+        self, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, state: TrainState
+    ) -> None:
         """Makes the run continue from `state` if it is stopped after this call.
 
         Raises:
@@ -81,13 +83,17 @@ class Checkpoints:
                 shutil.rmtree(old, ignore_errors=True)
 
     def save_best(
-        self, trained: Trained, optimizer: torch.optim.Optimizer, state: TrainState
+        self, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, state: TrainState
     ) -> None:
         """Keeps what is trained now as the best so far."""
         self._write(trained, optimizer, state, BEST)
 
     def _write(
-        self, trained: Trained, optimizer: torch.optim.Optimizer, state: TrainState, name: str
+        self,
+        trained: TrainablePolicy,
+        optimizer: torch.optim.Optimizer,
+        state: TrainState,
+        name: str,
     ) -> None:
         folder = run_folder(self._out)
         temporary = folder / f"{name}.{self._attempt}"
@@ -133,7 +139,7 @@ class Checkpoints:
 
 
 def restore(
-    folder: Path, trained: Trained, optimizer: torch.optim.Optimizer, env: Env
+    folder: Path, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, env: Env
 ) -> TrainState:
     """Puts a checkpoint's tensors into the model and its optimiser; returns the rest.
 
@@ -162,7 +168,7 @@ def restore(
     return TrainState(**{**facts, "data": DataState(**facts["data"])})
 
 
-def _tensors(trained: Trained, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+def _tensors(trained: TrainablePolicy, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
     model, states = get_state_dict(trained.policy, optimizer, options=_ONLY_TRAINED)
     return {"model": model, "optimizer": states}
 

@@ -12,13 +12,15 @@ from pipeline.core.storage import write_text
 from training.config import TrainSection
 from training.models.vlm import Vlm, load_vlm
 from training.runtime.environment import Env
-from training.trainer.policy import Trained, part_of
+from training.trainer.policy import TrainablePolicy, part_of
 
 # the sub-folder that holds adapters beside the model into which they are merged
 ADAPTER = "adapter"
 
 
-def export_model(trained: Trained, section: TrainSection, record: dict[str, Any], env: Env) -> None:
+def export_model(
+    trained: TrainablePolicy, section: TrainSection, record: dict[str, Any], env: Env
+) -> None:
     """Writes the model, its processor and its card to `section.out`. Every worker calls it; rank 0
     writes.
 
@@ -40,7 +42,7 @@ def export_model(trained: Trained, section: TrainSection, record: dict[str, Any]
     env.barrier()
 
 
-def _whole_weights(trained: Trained) -> dict[str, Any]:
+def _whole_weights(trained: TrainablePolicy) -> dict[str, Any]:
     """All weights on rank 0, gathered from the workers."""
     from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 
@@ -75,7 +77,7 @@ def _stored_dtype(section: TrainSection) -> torch.dtype:
     return stored if isinstance(stored, torch.dtype) else torch.float32
 
 
-def _merged(trained: Trained, section: TrainSection, adapter: Path) -> Vlm:
+def _merged(trained: TrainablePolicy, section: TrainSection, adapter: Path) -> Vlm:
     """The base with the adapters in it, and with whatever else was trained, such as the projector."""
     from peft import PeftModel
 

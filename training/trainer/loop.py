@@ -18,7 +18,7 @@ from pipeline.core.storage import StoreError, sha256_file, write_json
 from training.config import TrainSection
 from training.data.feature_store import FeatureStore, stored_features
 from training.data.pairs import DataState, PairReader, batches
-from training.data.prefetch import ReadAhead
+from training.data.prefetch import Prefetcher
 from training.data.reference_table import (
     feature_facts,
     read_reference,
@@ -164,7 +164,7 @@ class _Run:
         rest = itertools.islice(source, num_steps - state.step)
         with (
             self.env.progress("train", num_steps, "steps") as progress,
-            ReadAhead(rest, lambda batch: (*batch, updater.load(train, batch[0]))) as ahead,
+            Prefetcher(rest, lambda batch: (*batch, updater.load(train, batch[0]))) as ahead,
         ):
             progress.advance(state.step)
             for step in range(state.step + 1, num_steps + 1):

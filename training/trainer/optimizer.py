@@ -9,10 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.chunk_sizes import GRADIENT_BUCKET
 from training.config import OptimSection
 from training.runtime.environment import Env
-
-GRADIENT_BUCKET = 32_000_000  # numbers summed over the workers in one call
 
 
 def learning_rate(optim: OptimSection, step: int, num_steps: int) -> float:

@@ -5,10 +5,9 @@ Everything starts frozen; what is to be trained is then opened by name, so that 
 unnoticed.
 """
 
-import contextlib
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +43,7 @@ class Policy(nn.Module):
 
 
 @dataclass(frozen=True, slots=True)
-class Trained:
+class TrainablePolicy:
     """What a run trains: the model and its processor, the function over it, and the parameters that
     move.
     """
@@ -60,7 +59,7 @@ def part_of(model: Any, name: str) -> str:
     return "adapters" if ".lora_" in name else families.part_of(model, name)
 
 
-def build_policy(section: TrainSection, device: str, world_size: int) -> Trained:
+def build_policy(section: TrainSection, device: str, world_size: int) -> TrainablePolicy:
     """The model of a recipe, ready to train on this worker.
 
     Raises:
@@ -85,7 +84,7 @@ def build_policy(section: TrainSection, device: str, world_size: int) -> Trained
     if sharded:
         _shard(policy, low_precision=use.precision == "bfloat16")
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-    return Trained(vlm, policy, parameters, sharded)
+    return TrainablePolicy(vlm, policy, parameters, sharded)
 
 
 def _recompute_activations(model: Any) -> None:
@@ -171,16 +170,6 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
         r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen, bias="none"
     )
     vlm.model.add_adapter(config)
-
-
-@contextlib.contextmanager
-def without_adapters(model: Any) -> Iterator[None]:
-    """The model as it was before training, if only adapters are trained."""
-    model.disable_adapters()
-    try:
-        yield
-    finally:
-        model.enable_adapters()
 
 
 def _shard(policy: Policy, *, low_precision: bool) -> None:

@@ -14,14 +14,14 @@ from torch import Tensor
 
 from training.config import TrainSection
 from training.data.pairs import PairReader
-from training.data.prefetch import ReadAhead
+from training.data.prefetch import Prefetcher
 from training.data.vision_features import VisionFeatures
 from training.models.families import Images
 from training.models.packing import Ints, Packed
 from training.objectives.losses import Scores
 from training.objectives.terms import ALL_CELLS, IMAGE_A, IMAGE_B, Cell
 from training.runtime.environment import Env
-from training.trainer.policy import Trained
+from training.trainer.policy import TrainablePolicy
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class PackedBatch:
     """Some pairs as a pass takes them, not yet on the device: one row, and what
     `VisionFeatures.load` gave for them.
     """
@@ -55,7 +55,7 @@ class Loaded:
 class Scorer:
     """Runs the policy on pairs of a split."""
 
-    def __init__(self, section: TrainSection, trained: Trained, env: Env) -> None:
+    def __init__(self, section: TrainSection, trained: TrainablePolicy, env: Env) -> None:
         self._trained, self._env = trained, env
         self._size = section.optim.micro_batch_pairs
         self._autocast = section.train.precision == "bfloat16"
@@ -83,14 +83,14 @@ class Scorer:
             self._env.device.split(":")[0], torch.bfloat16, enabled=self._autocast
         )
 
-    def ahead(
+    def prefetch(
         self, split: Split, passes: Iterable[Ints], cells: frozenset[Cell] = ALL_CELLS
-    ) -> ReadAhead[Ints, Loaded]:
+    ) -> Prefetcher[Ints, PackedBatch]:
         """What `run` takes for some passes, loaded while the one before runs."""
-        return ReadAhead(passes, lambda pairs: self.load(split, pairs, cells))
+        return Prefetcher(passes, lambda pairs: self.load(split, pairs, cells))
 
     @staticmethod
-    def load(split: Split, pairs: Ints, cells: frozenset[Cell] = ALL_CELLS) -> Loaded:
+    def load(split: Split, pairs: Ints, cells: frozenset[Cell] = ALL_CELLS) -> PackedBatch:
         """All that a pass needs besides the model, which is not run: a thread of its own may do it.
 
         Raises:
@@ -98,14 +98,14 @@ class Scorer:
                 pair_id.
         """
         asked = pairs if len(pairs) else np.zeros(1, np.int64)
-        return Loaded(
+        return PackedBatch(
             pairs,
             asked,
             split.reader.packed(asked, cells),
             split.features.load(asked, _sides(cells)),
         )
 
-    def run(self, split: Split, loaded: Loaded) -> Scores:
+    def run(self, split: Split, loaded: PackedBatch) -> Scores:
         """The policy's scores of some pairs, differentiable; NaN in what is not among their cells.
         Of no pairs: those of pair 0.
         """
@@ -137,7 +137,7 @@ class Scorer:
             mine += [order[:0]] * (math.ceil(len(chunks) / world_size) - len(mine))
         with (
             self._env.progress(title, len(order), "pairs") as progress,
-            self.ahead(split, mine, cells) as ahead,
+            self.prefetch(split, mine, cells) as ahead,
         ):
             for index, loaded in enumerate(ahead):
                 scores = self.run(split, loaded)

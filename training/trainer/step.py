@@ -18,8 +18,8 @@ from training.objectives.losses import Objective, Scores
 from training.objectives.terms import ALL_CELLS, Cell
 from training.runtime.environment import Env
 from training.trainer.optimizer import sum_gradients
-from training.trainer.policy import Trained
-from training.trainer.scoring import Loaded, Scorer, Split
+from training.trainer.policy import TrainablePolicy
+from training.trainer.scoring import PackedBatch, Scorer, Split
 
 Metrics = dict[str, float]
 
@@ -64,7 +64,7 @@ class Updater:
     def __init__(
         self,
         section: TrainSection,
-        trained: Trained,
+        trained: TrainablePolicy,
         scorer: Scorer,
         objective: Objective,
         env: Env,
@@ -73,7 +73,7 @@ class Updater:
         self._cells = objective.cells
         self._measure = Measure(objective, self._cells)
 
-    def load(self, split: Split, batch_B: Ints) -> list[Loaded]:
+    def load(self, split: Split, batch_B: Ints) -> list[PackedBatch]:
         """This worker's passes of a step with the pairs `batch_B`. Runs no model: a thread of its
         own may do it.
         """
@@ -88,7 +88,7 @@ class Updater:
         self,
         split: Split,
         batch_B: Ints,
-        passes: Sequence[Loaded],
+        passes: Sequence[PackedBatch],
         optimizer: torch.optim.Optimizer,
         rate: float,
         number: int,

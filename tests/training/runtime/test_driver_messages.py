@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.runtime.driver_messages import Messages, RelayedProgress, follow
+from training.runtime.driver_messages import DriverProgress, Messages, follow
 
 
 def test_lines_and_progress_arrive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -13,7 +13,7 @@ def test_lines_and_progress_arrive(tmp_path: Path, capsys: pytest.CaptureFixture
     listener = threading.Thread(target=follow, args=(tmp_path / "m.jsonl", done))
     listener.start()
     messages.send(kind="say", text="hello")
-    with RelayedProgress(messages, "train", 3, "steps") as progress:
+    with DriverProgress(messages, "train", 3, "steps") as progress:
         for _ in range(3):
             progress.advance(1, loss=0.5)
     done.set()
@@ -35,7 +35,7 @@ def test_a_worker_that_stops_in_the_middle_leaves_no_finished_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     messages, done = Messages(tmp_path / "m.jsonl"), threading.Event()
-    RelayedProgress(messages, "train", 3, "steps").__enter__()
+    DriverProgress(messages, "train", 3, "steps").__enter__()
     done.set()
     follow(tmp_path / "m.jsonl", done)
     assert capsys.readouterr().err == ""
