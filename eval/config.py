@@ -86,7 +86,7 @@ class BenchmarkSection(Section):
 
 
 class AnswerSection(Section):
-    """How answers to benchmark questions are made and kept.
+    """How answers to benchmark questions are made, and where all answers are kept.
 
     `cache` is the file that keeps every answer (default $SVCO_CACHE/answers.sqlite), on a local
     disk. `ablations` are the conditions beside the true image. In anything but fp32 on a CPU an

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from eval.config import EvalSection
@@ -16,7 +15,7 @@ from pipeline.core.schema import MvcError, read_mvc, shard_paths
 from pipeline.core.storage import read_json, sha256_file
 
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
-IMAGE_COLUMNS = ("image_a", "image_b", "image_a_sha256", "image_b_sha256")
+IMAGE_COLUMNS = ("image_a", "image_b")
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 # enough of a model on the Hub to say what would be done
 PLAN_FILES = ("config.json", "*/config.json", "svco.json")
@@ -170,8 +169,7 @@ def weights_sha256(folder: Path) -> str:
 
 
 def read_items(section: EvalSection, *, images: bool = True) -> pa.Table:
-    """The pairs to evaluate in the order of the split, with `chunk`, the number of the unit of work
-    they belong to.
+    """The pairs to evaluate, in the order of the split.
 
     Raises:
         MvcError: The folder is no MVC, its split is empty, or a pair lacks a text.
@@ -186,9 +184,7 @@ def read_items(section: EvalSection, *, images: bool = True) -> pa.Table:
                 f"{section.data}: pair {table['pair_id'][row]} (row {row} of {section.split}) has"
                 f" no {name}; build the folder again"
             )
-    return table.append_column(
-        "chunk", pa.array(np.arange(table.num_rows) // section.pairs_per_chunk)
-    )
+    return table
 
 
 def data_sha256(section: EvalSection) -> str:

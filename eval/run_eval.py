@@ -9,20 +9,18 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-import pyarrow as pa
 import typer
 
 from eval.config import EvalSection
-from eval.generation.cache import Answer
 from eval.generation.endpoint import ask_server
 from eval.generation.generator import (
-    Answerer,
-    AnsweringPlan,
+    Generator,
+    ModelPlan,
     Request,
     batches_of,
-    request_table,
+    device_of,
 )
-from eval.inputs import EvaluatedModel, Models, Role, data_sha256, stated_prior
+from eval.inputs import EvaluatedModel, Role, data_sha256, stated_prior
 from eval.outputs import (
     BENCHMARK_FOLDER,
     DONE,
@@ -32,25 +30,16 @@ from eval.outputs import (
     begin,
     identity,
     is_finished,
-    scoring_fingerprint,
 )
 from eval.pairs.results import PairResults, write_pairs
-from eval.pairs.scorer import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
+from eval.pairs.run import score_models
 from eval.plan import Plan, evaluated_models, plan_evaluation, print_plan
 from eval.suite.run import BenchmarkResults, GenerateFn, Keep, run_benchmarks, summary_of
 from pipeline.core.cli import DryRun, PrintRecipe, run_command
-from pipeline.core.progress import Progress, say
+from pipeline.core.progress import say
 from pipeline.core.ray_pool import Pool
 from pipeline.core.recipe import load_recipe, resolved_yaml
-from pipeline.core.storage import (
-    Stage,
-    only_one,
-    open_stage,
-    read_json,
-    read_table,
-    write_json,
-    write_table,
-)
+from pipeline.core.storage import only_one, read_json, write_json
 
 DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "eval_contrast.yaml"
 
@@ -75,11 +64,10 @@ def evaluate(plan: Plan) -> dict[str, Any]:
     with only_one(out, "out"):
         begin(out)
         say(f"evaluating {models['after'].name} -> {out}")
-        pairs = pair_results(
-            plan,
-            {role: scoring_fingerprint(section, sha, data) for role, sha in hashes.items()},
-            prior,
-        )
+        pairs = None
+        if plan.items is not None:
+            results = score_models(plan.items, models, section, data, pool_of(section).map)
+            pairs = write_pairs(plan.items, results, prior, section)
         benchmarks = (
             run_benchmarks(plan.runs, models, section, answering(section)) if plan.runs else None
         )
@@ -89,92 +77,16 @@ def evaluate(plan: Plan) -> dict[str, Any]:
     return result
 
 
-def pair_results(
-    plan: Plan, fingerprints: dict[Role, str], prior: dict[str, list[str]] | None
-) -> PairResults | None:
-    """Scores the pairs and writes scores.json and items.parquet; None without pairs."""
-    if plan.items is None or plan.models is None:
-        return None
-    results = score_models(plan.items, plan.models, plan.section, fingerprints)
-    return write_pairs(plan.items, results, prior, plan.section)
-
-
-def score_models(
-    items: pa.Table, models: Models, section: EvalSection, fingerprints: dict[Role, str]
-) -> dict[Role, pa.Table]:
-    """The result row of every pair under every model; chunks that an earlier run finished are read,
-    not made again.
-
-    Raises:
-        MvcError: A pair that cannot be scored, or a model that is not supported.
-    """
-    folders, size, num_pairs = models.by_role(), section.pairs_per_chunk, items.num_rows
-    stages = {
-        role: open_stage(Path(section.out) / ".work", "scores", name)
-        for role, name in fingerprints.items()
-    }
-    chunks = [items.slice(start, size) for start in range(0, num_pairs, size)]
-    missing = missing_parts(stages, len(chunks))
-    if missing:
-        role_of = {str(folder): role for role, folder in folders.items()}
-        wanted = [
-            chunks[index].append_column(
-                MODEL_COLUMN, pa.array([str(folders[role])] * chunks[index].num_rows)
-            )
-            for role, index in missing
-        ]
-        with Progress("score", num_pairs * len(folders), "pairs") as progress:
-            progress.advance(num_pairs * len(folders) - sum(chunk.num_rows for chunk in wanted))
-            slim = [chunk.select([*NEEDED_COLUMNS, MODEL_COLUMN]) for chunk in wanted]
-            for _, result in pool_of(section).map(PairScorer, slim, (scoring_plan(section),)):
-                role = role_of[result[MODEL_COLUMN][0].as_py()]
-                write_table(stages[role].part("chunk", result["chunk"][0].as_py()), result)
-                progress.advance(result.num_rows, model=role)
-    parts = {
-        role: [read_table(stage.part("chunk", index)) for index in range(len(chunks))]
-        for role, stage in stages.items()
-    }
-    return {role: pa.concat_tables(tables) for role, tables in parts.items()}
-
-
-def missing_parts(stages: dict[Role, Stage], num_chunks: int) -> list[tuple[Role, int]]:
-    """The (role, chunk) that are still to be scored; one of them where both models are the same and
-    share a file.
-    """
-    parts = {
-        stage.part("chunk", index): (role, index)
-        for role, stage in stages.items()
-        for index in range(num_chunks)
-    }
-    return [key for path, key in parts.items() if not path.is_file()]
-
-
-def scoring_plan(section: EvalSection) -> ScoringPlan:
-    """What a worker that scores pairs must know."""
-    return ScoringPlan(
-        dtype=section.dtype,
-        device=device_of(section),
-        batch_pairs=section.batch_pairs,
-        batch_images=section.generate.batch_images,
-        max_new_tokens=section.generate.max_new_tokens if section.generate.enabled else 0,
-    )
-
-
 def answering(section: EvalSection) -> GenerateFn:
     """How requests are answered: by a server, by this process, or by a pool of Ray actors."""
     if section.endpoint is not None:
         return partial(ask_server, section.endpoint)
-    plan = AnsweringPlan(dtype=section.dtype, device=device_of(section))
+    plan = ModelPlan(dtype=section.dtype, device=device_of(section))
 
     def generate(requests: Sequence[Request], keep: Keep) -> None:
-        batches = [request_table(batch) for batch in batches_of(requests, section.answers.batch)]
-        for _, table in pool_of(section).map(Answerer, batches, (plan,)):
-            keep(
-                [
-                    (row["key"], Answer(row["text"], row["num_tokens"], row["ended"]))
-                    for row in table.to_pylist()
-                ]
-            )
+        batches = batches_of(requests, section.answers.batch)
+        for batch, answers in pool_of(section).map(Generator, batches, (plan,)):
+            keep([(request.key, answer) for request, answer in zip(batch, answers, strict=True)])
 
     return generate
 
@@ -183,11 +95,6 @@ def pool_of(section: EvalSection) -> Pool:
     """Where a model is loaded and asked."""
     workers = section.workers
     return Pool(workers.num_workers, workers.cpus_per_worker, workers.use_gpu)
-
-
-def device_of(section: EvalSection) -> str:
-    """The torch device of a worker."""
-    return "cuda" if section.workers.use_gpu else "cpu"
 
 
 def write_results(

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.core.storage import StoreError
+from pipeline.core.storage import StoreError, cache_dir
 
 _AT_ONCE = 500  # below sqlite's bound on variables of one statement
 
@@ -52,7 +52,7 @@ class AnswerStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._connection = sqlite3.connect(path, timeout=60.0)
@@ -103,8 +103,7 @@ class AnswerStore:
                 }
         except sqlite3.Error as error:
             raise StoreError(
-                f"answers.cache={self._path}: {error}; move the file away to make every answer"
-                " again"
+                f"answers.cache={self.path}: {error}; move the file away to make every answer again"
             ) from error
         return found
 
@@ -126,6 +125,11 @@ class AnswerStore:
                 )
         except sqlite3.Error as error:
             raise StoreError(
-                f"answers.cache={self._path}: {error}; what is in it stays, run the same command"
+                f"answers.cache={self.path}: {error}; what is in it stays, run the same command"
                 " again"
             ) from error
+
+
+def open_answers(cache: str | None) -> AnswerStore:
+    """The store that a recipe's `answers.cache` names; by default one for this machine."""
+    return AnswerStore(Path(cache) if cache else cache_dir() / "answers.sqlite")

@@ -1,49 +1,31 @@
-"""Greedy answers of a model in a folder, a batch at a time. Holds the model; knows nothing of Ray,
-of files, or of what is asked.
+"""Greedy answers of a model in a folder, a batch of requests at a time: all that is generated.
 
-A batch of requests comes in as a table and goes out as a table, so the same class works in this
-process and as an actor.
+Holds the model; knows nothing of Ray, of files, or of what is asked, so the same class works in
+this process and as an actor of a pool.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
-from eval.generation.image_conditions import ImageInput
+from eval.config import EvalSection
+from eval.generation.cache import Answer
+from eval.generation.image_conditions import GREY, NO_IMAGE, ImageInput
 from pipeline.core.images import ImageError, decode_rgb
 from pipeline.core.recipe import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-REQUEST_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("model", pa.string()),  # the folder of the model that is to answer; one per batch
-        ("label", pa.string()),  # which item under which condition, for a person
-        ("prompt", pa.string()),
-        ("image", pa.large_binary()),  # encoded bytes; null for a text-only prompt or a blank image
-        ("blank_width_px", pa.int64()),
-        ("blank_height_px", pa.int64()),
-        ("max_new_tokens", pa.int64()),  # one per batch
-    ]
-)
-ANSWER_SCHEMA = pa.schema(
-    [
-        ("key", pa.string()),
-        ("text", pa.string()),
-        ("num_tokens", pa.int64()),
-        ("ended", pa.bool_()),
-    ]
-)
+ANSWER_VERSION = 1  # raise when the same request would be answered otherwise
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One thing to be answered: the model's folder ("" for an endpoint), the prompt, the picture,
-    how long at most.
+    """One thing to be answered: the prompt, the picture, how long at most, and by which model.
+
+    `model` is a folder, "" for an endpoint; `label` says for a person which item it is under which
+    condition.
     """
 
     key: str
@@ -56,29 +38,41 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AnsweringPlan:
-    """All that a worker must know: plain values, so that it travels to any machine."""
+class ModelPlan:
+    """How a worker loads models: plain values, so that it travels to any machine."""
 
     dtype: str
     device: str
 
 
-def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
-    """The requests in batches of at most `size`: one model and one bound on the length per batch,
-    like lengths together.
+def device_of(section: EvalSection) -> str:
+    """The torch device of a worker."""
+    return "cuda" if section.workers.use_gpu else "cpu"
 
-    The longest come first: what takes the most memory shows at once whether it fits, and the last
-    batches are short.
+
+def decoding(section: EvalSection, max_new_tokens: int) -> dict[str, Any]:
+    """How an answer is made: what its key holds beside model, prompt and picture."""
+    settings: dict[str, Any] = {"version": ANSWER_VERSION, "max_new_tokens": max_new_tokens}
+    if section.endpoint is None:
+        settings |= {"dtype": section.dtype, "device": device_of(section)}
+    return settings
+
+
+def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
+    """The requests in batches of at most `size`, each of one model and one bound on the length.
+
+    Like lengths come together, and the longest first: what takes the most memory shows at once
+    whether it fits, and the last batches are short.
     """
     order = sorted(
         requests,
-        key=lambda one: (
-            one.model,
-            -one.max_new_tokens,
-            one.alone,
-            one.image_input == ImageInput(),
-            -len(one.prompt),
-            one.key,
+        key=lambda request: (
+            request.model,
+            -request.max_new_tokens,
+            request.alone,
+            request.image_input == NO_IMAGE,
+            -len(request.prompt),
+            request.key,
         ),
     )
     batches: list[list[Request]] = []
@@ -96,101 +90,74 @@ def batches_of(requests: Sequence[Request], size: int) -> list[list[Request]]:
     return batches
 
 
-def request_table(batch: Sequence[Request]) -> pa.Table:
-    """One batch as a table that travels to a worker."""
-    rows = []
-    for one in batch:
-        width, height = one.image_input.blank_px or (None, None)
-        row = {
-            "key": one.key,
-            "model": one.model,
-            "label": one.label,
-            "prompt": one.prompt,
-            "image": one.image_input.image,
-        }
-        rows.append(
-            row
-            | {
-                "blank_width_px": width,
-                "blank_height_px": height,
-                "max_new_tokens": one.max_new_tokens,
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=REQUEST_SCHEMA)
+class Generator:
+    """Answers batches of requests, in order.
 
-
-class Answerer:
-    """Answers batches: a table of `REQUEST_SCHEMA` gives one of `ANSWER_SCHEMA`, in order.
-
-    The model is loaded with the first batch that names it and kept until a batch names another.
+    The model is loaded with the first batch that names it and kept until a batch names another: one
+    at a time in memory.
     """
 
-    def __init__(self, plan: AnsweringPlan) -> None:
+    def __init__(self, plan: ModelPlan) -> None:
         self.plan = plan
-        self.loaded: tuple[str, Any] | None = None
+        self._loaded: tuple[str, Any] | None = None
 
-    def __call__(self, batch: pa.Table) -> pa.Table:
-        """Answers one batch.
+    def __call__(self, batch: Sequence[Request]) -> list[Answer]:
+        """Answers one batch, whose requests have the same model and the same bound.
 
         Raises:
+            ModelError: A model that is not supported.
             UserError: An image or a prompt that cannot be used.
         """
-        import torch
-
         from training.models.generation import generate_answers
 
-        vlm = self._vlm(batch["model"][0].as_py())
-        rows = batch.to_pylist()
-        images = [_picture(row) for row in rows]
-        for row in rows:
-            self._check(vlm, row)
-        with torch.inference_mode():
-            limit = rows[0]["max_new_tokens"]
-            found = generate_answers(
-                vlm, images, [row["prompt"] for row in rows], max_new_tokens=limit
+        vlm = self.model(batch[0].model)
+        images = [_picture(request) for request in batch]
+        for request in batch:
+            _check(vlm, request)
+        prompts = [request.prompt for request in batch]
+        return [
+            Answer(answer.text, answer.num_tokens, answer.ended)
+            for answer in generate_answers(
+                vlm, images, prompts, max_new_tokens=batch[0].max_new_tokens
             )
-        answers = [
-            {"key": row["key"], "text": one.text, "num_tokens": one.num_tokens, "ended": one.ended}
-            for row, one in zip(rows, found, strict=True)
         ]
-        return pa.Table.from_pylist(answers, schema=ANSWER_SCHEMA)
 
-    def _vlm(self, folder: str) -> Any:
-        if self.loaded is not None and self.loaded[0] == folder:
-            return self.loaded[1]
-        import torch
+    def model(self, folder: str) -> Any:
+        """The model of a folder, loaded."""
+        if self._loaded is None or self._loaded[0] != folder:
+            import torch
 
-        from training.models.vlm import load_vlm
+            from training.models.vlm import load_vlm
 
-        self.loaded = None  # free the last model before the next needs the memory
-        vlm = load_vlm(folder, dtype=getattr(torch, self.plan.dtype), device=self.plan.device)
-        self.loaded = folder, vlm
-        return vlm
-
-    @staticmethod
-    def _check(vlm: Any, row: dict[str, Any]) -> None:
-        from training.models.chat_template import control_texts
-
-        for control in control_texts(vlm.processor):
-            if control in row["prompt"]:
-                raise UserError(
-                    f"{row['label']}: its prompt holds {control!r}, which the tokenizer reads as a"
-                    " control token; leave it out"
-                )
+            self._loaded = None  # free the last model before the next needs the memory
+            dtype = getattr(torch, self.plan.dtype)
+            self._loaded = folder, load_vlm(folder, dtype=dtype, device=self.plan.device)
+        return self._loaded[1]
 
 
-def _picture(row: dict[str, Any]) -> "Image | None":
+def _check(vlm: Any, request: Request) -> None:
+    from training.models.chat_template import control_texts
+
+    for control in control_texts(vlm.processor):
+        if control in request.prompt:
+            raise UserError(
+                f"{request.label}: its prompt holds {control!r}, which the tokenizer reads as a"
+                " control token; leave it out"
+            )
+
+
+def _picture(request: Request) -> "Image | None":
     from PIL import Image
 
-    from eval.generation.image_conditions import GREY
-
-    if row["blank_width_px"] is not None:
-        return Image.new("RGB", (row["blank_width_px"], row["blank_height_px"]), GREY)
-    if row["image"] is None:
+    image = request.image_input
+    if image.blank_px is not None:
+        return Image.new("RGB", image.blank_px, GREY)
+    if image.image is None:
         return None
     try:
-        return decode_rgb(row["image"])
+        return decode_rgb(image.image)
     except ImageError as error:
         raise UserError(
-            f"{row['label']}: its image cannot be used ({error}); fetch the benchmark's files again"
+            f"{request.label}: its image cannot be used ({error}); fetch the benchmark's files"
+            " again"
         ) from error

@@ -13,7 +13,6 @@ from eval.outputs import ITEMS, SCORES
 from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.paired_scores import tie_nats_of
 from eval.pairs.score_table import score_table, verdict_of_pairs
-from eval.pairs.scorer import MODEL_COLUMN
 from pipeline.core.storage import write_json, write_table
 
 
@@ -62,7 +61,7 @@ def items_table(
     table = table.append_column("text_verdict", pa.array(verdicts))
     for role, rows in results.items():
         for name in rows.column_names:
-            if name not in (MODEL_COLUMN, "chunk", "pair_id", "error") and not name.endswith("_px"):
+            if name != "pair_id" and not name.endswith("_px"):
                 table = table.append_column(f"{role}_{name}", rows[name])
         answers = model_scores[role].answers
         if answers is None:

@@ -1,18 +1,22 @@
 """What a model makes of each pair under its three image conditions: image a, image b, no image.
 
-Holds the model; knows nothing of Ray, of files, or of what the numbers mean. A chunk of pairs comes
-in as a table and goes out as a table, so the same class works in this process and as an actor of a
-pool.
+Holds the model; knows nothing of Ray, of files, or of what the numbers mean, so the same class
+works in this process and as an actor of a pool.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
+from eval.generation.cache import Answer, answer_key
+from eval.generation.generator import Generator, ModelPlan, Request
+from eval.generation.image_conditions import ImageInput
+from eval.inputs import Role
 from pipeline.core.images import ImageError, decode_rgb
-from pipeline.core.schema import MvcError, image_bytes
+from pipeline.core.schema import MvcError, image_bytes, sha256_hex
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,31 +26,14 @@ RESPONSES = ("a", "b")
 LOGP_COLUMNS = tuple(
     f"logp_{condition}_{response}" for condition in CONDITIONS for response in RESPONSES
 )
-NEEDED_COLUMNS = (
-    "chunk",
-    "pair_id",
-    "question",
-    "answer_a",
-    "answer_b",
-    "image_a",
-    "image_b",
-    "image_a_sha256",
-    "image_b_sha256",
-)
-# the folder of the model that is to score the chunk; the same in all its rows
-MODEL_COLUMN = "model"
+NEEDED_COLUMNS = ("pair_id", "question", "answer_a", "answer_b", "image_a", "image_b")
 
-RESULT_SCHEMA = pa.schema(
+SCORE_SCHEMA = pa.schema(
     [
-        ("model", pa.string()),
-        ("chunk", pa.int64()),
         ("pair_id", pa.string()),
         *[(name, pa.float64()) for name in LOGP_COLUMNS],  # nats, summed over the response tokens
         ("num_tokens_a", pa.int64()),  # of the response, with its end-of-turn token
         ("num_tokens_b", pa.int64()),
-        # greedy answer to the question about image a; null where none was asked for
-        ("generated_a", pa.string()),
-        ("generated_b", pa.string()),
         ("width_a_px", pa.int64()),
         ("height_a_px", pa.int64()),
         ("width_b_px", pa.int64()),
@@ -56,145 +43,159 @@ RESULT_SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringPlan:
-    """All that a worker must know: plain values, so that it travels to any machine."""
+class ScoringPlan(ModelPlan):
+    """All that a worker must know."""
 
-    dtype: str
-    device: str
     batch_pairs: int
     batch_images: int
-    max_new_tokens: int  # 0: no answers are generated
+    max_new_tokens: int
+
+
+Place = tuple[Role, int]  # a model, and the number of a chunk of pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Pairs that a model is to score, whose sides it is to answer, or both.
+
+    `unanswered` maps the key of each answer that is to be generated to the number of its side: the
+    sides a of all pairs come first, then their sides b.
+    """
+
+    place: Place
+    model: str  # its folder
+    pairs: pa.Table  # with `NEEDED_COLUMNS`
+    is_scored: bool = False
+    unanswered: Mapping[str, int] = field(default_factory=dict)
+
+
+def answer_keys(pairs: pa.Table, weights: str, settings: Mapping[str, Any]) -> list[str]:
+    """What the greedy answer to each side's question is kept under: all sides a, then all sides b.
+
+    Args:
+        weights: Hash of everything that decides what the model answers.
+        settings: How it is decoded.
+    """
+    return [
+        answer_key(weights, question, sha256_hex(image), settings)
+        for image, question in zip(_encoded(pairs), _questions(pairs), strict=True)
+    ]
+
+
+def with_answers(scores: pa.Table, keys: Sequence[str], answers: Mapping[str, Answer]) -> pa.Table:
+    """A table of `SCORE_SCHEMA` with what was generated for each side; null without any keys."""
+    texts = [answers[key].text for key in keys] or [None] * 2 * scores.num_rows
+    for side, of_side in (("a", texts[: scores.num_rows]), ("b", texts[scores.num_rows :])):
+        scores = scores.append_column(f"generated_{side}", pa.array(of_side, pa.string()))
+    return scores
 
 
 class PairScorer:
-    """Scores chunks of pairs: a table with `NEEDED_COLUMNS` and `MODEL_COLUMN` gives one with
-    `RESULT_SCHEMA`, in order.
-
-    The model is loaded with the first chunk that names it and kept until a chunk names another: one
-    at a time in memory.
-    """
+    """Works on chunks: a table of `SCORE_SCHEMA` in the order of the pairs, and the answers."""
 
     def __init__(self, plan: ScoringPlan) -> None:
         self.plan = plan
-        self.loaded: tuple[str, Any] | None = None
+        self.generator = Generator(plan)
 
-    def __call__(self, chunk: pa.Table) -> pa.Table:
-        """Scores one chunk.
+    def __call__(self, chunk: Chunk) -> tuple[pa.Table | None, dict[str, Answer]]:
+        """The scores of one chunk (None where it has them already) and its answers by their keys.
 
         Raises:
             ModelError: A model that is not supported.
             MvcError: A pair whose image does not decode or whose texts the model cannot take, by
                 pair_id.
         """
+        scores = None if chunk.is_scored else self._scores(chunk)
+        return scores, self._answers(chunk)
+
+    def _scores(self, chunk: Chunk) -> pa.Table:
         import torch
 
-        self._load(chunk[MODEL_COLUMN][0].as_py())
-        images_a, images_b = _images(chunk, "image_a"), _images(chunk, "image_b")
-        num_pairs, size = chunk.num_rows, self.plan.batch_pairs
+        pairs, size = chunk.pairs, self.plan.batch_pairs
+        vlm = self.generator.model(chunk.model)
+        images = {side: _images(pairs, f"image_{side}") for side in "ab"}
         with torch.inference_mode():
             parts = [
-                self._logps(
-                    chunk.slice(start, size),
-                    images_a[start : start + size],
-                    images_b[start : start + size],
+                _logps(
+                    vlm,
+                    pairs.slice(start, size),
+                    images["a"][start : start + size],
+                    images["b"][start : start + size],
                 )
-                for start in range(0, num_pairs, size)
+                for start in range(0, pairs.num_rows, size)
             ]
-            answers = self._answers(_keys(chunk), [*images_a, *images_b])
         logps_P6 = np.concatenate([logps_P32.reshape(-1, 6) for logps_P32, _ in parts])
         num_tokens_P2 = np.concatenate([num_tokens_P2 for _, num_tokens_P2 in parts])
         columns = {
-            "model": chunk[MODEL_COLUMN],
-            "chunk": chunk["chunk"],
-            "pair_id": chunk["pair_id"],
+            "pair_id": pairs["pair_id"],
             **dict(zip(LOGP_COLUMNS, logps_P6.T, strict=True)),
             "num_tokens_a": num_tokens_P2[:, 0],
             "num_tokens_b": num_tokens_P2[:, 1],
-            "generated_a": answers[:num_pairs],
-            "generated_b": answers[num_pairs:],
         }
-        for side, images in (("a", images_a), ("b", images_b)):
-            columns[f"width_{side}_px"] = [image.width for image in images]
-            columns[f"height_{side}_px"] = [image.height for image in images]
-        return pa.table(columns, schema=RESULT_SCHEMA)
+        for side, of_side in images.items():
+            columns[f"width_{side}_px"] = [image.width for image in of_side]
+            columns[f"height_{side}_px"] = [image.height for image in of_side]
+        return pa.table(columns, schema=SCORE_SCHEMA)
 
-    def _load(self, folder: str) -> None:
-        if self.loaded is not None and self.loaded[0] == folder:
-            return
-        import torch
-
-        from training.models.vlm import load_vlm
-
-        self.loaded = None  # free the last model before the next needs the memory
-        self.loaded = (
-            folder,
-            load_vlm(folder, dtype=getattr(torch, self.plan.dtype), device=self.plan.device),
-        )
-
-    @property
-    def vlm(self) -> Any:
-        """The loaded model."""
-        assert self.loaded is not None, "a chunk loads its model first"
-        return self.loaded[1]
-
-    def _logps(
-        self, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]"
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""
-        from training.models.logps import pair_logps
-        from training.models.packing import pack
-        from training.models.vlm import pair_tokens, pixel_values
-
-        vlm, tokens = self.vlm, []
-        rows = pairs.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
-        for row, image_a, image_b in zip(rows, images_a, images_b, strict=True):
-            texts = (row["question"], row["answer_a"], row["answer_b"])
-            try:
-                tokens.append(pair_tokens(vlm, texts, (image_a.size, image_b.size), row["pair_id"]))
-            except ValueError as error:
-                raise MvcError(f"pair {row['pair_id']}: {error}") from error
-        packed = pack(tokens, vlm.image_token_id).to(vlm.model.device)
-        logps_P32 = pair_logps(
-            vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b)
-        )
-        lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
-        return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
-
-    def _answers(self, keys: list[tuple[str, str]], images: "list[Image]") -> list[str | None]:
-        """The greedy answer to each (image, question); what occurs twice in a chunk is generated
-        once.
-        """
-        from training.models.generation import generate
-
-        if self.plan.max_new_tokens == 0:
-            return [None] * len(keys)
-        unique = list(dict(zip(keys, images, strict=True)).items())
-        said: dict[tuple[str, str], str] = {}
-        for start in range(0, len(unique), self.plan.batch_images):
-            batch = unique[start : start + self.plan.batch_images]
-            questions = [question for (_, question), _ in batch]
-            texts = generate(
-                self.vlm,
-                [image for _, image in batch],
-                questions,
-                max_new_tokens=self.plan.max_new_tokens,
+    def _answers(self, chunk: Chunk) -> dict[str, Answer]:
+        images, questions = _encoded(chunk.pairs), _questions(chunk.pairs)
+        labels = [
+            f"pair {pair_id}: image_{side}"
+            for side in "ab"
+            for pair_id in chunk.pairs["pair_id"].to_pylist()
+        ]
+        requests = [
+            Request(
+                key,
+                chunk.model,
+                labels[side],
+                questions[side],
+                ImageInput(images[side]),
+                self.plan.max_new_tokens,
             )
-            said.update(zip((key for key, _ in batch), texts, strict=True))
-        return [said[key] for key in keys]
+            for key, side in chunk.unanswered.items()
+        ]
+        answers: dict[str, Answer] = {}
+        for start in range(0, len(requests), self.plan.batch_images):
+            batch = requests[start : start + self.plan.batch_images]
+            keys = [request.key for request in batch]
+            answers |= zip(keys, self.generator(batch), strict=True)
+        return answers
 
 
-def _keys(pairs: pa.Table) -> list[tuple[str, str]]:
-    """(sha256 of the image, question) of every side: first all sides a, then all sides b.
+def _logps(
+    vlm: Any, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]"
+) -> tuple[np.ndarray, np.ndarray]:
+    """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""
+    from training.models.logps import pair_logps
+    from training.models.packing import pack
+    from training.models.vlm import pair_tokens, pixel_values
 
-    Where a row has no hash its place stands for it: two unknown images are not the same image.
-    """
-    questions = pairs["question"].to_pylist()
-    hashes = [
-        sha256 or f"row {row} {side}"
-        for side in ("a", "b")
-        for row, sha256 in enumerate(pairs[f"image_{side}_sha256"].to_pylist())
-    ]
-    return list(zip(hashes, questions * 2, strict=True))
+    tokens = []
+    rows = pairs.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
+    for row, image_a, image_b in zip(rows, images_a, images_b, strict=True):
+        texts = (row["question"], row["answer_a"], row["answer_b"])
+        try:
+            tokens.append(pair_tokens(vlm, texts, (image_a.size, image_b.size), row["pair_id"]))
+        except ValueError as error:
+            raise MvcError(f"pair {row['pair_id']}: {error}") from error
+    packed = pack(tokens, vlm.image_token_id).to(vlm.model.device)
+    logps_P32 = pair_logps(
+        vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b)
+    )
+    lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
+    return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
+
+
+def _encoded(pairs: pa.Table) -> list[bytes]:
+    """The encoded images of all sides a, then of all sides b."""
+    return [data or b"" for side in "ab" for data in image_bytes(pairs, f"image_{side}")]
+
+
+def _questions(pairs: pa.Table) -> list[str]:
+    """The question of each side, in the order of `_encoded`."""
+    questions: list[str] = pairs["question"].to_pylist()
+    return questions * 2
 
 
 def _images(pairs: pa.Table, column: str) -> "list[Image]":

@@ -9,7 +9,7 @@ from typing import Any
 from eval.benchmarks.registry import benchmark as benchmark_named
 from eval.config import BenchmarkSection, EvalSection
 from eval.generation.cache import Answer, answer_key
-from eval.generation.generator import Request
+from eval.generation.generator import Request, decoding
 from eval.generation.image_conditions import (
     ImageInput,
     ablated_images,
@@ -20,8 +20,6 @@ from eval.inputs import EvaluatedModel, Role
 from eval.parsing.harness_parsers import Parser, parser
 from eval.question import Benchmark, Question, Verdict
 from pipeline.core.recipe import fingerprint
-
-ANSWER_VERSION = 1  # raise when the same request would be answered otherwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,14 +93,6 @@ def with_conditions(
     for ablation in possible_ablations(section.answers.ablations, own, questions):
         image_inputs[ablation] = ablated_images(ablation, questions, own, section.seed)
     return BenchmarkRun(entry, benchmark, questions, image_inputs, parser(entry.parser, entry.name))
-
-
-def decoding(section: EvalSection, max_new_tokens: int) -> dict[str, Any]:
-    """How an answer is made: what its key holds beside model, prompt and picture."""
-    settings: dict[str, Any] = {"version": ANSWER_VERSION, "max_new_tokens": max_new_tokens}
-    if section.endpoint is None:
-        settings |= {"dtype": section.dtype, "device": "cuda" if section.workers.use_gpu else "cpu"}
-    return settings
 
 
 def requests_of(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.config import EvalSection
-from eval.generation.cache import Answer, AnswerStore
+from eval.generation.cache import Answer, open_answers
 from eval.generation.generator import Request
 from eval.inputs import EvaluatedModel, Role
 from eval.outputs import BENCHMARK_FOLDER
@@ -27,7 +27,7 @@ from eval.suite.requests import (
 )
 from eval.suite.scores import answers_table, benchmark_scores
 from pipeline.core.progress import Progress, say
-from pipeline.core.storage import cache_dir, write_json, write_table
+from pipeline.core.storage import write_json, write_table
 
 Keep = Callable[[Sequence[tuple[str, Answer]]], None]
 # of one benchmark, by role and condition
@@ -140,15 +140,14 @@ def answers_to(
     """The answer to each request by its key; equal requests are answered once, and what was
     answered before is not again.
     """
-    path = Path(section.answers.cache) if section.answers.cache else cache_dir() / "answers.sqlite"
-    with AnswerStore(path) as store:
+    with open_answers(section.answers.cache) as store:
         answers = store.get(request.key for request in requests)
         missing = list(
             {request.key: request for request in requests if request.key not in answers}.values()
         )
         if answers:
             say(
-                f"{len(answers):,} answers are kept from before ({path}); {len(missing):,} are to"
+                f"{len(answers):,} answers are kept from before ({store.path}); {len(missing):,} are to"
                 " be made"
             )
         if missing:

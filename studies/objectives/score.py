@@ -17,13 +17,20 @@ import pyarrow as pa
 from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.measures import terms_of
 from eval.pairs.paired_scores import NONE, A, B, BoolArray, FloatArray, own_image_sides, right_sides
-from eval.pairs.scorer import MODEL_COLUMN, NEEDED_COLUMNS, PairScorer, ScoringPlan
+from eval.pairs.scorer import (
+    NEEDED_COLUMNS,
+    Chunk,
+    PairScorer,
+    ScoringPlan,
+    answer_keys,
+    with_answers,
+)
 from eval.parsing.parse import normalise
-from pipeline.core.schema import MvcError, read_mvc
+from pipeline.core.schema import read_mvc
 from pipeline.sources.scenes.layout import usual_kind
 
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
-IMAGES = ("image_a", "image_b", "image_a_sha256", "image_b_sha256")
+IMAGES = ("image_a", "image_b")
 MAX_NEW_TOKENS = 24
 # an answer's claims hold, one is false, or it makes none that can be checked
 TRUE, FALSE, SILENT = "0", "1", "-"
@@ -86,16 +93,12 @@ def score(
         MvcError: A pair that cannot be scored.
     """
     items = read_items(folder)
-    zeros, named = pa.array([0] * items.num_rows), pa.array([str(model)] * items.num_rows)
-    chunk = (
-        items.append_column("chunk", zeros)
-        .append_column(MODEL_COLUMN, named)
-        .select([*NEEDED_COLUMNS, MODEL_COLUMN])
-    )
-    results = PairScorer(plan)(chunk)
-    if results["error"][0].is_valid:
-        raise MvcError(results["error"][0].as_py())
-    scores = model_scores_of(items, results)
+    keys = answer_keys(items, str(model), {})
+    sides = {key: side for side, key in enumerate(keys)}
+    chunk = Chunk(("after", 0), str(model), items.select(NEEDED_COLUMNS), unanswered=sides)
+    logps, answers = PairScorer(plan)(chunk)
+    assert logps is not None, "the chunk asks for scores"
+    scores = model_scores_of(items, with_answers(logps, keys, answers))
     said = judged(items, scores)
     categories = items["category"].to_pylist()
     inside = {"all": np.ones(items.num_rows, bool)}

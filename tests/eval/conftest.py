@@ -3,7 +3,7 @@ no exact truth.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,14 @@ def write_llava(folder: Path, texts: Sequence[str], seed: int) -> Path:
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Answers are kept where the next run of the tests does not find them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SVCO_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -13,14 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from eval.config import EvalSection
-from eval.inputs import Role
-from eval.run_eval import evaluate, main, missing_parts, plan_evaluation
+from eval.generation.generator import Generator
+from eval.inputs import EvaluatedModel, Role
+from eval.pairs.run import missing_chunks
+from eval.run_eval import evaluate, main, plan_evaluation
 from pipeline.core.recipe import RecipeError, load_recipe
-from pipeline.core.storage import Stage, StoreError, open_stage
+from pipeline.core.storage import StoreError
 
 # Everything here needs a model and its scores.
 pytestmark = pytest.mark.slow
@@ -212,6 +215,34 @@ def test_a_killed_evaluation_continues_and_ends_the_same(
     assert read(out / "scores.json") == read(done / "scores.json")
 
 
+def test_answers_that_were_kept_are_not_generated_again(
+    done: Path,
+    mvc: Path,
+    finetuned: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[str] = []
+    plain = Generator.__call__
+
+    def counting(self: Generator, batch: Any) -> Any:
+        made.extend(request.key for request in batch)
+        return plain(self, batch)
+
+    monkeypatch.setattr(Generator, "__call__", counting)
+    evaluate(plan_evaluation(section_of(mvc, finetuned, tmp_path / "eval")))
+    assert made == []
+    assert read(tmp_path / "eval" / "scores.json") == read(done / "scores.json")
+    cache = f"answers.cache={tmp_path / 'answers.sqlite'}"
+    evaluate(plan_evaluation(section_of(mvc, finetuned, tmp_path / "lost", cache)))
+    assert len(made) == len(set(made)) == 2 * 2 * 12  # no two sides are alike
+    (tmp_path / "answers.sqlite").unlink()
+    (tmp_path / "lost" / "DONE.json").unlink()
+    evaluate(plan_evaluation(section_of(mvc, finetuned, tmp_path / "lost", cache)))
+    assert len(made) == 2 * len(set(made))
+    assert read(tmp_path / "lost" / "scores.json") == read(done / "scores.json")
+
+
 def test_a_run_that_fails_leaves_no_page_of_the_run_that_it_was_to_replace(
     done: Path,
     finetuned: Path,
@@ -259,12 +290,33 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(
 
 
 def test_a_model_that_is_its_own_base_is_scored_once(tmp_path: Path) -> None:
-    stage = open_stage(tmp_path, "scores", "same")
-    assert missing_parts({"before": stage, "after": stage}, 2) == [("after", 0), ("after", 1)]
-    stage.part("chunk", 0).write_text("finished")
-    assert missing_parts({"before": stage, "after": stage}, 2) == [("after", 1)]
-    two: dict[Role, Stage] = {"before": stage, "after": open_stage(tmp_path, "scores", "another")}
-    assert missing_parts(two, 2) == [("before", 1), ("after", 0), ("after", 1)]
+    model = EvaluatedModel("m", "m", "same")
+    models: dict[Role, EvaluatedModel] = {"before": model, "after": model}
+
+    def missing(names: tuple[str, str], kept: tuple[str, ...]) -> list[tuple[Any, ...]]:
+        places = {
+            (role, index): f"{name}-{index}"
+            for role, name in zip(models, names, strict=True)
+            for index in (0, 1)
+        }
+        parts = {place: tmp_path / name for place, name in places.items()}
+        keys = {place: [f"{name}-a", f"{name}-b"] for place, name in places.items()}
+        chunks = missing_chunks([pa.table({})] * 2, models, parts, keys, kept)
+        return [(*chunk.place, chunk.is_scored, dict(chunk.unanswered)) for chunk in chunks]
+
+    same, sides = ("same", "same"), {"same-1-a": 0, "same-1-b": 1}
+    assert missing(same, ()) == [
+        ("after", 0, False, {"same-0-a": 0, "same-0-b": 1}),
+        ("after", 1, False, sides),
+    ]
+    (tmp_path / "same-0").write_text("finished")
+    assert missing(same, ("same-0-a", "same-0-b")) == [("after", 1, False, sides)]
+    assert missing(same, ("same-0-a",)) == [
+        ("after", 0, True, {"same-0-b": 1}),
+        ("after", 1, False, sides),
+    ]
+    two = missing(("same", "another"), ("same-0-a", "same-0-b"))
+    assert [place[:2] for place in two] == [("before", 1), ("after", 0), ("after", 1)]
 
 
 def test_the_terminal_names_the_split(
@@ -387,7 +439,15 @@ def test_ray_workers_give_the_same_scores_and_name_a_bad_row(
     tmp_path: Path,
 ) -> None:
     evaluate(
-        plan_evaluation(section_of(mvc, finetuned, tmp_path / "eval", "workers.num_workers=1"))
+        plan_evaluation(
+            section_of(
+                mvc,
+                finetuned,
+                tmp_path / "eval",
+                "workers.num_workers=1",
+                f"answers.cache={tmp_path / 'answers.sqlite'}",
+            )
+        )
     )
     columns = [name for name in pq.read_schema(done / "items.parquet").names if "_logp_" in name]
     here, there = (pq.read_table(out / "items.parquet") for out in (done, tmp_path / "eval"))

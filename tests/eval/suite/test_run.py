@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,10 @@ from eval.benchmarks.registry import benchmark
 from eval.benchmarks.table import ANSWER_SCHEMA, read_back
 from eval.config import EvalSection
 from eval.generation.generator import (
-    Answerer,
-    AnsweringPlan,
+    Generator,
+    ModelPlan,
     Request,
     batches_of,
-    request_table,
 )
 from eval.generation.image_conditions import NO_IMAGE, ImageInput
 from eval.plan import plan_evaluation
@@ -293,15 +293,13 @@ def test_batches_hold_one_model_and_one_bound_and_like_lengths() -> None:
     ],
 )
 def test_what_cannot_be_asked_is_named(bad: Request, words: str, finetuned: Path) -> None:
-    answerer = Answerer(AnsweringPlan(dtype="float32", device="cpu"))
-    rows = request_table(
-        [
-            Request(one.key, str(finetuned), *(one.label, one.prompt, one.image_input, 2))
-            for one in (request("1"), bad)
-        ]
-    )
+    generator = Generator(ModelPlan(dtype="float32", device="cpu"))
+    batch = [
+        replace(one, model=str(finetuned), max_new_tokens=2, alone=False)
+        for one in (request("1"), bad)
+    ]
     with pytest.raises(UserError, match=words):
-        answerer(rows)
+        generator(batch)
 
 
 def test_in_bfloat16_the_agreement_of_batches_is_measured_once(
@@ -336,13 +334,13 @@ def test_a_killed_run_repeats_only_the_batch_in_flight(
     )
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     code = (
-        "import os, signal, sys\nfrom eval.generation.generator import Answerer\nfrom eval.config"
+        "import os, signal, sys\nfrom eval.generation.generator import Generator\nfrom eval.config"
         " import EvalSection\n"
-        "from eval.run_eval import evaluate, plan_evaluation\nplain, made = Answerer.__call__, []\n"
+        "from eval.run_eval import evaluate, plan_evaluation\nplain, made = Generator.__call__, []\n"
         "def dying(self, batch):\n    made.append(1)\n"
         "    if len(made) == 4:\n        os.kill(os.getpid(), signal.SIGKILL)\n    return"
         " plain(self, batch)\n"
-        "Answerer.__call__ ="
+        "Generator.__call__ ="
         " dying\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -351,13 +349,13 @@ def test_a_killed_run_repeats_only_the_batch_in_flight(
     )
     assert finished.returncode == -signal.SIGKILL
     asked: list[str] = []
-    plain = Answerer.__call__
+    plain = Generator.__call__
 
-    def counting(self: Answerer, batch: Any) -> Any:
-        asked.extend(batch["key"].to_pylist())
+    def counting(self: Generator, batch: Any) -> Any:
+        asked.extend(request.key for request in batch)
         return plain(self, batch)
 
-    monkeypatch.setattr(Answerer, "__call__", counting)
+    monkeypatch.setattr(Generator, "__call__", counting)
     result = evaluate(plan_evaluation(recipe))
     rows = pq.read_table(tmp_path / "eval" / "benchmarks" / "pope.parquet").to_pylist()
     unique = {(row["prompt"], row["image_sha256"]) for row in rows}

@@ -1,0 +1,140 @@
+"""From the pairs of a split to what each model makes of them, each chunk kept when it is ready.
+
+Knows no Ray: it is given a way to have chunks worked on.
+"""
+
+from collections import defaultdict
+from collections.abc import Container, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from eval.config import EvalSection
+from eval.generation.cache import open_answers
+from eval.generation.generator import decoding, device_of
+from eval.inputs import EvaluatedModel, Role
+from eval.outputs import scoring_fingerprint
+from eval.pairs.scorer import (
+    NEEDED_COLUMNS,
+    SCORE_SCHEMA,
+    Chunk,
+    PairScorer,
+    Place,
+    ScoringPlan,
+    answer_keys,
+    with_answers,
+)
+from pipeline.core.progress import Progress
+from pipeline.core.ray_pool import MapItems
+from pipeline.core.storage import open_stage, read_table, write_table
+
+
+def score_models(
+    items: pa.Table,
+    models: Mapping[Role, EvaluatedModel],
+    section: EvalSection,
+    data_sha256: str,
+    map_items: MapItems,
+) -> dict[Role, pa.Table]:
+    """One row per pair under each model: log-probabilities, and answers unless they are off.
+
+    Chunks and answers that an earlier run made are read, not made again.
+
+    Raises:
+        ModelError: A model that is not supported.
+        MvcError: A pair that cannot be scored.
+    """
+    size, num_pairs = section.pairs_per_chunk, items.num_rows
+    chunks = [
+        # no slice: it would travel with the whole table
+        items.select(NEEDED_COLUMNS).take(np.arange(start, min(start + size, num_pairs)))
+        for start in range(0, num_pairs, size)
+    ]
+    parts: dict[Place, Path] = {}
+    keys: dict[Place, list[str]] = {}
+    settings = decoding(section, section.generate.max_new_tokens)
+    for role, model in models.items():
+        name = scoring_fingerprint(section, model.weights, data_sha256)
+        stage = open_stage(Path(section.out) / ".work", "scores", name)
+        for index, pairs in enumerate(chunks):
+            parts[role, index] = stage.part("chunk", index)
+            keys[role, index] = (
+                answer_keys(pairs, model.weights, settings) if section.generate.enabled else []
+            )
+    with (
+        open_answers(section.answers.cache) if section.generate.enabled else nullcontext() as store
+    ):
+        answers = store.get(key for of_chunk in keys.values() for key in of_chunk) if store else {}
+        missing = missing_chunks(chunks, models, parts, keys, answers)
+        if missing:
+            total = num_pairs * len(models)
+            with Progress("score", total, "pairs") as progress:
+                progress.advance(total - sum(chunk.pairs.num_rows for chunk in missing))
+                for chunk, (scores, made) in map_items(
+                    PairScorer, missing, (scoring_plan(section),)
+                ):
+                    if scores is not None:
+                        write_table(parts[chunk.place], scores)
+                    if store:
+                        store.put(made)
+                    answers |= made
+                    progress.advance(chunk.pairs.num_rows, model=chunk.place[0])
+    tables = {
+        place: with_answers(read_table(part, SCORE_SCHEMA.names), keys[place], answers)
+        for place, part in parts.items()
+    }
+    return {
+        role: pa.concat_tables([tables[role, index] for index in range(len(chunks))])
+        for role in models
+    }
+
+
+def missing_chunks(
+    chunks: Sequence[pa.Table],
+    models: Mapping[Role, EvaluatedModel],
+    parts: Mapping[Place, Path],
+    keys: Mapping[Place, Sequence[str]],
+    kept: Container[str],
+) -> list[Chunk]:
+    """What is still to be made, once where both models are the same and share files and keys.
+
+    Args:
+        parts: The file of each chunk's scores.
+        keys: Of each chunk's answers, as `answer_keys` gives them.
+        kept: The keys of answers that an earlier run made.
+    """
+    unscored = {part: place for place, part in parts.items() if not part.is_file()}
+    sides = {
+        key: (place, side)
+        for place, of_chunk in keys.items()
+        for side, key in enumerate(of_chunk)
+        if key not in kept
+    }
+    unanswered: dict[Place, dict[str, int]] = defaultdict(dict)
+    for key, (place, side) in sides.items():
+        unanswered[place][key] = side
+    places = {*unscored.values(), *unanswered}
+    return [
+        Chunk(
+            place,
+            models[place[0]].folder,
+            chunks[place[1]],
+            is_scored=place not in unscored.values(),
+            unanswered=unanswered[place],
+        )
+        for place in parts
+        if place in places
+    ]
+
+
+def scoring_plan(section: EvalSection) -> ScoringPlan:
+    """What a worker that scores pairs must know."""
+    return ScoringPlan(
+        dtype=section.dtype,
+        device=device_of(section),
+        batch_pairs=section.batch_pairs,
+        batch_images=section.generate.batch_images,
+        max_new_tokens=section.generate.max_new_tokens,
+    )
