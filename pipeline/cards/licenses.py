@@ -1,5 +1,6 @@
-"""Which licences, as sources state them, let anybody pass the pictures on; what is not known to is
-refused.
+"""Which licences, as sources state them, let anybody pass the pictures on.
+
+What is not known to is refused.
 
 Not legal advice: a gate against publishing by oversight. It reads names and the words in them,
 never the licence itself.
@@ -63,8 +64,8 @@ def refused(licenses: Mapping[str, int], allowed: Collection[str] = ()) -> dict[
             and OR.
     """
     names = {_canonical(name) for name in allowed} - {""}
-    found = {name: _reason(name, names) for name in licenses}
-    return {name: reason for name, reason in found.items() if reason}
+    reasons = {name: _reason(name, names) for name in licenses}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def exceptions(licenses: Mapping[str, int], allowed: Collection[str]) -> dict[str, int]:
@@ -76,31 +77,32 @@ def exceptions(licenses: Mapping[str, int], allowed: Collection[str]) -> dict[st
 
 
 def _reason(text: str, allowed: Collection[str]) -> str:
-    """Why a licence text is refused; "" if it is not. AND binds closer than OR, as in SPDX
-    expressions; brackets are not read.
+    """Why a licence text is refused; "" if it is not.
+
+    AND binds closer than OR, as in SPDX expressions; brackets are not read.
     """
     if not text.strip():
         return "is not stated"
     if _canonical(text) in allowed or "(" in text:
-        return _reason_of_one(text, allowed)
+        return _reason_of_part(text, allowed)
     choices = [
-        [_reason_of_one(part, allowed) for part in re.split(r"\s+AND\s+", choice)]
+        [_reason_of_part(part, allowed) for part in re.split(r"\s+AND\s+", choice)]
         for choice in re.split(r"\s+OR\s+", text)
     ]
     reasons = [next(filter(None, choice), "") for choice in choices]
     return "" if "" in reasons else reasons[0]
 
 
-def _reason_of_one(name: str, allowed: Collection[str]) -> str:
+def _reason_of_part(name: str, allowed: Collection[str]) -> str:
     canonical = _canonical(name)
     if canonical in REDISTRIBUTABLE or canonical in allowed:
         return ""
-    found = (
+    reasons = (
         reason
         for reason, words in _REASONS.items()
         if any(word in f"-{canonical}-" for word in words)
     )
-    return next(found, "is not among the licences known to allow it (pipeline/cards/licenses.py)")
+    return next(reasons, "is not among the licences known to allow it (pipeline/cards/licenses.py)")
 
 
 def _canonical(name: str) -> str:

@@ -128,7 +128,7 @@ def test_counts_bounds_and_models_stand_in_the_card(stated: dict[str, Any]) -> N
 
 def test_the_audit_is_told_and_a_warning_becomes_a_known_limit(stated: dict[str, Any]) -> None:
     assert "## Shortcut audit" not in render_card(stated)
-    found = {"auc": 0.914, "auc_low": 0.88, "auc_high": 0.94, "clues": []}
+    measured = {"auc": 0.914, "auc_low": 0.88, "auc_high": 0.94, "clues": []}
     stated["audit"] = [
         {
             "source": "edits",
@@ -136,7 +136,7 @@ def test_the_audit_is_told_and_a_warning_becomes_a_known_limit(stated: dict[str,
             "num_pairs": 9,
             "num_audited": 8,
             "verdict": "warning",
-            "separability": found,
+            "separability": measured,
         },
         {
             "source": "s",

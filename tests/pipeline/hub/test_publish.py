@@ -598,6 +598,11 @@ def test_a_model_folder_becomes_a_model_repository(hub: Any, model: Path, tmp_pa
     header = yaml.safe_load(card.split("---\n")[1])
     assert (header["base_model"], header["pipeline_tag"]) == ("org/base-7b", "image-text-to-text")
     assert "| objective | `svco` |" in card and "| loss | 2.773 | 1.25 |" in card
+    (index,) = header["model-index"]
+    assert index["name"] == REPO.split("/")[1]
+    (result,) = index["results"]
+    assert result["dataset"] == {"name": "mvc", "type": "mvc", "split": "validation"}
+    assert result["metrics"] == [{"type": "loss", "value": 1.25}]
 
 
 def test_a_model_saved_in_fewer_files_leaves_no_stale_weights(hub: Any, model: Path) -> None:
