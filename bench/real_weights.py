@@ -59,9 +59,9 @@ def commands(out: Path, model: str) -> list[tuple[str, list[str]]]:
         f"data={mvc}",
     ]
     return [
-        ("what will not work here", ["svco.py", "doctor"]),
+        ("what will not work here", ["-m", "svco", "doctor"]),
         (f"{NUM_PAIRS} drawn pairs, scored by SigLIP and DINOv2-large", build),
-        ("memory and time, before anything starts", ["svco.py", "plan", *recipe, *short]),
+        ("memory and time, before anything starts", ["-m", "svco", "plan", *recipe, *short]),
         (
             "log-probabilities of the reference, once",
             ["training/make_reference.py", *recipe, f"out={reference}"],

@@ -3,20 +3,23 @@ answer.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
 from eval.config import EvalSection
-from eval.inputs import find_models
-from pipeline.core.cli import run_command
-from pipeline.core.images import ImageError, decode_rgb
+from eval.inputs import Models, find_models
+from pipeline.core.images import ImageError, decode_rgb, upright_rgb
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 CONDITIONS = ("image a", "image b", "no image")
 Logps = npt.NDArray[np.float64]
@@ -99,22 +102,25 @@ def share_of_first(logp_first: float, logp_second: float) -> float:
     return 1 / (1 + math.exp(difference)) if difference < 700 else 0.0  # beyond, exp overflows
 
 
-def read_images(paths: list[Path]) -> tuple[Any, Any]:
-    """The two images.
+def rgb_images(images: "Sequence[str | Path | Image]") -> "tuple[Image, Image]":
+    """The two images, upright and RGB; files are read.
 
     Raises:
         AskError: Not two, or one that cannot be read.
     """
-    if len(paths) != 2:
-        raise AskError(f"expected two images, got {len(paths)}; give --image A.jpg --image B.jpg")
-    images = []
-    for path in paths:
+    if len(images) != 2:
+        raise AskError(f"expected two images, got {len(images)}; give --image A.jpg --image B.jpg")
+    decoded = []
+    for image in images:
+        if not isinstance(image, str | Path):
+            decoded.append(upright_rgb(image))
+            continue
         try:
-            images.append(decode_rgb(path.read_bytes()))
+            decoded.append(decode_rgb(Path(image).read_bytes()))
         except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise AskError(f"--image {path}: cannot be read ({reason})") from error
-    return images[0], images[1]
+            raise AskError(f"--image {image}: cannot be read ({reason})") from error
+    return decoded[0], decoded[1]
 
 
 def rows_of(opinions: dict[str, Opinion]) -> list[list[str]]:
@@ -172,13 +178,13 @@ def run(
         raise AskError(
             "expected a question, got none; put it in quotes after the model and the images"
         )
-    images = read_images(image)
+    images = rgb_images(image)
     if answer is not None and len(answer) not in (0, 2):
         raise AskError(
             f"expected two answers to judge, got {len(answer)}; give --answer A --answer B"
         )
-    models = find_models(EvalSection(model=model, base=base, data="-", out="-"))
-    device = _device(device)
+    models = models_of(model, base)
+    device = device_of(device)
     texts = (answer[0], answer[1]) if answer else None
     opinions: dict[str, Opinion] = {}
     # The tuned model first: the base judges the same two texts, so that their numbers can be
@@ -192,7 +198,24 @@ def run(
     _show({role: opinions[role] for role in models.by_role()}, texts, question)
 
 
-def _device(asked: str) -> str:
+def models_of(model: str, base: str = "none") -> Models:
+    """The folders of a model and of what it is compared with.
+
+    Args:
+        base: "auto" for what svco.json names, "none" for no other.
+
+    Raises:
+        UserError: No model there.
+    """
+    return find_models(EvalSection(model=model, base=base, data="-", out="-"))
+
+
+def device_of(asked: str) -> str:
+    """The torch device for "auto", "cpu" or "cuda".
+
+    Raises:
+        AskError: Another word, or a GPU that is not there.
+    """
     if asked not in ("auto", "cpu") and not asked.startswith("cuda"):
         raise AskError(f"--device {asked!r}: expected auto, cpu or cuda")
     if asked == "cpu":
@@ -231,12 +254,3 @@ def _show(opinions: dict[str, Opinion], texts: tuple[str, str], question: str) -
     )
     for role, opinion in opinions.items():
         say(f"{names[role]}: {verdict(opinion)}")
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

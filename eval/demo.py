@@ -12,13 +12,9 @@ from typing import Annotated
 
 import typer
 
-from pipeline.core.cli import run_command
 from pipeline.core.progress import say
 from pipeline.core.recipe import UserError
 from pipeline.core.storage import write_text
-
-ROOT = Path(__file__).resolve().parent.parent
-
 
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
@@ -28,35 +24,23 @@ class PhotosError(UserError):
 
 
 def commands(out: Path, build: Sequence[str]) -> list[tuple[str, list[str]]]:
-    """(what happens, arguments after `python`) of each job; `build` says what of, and the other two
-    use the data set that it makes.
+    """(What happens, verb and arguments) of each job.
+
+    `build` says what of, and the other two use the data set that it makes.
     """
     mvc, model, scores = out / "mvc", out / "model", out / "eval"
+    train = ["train", "--recipe", "svco_tiny", f"data={mvc}", f"out={model}"]
+    contrast = ["--recipe", "eval_contrast", f"model={model}", f"data={mvc}", f"out={scores}"]
     return [
-        ("1/3  an MVC data set", ["pipeline/build_mvc.py", *build, f"out={mvc}"]),
+        ("1/3  an MVC data set", ["build", *build, f"out={mvc}"]),
         (
-            (
-                "2/3  a tiny LLaVA is pretrained (it sees, but leans on language), then finetuned"
-                " with S-VCO"
-            ),
-            [
-                "training/train_svco.py",
-                "--recipe",
-                "recipes/svco_tiny.yaml",
-                f"data={mvc}",
-                f"out={model}",
-            ],
+            "2/3  a tiny LLaVA is pretrained (it sees, but leans on language), then finetuned with"
+            " S-VCO",
+            train,
         ),
         (
             "3/3  does it look at the image now? before and after, on pairs that it has never seen",
-            [
-                "eval/run_eval.py",
-                "--recipe",
-                "recipes/eval_contrast.yaml",
-                f"model={model}",
-                f"data={mvc}",
-                f"out={scores}",
-            ],
+            ["eval", *contrast],
         ),
     ]
 
@@ -71,10 +55,10 @@ def build_from(photos: Path | None, out: Path) -> list[str]:
         PhotosError: It has none of these.
     """
     if photos is None:
-        return ["--recipe", "recipes/mvc_demo.yaml"]
+        return ["--recipe", "mvc_demo"]
     if (photos / "pairs.jsonl").is_file():
-        return ["--recipe", "recipes/mvc_pairs.yaml", f"sources.0.path={photos / 'pairs.jsonl'}"]
-    edits, manifest = ["--recipe", "recipes/mvc_edits.yaml"], photos / "labels.jsonl"
+        return ["--recipe", "mvc_pairs", f"sources.0.path={photos / 'pairs.jsonl'}"]
+    edits, manifest = ["--recipe", "mvc_edits"], photos / "labels.jsonl"
     if manifest.is_file():
         return [*edits, f"sources.0.path={manifest}"]
     lines = [
@@ -127,13 +111,11 @@ def run(
     CPU cores.
     """
     started_s = time.monotonic()
-    out = Path(os.path.abspath(out or ("build/photos" if photos else "build/demo")))
+    out = out or Path("build/photos" if photos else "build/demo")
     build = [*build_from(photos and Path(os.path.abspath(photos)), out), *(overrides or [])]
-    # The commands run at the project's root; shown as a user would type them there.
-    out = out.relative_to(ROOT) if out.is_relative_to(ROOT) else out
     for title, arguments in commands(out, build):
-        say(f"\n{title}\n$ python {shlex.join(arguments)}")
-        finished = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False)
+        say(f"\n{title}\n$ svco {shlex.join(arguments)}")
+        finished = subprocess.run([sys.executable, "-m", "svco", *arguments], check=False)
         if finished.returncode != 0:
             print(
                 f"error: the command above ended with exit code {finished.returncode}; its last"
@@ -142,13 +124,6 @@ def run(
             )
             raise SystemExit(finished.returncode)
     say(f"\nThe demonstration took {time.monotonic() - started_s:.0f} s. Open in a browser:")
-    say(
-        f"  {ROOT / out / 'eval' / 'report.html'}   pictures whose answer changed, scores before"
-        " and after"
-    )
-    say(f"  {ROOT / out / 'mvc' / 'report.html'}   what became of every pair, and why")
-
-
-def main() -> None:
-    """The entry point of `svco demo`."""
-    run_command(run)
+    page = (out / "eval" / "report.html").absolute()
+    say(f"  {page}   pictures whose answer changed, scores before and after")
+    say(f"  {(out / 'mvc' / 'report.html').absolute()}   what became of every pair, and why")

@@ -7,9 +7,8 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 
 from eval.config import EvalSection
 from eval.generation.endpoint import ask_server
@@ -35,13 +34,13 @@ from eval.pairs.results import PairResults, write_pairs
 from eval.pairs.run import score_models
 from eval.plan import Plan, evaluated_models, plan_evaluation, print_plan
 from eval.suite.run import BenchmarkResults, GenerateFn, Keep, run_benchmarks, summary_of
-from pipeline.core.cli import DryRun, PrintRecipe, run_command
+from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
 from pipeline.core.progress import say
 from pipeline.core.ray_pool import Pool
 from pipeline.core.recipe import load_recipe, resolved_yaml
 from pipeline.core.storage import only_one, read_json, write_json
 
-DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "eval_contrast.yaml"
+DEFAULT_RECIPE = "eval_contrast"
 
 
 def evaluate(plan: Plan) -> dict[str, Any]:
@@ -128,11 +127,8 @@ def write_results(
 
 
 def run(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/eval."),
-    ] = None,
-    recipe: Annotated[Path, typer.Option(help="The recipe.")] = DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    recipe: Recipe = DEFAULT_RECIPE,
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -152,10 +148,5 @@ def run(
         say(f"page    {result['page']}\nscores  {'  '.join(scores)}")
 
 
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from pipeline.config import BuildSection
-from pipeline.core.cli import DryRun, PrintRecipe, run_command
+from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.ray_pool import Pool, cluster_resources, ray_session
 from pipeline.core.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
@@ -20,7 +20,7 @@ from pipeline.core.storage import LOCK, Owner, cache_dir, only_one, read_json, w
 from pipeline.stages.plan import Plan, plan_build
 from pipeline.stages.remote import push, remote_manifest
 
-DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "mvc_demo.yaml"
+DEFAULT_RECIPE = "mvc_demo"
 # A build removes stale shards and writes its card.
 OWNER = Owner("build", (LOCK,), takes=("data", "rejects", "README.md", "manifest.json"))
 
@@ -164,13 +164,8 @@ def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
 
 
 def run(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/mvc."),
-    ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="The recipe; without one, recipes/mvc_demo.yaml.")
-    ] = None,
+    overrides: Overrides = None,
+    recipe: Recipe = "",
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,
     estimate: Annotated[
@@ -180,7 +175,7 @@ def run(
 ) -> None:
     """Build an MVC folder from a recipe."""
     given = list(overrides or [])
-    if recipe is None:
+    if not recipe:
         recipe = DEFAULT_RECIPE
         say(f"no --recipe given: using {recipe}")
         if not any(override.startswith("out=") for override in given):
@@ -204,10 +199,5 @@ def run(
     print_result(plan, build(plan))
 
 
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
 
-from pipeline.core.cli import run_command
 from pipeline.core.storage import cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -380,12 +379,3 @@ def run() -> None:
     )
     if counts["problem"]:
         raise SystemExit(1)
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,9 +3,12 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # How long an example takes says nothing on a shared machine.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -63,16 +66,48 @@ def one_ray() -> Iterator[None]:
 def command_here(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """`command_here(main, *arguments)`: a command line in this process, which saves its imports;
+    """`command_here(run, *arguments)`: a command line in this process, which saves its imports;
     exit code and all that it printed.
     """
+    from pipeline.core.cli import run_command
 
-    def run(main: Callable[[], None], *arguments: object) -> tuple[int, str]:
+    def run(command: Callable[..., None], *arguments: object) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["svco", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            main()
+            run_command(command)
         return int(end.value.code or 0), "".join(capfd.readouterr())
+
+    return run
+
+
+# Runs svco.cli and fails where a module came along that the first argument names.
+LEAN = """
+import sys
+forbidden, sys.argv = set(sys.argv[1].split(",")), ["svco", *sys.argv[2:]]
+from svco.cli import main
+code = 0
+try:
+    main()
+except SystemExit as end:
+    code = end.code or 0
+loaded = forbidden & set(sys.modules)
+assert not loaded, f"loaded {loaded}"
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def lean_command() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`lean_command(verb, *arguments)`: svco in a process of its own, without torch and Ray."""
+
+    def run(*arguments: object, code: int = 0, without: str = "") -> Any:
+        command = [sys.executable, "-c", LEAN, f"torch,ray,transformers,{without}"]
+        finished = subprocess.run(
+            [*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        assert finished.returncode == code, finished.stderr
+        return finished
 
     return run
 

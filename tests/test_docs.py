@@ -25,7 +25,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
 SOURCES = [
-    ROOT / "svco.py",
+    *(ROOT / "svco").glob("*.py"),
     *(
         path
         for package in ("pipeline", "training", "eval")
@@ -268,18 +268,20 @@ def _documented() -> list[tuple[str, list[str]]]:
 @pytest.fixture(scope="module")
 def options() -> dict[str, set[str]]:
     """What each verb that a page names takes, as its own help says."""
-    import svco
+    from svco.cli import VERBS, command_of
 
-    named = {command[0] for _, command in _documented()} & set(svco.VERBS)
-    return {verb: _options_of(importlib.import_module(svco.VERBS[verb][0]).main) for verb in named}
+    named = {command[0] for _, command in _documented()} & set(VERBS)
+    return {verb: _options_of(command_of(verb)) for verb in named}
 
 
-def _options_of(main: Callable[[], None]) -> set[str]:
+def _options_of(command: Callable[..., None]) -> set[str]:
+    from pipeline.core.cli import run_command
+
     shown, arguments = io.StringIO(), sys.argv
     sys.argv = ["svco", "--help"]
     try:
         with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
-            main()
+            run_command(command)
     finally:
         sys.argv = arguments
     return set(re.findall(r"--[a-z][a-z0-9-]*", shown.getvalue()))

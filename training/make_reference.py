@@ -12,11 +12,9 @@ import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from pipeline.core.cli import DryRun, PrintRecipe, run_command
+from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
 from pipeline.core.progress import Progress, say, summary_table
 from pipeline.core.ray_pool import Pool, ray_session
 from pipeline.core.recipe import UserError, fingerprint, load_recipe, resolved_yaml
@@ -37,7 +35,7 @@ FILE_IMAGES = 2 * CHUNK_PAIRS
 NUMBERS, FEATURES = "numbers", "features"
 
 Chunk = tuple[str, str, int]  # what of it, split, index
-DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
+DEFAULT_RECIPE = "svco_tiny"
 
 
 class ReferenceChunks:
@@ -136,11 +134,8 @@ def _num_pairs(plan: Plan, chunk: Chunk) -> int:
 
 
 def run(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[key=value]...", help="Overrides: data=DIR out=DIR."),
-    ] = None,
-    recipe: Annotated[Path, typer.Option(help="The training recipe.")] = DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    recipe: Recipe = DEFAULT_RECIPE,
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -174,10 +169,5 @@ def _features_bytes(section: TrainSection) -> float:
     return feature_bytes(shape, size_of_data(section.data, section.model, shape), section)
 
 
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

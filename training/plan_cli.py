@@ -12,9 +12,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from pipeline.core.cli import run_command
+from pipeline.core.cli import Overrides, Recipe
 from pipeline.core.progress import say, summary_table
-from pipeline.core.recipe import UserError, absolute_path, load_recipe
+from pipeline.core.recipe import UserError, absolute_path, find_recipe, load_recipe
 from training.config import TrainSection
 from training.estimate.advice import advice
 from training.estimate.data_size import DataSize, default_size, size_of_data
@@ -97,13 +97,13 @@ def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
     )
 
 
-def _load(recipe: Path, overrides: list[str]) -> tuple[TrainSection, bool]:
+def _load(recipe: str, overrides: list[str]) -> tuple[TrainSection, bool]:
     """The recipe, and whether it names data.
 
     What a plan can do without (`data`, `out`) need not be given.
     """
     try:
-        given: Any = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+        given: Any = yaml.safe_load(find_recipe(recipe).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError):
         given = {}  # load_recipe says what is wrong
     given = given if isinstance(given, dict) else {}
@@ -238,13 +238,8 @@ def _kept_features(section: TrainSection, shape: ModelShape, data: DataSize) -> 
 
 
 def run(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[key=value]...", help="Overrides, for example data=DIR."),
-    ] = None,
-    recipe: Annotated[Path, typer.Option(help="A training recipe.")] = Path(
-        "recipes/svco_llava_1_5_7b.yaml"
-    ),
+    overrides: Overrides = None,
+    recipe: Recipe = "svco_tiny",
     gpu: Annotated[
         str | None, typer.Option(help=f"Which GPU: {', '.join(GPUS)}. By default {DEFAULT_GPU}.")
     ] = None,
@@ -297,12 +292,3 @@ def run(
 
 def _local(model: str) -> str:
     return str(Path(model).expanduser()) if model.startswith("~") else model
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

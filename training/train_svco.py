@@ -5,11 +5,9 @@ import shutil
 import threading
 import uuid
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from pipeline.core.cli import DryRun, PrintRecipe, run_command
+from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.ray_pool import ray_session
 from pipeline.core.recipe import UserError, load_recipe, resolved_yaml
@@ -27,7 +25,7 @@ from training.run_plan import (
 )
 from training.runtime.driver_messages import follow
 
-DEFAULT_RECIPE = Path(__file__).resolve().parent.parent / "recipes" / "svco_tiny.yaml"
+DEFAULT_RECIPE = "svco_tiny"
 
 
 def train(plan: Plan) -> dict[str, Any]:
@@ -237,11 +235,8 @@ def _cell(name: str, value: float, *, is_start: bool = False) -> str:
 
 
 def run(
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[key=value]...", help="Overrides, for example out=build/model."),
-    ] = None,
-    recipe: Annotated[Path, typer.Option(help="The recipe.")] = DEFAULT_RECIPE,
+    overrides: Overrides = None,
+    recipe: Recipe = DEFAULT_RECIPE,
     print_recipe: PrintRecipe = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -257,10 +252,5 @@ def run(
     print_result(plan, train(plan))
 
 
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
 if __name__ == "__main__":
-    main()
+    run_command(run)

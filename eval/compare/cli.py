@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from eval.compare.comparison import Comparison, compare_runs, difference_rows, score_rows
-from pipeline.core.cli import run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import RecipeError
 
@@ -101,12 +100,3 @@ def run(
         from eval.compare.page import write_comparison_page
 
         write_comparison_page(comparison, confidence, page)
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,15 @@ import typer
 
 from pipeline.core.recipe import UserError
 
-# What every job takes besides its recipe and overrides.
+# What every job takes.
+Recipe = Annotated[
+    str,
+    typer.Option("--recipe", help="A recipe: a YAML file, or the name of one that comes along."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[key=value]...", help="Keys of the recipe, for example out=build/run."),
+]
 PrintRecipe = Annotated[
     bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")
 ]

@@ -70,10 +70,15 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError("animated", f"{image.format} with {num_frames} frames")
     try:
         image.load()
-        return _to_rgb(_upright(image))
+        return upright_rgb(image)
     # on broken bytes Pillow's readers raise anything: struct.error, IndexError, TypeError ..
     except Exception as error:
         raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened picture as a person sees it: EXIF-rotated, 8-bit RGB, transparency on white."""
+    return _to_rgb(_upright(image))
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +20,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 # Set by `ray job submit` for the entry point of a job (ray/_private/runtime_env/constants.py).
 JOB_ENVIRONMENT_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+_ROOT = Path(__file__).resolve().parents[2]
+RECIPE_FOLDERS = (_ROOT / "recipes", _ROOT / "svco" / "recipes")  # of a checkout; of the wheel
 
 
 class UserError(ValueError):
@@ -45,27 +48,30 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
-def load_recipe(path: str | Path, overrides: Sequence[str], shape: type[S]) -> S:
-    """The recipe in `path` with `overrides` ("a.b=value", "list.0.key=value") applied, as a
-    `shape`.
+def load_recipe(
+    recipe: str | Path, overrides: Sequence[str] | Mapping[str, object], shape: type[S]
+) -> S:
+    """A recipe with `overrides` applied, as a `shape`.
+
+    Args:
+        recipe: A YAML file, or the name of one in recipes/.
+        overrides: "a.b=value", "list.0.key=value", as typed; or values by such keys.
 
     Raises:
         RecipeError: The file is missing or no mapping, an override has no "=", or a value is not
             allowed; the message names the key, what was given, what is allowed, and the nearest
             known key.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise RecipeError(f"recipe {str(path)!r}: expected a YAML file, found none there")
+    path = find_recipe(recipe)
     try:
-        config = OmegaConf.load(file)
+        config = OmegaConf.load(path)
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise RecipeError(f"recipe {str(path)!r} is not valid YAML: {error}") from error
     if not isinstance(config, DictConfig):
         raise RecipeError(
             f"recipe {str(path)!r}: expected a mapping of keys at the top, got a list"
         )
-    for override in overrides:
+    for override in overrides.items() if isinstance(overrides, Mapping) else overrides:
         _apply(config, override)
     try:
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -80,14 +86,40 @@ def load_recipe(path: str | Path, overrides: Sequence[str], shape: type[S]) -> S
         raise RecipeError(f"recipe {str(path)!r}: " + "; ".join(lines)) from error
 
 
-def _apply(config: DictConfig, override: str) -> None:
-    key, equals, raw = override.partition("=")
-    if not equals or not key:
-        raise RecipeError(f"override {override!r}: expected key=value, for example data.seed=1")
+def find_recipe(recipe: str | Path) -> Path:
+    """The file of a recipe: a path, or the name of a recipe that comes with the toolkit.
+
+    Raises:
+        RecipeError: There is none.
+    """
+    path = Path(recipe).expanduser()
+    if path.is_file():
+        return path
+    is_name = len(path.parts) == 1 and path.suffix in ("", ".yaml")
+    ours = {file.stem: file for folder in RECIPE_FOLDERS for file in folder.glob("*.yaml")}
+    if is_name and path.stem in ours:
+        return ours[path.stem]
+    nearest = difflib.get_close_matches(path.stem, ours, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    raise RecipeError(
+        f"recipe {str(recipe)!r}: expected a YAML file, found none there, nor is it one of"
+        f" {', '.join(sorted(ours))}{hint}"
+    )
+
+
+def _apply(config: DictConfig, override: str | tuple[str, object]) -> None:
+    """Applies "a.b=value" as typed, or (key, value)."""
+    if isinstance(override, str):
+        key, equals, raw = override.partition("=")
+        if not equals or not key:
+            raise RecipeError(f"override {override!r}: expected key=value, for example data.seed=1")
     try:
         # from_dotlist parses the value as OmegaConf's YAML does (1e-3 is a number); update reaches
         # into lists.
-        value = OmegaConf.from_dotlist([f"value={raw}"])["value"]
+        if isinstance(override, str):
+            value = OmegaConf.from_dotlist([f"value={raw}"])["value"]
+        else:
+            key, value = override
         OmegaConf.update(config, key, value, merge=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError, TypeError) as error:
         raise RecipeError(

@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import typer
 
-from pipeline.core.cli import run_command
 from pipeline.core.images import image_ending
 from pipeline.core.progress import Progress, say
 from pipeline.core.recipe import absolute_path
@@ -277,12 +276,3 @@ def run(
         )
     num_pairs = export(Path(source), to, Path(target), split)
     say(f"{num_pairs:,} pairs of {split}  {target}")
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,6 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.core.cli import run_command
 from pipeline.core.schema import SPLITS, MvcError, read_manifest
 from pipeline.core.storage import sha256_file
 from pipeline.dataset.row_checks import Problem, Seen, shard_problems
@@ -206,12 +205,3 @@ def run(
 
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

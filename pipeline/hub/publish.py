@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from pipeline.core.cli import run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import absolute_path, has_hub_form
 from pipeline.core.storage import LOCK, Owner, StoreError, only_one, remove_stale
@@ -228,12 +227,3 @@ def run(
     disable_progress_bars()  # ours counts files
     commit, version = publish(parcel, repo, is_public=public, tag=tag)
     say(f"published {version}, commit {commit}")
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

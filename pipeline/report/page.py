@@ -11,7 +11,6 @@ import typer
 import yaml
 from markupsafe import Markup
 
-from pipeline.core.cli import run_command
 from pipeline.core.progress import say
 from pipeline.core.schema import SPLITS, read_manifest
 from pipeline.core.storage import read_json
@@ -212,12 +211,3 @@ def run(
     result = folder / "result.json"
     write_report(folder, read_json(result) if result.is_file() else {})
     say(f"report  {folder / 'report.html'}")
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import typer
 from markupsafe import Markup
 
-from pipeline.core.cli import run_command
 from pipeline.core.progress import say
 from pipeline.core.schema import SPLITS, MvcError, read_manifest, rows_at, shard_paths
 from pipeline.core.storage import Stage, read_table
@@ -165,12 +164,3 @@ def run(
     for heading, number in write_audit(folder, page, num_shown).items():
         say(f"{number:>8,}  {heading}")
     say(f"page  {page}")
-
-
-def main() -> None:
-    """The entry point."""
-    run_command(run)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from eval import ask as ask_module
-from eval.ask import AskError, Opinion, ask, read_images, rows_of, run, share_of_first, verdict
+from eval.ask import AskError, Opinion, ask, rgb_images, rows_of, run, share_of_first, verdict
 from training.models.generation import generate
 from training.models.vlm import encode_prompt, encode_response, load_vlm, pixel_values
 
@@ -28,9 +28,9 @@ def images(tmp_path: Path, rows: list[dict[str, Any]]) -> list[Path]:
 
 def test_numbers_are_those_of_six_separate_passes(finetuned: Path, images: list[Path]) -> None:
     question, texts = "What is shown?", ("A star.", "Two red circles.")
-    opinion = ask(finetuned, read_images(images), question, texts, device="cpu", max_new_tokens=4)
+    opinion = ask(finetuned, rgb_images(images), question, texts, device="cpu", max_new_tokens=4)
     vlm = load_vlm(finetuned)
-    pixels = pixel_values(vlm, read_images(images))
+    pixels = pixel_values(vlm, rgb_images(images))
     for condition in range(3):
         prompt = encode_prompt(vlm, question, with_image=condition < 2)
         for number, text in enumerate(texts):
@@ -46,7 +46,7 @@ def test_numbers_are_those_of_six_separate_passes(finetuned: Path, images: list[
             assert opinion.logps_32[condition, number] == pytest.approx(expected, rel=1e-4)
     assert opinion.num_tokens == tuple(len(encode_response(vlm, text)) for text in texts)
     assert list(opinion.answers) == generate(
-        vlm, list(read_images(images)), [question] * 2, max_new_tokens=4
+        vlm, list(rgb_images(images)), [question] * 2, max_new_tokens=4
     )
 
 
@@ -158,4 +158,4 @@ def test_a_model_that_says_nothing_is_told(
         AskError,
         match="says nothing about image a; give the two answers to judge with --answer, twice",
     ):
-        ask(finetuned, read_images(images), "What?", None, device="cpu", max_new_tokens=2)
+        ask(finetuned, rgb_images(images), "What?", None, device="cpu", max_new_tokens=2)

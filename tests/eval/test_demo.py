@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from eval.demo import PhotosError, build_from, commands, main
+from eval.demo import PhotosError, build_from, commands, run
 
 
 def test_built_in_scenes_are_the_default(tmp_path: Path) -> None:
-    assert build_from(None, tmp_path) == ["--recipe", "recipes/mvc_demo.yaml"]
+    assert build_from(None, tmp_path) == ["--recipe", "mvc_demo"]
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ def test_a_manifest_says_what_a_folder_holds(name: str, recipe: str, tmp_path: P
     (tmp_path / name).write_text("{}\n")
     assert build_from(tmp_path, tmp_path / "out") == [
         "--recipe",
-        f"recipes/{recipe}.yaml",
+        recipe,
         f"sources.0.path={tmp_path / name}",
     ]
 
@@ -43,14 +43,12 @@ def test_a_folder_that_says_nothing_is_one_line(
         PhotosError, match="expected pairs.jsonl, labels.jsonl, or one folder per label"
     ):
         build_from(tmp_path, tmp_path / "out")
-    code, printed = command_here(main, "--photos", tmp_path)
+    code, printed = command_here(run, "--photos", tmp_path)
     assert code == 2 and printed.count("\n") == 1 and printed.startswith("error: photos=")
 
 
 def test_each_job_reads_what_the_one_before_wrote(tmp_path: Path) -> None:
-    (_, build), (_, train), (_, evaluate) = commands(
-        tmp_path, ["--recipe", "recipes/mvc_demo.yaml"]
-    )
+    (_, build), (_, train), (_, evaluate) = commands(tmp_path, ["--recipe", "mvc_demo"])
     assert build[-1] == f"out={tmp_path / 'mvc'}"
     assert f"data={tmp_path / 'mvc'}" in train and f"out={tmp_path / 'model'}" in train
     assert f"data={tmp_path / 'mvc'}" in evaluate and f"model={tmp_path / 'model'}" in evaluate

@@ -21,7 +21,9 @@ from eval.config import EvalSection
 from eval.generation.generator import Generator
 from eval.inputs import EvaluatedModel, Role
 from eval.pairs.run import missing_chunks
-from eval.run_eval import evaluate, main, plan_evaluation
+from eval.run_eval import evaluate, plan_evaluation
+from eval.run_eval import run as eval_command
+from pipeline.core.cli import run_command
 from pipeline.core.recipe import RecipeError, load_recipe
 from pipeline.core.storage import StoreError
 
@@ -379,7 +381,7 @@ def test_wrong_input_is_one_line_and_exit_code_2(
         arguments = [f"{key}={value}" for key, value in {**good, **change}.items()]
         monkeypatch.setattr(sys, "argv", ["run_eval", "--recipe", str(RECIPE), *arguments])
         with pytest.raises(SystemExit, match="2"):
-            main()
+            run_command(eval_command)
         said = capfd.readouterr().err
         assert said.count("\n") == 1, said
         assert expected in said
@@ -388,24 +390,10 @@ def test_wrong_input_is_one_line_and_exit_code_2(
 
 
 def test_a_dry_run_shows_the_plan_without_torch_or_ray(
-    mvc: Path, finetuned: Path, tmp_path: Path
+    lean_command: Callable[..., Any], mvc: Path, finetuned: Path, tmp_path: Path
 ) -> None:
-    code = (
-        "import sys; from eval.run_eval import main; sys.argv = ['run_eval'] + sys.argv[1:]\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules), 'heavy import'"
-    )
     arguments = ["--dry-run", f"model={finetuned}", f"data={mvc}", f"out={tmp_path / 'eval'}"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    finished = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
-    assert "12 in 6 groups" in finished.stderr
+    assert "12 in 6 groups" in lean_command("eval", *arguments).stderr
     assert not (tmp_path / "eval").exists()
 
 
@@ -460,6 +448,6 @@ def test_ray_workers_give_the_same_scores_and_name_a_bad_row(
         tmp_path / "mvc", [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}]
     )
     overrides = (f"model={finetuned}", f"data={broken}", f"out={tmp_path / 'broken'}", "base=none")
-    code, printed = command_here(main, "--recipe", RECIPE, *overrides)
+    code, printed = command_here(eval_command, "--recipe", RECIPE, *overrides)
     assert code == 2, printed
     assert f"error: pair {rows[2]['pair_id']}: image_b cannot be used" in printed.splitlines()[-1]

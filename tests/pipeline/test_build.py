@@ -25,10 +25,12 @@ def build_here(one_ray: None, command_here: Callable[..., tuple[int, str]]) -> B
     """`build_here(*arguments)`: the job's command line in this process, on the Ray that runs in it;
     returns what it printed.
     """
-    from pipeline.build_mvc import main
+    from pipeline import build_mvc
 
     def run(*arguments: str, recipe: str = "mvc_pairs", expect: int = 0) -> str:
-        code, printed = command_here(main, "--recipe", ROOT / f"recipes/{recipe}.yaml", *arguments)
+        code, printed = command_here(
+            build_mvc.run, "--recipe", ROOT / f"recipes/{recipe}.yaml", *arguments
+        )
         assert code == expect, printed
         return printed
 

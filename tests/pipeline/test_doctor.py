@@ -189,7 +189,7 @@ def test_the_command_ends_with_1_if_something_will_not_work(tmp_path: Path) -> N
         "CUDA_VISIBLE_DEVICES": "",
     }
     done = subprocess.run(
-        [sys.executable, str(ROOT / "svco.py"), "doctor"],
+        [sys.executable, "-m", "svco", "doctor"],
         cwd=tmp_path,
         env=environment,
         capture_output=True,

@@ -91,10 +91,10 @@ def run_here(command_here: Callable[..., tuple[int, str]]) -> Callable[..., str]
     """`run_here(command)`: the same as `run` in this process; on the Ray that runs in it, where a
     test asks for `one_ray` too.
     """
-    from pipeline.build_mvc import main
+    from pipeline.build_mvc import run
 
     def call(arguments: list[str], expect: int = 0) -> str:
-        code, printed = command_here(main, *arguments[2:])  # without the interpreter and the script
+        code, printed = command_here(run, *arguments[2:])  # without the interpreter and the script
         assert code == expect, printed
         return printed
 

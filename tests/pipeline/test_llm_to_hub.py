@@ -45,7 +45,7 @@ def hub() -> Iterator[Hub]:
 
 
 def svco(*arguments: str, **environment: str) -> None:
-    command = [sys.executable, "svco.py", *arguments]
+    command = [sys.executable, "-m", "svco", *arguments]
     finished = subprocess.run(
         command,
         cwd=ROOT,

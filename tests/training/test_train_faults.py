@@ -15,10 +15,10 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def test_worker_node_and_driver_killed_in_the_middle_cost_nothing(
     one_ray: None, command_here: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
-    from training.train_svco import main
+    from training.train_svco import run
 
     model, data = prepare(tmp_path)
-    code, said = command_here(main, *command(model, data, tmp_path / "whole")[2:])
+    code, said = command_here(run, *command(model, data, tmp_path / "whole")[2:])
     assert code == 0, said
     lines = killed_run(
         model, data, tmp_path / "killed", [("worker", 13), ("node", 26), ("driver", 39)]

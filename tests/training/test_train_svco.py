@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,9 @@ ROOT = Path(__file__).resolve().parents[2]
 Make = Callable[..., Path]
 
 
-def job(*arguments: object, cwd: Path = ROOT, code: str = "") -> subprocess.CompletedProcess[str]:
+def job(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Runs the job as a user would, in a process of its own."""
-    program = ["-c", code] if code else ["-m", "training.train_svco"]
-    command = [sys.executable, *program, *map(str, arguments)]
+    command = [sys.executable, "-m", "training.train_svco", *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False
     )
@@ -31,13 +31,14 @@ def job_here(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str])
     """`job_here(*arguments)`: the job's command line in this process, which saves a second of
     imports.
     """
-    from training.train_svco import main
+    from pipeline.core.cli import run_command
+    from training.train_svco import run as train_command
 
     def run(*arguments: object) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr(sys, "argv", ["train_svco", *map(str, arguments)])
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
-            main()
+            run_command(train_command)
         return subprocess.CompletedProcess(sys.argv, int(end.value.code or 0), *capfd.readouterr())
 
     return run
@@ -57,15 +58,9 @@ def settings(vicuna_llava: Path, make_mvc: Make, tmp_path: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_dry_run_shows_the_plan_and_imports_neither_torch_nor_ray(
-    settings: list[str], tmp_path: Path
+    lean_command: Callable[..., Any], settings: list[str], tmp_path: Path
 ) -> None:
-    code = (
-        "import sys\nfrom training.train_svco import main\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules)\n"
-    )
-    done = job("--dry-run", *settings, code=code)
-    assert done.returncode == 0, done.stderr
+    done = lean_command("train", "--dry-run", *settings)
     assert "12 for training, 4 for validation" in done.stderr
     assert "3 of 4 pairs" in done.stderr
     assert not (tmp_path / "out").exists()

@@ -1,9 +1,7 @@
 """Finished evaluations side by side, on folders as the job leaves them; the numbers worked by hand."""
 
 import json
-import subprocess
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -341,18 +339,12 @@ def test_the_tables_and_the_page_say_what_was_found(
 
 
 @pytest.mark.slow
-def test_the_verb_needs_neither_torch_nor_ray(tmp_path: Path) -> None:
+def test_the_verb_needs_neither_torch_nor_ray(
+    lean_command: Callable[..., Any], tmp_path: Path
+) -> None:
     folders = [leave(tmp_path / "base", mmvp="1010"), leave(tmp_path / "tuned", mmvp="1111")]
-    code = (
-        f"import sys, svco; sys.argv = ['svco', 'compare', {str(folders[0])!r},"
-        f" {str(folders[1])!r}, '--draws', '200', '--json', {str(tmp_path / 'out.json')!r}]\ntry:\n"
-        "    svco.main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\nassert"
-        " not {'torch', 'ray', 'transformers'} & set(sys.modules)"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+    written = tmp_path / "out.json"
+    lean_command("compare", *folders, "--draws", 200, "--json", written)
     assert (
         json.loads((tmp_path / "out.json").read_text())["scores"]["tuned"]["mmvp/pair_accuracy"][
             "value"

@@ -1,7 +1,5 @@
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -289,15 +287,8 @@ def _small_processor(words: list[str]) -> Any:
 
 
 @pytest.mark.slow
-def test_the_command_writes_beside_the_folder_and_loads_neither_ray_nor_torch(mvc: Path) -> None:
-    code = (
-        f"import sys, pipeline.dataset.export\nsys.argv = ['svco export', {str(mvc)!r}, '--to',"
-        " 'mvc_json', '--split', 'validation']\ntry:\n    pipeline.dataset.export.main()\nexcept"
-        " SystemExit as stop:\n    assert not stop.code, stop.code\nassert not {'ray', 'torch',"
-        " 'datasets'} & set(sys.modules)"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+def test_the_command_writes_beside_the_folder_and_loads_neither_ray_nor_torch(
+    lean_command: Callable[..., Any], mvc: Path
+) -> None:
+    lean_command("export", mvc, "--to", "mvc_json", "--split", "validation", without="datasets")
     assert len(_read_back(mvc.with_name("mvc-mvc_json-validation") / "mvc.json")) == 5

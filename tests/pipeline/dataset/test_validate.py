@@ -3,8 +3,6 @@ knows.
 """
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,33 +285,9 @@ def test_a_missing_card_is_a_warning(published: Make) -> None:
     assert (problem.kind, problem.is_warning) == ("card_missing", True)
 
 
-def _commands(*runs: list[str]) -> tuple[list[int], list[str], list[str]]:
-    """Exit codes, and lines on standard output and error, of several runs in one process that must
-    need neither Ray nor torch.
-    """
-    code = f"""
-import sys
-from pipeline.dataset.validate import main
-codes = []
-for arguments in {runs!r}:
-    sys.argv = ["svco validate", *arguments]
-    try:
-        main()
-    except SystemExit as end:
-        codes.append(int(end.code or 0))
-assert not {{"ray", "torch"}} & set(sys.modules)
-print(*codes)
-"""
-    finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    *lines, codes = finished.stdout.splitlines()
-    return [int(one) for one in codes.split()], lines, finished.stderr.splitlines()
-
-
 @pytest.mark.slow
 def test_the_command_says_fine_or_lists_what_is_wrong_and_ends_accordingly(
-    published: Make, tmp_path: Path
+    lean_command: Callable[..., Any], published: Make, tmp_path: Path
 ) -> None:
     def spoil(splits: Splits) -> None:
         for row in splits["train"]:
@@ -321,10 +295,12 @@ def test_the_command_says_fine_or_lists_what_is_wrong_and_ends_accordingly(
         splits["train"][0]["question"] = "Is the star blue?"
 
     good, bad = published(), published(spoil)
-    codes, lines, said = _commands(
-        [str(good)], [str(bad), "--quick", "--show", "2"], [str(tmp_path / "nowhere")]
-    )
-    assert codes == [0, 1, 2]
+    fine = lean_command("validate", good)
+    faulty = lean_command("validate", bad, "--quick", "--show", 2, code=1)
+    nowhere = lean_command("validate", tmp_path / "nowhere", code=2)
+    runs = (fine, faulty, nowhere)
+    lines = [line for run in runs for line in run.stdout.splitlines()]
+    said = [line for run in runs for line in run.stderr.splitlines()]
     assert lines[0] == f"{good}: fine; 8 train, 2 validation, 3 rejects"
     assert [line.split("): ")[-1] for line in lines[1:4]] == [
         "answer_a is empty",

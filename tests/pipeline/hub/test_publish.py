@@ -15,9 +15,11 @@ import yaml
 from safetensors.numpy import save_file
 
 from pipeline.cards.licenses import exceptions, refused
+from pipeline.core.cli import run_command
 from pipeline.core.schema import MvcError
 from pipeline.core.storage import StoreError, sha256_file
-from pipeline.hub.publish import OWNER, main, publish, write_dry_run
+from pipeline.hub.publish import OWNER, publish, write_dry_run
+from pipeline.hub.publish import run as publish_command
 from pipeline.hub.repository import HubError
 from pipeline.hub.upload_plan import PublishError, pack
 from tests.pipeline import hub_server as server
@@ -67,7 +69,7 @@ def run(
     def call(folder: Path, *arguments: str, repo: str = REPO) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["svco publish", str(folder), "--repo", repo, *arguments])
         with pytest.raises(SystemExit) as stop:
-            main()
+            run_command(publish_command)
         printed = capfd.readouterr()
         return int(stop.value.code or 0), printed.out + printed.err
 
@@ -75,7 +77,7 @@ def run(
 
 
 def _command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, "svco.py", "publish", str(folder), "--repo", REPO, *arguments]
+    return [sys.executable, "-m", "svco", "publish", str(folder), "--repo", REPO, *arguments]
 
 
 def _split_train(folder: Path, seal: Callable[[Path], None]) -> None:
@@ -345,20 +347,12 @@ def test_a_hub_that_is_not_there_is_said_in_one_sentence(
 
 @pytest.mark.slow
 def test_a_dry_run_writes_exactly_what_would_be_pushed_and_loads_neither_ray_nor_torch(
-    hub: Any, published: Make
+    lean_command: Callable[..., Any], hub: Any, published: Make
 ) -> None:
     folder = published()
     (folder / "report.html").write_text("a page")
-    code = (
-        f"import sys, pipeline.hub.publish\nsys.argv = ['svco publish', {str(folder)!r}, '--repo',"
-        f" {REPO!r}, '--dry-run']\ntry:\n    pipeline.hub.publish.main()\nexcept SystemExit as"
-        " stop:\n    assert not stop.code, stop.code\nassert not {'ray', 'torch', 'datasets',"
-        " 'huggingface_hub'} & set(sys.modules)"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+    without = "datasets,huggingface_hub"
+    finished = lean_command("publish", folder, "--repo", REPO, "--dry-run", without=without)
     for name in ("README.md", "manifest.json", "report.html", *SHARDS):
         assert name in finished.stderr
     assert not hub.requests

@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -318,19 +316,13 @@ def test_a_shard_that_cannot_be_read_is_one_clear_error(published: Make) -> None
 
 
 @pytest.mark.slow
-def test_the_command_makes_the_page_again_without_ray_and_torch(published: Make) -> None:
+def test_the_command_makes_the_page_again_without_ray_and_torch(
+    lean_command: Callable[..., Any], published: Make
+) -> None:
     folder = published(_unscored)
     stage = {"name": "embed", "reused": False, "seconds": 1.0, "fingerprint": "cc"}
     (folder / "result.json").write_text(json.dumps({"stages": [stage]}))
-    code = (
-        "import sys\nfrom pipeline.report.page import main\nsys.argv = ['svco report',"
-        f" {str(folder)!r}]\ntry:\n    main()\nfinally:\n    assert not {{'ray', 'torch'}} &"
-        " set(sys.modules)"
-    )
-    finished = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert finished.returncode == 0, finished.stderr
+    lean_command("report", folder)
     assert _rows_of((folder / "report.html").read_text(), "How long it took") == [
         ["embed", "1.0 s", "", "cc"]
     ]

@@ -1,6 +1,5 @@
 import json
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,10 @@ from pipeline.selection.sweep import (
     axis_names,
     make_axis,
     own_bound,
-    run,
     sweep_figure,
     sweep_grid,
-    sweeps,
 )
+from pipeline.sweep import run, sweeps
 from pipeline.text.captions import caption_facts
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -284,23 +282,11 @@ def test_the_figure_writes_each_count_and_frames_the_builds_own_cell() -> None:
 
 @pytest.mark.slow
 def test_the_command_prints_every_category_and_writes_one_page(
-    mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
+    lean_command: Callable[..., Any], mvc: tuple[Path, dict[str, np.ndarray]], tmp_path: Path
 ) -> None:
     page = tmp_path / "pages" / "sweep.html"
-    code = (
-        "import sys\nfrom pipeline.selection.sweep import main\ntry:\n    main()\nfinally:\n   "
-        " assert 'ray' not in sys.modules and 'torch' not in sys.modules, 'sweep loaded ray or"
-        " torch'"
-    )
     arguments = [str(mvc[0]), "--x-values", "0.5,0.7", "--steps", "3", "--out", str(page)]
-    finished = subprocess.run(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    finished = lean_command("sweep", *arguments)
     for part in (
         "all:",
         "object:",

@@ -121,12 +121,12 @@ def test_a_dry_run_says_what_the_features_take_on_disk(
         f"out={tmp_path / 'out'}",
         "workers.num_workers=0",
     ]
-    code, said = command_here(reference.main, "--dry-run", *settings, "store_features=true")
+    code, said = command_here(reference.run, "--dry-run", *settings, "store_features=true")
     assert code == 0, said
     (found_mb,) = re.findall(r"features on disk.*?([0-9.]+) MB", said)
     assert float(found_mb) * 1e6 == pytest.approx(stored, rel=0.01)
     assert not (tmp_path / "out").exists()
-    assert "features on disk" not in command_here(reference.main, "--dry-run", *settings)[1]
+    assert "features on disk" not in command_here(reference.run, "--dry-run", *settings)[1]
 
 
 def test_images_of_any_size_are_stored_as_they_are_seen(

@@ -1,16 +1,18 @@
-#!/usr/bin/env python3
-"""The one command: `svco VERB ...` runs a job of the data set factory, the trainer or the
-evaluation.
-"""
+"""The one command: `svco VERB ...` runs a job of the factory, the trainer or the evaluation."""
 
+import difflib
 import importlib
 import sys
+from collections.abc import Callable
+from typing import Any
 
-# Verb -> (module with main(), what it does). Modules load only when their verb is called.
+import svco
+
+# Verb -> (module with run(), what it does). Modules load only when their verb is called.
 VERBS = {
     "demo": ("eval.demo", "everything on built-in data, offline, in minutes on a laptop CPU"),
     "build": ("pipeline.build_mvc", "build an MVC data set from a recipe"),
-    "sweep": ("pipeline.selection.sweep", "show how many pairs other thresholds would keep"),
+    "sweep": ("pipeline.sweep", "show how many pairs other thresholds would keep"),
     "report": ("pipeline.report.page", "make the page of an MVC folder again"),
     "rewrite-audit": (
         "pipeline.rewrite.review_page",
@@ -24,7 +26,7 @@ VERBS = {
     "export": ("pipeline.dataset.export", "write an MVC folder in another format"),
     "reference": (
         "training.make_reference",
-        "compute the reference model's log-probabilities of an MVC data set once, for all runs",
+        "compute the reference model's log-probabilities of a data set once, for all runs",
     ),
     "plan": (
         "training.plan_cli",
@@ -49,34 +51,44 @@ VERBS = {
 
 def usage() -> str:
     """The help text."""
-    lines = [f"  {verb:<15}{what}" for verb, (_, what) in VERBS.items()]
     return "\n".join(
         [
-            "usage: svco VERB [--recipe FILE] [key=value ...]",
+            "usage: svco VERB [--recipe NAME] [key=value ...]",
             "",
-            *lines,
+            *(f"  {verb:<15}{what}" for verb, (_, what) in VERBS.items()),
             "",
-            "svco VERB --help tells what a verb takes.",
+            "svco help VERB tells what a verb takes; svco --version, which toolkit this is.",
         ]
     )
+
+
+def command_of(verb: str) -> Callable[..., Any]:
+    """The typed function behind a verb."""
+    command: Callable[..., Any] = importlib.import_module(VERBS[verb][0]).run
+    return command
 
 
 def main() -> None:
     """Runs the verb in sys.argv with the remaining arguments."""
     arguments = sys.argv[1:]
+    if arguments[:1] == ["help"] and len(arguments) > 1:
+        arguments = [*arguments[1:], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(usage())
         return
-    verb = arguments[0]
+    verb, *rest = arguments
+    if verb in ("-V", "--version"):
+        print(f"svco-toolkit {svco.__version__}")
+        return
     if verb not in VERBS:
+        nearest = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
         print(
-            f"error: {verb!r} is no verb of svco; expected one of {', '.join(VERBS)}",
+            f"error: {verb!r} is no verb of svco{hint} (expected one of {', '.join(VERBS)})",
             file=sys.stderr,
         )
         raise SystemExit(2)
-    sys.argv = [f"svco {verb}", *arguments[1:]]
-    importlib.import_module(VERBS[verb][0]).main()
+    from pipeline.core.cli import run_command
 
-
-if __name__ == "__main__":
-    main()
+    sys.argv = [f"svco {verb}", *rest]
+    run_command(command_of(verb))

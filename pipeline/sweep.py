@@ -1,0 +1,172 @@
+"""`svco sweep DIR`: how many pairs other thresholds would keep, from the scores of a finished MVC folder. Reads no picture and needs neither Ray nor torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+
+from pipeline.core.progress import say, summary_table
+from pipeline.core.recipe import UserError
+from pipeline.core.schema import CATEGORIES, read_manifest
+from pipeline.pages.page import PageSection, figure_svg, render_page
+from pipeline.selection.rules import Columns, SelectionSection, resolved_bounds
+from pipeline.selection.stored import read_scores, swept_rows
+from pipeline.selection.sweep import (
+    Axis,
+    axis_names,
+    make_axis,
+    own_bound,
+    sweep_figure,
+    sweep_grid,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The counted pairs of one part of the rows (all of them, or one category) and their grid."""
+
+    name: str
+    columns: Columns
+    x: Axis
+    y: Axis
+    counts: NDArray[np.int64]
+
+    @property
+    def title(self) -> str:
+        """The part and its size."""
+        return f"{self.name}: {len(self.columns['category']):,} pairs judged"
+
+
+def sweeps(
+    columns: Columns,
+    section: SelectionSection,
+    names: tuple[str, str],
+    *,
+    steps: int = 11,
+    edges: tuple[Sequence[float], Sequence[float]] = ((), ()),
+) -> list[Sweep]:
+    """The grid of all counted rows, then of each category, over the same thresholds plus the
+    build's own for that part.
+
+    Raises:
+        UserError: An axis that cannot be swept.
+    """
+    bounds, counted = resolved_bounds(columns, section), swept_rows(columns, section, names)
+    columns = {name: values[counted] for name, values in columns.items()}
+    present = [category for category in CATEGORIES if (columns["category"] == category).any()]
+    lax = [
+        make_axis(columns, name, steps=steps, edges=given)
+        for name, given in zip(names, edges, strict=True)
+    ]
+    found = []
+    for title, categories in [("all", present), *((category, [category]) for category in present)]:
+        part = {
+            name: values[np.isin(columns["category"], categories)]
+            for name, values in columns.items()
+        }
+        x, y = (
+            make_axis(
+                part,
+                axis.name,
+                edges=axis.edges.tolist(),
+                own=own_bound(bounds, axis.name, categories),
+            )
+            for axis in lax
+        )
+        found.append(Sweep(title, part, x, y, sweep_grid(part[x.score], part[y.score], x, y)))
+    return found
+
+
+def _print(sweep: Sweep) -> None:
+    def shown(axis: Axis, edge: float) -> str:
+        return f"{edge:g}{' *' if edge == axis.own else ''}"
+
+    rows = [
+        [shown(sweep.x, edge), *(f"{count:,}" for count in line)]
+        for edge, line in zip(sweep.x.edges, sweep.counts, strict=True)
+    ]
+    title = f"{sweep.title}; kept by {sweep.x.name} (down) and {sweep.y.name} (across)"
+    summary_table(title, ["", *(shown(sweep.y, edge) for edge in sweep.y.edges)], rows)
+
+
+def write_page(found: Sequence[Sweep], lead: str, name: str, path: Path) -> None:
+    """Writes the heat maps as one self-contained page."""
+    sections = [
+        PageSection(sweep.title, figure_svg(sweep_figure(sweep.columns, sweep.x, sweep.y)))
+        for sweep in found
+    ]
+    try:
+        render_page(f"Thresholds: {name}", sections, path, lead)
+    except OSError as error:
+        raise UserError(
+            f"out={path}: cannot be written ({error.strerror}); choose another file with --out"
+        ) from error
+
+
+def _numbers(given: str, option: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in given.split(",") if number.strip()]
+    except ValueError:
+        numbers = [float("nan")]
+    if not np.isfinite(numbers).all():
+        raise UserError(
+            f"{option} {given!r}: expected numbers between commas, for example 0.6,0.7,0.8"
+        )
+    return numbers
+
+
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A finished MVC folder.")],
+    x: Annotated[
+        str | None,
+        typer.Option(
+            help="Bound that is varied downwards in the table, for example clip_image_cos.min."
+        ),
+    ] = None,
+    y: Annotated[
+        str | None,
+        typer.Option(help="Bound that is varied across, for example dinov2_image_cos.max."),
+    ] = None,
+    x_values: Annotated[
+        str,
+        typer.Option(
+            help="Its values, for example 0.6,0.7,0.8; otherwise --steps from lowest to highest."
+        ),
+    ] = "",
+    y_values: Annotated[str, typer.Option(help="The same for --y.")] = "",
+    steps: Annotated[
+        int, typer.Option(min=2, max=50, help="Number of values where none are given.")
+    ] = 11,
+    out: Annotated[
+        Path | None, typer.Option(help="The page to write; by default DIR/sweep.html.")
+    ] = None,
+) -> None:
+    """Show how many pairs other thresholds would keep, per category, from the stored scores."""
+    columns, section = read_scores(folder)
+    edges = _numbers(x_values, "--x-values"), _numbers(y_values, "--y-values")
+    found = sweeps(columns, section, axis_names(columns, x, y), steps=steps, edges=edges)
+    for sweep in found:
+        _print(sweep)
+    path, own = (
+        out or folder / "sweep.html",
+        "; the build's own bounds are marked (*, in the page framed)",
+    )
+    judged = (
+        f"{len(found[0].columns['category']):,} of {len(columns['category']):,} pairs that reached"
+        " selection are judged by these bounds"
+    )
+    lead = (
+        judged
+        + (
+            own
+            if any(axis.own is not None for sweep in found for axis in (sweep.x, sweep.y))
+            else ""
+        )
+        + "."
+    )
+    write_page(found, lead, str(read_manifest(folder).get("name", folder.name)), path)
+    say(f"{lead}\npage    {path}")

@@ -1,0 +1,5 @@
+"""`python -m svco`."""
+
+from svco.cli import main
+
+main()
