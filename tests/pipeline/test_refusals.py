@@ -7,6 +7,7 @@ import huggingface_hub.constants
 import pytest
 
 from pipeline.build_mvc import embedders
+from pipeline.build_mvc import run as build_command
 from pipeline.config import BuildSection, WorkersSection
 from pipeline.core.recipe import JOB_ENVIRONMENT_VARIABLE, RecipeError
 from pipeline.embedding.encoders import ClipSection, EncodersSection
@@ -23,7 +24,7 @@ def refused(
 
     def run(*options: str) -> str:
         code, printed = command_here(
-            run, "--recipe", RECIPE, f"sources.0.path={manifest(1)}", *options
+            build_command, "--recipe", RECIPE, f"sources.0.path={manifest(1)}", *options
         )
         assert code == 2, printed
         assert "Traceback" not in printed and "starting Ray" not in printed

@@ -43,10 +43,8 @@ def test_dry_run_prints_each_command_and_runs_none(tmp_path: Path) -> None:
     shown = [line for line in done.stdout.splitlines() if line.startswith("$ python ")]
     assert [line.split()[2] for line in shown] == [
         "-m",
-        "svco",
         "pipeline/build_mvc.py",
         "-m",
-        "svco",
         "training/make_reference.py",
         "training/train_svco.py",
         "eval/run_eval.py",
