@@ -1,84 +1,24 @@
 """`svco sweep DIR`: how many pairs other thresholds would keep, from the scores of a finished MVC folder. Reads no picture and needs neither Ray nor torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
 
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError
-from pipeline.core.schema import CATEGORIES, read_manifest
+from pipeline.core.schema import read_manifest
 from pipeline.pages.page import PageSection, figure_svg, render_page
-from pipeline.selection.rules import Columns, SelectionSection, resolved_bounds
-from pipeline.selection.stored import read_scores, swept_rows
+from pipeline.selection.stored import read_scores
 from pipeline.selection.sweep import (
     Axis,
+    Sweep,
     axis_names,
-    make_axis,
-    own_bound,
     sweep_figure,
-    sweep_grid,
+    sweeps,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """The counted pairs of one part of the rows (all of them, or one category) and their grid."""
-
-    name: str
-    columns: Columns
-    x: Axis
-    y: Axis
-    counts: NDArray[np.int64]
-
-    @property
-    def title(self) -> str:
-        """The part and its size."""
-        return f"{self.name}: {len(self.columns['category']):,} pairs judged"
-
-
-def sweeps(
-    columns: Columns,
-    section: SelectionSection,
-    names: tuple[str, str],
-    *,
-    steps: int = 11,
-    edges: tuple[Sequence[float], Sequence[float]] = ((), ()),
-) -> list[Sweep]:
-    """The grid of all counted rows, then of each category, over the same thresholds plus the
-    build's own for that part.
-
-    Raises:
-        UserError: An axis that cannot be swept.
-    """
-    bounds, counted = resolved_bounds(columns, section), swept_rows(columns, section, names)
-    columns = {name: values[counted] for name, values in columns.items()}
-    present = [category for category in CATEGORIES if (columns["category"] == category).any()]
-    lax = [
-        make_axis(columns, name, steps=steps, edges=given)
-        for name, given in zip(names, edges, strict=True)
-    ]
-    found = []
-    for title, categories in [("all", present), *((category, [category]) for category in present)]:
-        part = {
-            name: values[np.isin(columns["category"], categories)]
-            for name, values in columns.items()
-        }
-        x, y = (
-            make_axis(
-                part,
-                axis.name,
-                edges=axis.edges.tolist(),
-                own=own_bound(bounds, axis.name, categories),
-            )
-            for axis in lax
-        )
-        found.append(Sweep(title, part, x, y, sweep_grid(part[x.score], part[y.score], x, y)))
-    return found
 
 
 def _print(sweep: Sweep) -> None:

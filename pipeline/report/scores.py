@@ -12,8 +12,7 @@ from pipeline.core.schema import CATEGORIES
 from pipeline.pages.page import figure_svg, html_table, paragraph, plots, subsection
 from pipeline.report.rows import Mask, Rows
 from pipeline.selection.rules import Columns, ScoreBound, SelectionSection
-from pipeline.selection.sweep import axis_names, sweep_figure
-from pipeline.sweep import sweeps
+from pipeline.selection.sweep import axis_names, sweep_figure, sweeps
 
 KEPT_COLOUR, DROPPED_COLOUR, BOUND_COLOUR = "#1f5fbf", "#b4becc", "#b3261e"
 NUM_BINS = 60

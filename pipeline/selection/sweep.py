@@ -15,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.recipe import UserError
-from pipeline.core.schema import DECIMALS, SCORE_COLUMNS
-from pipeline.selection.rules import Columns, ScoreBound
+from pipeline.core.schema import CATEGORIES, DECIMALS, SCORE_COLUMNS
+from pipeline.selection.rules import Columns, ScoreBound, SelectionSection, resolved_bounds
+from pipeline.selection.stored import swept_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -198,3 +199,59 @@ def axis_names(columns: Columns, x: str | None, y: str | None) -> tuple[str, str
 
 def _full_name(axis: str) -> str:
     return f"{axis}.{_USUAL_SIDE.get(axis, 'min')}" if axis in SCORE_COLUMNS else axis
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The counted pairs of one part of the rows (all of them, or one category) and their grid."""
+
+    name: str
+    columns: Columns
+    x: Axis
+    y: Axis
+    counts: NDArray[np.int64]
+
+    @property
+    def title(self) -> str:
+        """The part and its size."""
+        return f"{self.name}: {len(self.columns['category']):,} pairs judged"
+
+
+def sweeps(
+    columns: Columns,
+    section: SelectionSection,
+    names: tuple[str, str],
+    *,
+    steps: int = 11,
+    edges: tuple[Sequence[float], Sequence[float]] = ((), ()),
+) -> list[Sweep]:
+    """The grid of all counted rows, then of each category, over the same thresholds plus the
+    build's own for that part.
+
+    Raises:
+        UserError: An axis that cannot be swept.
+    """
+    bounds, counted = resolved_bounds(columns, section), swept_rows(columns, section, names)
+    columns = {name: values[counted] for name, values in columns.items()}
+    present = [category for category in CATEGORIES if (columns["category"] == category).any()]
+    lax = [
+        make_axis(columns, name, steps=steps, edges=given)
+        for name, given in zip(names, edges, strict=True)
+    ]
+    found = []
+    for title, categories in [("all", present), *((category, [category]) for category in present)]:
+        part = {
+            name: values[np.isin(columns["category"], categories)]
+            for name, values in columns.items()
+        }
+        x, y = (
+            make_axis(
+                part,
+                axis.name,
+                edges=axis.edges.tolist(),
+                own=own_bound(bounds, axis.name, categories),
+            )
+            for axis in lax
+        )
+        found.append(Sweep(title, part, x, y, sweep_grid(part[x.score], part[y.score], x, y)))
+    return found

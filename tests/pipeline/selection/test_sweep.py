@@ -21,8 +21,9 @@ from pipeline.selection.sweep import (
     own_bound,
     sweep_figure,
     sweep_grid,
+    sweeps,
 )
-from pipeline.sweep import run, sweeps
+from pipeline.sweep import run
 from pipeline.text.captions import caption_facts
 
 ROOT = Path(__file__).resolve().parents[3]
