@@ -6,9 +6,7 @@ behind `svco eval`.
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
-
 
 from eval.config import EvalSection
 from eval.generation.endpoint import ask_server
