@@ -1,13 +1,23 @@
-"""The report's section on rewriting by a model: how rows were written, what was refused, and what
-it cost.
-"""
+"""The report's sections on what a model was asked: texts that it wrote, answers that it judged."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.pages.page import bar, html_table, paragraph, subsection, tiles
+from pipeline.pages.page import bar, html_table, joined, paragraph, subsection, tiles
+
+_NOTE = (
+    "An answer's margin is how much nearer it is to its own image than to the other one, by the"
+    " CLIP that measured the captions. Right answers should be above 0; being above 0 does not make"
+    " an answer right, because such models are nearly blind to fine detail."
+)
+_ASKED = {
+    "judged_a_of_a": "answer a, image a (should be true)",
+    "judged_a_of_b": "answer a, image b (should be false)",
+    "judged_b_of_a": "answer b, image a (should be false)",
+    "judged_b_of_b": "answer b, image b (should be true)",
+}
 
 
 def rewrite_html(facts: Mapping[str, Any]) -> Markup:
@@ -16,21 +26,72 @@ def rewrite_html(facts: Mapping[str, Any]) -> Markup:
     total = sum(by_status.values()) or 1
     rows = [[status, f"{number:,}", bar(number / total)] for status, number in by_status.items()]
     reasons = sorted(facts["refused_by_reason"].items(), key=lambda item: (-item[1], item[0]))
-    refused = html_table(
-        ["reason", "replies"], [[reason, f"{number:,}"] for reason, number in reasons]
+    refused = (
+        subsection("Refused replies", _counts_table("reason", "replies", dict(reasons)))
+        if reasons
+        else paragraph("No reply was refused.")
     )
-    return (
-        tiles([*spending_tiles(facts)])
-        + html_table(["pairs written by", "pairs", ""], rows)
-        + (
-            subsection("Refused replies", refused)
-            if reasons
-            else paragraph("No reply was refused.")
-        )
-    )
+    written = html_table(["pairs written by", "pairs", ""], rows)
+    return tiles([*_spending_tiles(facts)]) + written + refused
 
 
-def spending_tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def verify_html(facts: Mapping[str, Any]) -> Markup:
+    """Tables from the manifest's "verify"."""
+    left: Mapping[str, int] = facts["dropped_by_reason"]
+    num_verified, num_left = facts["num_verified"], sum(left.values())
+    parts = [tiles([("pairs verified", f"{num_verified:,}"), ("left here", f"{num_left:,}")])]
+    if left:
+        parts.append(_counts_table("reason", "pairs", left))
+    if margins := facts.get("margins"):
+        parts.append(subsection("Answer margins", paragraph(_NOTE), *_margins(margins)))
+    if judge := facts.get("judge"):
+        parts.append(subsection("Judge", tiles([*_spending_tiles(judge)]), _verdicts(judge)))
+    return joined(parts)
+
+
+def _counts_table(name: str, unit: str, counts: Mapping[str, int]) -> Markup:
+    return html_table([name, unit], [[key, f"{number:,}"] for key, number in counts.items()])
+
+
+def _margins(facts: Mapping[str, Any]) -> list[Markup]:
+    total = facts["num_pairs"]
+    if not total:
+        return [paragraph("No pair was left to measure.")]
+    above = [
+        (f"above 0, {'both sides' if name == 'both' else f'side {name}'}", f"{share:.1%}")
+        for name, share in facts["frac_positive"].items()
+    ]
+    shares = list(next(iter(facts["quantiles"].values())))
+    spread = [
+        [f"side {name}", *(f"{values[share]:.4f}" for share in shares)]
+        for name, values in facts["quantiles"].items()
+    ]
+    bounds = [
+        [f"min_answer_margin {bound}", f"{number:,}", bar(number / total)]
+        for bound, number in facts["num_kept_at_min"].items()
+    ]
+    return [
+        tiles(above),
+        html_table(["quantile", *shares], spread),
+        html_table(["bound", "pairs that keep it", ""], bounds),
+    ]
+
+
+def _verdicts(facts: Mapping[str, Any]) -> Markup:
+    rows = [
+        [_ASKED[name], *(f"{said[word]:,}" for word in ("true", "false", "missing"))]
+        for name, said in facts["verdicts"].items()
+    ]
+    parts = [
+        paragraph(f"Asked of {facts['model']}."),
+        html_table(["asked", "true", "false", "missing"], rows),
+    ]
+    if reasons := facts["refused_by_reason"]:
+        parts.append(_counts_table("replies that were no verdict", "number", reasons))
+    return joined(parts)
+
+
+def _spending_tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What talking with a model took: replies, tokens, money, time."""
     yield "replies", f"{facts['num_replies']:,}"
     yield "from the cache", f"{facts['num_cache_hits']:,}"

@@ -27,8 +27,7 @@ from pipeline.pages.page import (
 )
 from pipeline.report.audit import audit_html
 from pipeline.report.gallery import dropped_sheets, kept_sheet
-from pipeline.report.llm import rewrite_html
-from pipeline.report.llm_verify import verify_html
+from pipeline.report.llm import rewrite_html, verify_html
 from pipeline.report.rows import Rows, read_rows
 from pipeline.report.scores import scores_html, thresholds_html
 from pipeline.selection.rules import SelectionSection, resolved_bounds
