@@ -316,13 +316,10 @@ def cached_rerun(num_items: int, folder: Path) -> dict[str, Any]:
         for request in requests_of(run, model, condition, plan.section)
     ]
     with AnswerStore(folder / "answers.sqlite") as store:
+        texts = ("Yes.", "No", "It may be.")
         store.put(
-            {
-                request.key: Answer(
-                    ("Yes.", "No", "It may be.")[int(request.key[:4], 16) % 3], 2, ended=True
-                )
-                for request in requests
-            }
+            (request.key, Answer(texts[int(request.key[:4], 16) % 3], 2, ended=True))
+            for request in requests
         )
     (folder / "recipe.json").write_text(recipe.model_dump_json())
     started_s, before = time.perf_counter(), os.times()

@@ -1,14 +1,13 @@
-"""Replies that were paid for, kept by the content of their request: sqlite, shared between runs and
-processes of a machine.
-"""
+"""Replies that were paid for, kept by the content of their request."""
 
 import asyncio
 import json
 import sqlite3
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pipeline.core.storage import StoreError
 
@@ -35,47 +34,103 @@ GATHER_S = 0.005  # a transaction costs as much processor time as half a request
 _STORED = tuple(field.name for field in fields(Reply) if field.name != "is_cached")
 
 
-class ResponseCache:
-    """Replies by request key. A reply is on disk before anybody uses it.
+class SqliteStore:
+    """One sqlite file that the runs and processes of a machine share; the first row of a key stays.
 
     The file lies on a local disk: sqlite's write-ahead log does not work over a network file
-    system. A killed process loses nothing that was committed; a power failure may lose the last
+    system. A killed process loses nothing that was inserted; a power failure may lose the last
     moments.
+
+    Args:
+        setting: What the recipe calls the path.
+        what: What is kept, for messages.
+        schema: The statements that make the tables.
+
+    Raises:
+        StoreError: The file cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
+    def __init__(self, path: Path, setting: str, what: str, schema: Sequence[str]) -> None:
+        self.path, self._name = path, f"{setting}={path}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Only one thread at a time writes, but not always the same one.
             self._writer = sqlite3.connect(path, timeout=60.0, check_same_thread=False)
-            self._writer.execute("PRAGMA journal_mode=WAL")
-            self._writer.execute("PRAGMA synchronous=NORMAL")
-            self._writer.execute(
-                "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL,"
-                " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, purpose TEXT"
-                " NOT NULL, paid_at_s REAL NOT NULL) WITHOUT ROWID"
-            )
-            self._writer.execute("CREATE INDEX IF NOT EXISTS by_purpose ON replies (purpose)")
+            for statement in ("PRAGMA journal_mode=WAL", "PRAGMA synchronous=NORMAL", *schema):
+                self._writer.execute(statement)
             self._reader = sqlite3.connect(path, timeout=60.0, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
             raise StoreError(
-                f"cache={path}: cannot be used as a store of replies ({error}); name another file"
+                f"{self._name}: cannot be used as a store of {what} ({error}); name another file"
             ) from error
+
+    def select(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        """The rows that a query gives."""
+        try:
+            return self._reader.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+
+    def insert(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Writes rows in one transaction; returns when they are on disk."""
+        try:
+            with self._writer:
+                self._writer.executemany(statement, rows)
+        except sqlite3.Error as error:
+            raise self._fault(error) from error
+
+    def _fault(self, error: sqlite3.Error) -> StoreError:
+        return StoreError(
+            f"{self._name}: {error}; what is in it stays, run the same command again, or move a"
+            " damaged file away"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Ends the connections; all that `insert` returned from is on disk already."""
+        self._reader.close()
+        self._writer.close()
+
+
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, reply TEXT NOT NULL,"
+    " prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, purpose TEXT NOT NULL,"
+    " paid_at_s REAL NOT NULL) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS by_purpose ON replies (purpose)",
+)
+_INSERT = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)"
+_SUM_TOKENS = (
+    "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM replies"
+    " WHERE purpose = ?"
+)
+
+
+class ResponseCache(SqliteStore):
+    """Replies by request key. A reply is on disk before anybody uses it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "cache", "replies", _SCHEMA)
+        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
+        self._writing: asyncio.Task[None] | None = None
 
     def get(self, key: str) -> Reply | None:
         """The reply to a request with this key, marked as cached, or None."""
-        row = self._execute("SELECT reply FROM replies WHERE key = ?", key).fetchone()
-        return Reply(**json.loads(row[0]), is_cached=True) if row else None
+        rows = self.select("SELECT reply FROM replies WHERE key = ?", key)
+        return Reply(**json.loads(rows[0][0]), is_cached=True) if rows else None
 
     async def put(self, key: str, reply: Reply, purpose: str) -> None:
-        """Keeps a reply that was just paid for; returns when it is on disk. `purpose` names the
-        budget that paid.
+        """Keeps a reply that was just paid for; returns when it is on disk.
 
         Replies that arrive within GATHER_S, or while others are being written, go into the next
         transaction together, in a thread: a slow disk holds up nobody's requests.
+
+        Args:
+            purpose: Names the budget that paid.
 
         Raises:
             StoreError: It could not be written.
@@ -101,7 +156,7 @@ class ResponseCache:
             batch, self._waiting = self._waiting, []
             fault: Exception | None = None
             try:
-                await asyncio.to_thread(self._commit, [values for values, _ in batch])
+                await asyncio.to_thread(self.insert, _INSERT, [values for values, _ in batch])
             except Exception as error:  # every waiter is told
                 fault = error
             for done in (done for _, done in batch if not done.done()):
@@ -111,15 +166,6 @@ class ResponseCache:
                     done.set_exception(fault)
         self._writing = None
 
-    def _commit(self, rows: list[tuple[Any, ...]]) -> None:
-        try:
-            with self._writer:
-                self._writer.executemany(
-                    "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)", rows
-                )
-        except sqlite3.Error as error:
-            raise self._fault(error) from error
-
     async def written(self) -> None:
         """Waits until all that `put` was given is on disk."""
         while self._writing is not None:
@@ -127,26 +173,5 @@ class ResponseCache:
 
     def tokens_of(self, purpose: str) -> tuple[int, int]:
         """Input and output tokens that were paid for under a purpose, over all runs."""
-        sums = (
-            "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM"
-            " replies WHERE purpose = ?"
-        )
-        prompt, completion = self._execute(sums, purpose).fetchone()
+        prompt, completion = self.select(_SUM_TOKENS, purpose)[0]
         return prompt, completion
-
-    def _execute(self, statement: str, *values: Any) -> sqlite3.Cursor:
-        try:
-            return self._reader.execute(statement, values)
-        except sqlite3.Error as error:
-            raise self._fault(error) from error
-
-    def _fault(self, error: sqlite3.Error) -> StoreError:
-        return StoreError(
-            f"cache={self._path}: {error}; what was paid for before is still in it, run the same"
-            " command again"
-        )
-
-    def close(self) -> None:
-        """Ends the connections; everything that `put` returned from is on disk already."""
-        self._reader.close()
-        self._writer.close()

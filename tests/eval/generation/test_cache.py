@@ -32,7 +32,7 @@ def test_the_key_holds_weights_prompt_picture_and_settings() -> None:
 def test_answers_come_back_whole_and_the_first_stays(tmp_path: Path) -> None:
     long = Answer("x" * 10_000 + "\n\u4e2d\u6587 \u2028", 2_500, ended=False)
     with AnswerStore(tmp_path / "a.sqlite") as store:
-        store.put({"1": long, "2": Answer("", 0, ended=True)})
+        store.put([("1", long), ("2", Answer("", 0, ended=True))])
         store.put(
             [
                 ("1", Answer("other", 1, ended=True)),
@@ -51,7 +51,7 @@ def test_answers_come_back_whole_and_the_first_stays(tmp_path: Path) -> None:
 def test_more_keys_than_one_statement_takes(tmp_path: Path) -> None:
     answers = {str(number): Answer(str(number), 1, ended=True) for number in range(1_700)}
     with AnswerStore(tmp_path / "a.sqlite") as store:
-        store.put(answers)
+        store.put(answers.items())
         assert store.get([*answers, "none"]) == answers
 
 
@@ -60,7 +60,7 @@ def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
     code = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom eval.generation.cache import"
         " Answer, AnswerStore\nstore = AnswerStore(Path(sys.argv[1]))\nstore.put({str(n):"
-        " Answer('kept', 1, True) for n in range(3)})\nos.kill(os.getpid(), signal.SIGKILL)"
+        " Answer('kept', 1, True) for n in range(3)}.items())\nos.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     finished = subprocess.run(

@@ -253,9 +253,9 @@ def test_a_schema_keeps_the_order_of_its_properties(section: dict[str, Any]) -> 
 def test_leaving_waits_until_every_reply_is_on_disk(
     section: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    commit = ResponseCache._commit
+    insert = ResponseCache.insert
     monkeypatch.setattr(
-        ResponseCache, "_commit", lambda self, rows: (time.sleep(0.2), commit(self, rows))
+        ResponseCache, "insert", lambda self, *rows: (time.sleep(0.2), insert(self, *rows))
     )
 
     async def leave_at_once() -> None:
