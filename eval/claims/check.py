@@ -46,11 +46,6 @@ class AnswerCheck:
     num_false: int
     num_words: int
 
-    @property
-    def hallucinates(self) -> bool:
-        """Whether any claim is false."""
-        return self.num_false > 0
-
 
 def truths_in(meta: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
     """The objects of image a and image b as `meta` states them, or None if this row has no exact

@@ -58,7 +58,8 @@ def messages_of(request: Request) -> list[dict[str, Any]]:
         url = data_uri(encoded)
     except ImageError as error:
         raise UserError(
-            f"{request.label}: its image cannot be used ({error}); fetch the benchmark's files again"
+            f"{request.label}: its image cannot be used ({error}); fetch the benchmark's files"
+            " again"
         ) from error
     content = [
         {"type": "image_url", "image_url": {"url": url}},

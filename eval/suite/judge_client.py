@@ -1,6 +1,6 @@
-"""Free answers rated by a language model that reads texts alone. A judgement that did not come is
-missing, never 0.
+"""Free answers rated by a language model that reads texts alone.
 
+A judgement that did not come is missing, never 0.
 The wording is our own, and so is the way to a rating: the judge lists what nothing supports and
 says how informative the rest is; the number follows from that. Ratings are on MMHal-Bench's scale
 (arXiv:2309.14525: 0 to 6, from 3 up nothing is made up), but numbers made with another wording or
@@ -114,8 +114,8 @@ class JudgeRequest:
 class JudgeResponse:
     """What the judge said.
 
-    `value` is as read (None: missing), `raw` every reply, `fault` why there is no value, and `judge`
-    the name that the server gives itself.
+    `value` is as read (None: missing), `raw` every reply, `fault` why there is no value, and
+    `judge` the name that the server gives itself.
     """
 
     value: str | None
@@ -133,7 +133,10 @@ def rating_request(key: tuple[str, ...], question: Question, answer: str) -> Jud
 def comparison_requests(
     key: tuple[str, ...], question: Question, before: str, after: str
 ) -> list[JudgeRequest]:
-    """Which of two answers is better, in both orders: who likes what comes first contradicts itself."""
+    """Which of two answers is better, in both orders.
+
+    A judge that likes what comes first contradicts itself.
+    """
     orders = dict(zip(ORDERS, ((before, after), (after, before)), strict=True))
     return [
         JudgeRequest(

@@ -65,8 +65,7 @@ def request_body(section: EndpointSection, messages: Messages, schema: Schema) -
 
 
 class Endpoint:
-    """`async with Endpoint(section, purpose) as endpoint: reply = await endpoint.ask(messages,
-    schema)`.
+    """One server and one budget, used as `async with Endpoint(section, purpose) as endpoint`.
 
     Args:
         purpose: Names the budget in the cache: what was paid under this name before counts against
@@ -129,8 +128,9 @@ class Endpoint:
         return self._spent_usd
 
     async def ask(self, messages: Messages, schema: Schema = None) -> Reply:
-        """The reply to a chat, from the cache if it was ever paid for. Equal requests at one time
-        are sent once.
+        """The reply to a chat, from the cache if it was ever paid for.
+
+        Equal requests at one time are sent once.
 
         Args:
             schema: A JSON schema for the reply, enforced where the server can; the messages must
@@ -289,8 +289,9 @@ def _api_key(section: EndpointSection) -> str:
 
 
 def _proxy(url: str) -> str | None:
-    """The proxy that the environment names for an address (https_proxy, no_proxy); read once, not
-    with every request.
+    """The proxy that the environment names for an address (https_proxy, no_proxy), or None.
+
+    Read once, not with every request.
     """
     parts = urlsplit(url)
     return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)

@@ -1,6 +1,4 @@
-"""The `endpoint` of a recipe: which model behind an OpenAI-compatible server, how it is asked, its
-limits and prices.
-"""
+"""The `endpoint` of a recipe: which model on which server, how it is asked, limits and prices."""
 
 from typing import Any
 from urllib.parse import urlsplit

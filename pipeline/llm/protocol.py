@@ -1,6 +1,4 @@
-"""What an endpoint's answers mean: a reply, try again, the end of the job, or one row's fault. Pure
-functions on status and text.
-"""
+"""What an endpoint's answers mean: a reply, try again, the end of the job, or one row's fault."""
 
 import email.utils
 import json
@@ -24,9 +22,7 @@ _NO_SUCH_MODEL = re.compile(
 
 
 class EndpointError(UserError):
-    """No request to this endpoint can succeed before somebody mends something; the message says
-    what.
-    """
+    """No request to this endpoint can succeed before somebody mends what the message says."""
 
 
 class RetryableError(Exception):
@@ -76,8 +72,9 @@ def plain_message(text: str, key: str) -> str:
 
 
 def retry_after_s(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait for (Retry-After-Ms, or Retry-After as seconds or as a
-    date), or None.
+    """Seconds that a server asks to wait for, or None.
+
+    They stand in Retry-After-Ms, or in Retry-After as seconds or as a date.
     """
     in_ms, asked = headers.get("Retry-After-Ms", ""), headers.get("Retry-After", "")
     for value, unit_s in ((in_ms, 0.001), (asked, 1.0)):
@@ -89,8 +86,7 @@ def retry_after_s(headers: Mapping[str, str]) -> float | None:
 
 @lru_cache(maxsize=1024)  # instructions are the same in every request
 def num_tokens(text: str) -> int:
-    """About how many tokens a text has, without its model's tokenizer: four ASCII letters each, any
-    other character one.
+    """About how many tokens a text has: one for four ASCII letters, or for any other character.
 
     "A red star." -> 3      "\u4e00\u53ea\u732b" -> 3
     """
@@ -99,8 +95,9 @@ def num_tokens(text: str) -> int:
 
 
 def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
-    """About how many tokens the messages of a chat have; a picture counts as ASSUMED_IMAGE_TOKENS,
-    whatever its bytes.
+    """About how many tokens a chat has.
+
+    A picture counts as ASSUMED_IMAGE_TOKENS, whatever its bytes.
     """
     total = 0
     for content in (message["content"] for message in messages):
@@ -124,11 +121,8 @@ def reply_of(
         choices, usage = answer["choices"], answer.get("usage") or {}
         choice = choices[0] if choices else {}
         message = choice.get("message") or {}
-        content, refusal, finish = (
-            message.get("content") or "",
-            message.get("refusal"),
-            choice.get("finish_reason"),
-        )
+        content, refusal = message.get("content") or "", message.get("refusal")
+        finish = choice.get("finish_reason")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RetryableError("status 200 with half an answer") from error
     fault = ""

@@ -1,6 +1,4 @@
-"""How long to wait: units spaced out evenly over a minute, and random waits that grow between two
-tries.
-"""
+"""How long to wait: for the next unit of a minute's rate, and between two tries."""
 
 import asyncio
 import random
@@ -9,9 +7,7 @@ MAX_WAIT_S = 60.0  # the longest wait of our own choosing between two tries
 
 
 class RateLimiter:
-    """Spaces out so many units per minute: `take` returns when its turn has come. No burst, so no
-    window holds more.
-    """
+    """Spaces out so many units per minute: without a burst, so that no window holds more."""
 
     def __init__(self, per_minute: float | None) -> None:
         self._unit_s = 60.0 / per_minute if per_minute else 0.0
@@ -26,7 +22,7 @@ class RateLimiter:
             await asyncio.sleep(start_s - now_s)
 
     def give_back(self, amount: float) -> None:
-        """Corrects an earlier `take` that was larger (or, below zero, smaller) than what was used."""
+        """Corrects a `take` that was larger (or, below zero, smaller) than what was used."""
         self._free_at_s -= amount * self._unit_s
 
 

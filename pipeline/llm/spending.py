@@ -1,5 +1,6 @@
 """What a stage asked of a model, what came back, and what it cost, as columns and sums."""
 
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -41,10 +42,8 @@ def tries_facts(tries: pa.Table, endpoint: EndpointSection) -> dict[str, Any]:
     Args:
         tries: At least the columns of SPENDING_SCHEMA, a row per talk.
     """
-    reasons = Counter(reason for found in tries["reasons"].to_pylist() for reason in found)
-    latencies = np.array(
-        [latency for found in tries["latencies_s"].to_pylist() for latency in found]
-    )
+    reasons = Counter(itertools.chain.from_iterable(tries["reasons"].to_pylist()))
+    latencies = np.array([*itertools.chain.from_iterable(tries["latencies_s"].to_pylist())])
     tokens = {
         name: int(np.sum(tries[name].to_numpy())) for name in ("prompt_tokens", "completion_tokens")
     }

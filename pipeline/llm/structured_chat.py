@@ -1,4 +1,4 @@
-"""A chat with a model that answers in JSON: a reply that is none, or fails its check, goes back once."""
+"""A chat with a model that answers in JSON; a reply that fails its check goes back once."""
 
 import functools
 import json
@@ -37,7 +37,8 @@ def problem_as_json(failure: Failure) -> str:
 class StructuredChat:
     """A few requests about one thing, and what came of them.
 
-    `replies` is all that was paid for; `refused` are the replies that failed, each with its failure.
+    `replies` is all that was paid for; `refused` are the replies that failed, each with its
+    failure.
 
     Args:
         again: What is said to a reply that failed; None leaves it at that.

@@ -1,5 +1,4 @@
-"""What a question and two answers must fulfil before they become data. Pure functions on texts;
-each finds one `Failure` or none.
+"""What a question and two answers must fulfil before they become data: a `Failure` or none.
 
 Word checks are exact where captions and answers keep their wording, which the prompts ask for; they
 are conservative elsewhere: a synonym counts as one word lost and one added. They see words, not
@@ -18,7 +17,7 @@ from pipeline.llm.structured_chat import Failure
 from pipeline.text.captions import num_changed_words
 from pipeline.text.contrast import FUNCTION_WORDS, contrast, leaked_words, words
 from pipeline.text.language import other_language, small_words
-from pipeline.text.stemming import FREE, GRAMMAR, NUMBERS_AND_NEGATIONS, ONE, atoms, stem
+from pipeline.text.stemming import FREE, GRAMMAR, NUMBERS_AND_NEGATIONS, ONE, stem, stems
 
 VERSION = 1
 
@@ -76,11 +75,13 @@ class Kept:
 def kept_words(caption_a: str, caption_b: str) -> Kept:
     """The contrast as stems; endings count only where nothing else differs.
 
-    "one finger" / "two fingers"  ->  own {one} / {two}        "a dog" / "dogs"  ->  own {dog} / {dogs}
+    "one finger" / "two fingers"  ->  own {one} / {two}
+    "a dog" / "dogs"              ->  own {dog} / {dogs}
     """
-    own_a, own_b = _one_sided(atoms(caption_a), atoms(caption_b))
-    found = contrast(caption_a, caption_b)
-    swapped = frozenset(stem(word) for word in (found.words_a & found.words_b) - FUNCTION_WORDS)
+    own_a, own_b = _one_sided(stems(caption_a), stems(caption_b))
+    changed = contrast(caption_a, caption_b)
+    moved = (changed.words_a & changed.words_b) - FUNCTION_WORDS
+    swapped = frozenset(stem(word) for word in moved)
     is_exact = not swapped and not (own_a | own_b) - GRAMMAR
     if is_exact:
         own_a, own_b = _one_sided(words(caption_a), words(caption_b))
@@ -99,9 +100,7 @@ def _strongest(marks: frozenset[str]) -> frozenset[str]:
 
 
 def _telling(marks: frozenset[str]) -> frozenset[str]:
-    """What gives a side away wherever it stands: also without "in" and "on", unless there is
-    nothing else.
-    """
+    """What gives a side away wherever it stands: also without "in" and "on" if anything is left."""
     return (marks - FREE) or (marks - GRAMMAR)
 
 
@@ -124,10 +123,8 @@ def question_failure(
             "question_too_short", f"The question has fewer than {MIN_QUESTION_WORDS} words."
         )
     kept = kept_words(caption_a, caption_b)
-    leaked = leaked_words(question, caption_a, caption_b) | (
-        frozenset(atoms(question)) & (kept.telling_a | kept.telling_b)
-    )
-    if leaked:
+    telling = frozenset(stems(question)) & (kept.telling_a | kept.telling_b)
+    if leaked := leaked_words(question, caption_a, caption_b) | telling:
         return Failure(
             "question_leaks_contrast",
             f"The question gives the detail away with: {listed(leaked, question)}.",
@@ -149,11 +146,8 @@ def answers_failure(
         )
         if failure is not None:
             return failure
-    changed = max(num_changed_words(words(answers[0]), words(answers[1])))
-    allowed = (
-        max(num_changed_words(words(captions[0]), words(captions[1])))
-        + section.max_extra_changed_words
-    )
+    changed = max(num_changed_words(*map(words, answers)))
+    allowed = max(num_changed_words(*map(words, captions))) + section.max_extra_changed_words
     if changed > allowed:
         return Failure(
             "answers_differ_beyond_contrast",
@@ -190,7 +184,7 @@ def _contrast_failure(
     name: str, answer: str, caption: str, kept: Kept, side: int
 ) -> Failure | None:
     own, telling = (kept.own_a, kept.own_b)[side], (kept.telling_a, kept.telling_b)[1 - side]
-    said, swapped = frozenset(words(answer) if kept.is_exact else atoms(answer)), kept.swapped
+    said, swapped = frozenset(words(answer) if kept.is_exact else stems(answer)), kept.swapped
     if lost := own - said - (ONE if said & ONE else set()):
         return Failure(
             f"{name}_lost_contrast",
@@ -211,13 +205,13 @@ def _contrast_failure(
 
 def _order(text: str, chosen: frozenset[str]) -> list[str]:
     """The chosen stems in the order in which the text first has them."""
-    return list(dict.fromkeys(atom for atom in atoms(text) if atom in chosen))
+    return list(dict.fromkeys(part for part in stems(text) if part in chosen))
 
 
 def _facts_failure(
     name: str, answer: str, caption: str, question: str, section: ChecksSection
 ) -> Failure | None:
-    stated, said, asked = (frozenset(atoms(text)) for text in (caption, answer, question))
+    stated, said, asked = (frozenset(stems(text)) for text in (caption, answer, question))
     free = FREE | {stem(word) for word in small_words(caption)}
     lost = stated - said - free
     if len(lost) > section.max_lost_words:
@@ -239,10 +233,7 @@ def _facts_failure(
     return None
 
 
-def listed(found: Set[str], text: str) -> str:
-    """The words of a text that have one of the given stems, as a list for a model to read."""
-    return ", ".join(
-        dict.fromkeys(
-            word for word in words(text) if word in found or not found.isdisjoint(atoms(word))
-        )
-    )
+def listed(chosen: Set[str], text: str) -> str:
+    """The words of a text that are chosen, or have a chosen stem, as a list for a model to read."""
+    hits = (word for word in words(text) if word in chosen or not chosen.isdisjoint(stems(word)))
+    return ", ".join(dict.fromkeys(hits))

@@ -10,11 +10,12 @@ from pipeline.rewrite.checks import ChecksSection
 
 
 class RewriteSection(Section):
-    """Who writes question and answers: `template` makes them from the captions, offline; `openai`
-    asks a model at `endpoint`.
+    """Who writes question and answers.
 
-    `on_failure` says what becomes of a pair whose rewrite failed its checks twice: the template's
-    words, or `rejects`. `max_usd` is the most that all runs for one `out` may cost together.
+    `backend`: `template` makes them from the captions, offline; `openai` asks a model at
+    `endpoint`. `on_failure` says what becomes of a pair whose rewrite failed its checks twice: the
+    template's words, or `rejects`. `max_usd` is the most that all runs for one `out` may cost
+    together.
     """
 
     backend: Literal["template", "openai"] = "template"

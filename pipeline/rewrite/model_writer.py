@@ -1,8 +1,8 @@
-"""The writer that asks a model: one shared question, then two answers, each checked and sent back
-once with what is wrong.
+"""The writer that asks a model: one shared question, then two answers, each checked.
 
-Captions reach the model only inside a JSON object that the instructions call material. Every pair
-has its own requests, so what a caption says can spoil its own row and no other.
+What is wrong is sent back once. Captions reach the model only inside a JSON object that the
+instructions call material. Every pair has its own requests, so what a caption says can spoil its
+own row and no other.
 """
 
 import functools
@@ -27,7 +27,7 @@ from pipeline.rewrite.checks import (
 from pipeline.rewrite.config import RewriteSection
 from pipeline.rewrite.template import Written
 from pipeline.rewrite.types import Pair, Rewrite, by_template
-from pipeline.text import stemming as atoms
+from pipeline.text import stemming
 
 VERSION = 1
 
@@ -58,7 +58,7 @@ def version() -> list[Any]:
         hashlib.sha256(prompt(name).encode()).hexdigest()[:16]
         for name in (QUESTION_PROMPT, ANSWERS_PROMPT)
     ]
-    return [VERSION, checks.VERSION, atoms.VERSION, *hashes]
+    return [VERSION, checks.VERSION, stemming.VERSION, *hashes]
 
 
 def question_messages(pair: Pair) -> list[dict[str, str]]:
@@ -92,8 +92,7 @@ def _messages(name: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 async def by_model(pair: Pair, endpoint: Endpoint, section: RewriteSection) -> Rewrite:
-    """The model's texts; where they fail their checks twice, the template's or none, as the recipe
-    says.
+    """The model's texts, or the template's or none where they fail their checks twice.
 
     A question that the source brought along is kept if it passes the checks.
     """

@@ -22,7 +22,7 @@ from pipeline.pages.page import (
     paragraph,
     render_page,
 )
-from pipeline.text.stemming import FREE, atoms
+from pipeline.text.stemming import FREE, stems
 
 Row = dict[str, Any]
 
@@ -44,10 +44,10 @@ def num_words_off(row: Mapping[str, Any]) -> int:
 
     "A red star." -> "There is a lovely red star."   ->  1
     """
-    asked = set(atoms(row["question"] or ""))
+    asked = set(stems(row["question"] or ""))
     total = 0
     for side in "ab":
-        said, stated = (set(atoms(row[f"{text}_{side}"] or "")) for text in ("answer", "caption"))
+        said, stated = (set(stems(row[f"{text}_{side}"] or "")) for text in ("answer", "caption"))
         total += len((said - stated - asked - FREE) | (stated - said - FREE))
     return total
 

@@ -1,5 +1,4 @@
-"""Rewriting chunks with a model: many pairs at once across chunks, one file of texts and one of
-tries per chunk.
+"""Rewriting chunks with a model: many pairs at once; a file of texts and one of tries per chunk.
 
 All of it runs in the process that started the build: the work is waiting, one process keeps
 hundreds of requests in flight, and limits and budget are then exact with nothing to share.
@@ -63,8 +62,7 @@ def ask_model(
     purpose: str,
     finished: Callable[[int], None],
 ) -> dict[str, float]:
-    """Rewrites the given chunks and writes their `rows` and `tries`; returns what was spent and
-    sent.
+    """Rewrites chunks and writes their `rows` and `tries`; returns what was spent and sent.
 
     Args:
         read: Rows, scores and decisions of a chunk.
@@ -105,9 +103,7 @@ def tries_table(pair_ids: Sequence[str], rewrites: Sequence[Rewrite | None]) -> 
 
 
 def rewrite_facts(stage: Stage, num_chunks: int, section: RewriteSection) -> dict[str, Any]:
-    """What rewriting came to, from the files of tries: rows by status, refusals by reason, tokens,
-    cost, latency.
-    """
+    """What rewriting came to: rows by status, refusals by reason, tokens, cost, latency."""
     tries = pa.concat_tables(
         [read_table(stage.part("tries", index)) for index in range(num_chunks)]
         or [TRIES_SCHEMA.empty_table()]

@@ -10,8 +10,6 @@ from pipeline.core.schema import SCORE_COLUMNS
 from pipeline.rewrite.types import Pair, Rewrite
 
 REWRITE_VERSION = 3
-
-
 _WRITTEN = ("question", "answer_a", "answer_b", "rewrite_status", "rewrite_model")
 
 
@@ -25,8 +23,7 @@ def pairs_to_write(rows: pa.Table, decisions: pa.Table) -> list[Pair | None]:
 def rewrite_chunk(
     rows: pa.Table, scores: pa.Table, decisions: pa.Table, rewrites: Sequence[Rewrite | None]
 ) -> pa.Table:
-    """One chunk's rows as they are published, with question and answers; where there are none, with
-    the reason why.
+    """One chunk's rows as they are published: with question and answers, or the reason why not.
 
     Args:
         rewrites: One per row; None for those that were dropped before.

@@ -1,6 +1,4 @@
-"""The offline writer: a shared question and two answers made from the captions themselves, with no
-model.
-"""
+"""The offline writer: a shared question and two answers, made from the captions themselves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -85,8 +83,9 @@ def _wordings(caption_a: str, caption_b: str, category: str, question: str | Non
 
 
 def _blanked(shared: tuple[str, ...]) -> str:
-    """The shared stretches with "..." for what changed; a lone word between two changes is chance,
-    and left out too.
+    """The shared stretches with "..." for what changed.
+
+    A lone word between two changes is chance, and left out too.
     """
     parts: list[str] = []
     for position, stretch in enumerate(shared):

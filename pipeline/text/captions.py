@@ -1,22 +1,21 @@
-"""What is asked of a pair's captions: whether they can be used at all, and the numbers that
-selection's caption rules need.
-"""
+"""A pair's captions: whether they can be used at all, and the numbers that selection needs."""
 
 import difflib
 from collections.abc import Sequence
 
 from pipeline.text.contrast import words
 
-# Aligning two texts takes time that grows with the product of their lengths; no minimal contrast
-# needs more.
 _CLOSING = "\"')]}\u201d\u2019\u00bb"
 _ENDS = tuple(".!?\u2026\u3002\uff01\uff1f\u061f\u0964")
+# Aligning two texts takes time that grows with the product of their lengths; no minimal contrast
+# needs more.
 MAX_ALIGNED_WORDS = 500
 
 
 def text_drop_reason(caption_a: str, caption_b: str) -> str:
-    """Why a pair leaves by its captions alone, or "". Captions that differ in case or punctuation
-    only are equal.
+    """Why a pair leaves by its captions alone, or "".
+
+    Captions that differ in case or punctuation only are equal.
     """
     for side, caption in (("a", caption_a), ("b", caption_b)):
         if not caption.strip():
@@ -31,7 +30,8 @@ def text_drop_reason(caption_a: str, caption_b: str) -> str:
 def caption_facts(caption_a: str, caption_b: str) -> dict[str, float]:
     """How long both captions are, and how many words of each the other one lacks.
 
-    "A red star."  /  "A big blue star."  ->  num_chars 11, 16   num_words 3, 4   num_changed_words 1, 2
+    "A red star."  /  "A big blue star."
+        ->  num_chars 11, 16        num_words 3, 4        num_changed_words 1, 2
     """
     left, right = words(caption_a), words(caption_b)
     changed_a, changed_b = num_changed_words(left, right)
@@ -72,7 +72,8 @@ def num_changed_words(left: Sequence[str], right: Sequence[str]) -> tuple[int, i
 def sentence(caption: str) -> str:
     """A caption as a sentence: one line, a capital first letter, a full stop; no other change.
 
-    "two dogs on a sofa "  ->  "Two dogs on a sofa."        "iPhone on a desk."  ->  "iPhone on a desk."
+    "two dogs on a sofa "  ->  "Two dogs on a sofa."
+    "iPhone on a desk."    ->  "iPhone on a desk."
     """
     line = " ".join(caption.split())
     if line.split(" ")[0].islower():

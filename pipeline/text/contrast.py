@@ -1,6 +1,4 @@
-"""Where two captions differ: the contrast words of each side, and what both share. Pure functions
-on texts.
-"""
+"""Where two captions differ: the contrast words of each side, and what both share."""
 
 import difflib
 import re
@@ -11,7 +9,10 @@ from functools import lru_cache
 # Whatever stands between spaces and punctuation: "-5", "C++", an emoji and Hindi vowel signs belong
 # to words. Chinese and Japanese put no spaces between words: there each character is one.
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_MARKS = '\\s.,;:!?"\u201c\u201d\u201e\u00ab\u00bb()\\[\\]{}\u3002\u3001\uff0c\uff1b\uff1a\uff01\uff1f\u061f\u0964\u2026'
+_MARKS = (
+    '\\s.,;:!?"\u201c\u201d\u201e\u00ab\u00bb()\\[\\]{}'
+    "\u3002\u3001\uff0c\uff1b\uff1a\uff01\uff1f\u061f\u0964\u2026"
+)
 _WORD = re.compile(f"[{_UNSPACED}]|[^{_MARKS}{_UNSPACED}]+")
 _JOINT = re.compile("['\u2019/-]")
 
@@ -56,7 +57,8 @@ def _folded(match: re.Match[str]) -> str:
 def contrast(caption_a: str, caption_b: str) -> Contrast:
     """Which words make the two captions different.
 
-    "A red star."  /  "A blue star."  ->  words_a {"red"}, words_b {"blue"}, shared ("A", "", "star")
+    "A red star."  /  "A blue star."
+        ->  words_a {"red"}, words_b {"blue"}, shared ("A", "", "star")
     """
     matches = list(_WORD.finditer(caption_a))
     # One word for each match: folding the whole text first may change where words end, but not in
@@ -79,16 +81,15 @@ def contrast(caption_a: str, caption_b: str) -> Contrast:
 
 
 def leaked_words(question: str, caption_a: str, caption_b: str) -> set[str]:
-    """The contrast words of either side that stand in the question; empty means that it gives
-    nothing away.
+    """The contrast words of either side that stand in the question, which gives them away.
 
     A word leaks if only one caption has it, or if it stands in a changed stretch and is no function
     word (in "a cat left of a dog" / "a dog left of a cat" both captions have all words, and "cat"
     still leaks).
     """
-    found = contrast(caption_a, caption_b)
+    changed = contrast(caption_a, caption_b)
     one_sided = set(words(caption_a)) ^ set(words(caption_b))
     asked = set(words(question))
     # "cat's" and "red-coloured" leak too
     asked.update(part for word in tuple(asked) for part in _JOINT.split(word))
-    return asked & (one_sided | ((found.words_a | found.words_b) - FUNCTION_WORDS))
+    return asked & (one_sided | ((changed.words_a | changed.words_b) - FUNCTION_WORDS))

@@ -1,5 +1,4 @@
-"""Whether a text is in another language than its captions: by script, and for a few Latin-script
-languages by small words.
+"""Whether a text is in another language than its captions: by script, or by small words.
 
 A heuristic that speaks only where it is sure: short texts, and languages that are not listed, pass.
 """
@@ -20,13 +19,14 @@ _SMALL_WORDS = {
     "pt": "o os as e \u00e9 est\u00e3o um uma com em que do da no na h\u00e1 voc\u00ea",
     "nl": "de het een en is zijn met op van dat wat er je ziet",
 }
-_SETS = {name: frozenset(found.split()) for name, found in _SMALL_WORDS.items()}
+_SETS = {name: frozenset(listed.split()) for name, listed in _SMALL_WORDS.items()}
 
 
 def other_language(text: str, captions: str) -> bool:
     """Whether the text is surely in another language than the captions.
 
-    "Was ist zu sehen?" to "A red star." -> False (too short to tell)      "\u4f60\u770b\u5230\u4ec0\u4e48" to "A red star." -> True
+    "Was ist zu sehen?" to "A red star."             ->  False (too short to tell)
+    "\u4f60\u770b\u5230\u4ec0\u4e48" to "A red star."  ->  True
     """
     script, expected = main_script(text), main_script(captions)
     if script and expected and script != expected:
@@ -36,21 +36,20 @@ def other_language(text: str, captions: str) -> bool:
 
 
 def small_words(text: str) -> frozenset[str]:
-    """The small words (articles and such) of a text's language; empty where it is not known for
-    sure.
-    """
+    """The small words (articles and such) of a text's language; empty where that is not sure."""
     return _SETS.get(_language(text), frozenset())
 
 
 @lru_cache(maxsize=4096)
 def main_script(text: str) -> str:
-    """The script of most letters: "LATIN", "CYRILLIC", "HAN" (with kana and hangul beside it), or
-    "" without letters.
+    """The script of most letters: "LATIN", "CYRILLIC" .., or "" without letters.
+
+    "HAN" stands for kana and hangul beside it too.
     """
     if text.isascii():
         return "LATIN" if any(char.isalpha() for char in text) else ""
-    found = Counter(_script(char) for char in text if char.isalpha())
-    return found.most_common(1)[0][0] if found else ""
+    scripts = Counter(_script(char) for char in text if char.isalpha())
+    return scripts.most_common(1)[0][0] if scripts else ""
 
 
 @lru_cache(maxsize=65536)

@@ -1,10 +1,10 @@
-"""Words as the rewriting checks compare them: without inflection, numbers as words, joined words
-apart. Made for English.
+"""Words as the rewriting checks compare them: without inflection, numbers as words. For English.
 
 Other languages keep their words as they are, except for endings that look English; both sides are
 treated alike.
 """
 
+import itertools
 import re
 from functools import lru_cache
 
@@ -34,10 +34,10 @@ _FRAME = (
 
 @lru_cache(maxsize=65536)
 def stem(word: str) -> str:
-    """A word without its English ending: equal for the forms of one word, and for a digit and its
-    name.
+    """A word without its English ending: equal for a word's forms, and for a digit and its name.
 
-    "sits", "sitting", "sit" -> "sit"      "placed", "place" -> "plac"      "3", "three" -> "thre"      "ring" -> "ring"
+    "sits", "sitting", "sit" -> "sit"        "placed", "place" -> "plac"
+    "3", "three" -> "thre"                   "ring" -> "ring"
     """
     if word.isdecimal() and int(word) < len(_NUMBERS):
         word = _NUMBERS[int(word)]
@@ -59,28 +59,28 @@ def stem(word: str) -> str:
 
 
 @lru_cache(maxsize=16384)
-def atoms(text: str) -> tuple[str, ...]:
+def stems(text: str) -> tuple[str, ...]:
     """The stems of a text in order.
 
     "The cat's twenty-one toys aren't here." -> the cat twenti one toi ar not her
     """
-    return tuple(atom for word in words(text.replace("\u2019", "'")) for atom in _atoms_of(word))
+    parts = (_stems_of(word) for word in words(text.replace("\u2019", "'")))
+    return tuple(itertools.chain.from_iterable(parts))
 
 
 @lru_cache(maxsize=65536)
-def _atoms_of(word: str) -> tuple[str, ...]:
-    found: list[str] = []
+def _stems_of(word: str) -> tuple[str, ...]:
+    parts: list[str] = []
     for part in _JOINT.split(word):
-        bare, negated = (part[:-3], True) if part.endswith("n't") else (part, False)
-        bare = bare.removesuffix("'s").strip("'")
-        found += [stem(bare)] if bare else []
-        found += ["not"] if negated else []
-    return tuple(found)
+        bare = part.removesuffix("n't").removesuffix("'s").strip("'")
+        parts += [stem(bare)] if bare else []
+        parts += ["not"] if part.endswith("n't") else []
+    return tuple(parts)
 
 
-GRAMMAR = frozenset(atoms(_GRAMMAR))
-FREE = GRAMMAR | frozenset(atoms(f"{_FRAME} {' '.join(FUNCTION_WORDS)}"))
+GRAMMAR = frozenset(stems(_GRAMMAR))
+FREE = GRAMMAR | frozenset(stems(f"{_FRAME} {' '.join(FUNCTION_WORDS)}"))
 NUMBERS_AND_NEGATIONS = frozenset(
-    atoms(f"{' '.join(_NUMBERS)} no not never none without neither nor")
+    stems(f"{' '.join(_NUMBERS)} no not never none without neither nor")
 ) - {"one"}
 ONE = frozenset(("a", "an", "one"))

@@ -1,3 +1,1 @@
-"""Whether rewritten answers are still nearest to their own images, and what a model that sees says
-of them.
-"""
+"""Whether written answers are nearest to their own images, and what a model that sees says."""

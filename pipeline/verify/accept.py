@@ -1,6 +1,4 @@
-"""Stage `accept`: which pairs stay, from what `verify` measured. Arrays in, arrays out; asks no
-model.
-"""
+"""Stage `accept`: which pairs stay, from what `verify` measured. Arrays in, arrays out."""
 
 # Shapes: N rows.
 
@@ -26,21 +24,22 @@ Measured = Mapping[str, NDArray[np.float64]]
 def read_measured(
     stage: Stage, num_chunks: int, section: VerifySection, *, has_clip: bool
 ) -> dict[str, NDArray[np.float64]]:
-    """What was measured of every row, by column: margins, and verdicts as 1 (true), 0 (false); NaN
-    where there is none.
+    """What was measured of every row, by column: margins, and verdicts as 1 (true) and 0 (false).
+
+    NaN where there is none.
     """
     wanted = {
         "margins": MARGINS if has_clip else (),
         "judged": VERDICTS if section.judge is not None else (),
     }
-    found: dict[str, NDArray[np.float64]] = {}
+    measured: dict[str, NDArray[np.float64]] = {}
     for kind, names in wanted.items():
         if names:
             table = pa.concat_tables(
                 [read_table(stage.part(kind, index), list(names)) for index in range(num_chunks)]
             )
-            found |= {name: table[name].cast(pa.float64()).to_numpy() for name in names}
-    return found
+            measured |= {name: table[name].cast(pa.float64()).to_numpy() for name in names}
+    return measured
 
 
 def accept(rows: DecidedRows, measured: Measured, section: VerifySection) -> pa.Table:

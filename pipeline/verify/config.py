@@ -1,6 +1,4 @@
-"""The recipe's `verify`: what is measured of the answers once they are written, and which of it a
-pair must fulfil.
-"""
+"""The recipe's `verify`: what is measured of written answers, and what a pair must fulfil."""
 
 from typing import Any, Literal, Self
 
@@ -13,12 +11,11 @@ Choice = Literal["keep", "drop"]
 
 
 class JudgeSection(Section):
-    """A model that sees, behind an OpenAI-compatible server; it is asked four times per pair (each
-    answer, each image).
+    """A model that sees, behind an OpenAI-compatible server.
 
-    `endpoint` is as in `rewrite`, but with temperature 0 and 60 tokens per reply unless it says
-    otherwise. `max_usd` is the most that all judging for one `out` may cost; it is counted apart
-    from rewriting.
+    It is asked four times per pair (each answer, each image). `endpoint` is as in `rewrite`, but
+    with temperature 0 and 60 tokens per reply unless it says otherwise. `max_usd` is the most that
+    all judging for one `out` may cost; it is counted apart from rewriting.
     """
 
     endpoint: EndpointSection
@@ -36,15 +33,15 @@ class JudgeSection(Section):
 
 
 class VerifySection(Section):
-    """What becomes of pairs whose answers do not fit their images. Without a threshold, all is
-    measured and nothing dropped.
+    """What becomes of pairs whose answers do not fit their images.
 
-    `min_answer_margin`: the least cos(answer, own image) - cos(answer, other image), by the CLIP of
-    `encoders`, for both sides. A test that right answers must pass and wrong ones can: CLIP-type
-    models are nearly blind to fine detail. The others need a `judge`: `on_contradiction` is for an
-    answer that is judged false of its own image, `on_affirmation` for one that is judged true of
-    the other image, `on_missing_judgement` for a pair about which the judge did not say either
-    (unsure, prose, a refusal, no reply in time).
+    Without a threshold, all is measured and nothing dropped. `min_answer_margin`: the least
+    cos(answer, own image) - cos(answer, other image), by the CLIP of `encoders`, for both sides. A
+    test that right answers must pass and wrong ones can: CLIP-type models are nearly blind to fine
+    detail. The others need a `judge`: `on_contradiction` is for an answer that is judged false of
+    its own image, `on_affirmation` for one that is judged true of the other image,
+    `on_missing_judgement` for a pair about which the judge did not say either (unsure, prose, a
+    refusal, no reply in time).
     """
 
     min_answer_margin: float | None = Field(default=None, ge=-2, le=2)

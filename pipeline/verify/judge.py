@@ -1,5 +1,4 @@
-"""A model that sees judges answers: is each true of its own image, and of the other one? Four
-requests per pair.
+"""A model that sees judges answers: is each true of its own image, and of the other one?
 
 A verdict is true, false, or missing: a judge that is unsure, answers in prose twice, refuses or
 gives no reply in time has said nothing, and nothing is made of it. One image per request, because
@@ -47,9 +46,7 @@ class _Judgement(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a judge said of a pair: a verdict per name in VERDICTS (None: missing), and what was
-    tried.
-    """
+    """What a judge said of a pair: its replies, and a verdict for each of VERDICTS (None: missing)."""
 
     verdicts: Mapping[str, bool | None]
     refused: tuple[tuple[Failure, str], ...]
@@ -118,8 +115,7 @@ def ask_judge(
     purpose: str,
     finished: Callable[[int], None],
 ) -> dict[str, float]:
-    """Judges the kept rows of the given chunks and writes what was said, row by row; returns what
-    was spent and sent.
+    """Judges the kept rows of chunks and writes what was said; returns what was spent and sent.
 
     Args:
         purpose: Names the budget in the cache of replies.
@@ -164,17 +160,15 @@ def ask_judge(
 
 
 def judged_table(pair_ids: Sequence[str], judged: Sequence[Judged | None]) -> pa.Table:
-    """What was said of each row of a chunk; null where nothing was, or where the row was dropped
-    before.
-    """
+    """What was said of each row of a chunk; null where nothing was, or the row was dropped."""
     nothing = Judged({}, (), ())
     rows = [
         {
             "pair_id": pair_id,
-            **(found or nothing).verdicts,
-            **spending((found or nothing).refused, (found or nothing).replies),
+            **said.verdicts,
+            **spending(said.refused, said.replies),
         }
-        for pair_id, found in zip(pair_ids, judged, strict=True)
+        for pair_id, said in zip(pair_ids, [row or nothing for row in judged], strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=JUDGED_SCHEMA)
 

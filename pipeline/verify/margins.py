@@ -1,9 +1,8 @@
-"""Answer margins: how much nearer an answer is to its own image than to the other one, as captions
-are measured before.
+"""Answer margins: how much nearer an answer is to its own image than to the other one.
 
-The images' vectors are those that `embed` made; an answer that equals a caption, or was measured
-before, is not embedded again. A right answer should have a positive margin; a positive margin does
-not make an answer right.
+They are measured as those of captions were before. The images' vectors are those that `embed` made;
+an answer that equals a caption, or was measured before, is not embedded again. A right answer
+should have a positive margin; a positive margin does not make an answer right.
 """
 
 # Shapes: N rows of a chunk.
@@ -42,9 +41,7 @@ class EmbedAnswers(EmbedChunks):
 
 
 def embed_answers(rewrite: Stage, stage: Stage, encoders: Encoders, index: int) -> None:
-    """Writes the vectors of the answers of one chunk's kept rows; makes those that no earlier part
-    holds.
-    """
+    """Writes the vectors of the answers of one chunk's kept rows; known ones are not made again."""
     rows = (
         open_mapped(rewrite.part("rows", index, "arrow"))
         .select([*_ANSWERS, "drop_reason"])
@@ -75,9 +72,7 @@ _ANSWERS = ("answer_a", "answer_b")
 def write_margins(
     ingest: Stage, embed: Stage, rewrite: Stage, stage: Stage, num_chunks: int
 ) -> None:
-    """Writes the margins of every chunk whose answers are embedded; null where a row was dropped
-    before.
-    """
+    """Writes the margins of every chunk whose answers are embedded; null for dropped rows."""
     library = ImageLibrary(ingest)
     images, texts = Vectors(embed, library), Vectors(stage, library)
     for index in range(num_chunks):
@@ -115,10 +110,10 @@ def margins_chunk(rows: pa.Table, images: Vectors, texts: Vectors, chunk: int) -
 
 
 def margin_facts(margins: Mapping[str, NDArray[np.float64]]) -> dict[str, Any]:
-    """What the margins of all pairs come to: shares above 0, quantiles, and how many pairs each
-    bound would keep.
+    """What all margins come to: shares above 0, quantiles, and how many pairs each bound keeps.
 
-    {"answer_margin_a": [0.1, -0.1], "answer_margin_b": [0.1, 0.1]}  ->  frac_positive a 0.5, b 1.0, both 0.5
+    {"answer_margin_a": [0.1, -0.1], "answer_margin_b": [0.1, 0.1]}
+        ->  frac_positive a 0.5, b 1.0, both 0.5
 
     Args:
         margins: Both sides, NaN where there was no answer.

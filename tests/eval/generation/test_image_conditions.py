@@ -1,4 +1,4 @@
-"""What is shown under each condition, and that nobody keeps an own image when images are shuffled."""
+"""What is shown under each condition, and that nobody keeps an own image when shuffled."""
 
 import io
 

@@ -15,7 +15,7 @@ from pipeline.rewrite.checks import (
 from pipeline.rewrite.template import write
 from pipeline.text.contrast import words
 from pipeline.text.language import main_script, other_language
-from pipeline.text.stemming import atoms, stem
+from pipeline.text.stemming import stem, stems
 
 SECTION = ChecksSection()
 TURBANS = (
@@ -362,9 +362,9 @@ def test_different_words_have_different_stems(others: str) -> None:
     assert len({stem(word) for word in others.split()}) == 2
 
 
-def test_atoms_take_words_apart_and_negations_out() -> None:
+def test_stems_take_words_apart_and_negations_out() -> None:
     assert (
-        " ".join(atoms("The cat\u2019s twenty-one toys aren't left/right."))
+        " ".join(stems("The cat\u2019s twenty-one toys aren't left/right."))
         == "the cat twenti one toi are not left right"
     )
 
