@@ -22,14 +22,13 @@ from eval.pairs.arrays import ModelScores
 from eval.pairs.measures import MEASURES, image_effects, terms_of
 from eval.pairs.paired_scores import BoolArray, FloatArray, IntArray, PriorSides, paired_scores
 from eval.stats.intervals import (
-    auroc,
-    auroc_draws,
     cluster_counts,
     group_index,
     interval,
     ratio_draws,
     sums_by_group,
 )
+from pipeline.core.auc import auc, auc_draws
 
 Entries = dict[str, dict[str, Any]]
 
@@ -155,10 +154,10 @@ def _auroc(
 ) -> tuple[float, FloatArray]:
     matching_P2, contradictory_P2 = (effects[inside_P] for effects in image_effects(scores))
     group_of_text = np.repeat(index_P, 2)
-    draws_D = auroc_draws(
+    draws_D = auc_draws(
         matching_P2.ravel(), contradictory_P2.ravel(), group_of_text, group_of_text, counts_DG
     )
-    return auroc(matching_P2.ravel(), contradictory_P2.ravel()), draws_D
+    return auc(matching_P2.ravel(), contradictory_P2.ravel()), draws_D
 
 
 def verdict_of_pairs(model_scores: Mapping[Role, ModelScores]) -> list[str]:

@@ -1,14 +1,13 @@
-"""The shortcut audit: can the original side of pairs be told from the edited side without a look at
-content?
+"""The shortcut audit: can original sides be told from edited ones without a look at content?
 
 If format, compression, size, noise or blur give a side away, a model trained on the pairs may learn
-that instead of what the pairs show. Features of images (`image_facts`) go in, one result per source
-and operation comes out.
+that instead of what the pairs show. Features of images (`image_traces`) go in, one result per
+source and operation comes out.
 """
 
 # Shapes: N pairs, S sampled pairs, M distinct images of one side or both, D features.
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.audit.image_traces import FEATURES, FloatArray, shortcut_features
+from pipeline.core.auc import auc, auc_draws
 from pipeline.core.recipe import Section
 from pipeline.selection.sampling import Mask, over_cap, seeded_hash
 
@@ -47,9 +47,7 @@ class AuditSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class Clue:
-    """A feature and how well it tells the sides apart alone: 1 means always larger in b, 0 always
-    smaller.
-    """
+    """A feature and how well it alone tells the sides apart: 1 always larger in b, 0 smaller."""
 
     feature: str
     auc: float
@@ -57,7 +55,7 @@ class Clue:
 
 @dataclass(frozen=True, slots=True)
 class Separability:
-    """How well the sides can be told apart: 0.5 is chance, 1 every time; the interval is of 95 %."""
+    """How well the sides can be told apart: 0.5 is chance, 1 every time; a 95 % interval."""
 
     auc: float
     auc_low: float
@@ -99,8 +97,9 @@ def sample_for_audit(
     stays: Mask,
     section: AuditSection,
 ) -> IntArray:
-    """Which rows to audit, [S] ascending: of those that stay and have an original, the first by
-    hash of each source and operation.
+    """Which rows to audit, [S] ascending: the first by hash of each source and operation.
+
+    Taken from those that stay and have an original.
     """
     auditable = stays & ~np.isin(operations.astype(str), NO_ORIGINAL)
     order = seeded_hash(pair_ids, section.seed)
@@ -121,9 +120,7 @@ def audit_features(images: Images, sha256s: Iterable[str]) -> pa.Table:
 
 
 def features_of(table: pa.Table, sha256s: Sequence[str]) -> FloatArray:
-    """The rows of a table of `audit_features` that belong to these images, [S, D]; every image must
-    be in it.
-    """
+    """The rows of a table of `audit_features` for these images, [S, D]; all must be in it."""
     row_of = {key: row for row, key in enumerate(table["sha256"].to_pylist())}
     features = np.column_stack([table[name].to_numpy() for name in FEATURES])
     return features[[row_of[key] for key in sha256s]]
@@ -156,34 +153,26 @@ def audit_sources(
         if num_audited < MIN_PAIRS or len(np.unique(mine)) < MIN_GROUPS:
             results.append(AuditResult(source, operation, num_pairs, num_audited, "too_few"))
             continue
-        found = audit(features_a_SD[chosen], features_b_SD[chosen], mine, seed=section.seed)
-        results.append(
-            AuditResult(
-                source,
-                operation,
-                num_pairs,
-                num_audited,
-                _verdict(found, section.warn_above),
-                found,
-            )
-        )
+        measured = audit(features_a_SD[chosen], features_b_SD[chosen], mine, seed=section.seed)
+        verdict = _verdict(measured, section.warn_above)
+        results.append(AuditResult(source, operation, num_pairs, num_audited, verdict, measured))
     return results
 
 
 def _strata(
     sources: npt.NDArray[Any], operations: npt.NDArray[Any]
 ) -> tuple[list[tuple[str, str]], IntArray]:
-    """The (source, operation) that occur, in alphabetical order, and the number of each row's, [N]."""
+    """The (source, operation) that occur, in alphabetical order, and the number of each row, [N]."""
     rows = list(zip(sources.tolist(), operations.tolist(), strict=True))
     names = sorted(set(rows))
     number = {name: index for index, name in enumerate(names)}
     return names, np.array([number[row] for row in rows], dtype=np.int64)
 
 
-def _verdict(found: Separability, warn_above: float) -> Verdict:
-    if found.auc <= warn_above:
+def _verdict(measured: Separability, warn_above: float) -> Verdict:
+    if measured.auc <= warn_above:
         return "ok"
-    return "warning" if found.auc_low > 0.5 else "too_few"
+    return "warning" if measured.auc_low > 0.5 else "too_few"
 
 
 def audit(
@@ -210,15 +199,16 @@ def audit(
     )
     features, is_b, group = features[distinct], is_b[distinct], group[distinct]
     scores = _out_of_fold_scores(features, is_b, group, seed)
-    low, high = np.quantile(
-        weighted_aucs(scores, is_b, _bootstrap_weights(group, seed)), [0.025, 0.975]
-    )
-    alone = [(name, _auc(features[:, column], is_b)) for column, name in enumerate(FEATURES)]
-    clues = sorted(alone, key=lambda clue: -abs(clue[1] - 0.5))[:NUM_CLUES]
-    auc, auc_low, auc_high = (round(float(value), 4) for value in (_auc(scores, is_b), low, high))
-    return Separability(
-        auc, auc_low, auc_high, tuple(Clue(name, round(value, 4)) for name, value in clues)
-    )
+    counts_DG = _bootstrap_counts(int(group.max()) + 1, seed)
+    draws_D = auc_draws(scores[is_b], scores[~is_b], group[is_b], group[~is_b], counts_DG)
+    low, high = (round(float(bound), 4) for bound in np.quantile(draws_D, [0.025, 0.975]))
+    alone = {
+        name: auc(column[is_b], column[~is_b])
+        for name, column in zip(FEATURES, features.T, strict=True)
+    }
+    clearest = sorted(alone, key=lambda name: -abs(alone[name] - 0.5))[:NUM_CLUES]
+    clues = tuple(Clue(name, round(alone[name], 4)) for name in clearest)
+    return Separability(round(auc(scores[is_b], scores[~is_b]), 4), low, high, clues)
 
 
 def _out_of_fold_scores(
@@ -248,32 +238,8 @@ def _out_of_fold_scores(
     return scores / NUM_REPEATS
 
 
-def _bootstrap_weights(group_M: IntArray, seed: int) -> Iterator[FloatArray]:
-    """How often each image's group is drawn, [M], for each draw of as many groups as there are."""
-    num_groups = int(group_M.max()) + 1
+def _bootstrap_counts(num_groups: int, seed: int) -> IntArray:
+    """How often each group is drawn, [D, G], in each draw of as many groups as there are."""
     rng = np.random.default_rng(seed)
-    for _ in range(NUM_DRAWS):
-        yield np.bincount(rng.integers(0, num_groups, num_groups), minlength=num_groups)[
-            group_M
-        ].astype(np.float64)
-
-
-def _auc(scores_M: FloatArray, is_b_M: Mask) -> float:
-    return weighted_aucs(scores_M, is_b_M, [np.ones(len(scores_M))])[0]
-
-
-def weighted_aucs(
-    scores_M: FloatArray, is_b_M: Mask, weights_M: Iterable[FloatArray]
-) -> list[float]:
-    """The probability that an image of side b scores above one of side a, ties counting half, under
-    each of several weightings.
-    """
-    values, place = np.unique(scores_M, return_inverse=True)
-    aucs = []
-    for weights in weights_M:
-        num_a, num_b = (
-            np.bincount(place, weights * side, len(values)) for side in (~is_b_M, is_b_M)
-        )
-        below = np.cumsum(num_a) - num_a
-        aucs.append(float(num_b @ (below + num_a / 2) / (num_a.sum() * num_b.sum())))
-    return aucs
+    draws = (rng.integers(0, num_groups, num_groups) for _ in range(NUM_DRAWS))
+    return np.stack([np.bincount(drawn, minlength=num_groups) for drawn in draws])

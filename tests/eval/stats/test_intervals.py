@@ -4,12 +4,8 @@ counting pairs.
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from eval.stats.intervals import (
-    auroc,
-    auroc_draws,
     cluster_counts,
     group_index,
     interval,
@@ -92,57 +88,3 @@ def test_a_draw_without_anything_to_divide_by_is_no_number() -> None:
     drawn = ratio_draws(tops_GM, bottoms_GM, np.array([[2, 0], [1, 1]]))
     assert np.isnan(drawn[0, 0])
     assert drawn[1, 0] == 0.5
-
-
-def counted(matching: list[float], contradictory: list[float]) -> float:
-    wins = [1.0 if m > c else 0.5 if m == c else 0.0 for m in matching for c in contradictory]
-    return sum(wins) / len(wins)
-
-
-def test_area_under_the_curve_by_hand() -> None:
-    assert auroc(np.array([2.0, 3.0]), np.array([1.0, 2.0])) == pytest.approx(0.875)
-    assert auroc(np.array([5.0]), np.array([1.0])) == 1.0
-    assert auroc(np.array([1.0, 1.0]), np.array([1.0])) == 0.5
-    assert np.isnan(auroc(np.array([]), np.array([1.0])))
-
-
-VALUES = st.lists(st.integers(-3, 3).map(float), min_size=1, max_size=12)
-
-
-@settings(max_examples=60, deadline=None)
-@given(matching=VALUES, contradictory=VALUES)
-def test_area_under_the_curve_is_the_share_of_pairs_won(
-    matching: list[float], contradictory: list[float]
-) -> None:
-    assert auroc(np.array(matching), np.array(contradictory)) == pytest.approx(
-        counted(matching, contradictory)
-    )
-
-
-@settings(max_examples=30, deadline=None)
-@given(data=st.data(), num_groups=st.integers(2, 4))
-def test_a_draw_of_the_area_equals_writing_the_drawn_groups_out(
-    data: st.DataObject, num_groups: int
-) -> None:
-    sizes = st.lists(
-        st.tuples(st.integers(-2, 2).map(float), st.integers(0, num_groups - 1)),
-        min_size=1,
-        max_size=8,
-    )
-    matching, contradictory = data.draw(sizes), data.draw(sizes)
-    counts_DG = cluster_counts(num_groups, 5, seed=1)
-    drawn = auroc_draws(
-        np.array([value for value, _ in matching]),
-        np.array([value for value, _ in contradictory]),
-        np.array([group for _, group in matching]),
-        np.array([group for _, group in contradictory]),
-        counts_DG,
-    )
-    for counts_G, value in zip(counts_DG, drawn, strict=True):
-        wide = [
-            [v for v, g in side for _ in range(counts_G[g])] for side in (matching, contradictory)
-        ]
-        if wide[0] and wide[1]:
-            assert value == pytest.approx(counted(*wide))
-        else:
-            assert np.isnan(value)

@@ -14,7 +14,6 @@ from pipeline.audit.shortcuts import (
     audit_sources,
     features_of,
     sample_for_audit,
-    weighted_aucs,
 )
 from pipeline.config import NormalizeSection
 from pipeline.core.images import ImageError
@@ -158,17 +157,6 @@ def test_what_is_known_of_other_pairs_of_a_group_does_not_help():
     # as if every pair were its own group
     assert audit(features_a, features_b, np.arange(240), seed=0).auc > 0.8
     assert audit(features_a, features_b, groups, seed=0).auc < 0.6
-
-
-@pytest.mark.slow
-def test_weighted_aucs_are_those_of_scikit_learn_with_ties() -> None:
-    from sklearn.metrics import roc_auc_score  # takes seconds to import
-
-    rng = np.random.default_rng(3)
-    scores, is_b = rng.integers(0, 6, 40).astype(float), rng.random(40) < 0.4
-    weights = rng.integers(0, 4, (5, 40))
-    expected = [roc_auc_score(is_b, scores, sample_weight=row) for row in weights]
-    np.testing.assert_allclose(weighted_aucs(scores, is_b, weights), expected)
 
 
 @pytest.mark.slow
