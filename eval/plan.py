@@ -1,7 +1,6 @@
-"""An evaluation before it runs: everything that it needs, checked as far as that goes without torch
-or Ray.
-"""
+"""An evaluation before it runs: all that it needs, checked without torch or Ray."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,8 +25,7 @@ from pipeline.core.recipe import fingerprint
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked evaluation: absolute paths, models that are there, a split with pairs, benchmarks
-    with questions.
+    """A checked evaluation: absolute paths, and models, pairs and questions that are there.
 
     `models` is None behind an endpoint, `items` without `data`.
     """
@@ -81,69 +79,62 @@ def evaluated_models(plan: Plan) -> dict[Role, EvaluatedModel]:
 
 def print_plan(plan: Plan) -> None:
     """What an evaluation would do, without doing it."""
-    section, items, models = plan.section, plan.items, plan.models
-    rows = []
-    if models is not None:
-        rows += [
-            ["model (after)", str(models.after)],
-            ["base (before)", str(models.before or "none: no comparison")],
-        ]
-    if section.endpoint is not None:
-        rows.append(["model", f"{section.endpoint.model} at {section.endpoint.base_url}"])
-    num_models = len(models.by_role()) if models else 1
-    if items is not None:
-        answers = 2 * items.num_rows * num_models if section.generate.enabled else 0
-        rows += [
-            ["data", f"{section.data}, split {section.split}"],
-            ["pairs", f"{items.num_rows:,} in {len(set(items['group'].to_pylist())):,} groups"],
-            [
-                "log-likelihoods",
-                (
-                    f"{6 * items.num_rows * num_models:,} (3 image conditions x 2 answers x"
-                    f" {num_models} models)"
-                ),
-            ],
-            [
-                "generated answers",
-                f"{answers:,} of at most {section.generate.max_new_tokens} tokens",
-            ],
-            [
-                "chunks",
-                (
-                    f"{-(-items.num_rows // section.pairs_per_chunk):,} of"
-                    f" {section.pairs_per_chunk} pairs, per model"
-                ),
-            ],
-        ]
-    for entry in section.benchmarks:
-        size = (
-            f"first {entry.limit:,} questions"
-            if entry.limit
-            else f"{entry.expected_size or benchmark(entry.name).expected_size:,} questions"
-        )
-        rows.append([entry.display_name, f"{size} of {entry.source}"])
-    if section.benchmarks:
-        rows.append(
-            [
-                "image conditions",
-                ", ".join(["image", *section.answers.ablations])
-                + f", by {num_models} model{'s' if num_models > 1 else ''}",
-            ]
-        )
-    where = (
-        f"Ray, {section.workers.num_workers} workers"
-        if section.workers.num_workers
-        else "this process"
-    )
-    rows.append(
-        [
-            "runs on",
-            (
-                "a server"
-                if section.endpoint
-                else where + (" with a GPU each" if section.workers.use_gpu else "")
-            ),
-        ]
-    )
-    rows.append(["out", section.out + (" (finished)" if (plan.out / DONE).is_file() else "")])
+    section = plan.section
+    finished = " (finished)" if (plan.out / DONE).is_file() else ""
+    rows = [
+        *_model_rows(plan),
+        *_pair_rows(plan),
+        *_benchmark_rows(plan),
+        ["runs on", _place(section)],
+        ["out", section.out + finished],
+    ]
     summary_table("Plan", ["what", "value"], rows)
+
+
+def _num_models(plan: Plan) -> int:
+    return len(plan.models.by_role()) if plan.models else 1
+
+
+def _model_rows(plan: Plan) -> Iterator[list[str]]:
+    models, endpoint = plan.models, plan.section.endpoint
+    if models is not None:
+        yield ["model (after)", str(models.after)]
+        yield ["base (before)", str(models.before or "none: no comparison")]
+    if endpoint is not None:
+        yield ["model", f"{endpoint.model} at {endpoint.base_url}"]
+
+
+def _pair_rows(plan: Plan) -> Iterator[list[str]]:
+    section, items, num_models = plan.section, plan.items, _num_models(plan)
+    if items is None:
+        return
+    num_pairs = items.num_rows
+    num_answers = 2 * num_pairs * num_models if section.generate.enabled else 0
+    num_chunks = -(-num_pairs // section.pairs_per_chunk)
+    yield ["data", f"{section.data}, split {section.split}"]
+    yield ["pairs", f"{num_pairs:,} in {len(set(items['group'].to_pylist())):,} groups"]
+    factors = f"3 image conditions x 2 answers x {num_models} models"
+    yield ["log-likelihoods", f"{6 * num_pairs * num_models:,} ({factors})"]
+    bound = f"{section.generate.max_new_tokens} tokens"
+    yield ["generated answers", f"{num_answers:,} of at most {bound}"]
+    yield ["chunks", f"{num_chunks:,} of {section.pairs_per_chunk} pairs, per model"]
+
+
+def _benchmark_rows(plan: Plan) -> Iterator[list[str]]:
+    section, num_models = plan.section, _num_models(plan)
+    for entry in section.benchmarks:
+        whole = entry.expected_size or benchmark(entry.name).expected_size
+        size = f"first {entry.limit:,}" if entry.limit else f"{whole:,}"
+        yield [entry.display_name, f"{size} questions of {entry.source}"]
+    if section.benchmarks:
+        conditions = ", ".join(["image", *section.answers.ablations])
+        count = f"{num_models} model{'s' if num_models > 1 else ''}"
+        yield ["image conditions", f"{conditions}, by {count}"]
+
+
+def _place(section: EvalSection) -> str:
+    if section.endpoint:
+        return "a server"
+    workers = section.workers
+    place = f"Ray, {workers.num_workers} workers" if workers.num_workers else "this process"
+    return place + (" with a GPU each" if workers.use_gpu else "")
