@@ -1,9 +1,12 @@
 """The house's rules, read off the syntax tree: who imports whom, forbidden names, sizes."""
 
 import ast
+import importlib.metadata
+import itertools
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -99,6 +102,23 @@ def test_a_folder_is_small_enough_to_read(folder: Path) -> None:
     assert len(modules) <= MAX_MODULES or folder in ONE_FILE_PER_THING, (
         f"{_name(folder)} has {len(modules)} modules, expected at most {MAX_MODULES}; split it by idea"
     )
+
+
+def test_every_import_is_declared() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]
+    declared = {_distribution(re.split(r"[<>=\[]", line)[0]) for line in lines}
+    owners = importlib.metadata.packages_distributions()
+    for path in SOURCES:
+        for name in {module.split(".")[0] for module in _imports(path)}:
+            if name not in sys.stdlib_module_names and name not in PACKAGES:
+                # what is not installed here is declared under the name that is imported
+                known = {_distribution(owner) for owner in owners.get(name, [name])}
+                assert known & declared, f"{_name(path)} imports {name}, which nothing declares"
+
+
+def _distribution(name: str) -> str:
+    return name.lower().replace("_", "-")
 
 
 def test_every_package_folder_has_an_init_that_imports_nothing() -> None:
