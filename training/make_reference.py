@@ -24,6 +24,7 @@ from training.run_plan import (
     REFERENCE_DONE,
     Plan,
     base_sha256,
+    data_sha256,
     feature_part,
     plan_reference,
     reference_part,
@@ -77,7 +78,7 @@ def make_reference(plan: Plan) -> dict[str, Any]:
     facts = {
         "model": section.model,
         "weights": base_sha256(section),
-        "data": plan.data_sha256,
+        "data": data_sha256(section),
         "use": section.train.model_dump(),
     }
     more = {"store_features": True} if section.store_features else {}

@@ -4,16 +4,20 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 
 from pipeline.core.recipe import RecipeError, absolute_path, is_hub_id
 from pipeline.core.schema import MvcError, read_manifest, reading_shard, shard_paths
 from pipeline.core.storage import Owner, read_json, sha256_file
+from pipeline.core.training_record import (
+    RECORD,
+    RunFacts,
+    TrainingRecord,
+    read_training_record,
+)
 from training.config import TrainSection
 
-RECORD = "svco.json"  # written last: the run is finished
 CHECKPOINTS = ".checkpoints"  # of an unfinished run, in `out`
 ATTEMPT = "attempt"  # in that folder: names the one process that may write there
 RUN = "run.json"  # in that folder: which run it is
@@ -30,12 +34,7 @@ class Plan:
 
     section: TrainSection
     num_pairs: dict[str, int]
-    finished: dict[str, Any] | None  # what svco.json says, if this very run is done
-
-    @functools.cached_property
-    def data_sha256(self) -> str:
-        """A hash of the data's manifest, which has one of every shard."""
-        return sha256_file(Path(self.section.data) / "manifest.json")
+    finished: TrainingRecord | None  # if this very run is done
 
     @property
     def out(self) -> Path:
@@ -129,6 +128,11 @@ def _with_absolute_paths(section: TrainSection) -> TrainSection:
     return section.model_copy(update=paths)
 
 
+def data_sha256(section: TrainSection) -> str:
+    """A hash of the data's manifest, which has one of every shard."""
+    return sha256_file(Path(section.data) / "manifest.json")
+
+
 def base_sha256(section: TrainSection) -> str | None:
     """A hash of the configuration and weights that training starts from, if they are in a folder of
     the user's.
@@ -160,7 +164,7 @@ def base_of_run(section: TrainSection) -> str | None:
     return read_json(noted)["base_sha256"] if noted.is_file() else base_sha256(section)
 
 
-def _finished(section: TrainSection) -> dict[str, Any] | None:
+def _finished(section: TrainSection) -> TrainingRecord | None:
     """What a finished run of this recipe on this data left in `out`; None if there is none.
 
     Raises:
@@ -169,9 +173,9 @@ def _finished(section: TrainSection) -> dict[str, Any] | None:
     """
     out = Path(section.out)
     TRAINING_RUN.check(out)
-    if not (out / RECORD).is_file():
+    record = read_training_record(out)
+    if record is None:
         return None
-    record: dict[str, Any] = read_json(out / RECORD)
     different = _differences(section, record)
     if different:
         raise RecipeError(
@@ -181,23 +185,23 @@ def _finished(section: TrainSection) -> dict[str, Any] | None:
     return record if _has_weights(out) else None
 
 
-def run_facts(section: TrainSection) -> dict[str, Any]:
+def run_facts(section: TrainSection) -> RunFacts:
     """What tells one run from another: an unfinished one is gone on with only by a recipe and data
     that are the same.
     """
     return {
         "recipe": section.model_dump(mode="json"),
-        "data_sha256": sha256_file(Path(section.data) / "manifest.json"),
+        "data_sha256": data_sha256(section),
         "base_sha256": base_sha256(section),
     }
 
 
-def _differences(section: TrainSection, record: dict[str, Any]) -> list[str]:
+def _differences(section: TrainSection, record: RunFacts) -> list[str]:
     ours, theirs = section.model_dump(mode="json"), record.get("recipe", {})
     different = [
         name for name in ours if name not in NOT_THE_RUN and ours[name] != theirs.get(name)
     ]
-    if record.get("data_sha256") != sha256_file(Path(section.data) / "manifest.json"):
+    if record.get("data_sha256") != data_sha256(section):
         different.append("the content of data")
     # Weights of many gigabytes are read only where everything else is the same.
     if not different and record.get("base_sha256") != base_sha256(section):

@@ -12,11 +12,11 @@ from pipeline.core.progress import say, summary_table
 from pipeline.core.ray_pool import ray_session
 from pipeline.core.recipe import UserError, load_recipe, resolved_yaml
 from pipeline.core.storage import only_one, write_json, write_text
+from pipeline.core.training_record import RECORD, TrainingRecord
 from training.config import TrainSection
 from training.run_plan import (
     ATTEMPT,
     CHECKPOINTS,
-    RECORD,
     RUN,
     TRAINING_RUN,
     Plan,
@@ -28,7 +28,7 @@ from training.runtime.driver_messages import follow
 DEFAULT_RECIPE = "svco_tiny"
 
 
-def train(plan: Plan) -> dict[str, Any]:
+def train(plan: Plan) -> TrainingRecord:
     """Runs the plan unless it is done already; returns what svco.json says.
 
     Raises:
@@ -71,14 +71,14 @@ def begin_attempt(plan: Plan) -> None:
     write_text(folder / ATTEMPT, uuid.uuid4().hex)
 
 
-def _fit_here(plan: Plan) -> dict[str, Any]:
+def _fit_here(plan: Plan) -> TrainingRecord:
     from training.runtime.environment import LocalEnv
     from training.trainer.loop import fit
 
     return fit(plan.section, LocalEnv(device="cuda" if plan.section.workers.use_gpu else "cpu"))
 
 
-def _fit_with_ray(plan: Plan) -> dict[str, Any]:
+def _fit_with_ray(plan: Plan) -> TrainingRecord:
     from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
@@ -118,8 +118,8 @@ def _fit_with_ray(plan: Plan) -> dict[str, Any]:
     listener = threading.Thread(target=follow, args=(messages, done))
     listener.start()
     try:
-        result: dict[str, Any] = trainer.fit().return_value
-        return result
+        record: TrainingRecord = trainer.fit().return_value
+        return record
     except WorkerGroupError as error:
         raise _cause(error.worker_failures) from error
     except ControllerError as error:
@@ -200,7 +200,7 @@ def print_plan(plan: Plan) -> None:
     summary_table("Plan", ["what", "value"], rows)
 
 
-def print_result(plan: Plan, record: dict[str, Any]) -> None:
+def print_result(plan: Plan, record: TrainingRecord) -> None:
     """Before and after on the held-out pairs, where the model is, and what to run next."""
     start, final, seconds = record["start"], record["final"], record["seconds"]
     if final:

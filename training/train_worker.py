@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.training_record import TrainingRecord
 from training.runtime.driver_messages import DriverProgress, Messages
 from training.runtime.environment import LocalEnv
 
@@ -38,7 +39,7 @@ class RayEnv(LocalEnv):
         ray.train.report(dict(metrics))
 
 
-def train_worker(config: dict[str, Any]) -> dict[str, Any]:
+def train_worker(config: dict[str, Any]) -> TrainingRecord:
     """What each Ray Train worker runs: the loop, on its share of the machine's cores.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-Record = Mapping[str, Any]
+from pipeline.core.training_record import TrainingRecord
 
 CITATION = """```bibtex
 @inproceedings{wu2025svco,
@@ -42,7 +42,9 @@ processor = AutoProcessor.from_pretrained("BASE")
 _KEYS = ["library_name", "pipeline_tag", "base_model", "base_model_relation", "tags"]
 
 
-def render_model_card(repo: str, record: Record, adapter: Mapping[str, Any] | None = None) -> str:
+def render_model_card(
+    repo: str, record: TrainingRecord, adapter: Mapping[str, Any] | None = None
+) -> str:
     """The card's text: header, what it is, how to use it, how it was made, what was measured.
 
     Args:
@@ -82,7 +84,7 @@ def render_model_card(repo: str, record: Record, adapter: Mapping[str, Any] | No
     return "\n\n".join([*parts, "## Citation", CITATION]) + "\n"
 
 
-def _header(repo: str, record: Record, base: str, *, is_adapter: bool) -> ModelCardData:
+def _header(repo: str, record: TrainingRecord, base: str, *, is_adapter: bool) -> ModelCardData:
     """What the Hub reads; of the base model's terms nothing is known here, so it states no license.
 
     What was measured on the held-out pairs becomes the Hub's model-index.
@@ -112,7 +114,7 @@ def _header(repo: str, record: Record, base: str, *, is_adapter: bool) -> ModelC
     )
 
 
-def _facts(record: Record, adapter: Mapping[str, Any] | None) -> list[str]:
+def _facts(record: TrainingRecord, adapter: Mapping[str, Any] | None) -> list[str]:
     """Rows on how the model was trained, of what the record states."""
     facts = {
         "adapter": (
@@ -130,7 +132,7 @@ def _facts(record: Record, adapter: Mapping[str, Any] | None) -> list[str]:
     return [f"| {name} | `{value}` |" for name, value in facts.items() if value not in (None, "")]
 
 
-def _measured(record: Record) -> dict[str, tuple[float, float]]:
+def _measured(record: TrainingRecord) -> dict[str, tuple[float, float]]:
     """Before and after training, on the validation split of its data."""
     start, final = record.get("start") or {}, record.get("final") or {}
     return {name: (start[name], after) for name, after in final.items() if name in start}

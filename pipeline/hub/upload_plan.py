@@ -19,6 +19,7 @@ from pipeline.cards.model_card import portable, render_model_card
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import MvcError, read_manifest
 from pipeline.core.storage import read_json
+from pipeline.core.training_record import RECORD, read_training_record
 from pipeline.dataset.validate import problems
 from pipeline.hub.repository import Content, Kind
 
@@ -169,7 +170,7 @@ _MODEL_FILES = (
     "*.txt",
     "metrics.jsonl",
 )
-_NOT_OF_THE_MODEL = ("svco.json", "result.json", "manifest.json")
+_NOT_OF_THE_MODEL = (RECORD, "result.json", "manifest.json")
 
 
 def pack_model(folder: Path, repo: str) -> Parcel:
@@ -182,7 +183,7 @@ def pack_model(folder: Path, repo: str) -> Parcel:
     """
     adapter = _adapter_config(folder)
     weights = _checked_weights(folder, adapter is not None)
-    record = portable(read_json(folder / "svco.json")) if (folder / "svco.json").is_file() else {}
+    record = portable(read_training_record(folder) or {})
     names = {
         path.name
         for pattern in _MODEL_FILES
@@ -194,7 +195,7 @@ def pack_model(folder: Path, repo: str) -> Parcel:
         name: folder / name for name in sorted(names - leftover - set(_NOT_OF_THE_MODEL))
     }
     if record:
-        files["svco.json"] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
+        files[RECORD] = (json.dumps(record, indent=2, ensure_ascii=False) + "\n").encode()
     own_card = folder / "README.md"
     is_own = own_card.is_file() and _UNFILLED not in own_card.read_text(
         encoding="utf-8", errors="replace"
@@ -229,8 +230,7 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
             " where nobody else finds the base model; set it to the base model's Hub name, or"
             " merge the adapter and publish the whole model"
         )
-    beside = folder.parent / "svco.json"
-    recipe = read_json(beside).get("recipe", {}) if beside.is_file() else {}
+    recipe = (read_training_record(folder.parent) or {}).get("recipe", {})
     if (recipe.get("lora") or {}).get("merge") and recipe.get("train", {}).get("train_projector"):
         raise PublishError(
             f"{folder}: not published, the projector was trained too, and it is in the merged model"

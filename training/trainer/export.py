@@ -9,6 +9,7 @@ import torch
 
 from pipeline.cards.model_card import portable, render_model_card
 from pipeline.core.storage import write_text
+from pipeline.core.training_record import TrainingRecord
 from training.config import TrainSection
 from training.models.vlm import Vlm, load_vlm
 from training.runtime.environment import Env
@@ -19,7 +20,7 @@ ADAPTER = "adapter"
 
 
 def export_model(
-    trained: TrainablePolicy, section: TrainSection, record: dict[str, Any], env: Env
+    trained: TrainablePolicy, section: TrainSection, record: TrainingRecord, env: Env
 ) -> None:
     """Writes the model, its processor and its card to `section.out`. Every worker calls it; rank 0
     writes.

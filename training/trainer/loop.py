@@ -9,12 +9,12 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pipeline.core.schema import MvcError
-from pipeline.core.storage import StoreError, sha256_file, write_json
+from pipeline.core.storage import StoreError, write_json
+from pipeline.core.training_record import RECORD, TrainingRecord
 from training.config import TrainSection
 from training.data.feature_store import FeatureStore, stored_features
 from training.data.pairs import DataState, PairReader, batches
@@ -31,7 +31,7 @@ from training.models.chat_template import ModelError
 from training.models.vlm import Vlm
 from training.objectives.losses import Objective, Scores
 from training.objectives.terms import ALL_CELLS, Cell
-from training.run_plan import RECORD, REFERENCE_DONE, base_of_run, num_rows
+from training.run_plan import REFERENCE_DONE, base_of_run, data_sha256, num_rows
 from training.runtime.environment import Env
 from training.trainer.checkpoint import BEST, Checkpoints, TrainState, latest, restore, run_folder
 from training.trainer.export import export_model
@@ -59,7 +59,7 @@ from training.trainer.step import (
 __all__ = ["DivergedError", "fit"]
 
 
-def fit(section: TrainSection, env: Env) -> dict[str, Any]:
+def fit(section: TrainSection, env: Env) -> TrainingRecord:
     """Finetunes the model of `section` on its data and writes the result to `section.out`; returns
     what svco.json says.
 
@@ -122,7 +122,7 @@ class _Run:
         )
         return Split(reader, features, torch.empty(0))
 
-    def run(self, started_s: float) -> dict[str, Any]:
+    def run(self, started_s: float) -> TrainingRecord:
         num_steps = self.section.optim.num_steps(len(self.splits["train"].reader))
         self._say_start(num_steps)
         last = latest(self.out)
@@ -318,14 +318,14 @@ class _Run:
                 " data with shorter texts"
             )
 
-    def _record(self, num_steps: int, state: TrainState) -> dict[str, Any]:
+    def _record(self, num_steps: int, state: TrainState) -> TrainingRecord:
         section = self.section
         return {
             "base_model": "base" if section.model == "tiny" else section.model,
             "base_sha256": self.base_sha256,
             "objective": section.objective.model_dump(),
             "data": section.data,
-            "data_sha256": sha256_file(Path(section.data) / "manifest.json"),
+            "data_sha256": data_sha256(section),
             "pairs": {name: len(reader) for name, reader in self.readers.items()},
             "pairs_dropped_too_long": {
                 name: reader.num_dropped for name, reader in self.readers.items()
