@@ -93,7 +93,7 @@ def stage_seconds(
             yield ChunkWork(everything[start : start + CHUNK_PAIRS], finish)
 
     started_s, cpu_s = time.monotonic(), time.process_time()
-    asyncio.run(rewrite_chunks(works(), section, tag))
+    rewrite_chunks(works(), section, tag)
     return time.monotonic() - started_s, time.process_time() - cpu_s, written
 
 

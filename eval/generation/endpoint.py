@@ -1,6 +1,5 @@
 """Answers of a model behind an OpenAI-compatible server, as many at once as the recipe allows."""
 
-import asyncio
 from collections.abc import Callable, Sequence
 from itertools import groupby
 from typing import Any
@@ -23,26 +22,20 @@ def ask_server(endpoint: AnswerEndpoint, requests: Sequence[Request], keep: Keep
     Raises:
         UserError: No request can succeed (key, model, address), or an image cannot be used.
     """
+
+    async def ask(request: Request, server: Endpoint) -> None:
+        reply = await server.ask(messages_of(request))
+        # otherwise the server gave none: not an answer of the model, and asked again next time
+        if reply.model:
+            ended = reply.fault != "reply_cut_off"
+            fault = reply.fault if ended else ""
+            answer = Answer(reply.text.strip(), reply.completion_tokens, ended, fault)
+            keep([(request.key, answer)])
+
     by_length = sorted(requests, key=lambda request: request.max_new_tokens)
     for max_new_tokens, group in groupby(by_length, key=lambda request: request.max_new_tokens):
-        asyncio.run(
-            _ask_all(list(group), endpoint.model_copy(update={"max_tokens": max_new_tokens}), keep)
-        )
-
-
-async def _ask_all(requests: Sequence[Request], section: AnswerEndpoint, keep: Keep) -> None:
-    async with Endpoint(section, PURPOSE) as endpoint:
-
-        async def ask(request: Request) -> None:
-            reply = await endpoint.ask(messages_of(request))
-            # otherwise the server gave none: not an answer of the model, and asked again next time
-            if reply.model:
-                ended = reply.fault != "reply_cut_off"
-                fault = reply.fault if ended else ""
-                answer = Answer(reply.text.strip(), reply.completion_tokens, ended, fault)
-                keep([(request.key, answer)])
-
-        await ask_each(requests, endpoint, ask)
+        section = endpoint.model_copy(update={"max_tokens": max_new_tokens})
+        ask_each(list(group), section, PURPOSE, None, ask)
 
 
 def messages_of(request: Request) -> list[dict[str, Any]]:

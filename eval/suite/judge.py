@@ -64,7 +64,7 @@ def judge_benchmark(
     requests = ratings(responses, judge)
     if has_base:
         requests += comparisons(responses["before", "image"], responses["after", "image"])
-    said = judge_all(requests, judge)
+    said = judge_all(requests, judge) if requests else {}
     rated = {
         (role, condition): rated_responses(heard, role, condition, said)
         for (role, condition), heard in responses.items()

@@ -7,7 +7,6 @@ says how informative the rest is; the number follows from that. Ratings are on M
 another judge are not to be compared with published ones.
 """
 
-import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -179,21 +178,14 @@ def judge_all(
     Raises:
         EndpointError: No request can succeed: key, model, address, budget.
     """
-    return asyncio.run(_judge_all(requests, section)) if requests else {}
-
-
-async def _judge_all(
-    requests: Sequence[JudgeRequest], section: JudgeSection
-) -> dict[tuple[str, ...], JudgeResponse]:
     with Progress("judge", len(requests), "judgements") as progress:
-        async with Endpoint(section.endpoint, PURPOSE, section.max_usd) as endpoint:
 
-            async def ask(request: JudgeRequest) -> JudgeResponse:
-                response = await _judged(request, endpoint)
-                progress.advance(1)
-                return response
+        async def judge(request: JudgeRequest, endpoint: Endpoint) -> JudgeResponse:
+            response = await _judged(request, endpoint)
+            progress.advance(1)
+            return response
 
-            responses = await ask_each(requests, endpoint, ask)
+        responses = ask_each(requests, section.endpoint, PURPOSE, section.max_usd, judge)
     return {request.key: response for request, response in zip(requests, responses, strict=True)}
 
 

@@ -1,4 +1,4 @@
-"""Many short talks with an endpoint at once, across chunks of them."""
+"""Many short chats with an endpoint at once, across chunks: the one driver of requests."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -7,9 +7,11 @@ from typing import Any, Generic, TypeVar
 
 from pipeline.core.recipe import UserError
 from pipeline.llm.client import Endpoint
+from pipeline.llm.config import EndpointSection
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+AskOne = Callable[[Item, Endpoint], Awaitable[Result]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,17 +25,54 @@ class ChunkWork(Generic[Item, Result]):
     finish: Callable[[list[Result | None]], None]
 
 
-async def ask_all(
+def ask_chunks(
     chunks: Iterable[ChunkWork[Item, Result]],
-    endpoint: Endpoint,
-    ask_one: Callable[[Item], Awaitable[Result]],
-) -> None:
-    """Talks about every item of every chunk; few chunks are in memory, drawn as they are needed.
+    section: EndpointSection,
+    purpose: str,
+    max_usd: float | None,
+    ask_one: AskOne[Item, Result],
+) -> dict[str, float]:
+    """Asks about every item of every chunk; returns what was paid and sent, as a stage notes it.
+
+    Few chunks are in memory: they are drawn as they are needed.
+
+    Args:
+        purpose: Names the budget in the cache of replies.
+        ask_one: All that is asked about one item.
 
     Raises:
         UserError: The endpoint cannot be used, or the budget is used up; what was answered by then
             is kept.
     """
+
+    async def run() -> dict[str, float]:
+        async with Endpoint(section, purpose, max_usd) as endpoint:
+            await _ask_all(chunks, endpoint, ask_one)
+            return {
+                "usd_paid": round(endpoint.spent_usd, 6),
+                "num_sent": endpoint.num_sent,
+                "peak_in_flight": endpoint.peak_in_flight,
+            }
+
+    return asyncio.run(run())
+
+
+def ask_each(
+    items: Sequence[Item],
+    section: EndpointSection,
+    purpose: str,
+    max_usd: float | None,
+    ask_one: AskOne[Item, Result],
+) -> list[Result]:
+    """The result of every item, in order; otherwise as `ask_chunks`."""
+    results: list[Any] = []
+    ask_chunks([ChunkWork(items, results.extend)], section, purpose, max_usd, ask_one)
+    return results
+
+
+async def _ask_all(
+    chunks: Iterable[ChunkWork[Item, Result]], endpoint: Endpoint, ask_one: AskOne[Item, Result]
+) -> None:
     # Twice as many items as requests: while one item's reply is checked, another one's request is
     # waiting to be sent.
     slots = asyncio.Semaphore(2 * endpoint.section.max_in_flight)
@@ -43,7 +82,7 @@ async def ask_all(
         if item is None:
             return None
         try:
-            return await ask_one(item)
+            return await ask_one(item, endpoint)
         except BaseException as error:
             faults.append(error)
             raise
@@ -72,21 +111,3 @@ async def ask_all(
     if faults:
         bugs = [fault for fault in faults if not isinstance(fault, UserError)]
         raise next(iter(bugs), endpoint.stopped or faults[0])
-
-
-async def ask_each(
-    items: Sequence[Item], endpoint: Endpoint, ask_one: Callable[[Item], Awaitable[Result]]
-) -> list[Result]:
-    """The result of every item, in order; as `ask_all` for a single chunk."""
-    results: list[Any] = []
-    await ask_all([ChunkWork(items, results.extend)], endpoint, ask_one)
-    return results
-
-
-def spent(endpoint: Endpoint) -> dict[str, float]:
-    """What was paid and sent, as a stage notes it."""
-    return {
-        "usd_paid": round(endpoint.spent_usd, 6),
-        "num_sent": endpoint.num_sent,
-        "peak_in_flight": endpoint.peak_in_flight,
-    }

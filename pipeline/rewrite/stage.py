@@ -4,7 +4,6 @@ All of it runs in the process that started the build: the work is waiting, one p
 hundreds of requests in flight, and limits and budget are then exact with nothing to share.
 """
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.core.storage import Stage, read_table, write_mapped, write_table
-from pipeline.llm.batch import ChunkWork, ask_all, spent
+from pipeline.llm.batch import ChunkWork, ask_chunks
 from pipeline.llm.client import Endpoint
 from pipeline.llm.spending import SPENDING_SCHEMA, spending, tries_facts
 from pipeline.rewrite.config import RewriteSection
@@ -36,22 +35,16 @@ def check_writer(section: RewriteSection) -> None:
         Endpoint(section.endpoint, "")
 
 
-async def rewrite_chunks(
+def rewrite_chunks(
     chunks: Iterable[ChunkWork[Pair, Rewrite]], section: RewriteSection, purpose: str
 ) -> dict[str, float]:
-    """Asks the model for every pair of every chunk; returns what was spent and sent.
-
-    Args:
-        purpose: Names the budget in the cache of replies.
-
-    Raises:
-        UserError: The endpoint cannot be used, or the budget is used up; what was answered by then
-            is kept.
-    """
+    """Asks the model for every pair of every chunk; as `ask_chunks`."""
     assert section.endpoint is not None
-    async with Endpoint(section.endpoint, purpose, section.max_usd) as endpoint:
-        await ask_all(chunks, endpoint, lambda pair: by_model(pair, endpoint, section))
-        return spent(endpoint)
+
+    async def rewrite(pair: Pair, endpoint: Endpoint) -> Rewrite:
+        return await by_model(pair, endpoint, section)
+
+    return ask_chunks(chunks, section.endpoint, purpose, section.max_usd, rewrite)
 
 
 def ask_model(
@@ -76,16 +69,14 @@ def ask_model(
             def finish(
                 rewrites: list[Rewrite | None], index: int = index, tables: Tables = tables
             ) -> None:
-                write_table(
-                    stage.part("tries", index),
-                    tries_table(tables[0]["pair_id"].to_pylist(), rewrites),
-                )
+                tries = tries_table(tables[0]["pair_id"].to_pylist(), rewrites)
+                write_table(stage.part("tries", index), tries)
                 write_mapped(stage.part("rows", index, "arrow"), rewrite_chunk(*tables, rewrites))
                 finished(1)
 
             yield ChunkWork(pairs_to_write(tables[0], tables[2]), finish)
 
-    return asyncio.run(rewrite_chunks(works(), section, purpose))
+    return rewrite_chunks(works(), section, purpose)
 
 
 def tries_table(pair_ids: Sequence[str], rewrites: Sequence[Rewrite | None]) -> pa.Table:

@@ -5,10 +5,9 @@ gives no reply in time has said nothing, and nothing is made of it. One image pe
 many servers take no more.
 """
 
-import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pipeline.core.images import data_uri
 from pipeline.core.storage import Stage, open_mapped, read_table, write_table
-from pipeline.llm.batch import ChunkWork, ask_all, spent
+from pipeline.llm.batch import ChunkWork, ask_chunks
 from pipeline.llm.cache import Reply
 from pipeline.llm.client import Endpoint
 from pipeline.llm.spending import SPENDING_SCHEMA, spending, tries_facts
@@ -36,6 +35,15 @@ VERDICTS = ("judged_a_of_a", "judged_a_of_b", "judged_b_of_a", "judged_b_of_b")
 JUDGED_SCHEMA = pa.schema(
     [("pair_id", pa.string()), *((name, pa.bool_()) for name in VERDICTS), *SPENDING_SCHEMA]
 )
+_NEEDED = [
+    "pair_id",
+    "question",
+    "answer_a",
+    "answer_b",
+    "image_a_sha256",
+    "image_b_sha256",
+    "drop_reason",
+]
 _PROMPT = Path(__file__).parent / "prompts" / "judge.v1.txt"
 
 
@@ -126,37 +134,24 @@ def ask_judge(
             is kept.
     """
     library = ImageLibrary(ingest)
-    needed = [
-        "pair_id",
-        "question",
-        "answer_a",
-        "answer_b",
-        "image_a_sha256",
-        "image_b_sha256",
-        "drop_reason",
-    ]
 
-    def work_of(index: int) -> ChunkWork[dict[str, str], Judged]:
-        rows = open_mapped(rewrite.part("rows", index, "arrow")).select(needed).to_pylist()
+    def works() -> Iterator[ChunkWork[dict[str, str], Judged]]:
+        for index in indices:
+            rows = open_mapped(rewrite.part("rows", index, "arrow")).select(_NEEDED).to_pylist()
 
-        def finish(judged: list[Judged | None]) -> None:
-            write_table(
-                stage.part("judged", index), judged_table([row["pair_id"] for row in rows], judged)
-            )
-            finished(1)
+            def finish(
+                judged: list[Judged | None], index: int = index, rows: list[Any] = rows
+            ) -> None:
+                table = judged_table([row["pair_id"] for row in rows], judged)
+                write_table(stage.part("judged", index), table)
+                finished(1)
 
-        return ChunkWork([None if row["drop_reason"] else row for row in rows], finish)
+            yield ChunkWork([None if row["drop_reason"] else row for row in rows], finish)
 
-    async def run() -> dict[str, float]:
-        async with Endpoint(section.endpoint, purpose, section.max_usd) as endpoint:
-            await ask_all(
-                (work_of(index) for index in indices),
-                endpoint,
-                lambda row: judge_pair(row, library, endpoint),
-            )
-            return spent(endpoint)
+    async def judge(row: dict[str, str], endpoint: Endpoint) -> Judged:
+        return await judge_pair(row, library, endpoint)
 
-    return asyncio.run(run())
+    return ask_chunks(works(), section.endpoint, purpose, section.max_usd, judge)
 
 
 def judged_table(pair_ids: Sequence[str], judged: Sequence[Judged | None]) -> pa.Table:
