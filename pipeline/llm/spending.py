@@ -25,7 +25,7 @@ SPENDING_SCHEMA = pa.schema(
 
 
 def spending(refused: Sequence[tuple[Failure, str]], replies: Sequence[Reply]) -> dict[str, Any]:
-    """One talk with a model as a row of SPENDING_SCHEMA."""
+    """One chat with a model as a row of SPENDING_SCHEMA."""
     return {
         "reasons": [failure.reason for failure, _ in refused],
         "refused": [text for _, text in refused],
@@ -37,10 +37,10 @@ def spending(refused: Sequence[tuple[Failure, str]], replies: Sequence[Reply]) -
 
 
 def tries_facts(tries: pa.Table, endpoint: EndpointSection) -> dict[str, Any]:
-    """What many talks with a model came to: refusals by reason, replies, tokens, cost, latency.
+    """What many chats with a model came to: refusals by reason, replies, tokens, cost, latency.
 
     Args:
-        tries: At least the columns of SPENDING_SCHEMA, a row per talk.
+        tries: At least the columns of SPENDING_SCHEMA, a row per chat.
     """
     reasons = Counter(itertools.chain.from_iterable(tries["reasons"].to_pylist()))
     latencies = np.array([*itertools.chain.from_iterable(tries["latencies_s"].to_pylist())])

@@ -92,7 +92,7 @@ def _verdicts(facts: Mapping[str, Any]) -> Markup:
 
 
 def _spending_tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What talking with a model took: replies, tokens, money, time."""
+    """What the chats with a model took: replies, tokens, money, time."""
     yield "replies", f"{facts['num_replies']:,}"
     yield "from the cache", f"{facts['num_cache_hits']:,}"
     yield "input tokens", f"{facts['num_prompt_tokens']:,}"
