@@ -33,7 +33,7 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
-def evalai_normalise(text: str) -> str:
+def evalai_normalize(text: str) -> str:
     """An answer as the VQA challenges compare it: case, punctuation, articles, number words and
     contractions.
 
@@ -57,8 +57,8 @@ def soft_accuracy(said: str, answers: tuple[str, ...]) -> float:
 
     ten answers, "red" 3 times: the 7 that leave out another see 3 matches (1.0 each), the 3 see 2 (2/3 each)  ->  0.9
     """
-    wanted = evalai_normalise(said)
-    matches = [evalai_normalise(answer) == wanted for answer in answers]
+    wanted = evalai_normalize(said)
+    matches = [evalai_normalize(answer) == wanted for answer in answers]
     total = sum(matches)
     return sum(min(1.0, (total - own) / 3) for own in matches) / len(matches)
 

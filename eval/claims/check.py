@@ -1,5 +1,4 @@
-"""Whether generated answers state what is not in the picture: claims against the exact truth in
-`meta`.
+"""Whether answers state what is not in the picture: claims against the exact truth in `meta`.
 
 Knows nothing of models. Truth is what the scene generator writes: objects with a noun, a colour and
 a box in pixels.
@@ -17,14 +16,12 @@ from eval.claims.lexicon import Lexicon
 
 @dataclass(frozen=True, slots=True)
 class SeenObject:
-    """One object of the truth: its noun, its colour, and the centre of its box in pixels (y grows
-    downwards).
-    """
+    """One object of the truth; the center of its box is in pixels (y grows downwards)."""
 
     noun: str
-    colour: str
-    centre_x_px: float
-    centre_y_px: float
+    color: str
+    center_x_px: float
+    center_y_px: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +35,14 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class AnswerCheck:
-    """One generated answer against the truth: checkable claims, how many of them are false, and its
-    length.
-    """
+    """One generated answer against the truth: its checkable claims, and the false ones of them."""
 
     num_claims: int
     num_false: int
-    num_words: int
 
 
 def truths_in(meta: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
-    """The objects of image a and image b as `meta` states them, or None if this row has no exact
-    truth.
+    """The objects of image a and of image b as `meta` states them; None without an exact truth.
 
     None too where `meta` is no JSON, or where any object is not a noun, a colour and a box of four
     numbers: other makers of a folder may keep whatever they like in `meta`, and a truth in parts
@@ -116,8 +109,7 @@ def lexicon_of(stated: Iterable[Sequence[Mapping[str, Any]]]) -> Lexicon:
 def check_answer(answer: str, question: str, truth: Truth, lexicon: Lexicon) -> AnswerCheck:
     """How many checkable claims an answer makes, and how many of them the truth contradicts."""
     claims = read_claims(answer, question, lexicon)
-    num_false = sum(not holds(claim, truth) for claim in claims)
-    return AnswerCheck(len(claims), num_false, len(answer.split()))
+    return AnswerCheck(len(claims), sum(not holds(claim, truth) for claim in claims))
 
 
 def holds(claim: Claim, truth: Truth) -> bool:
@@ -138,35 +130,38 @@ def _affirmed(claim: Claim, truth: Truth) -> bool:
     if claim.kind == "count":
         return len(subjects) == int(claim.value)
     if claim.kind == "colour":
-        return any(seen.colour == claim.value for seen in subjects)
+        return any(seen.color == claim.value for seen in subjects)
     if claim.kind == "position":
         return any(_in_place(seen, claim.value, truth) for seen in subjects)
     assert claim.other is not None, "a relation names what it relates to"
     others = [seen for seen in truth.objects if _fits(seen, claim.other, truth)]
     return any(
-        _related(one, claim.value, two) for one in subjects for two in others if one is not two
+        _related(seen, claim.value, other)
+        for seen in subjects
+        for other in others
+        if seen is not other
     )
 
 
 def _fits(seen: SeenObject, thing: Thing, truth: Truth) -> bool:
     return (
         thing.noun in (None, seen.noun)
-        and (not thing.colours or seen.colour in thing.colours)
+        and (not thing.colors or seen.color in thing.colors)
         and (thing.half is None or _in_place(seen, thing.half, truth))
     )
 
 
 def _in_place(seen: SeenObject, place: str, truth: Truth) -> bool:
-    across, down = seen.centre_x_px - truth.width_px / 2, seen.centre_y_px - truth.height_px / 2
-    centred = abs(across) <= truth.width_px / 6 and abs(down) <= truth.height_px / 6
+    across, down = seen.center_x_px - truth.width_px / 2, seen.center_y_px - truth.height_px / 2
+    centered = abs(across) <= truth.width_px / 6 and abs(down) <= truth.height_px / 6
     if place == "centre":
-        return centred
+        return centered
     return (
-        not centred
+        not centered
         and {"left": across < 0, "right": across > 0, "top": down < 0, "bottom": down > 0}[place]
     )
 
 
-def _related(one: SeenObject, relation: str, two: SeenObject) -> bool:
-    across, down = one.centre_x_px - two.centre_x_px, one.centre_y_px - two.centre_y_px
+def _related(seen: SeenObject, relation: str, other: SeenObject) -> bool:
+    across, down = seen.center_x_px - other.center_x_px, seen.center_y_px - other.center_y_px
     return {"left": across < 0, "right": across > 0, "above": down < 0, "below": down > 0}[relation]

@@ -1,9 +1,8 @@
-"""What an answer states about a picture: from words to claims that a truth can decide. Knows no
-truth and no picture.
+"""What an answer states about a picture: from words to claims that a truth can decide.
 
-Only what the lexicon names is seen: objects, their colours, numbers, halves of the image, and left
-/ right / above / below between two objects. Everything else in an answer is no claim, never a wrong
-one.
+Knows no truth and no picture. Only what the lexicon names is seen: objects, their colors, numbers,
+halves of the image, and left / right / above / below between two objects. Everything else in an
+answer is no claim, never a wrong one.
 
 The reading is shallow and meant for short answers: a sentence is cut at commas, "and" and "but"; a
 negation reaches to the end of its piece; a statement without a subject is about the last thing
@@ -17,7 +16,7 @@ from typing import Literal
 from eval.claims.lexicon import (
     ADJECTIVES,
     AFTER_PREDICATE,
-    CENTRES,
+    CENTERS,
     COMPARISONS,
     CUTS,
     DETERMINERS,
@@ -41,20 +40,16 @@ _EXACTLY = {"only", "exactly", "just"}
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """What a noun phrase picks out: objects of this noun (None: any), one of these colours (if
-    any), in this half.
-    """
+    """What a noun phrase picks out: objects of a noun (None: any), of these colors, in a half."""
 
     noun: str | None
-    colours: tuple[str, ...] = ()
+    colors: tuple[str, ...] = ()
     half: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One statement about a picture. `value` is the colour, place or relation, or the number in
-    digits.
-    """
+    """One statement about a picture; `value` is a color, place, relation, or number in digits."""
 
     kind: ClaimKind
     subject: Thing
@@ -124,7 +119,7 @@ def read_claims(answer: str, question: str, lexicon: Lexicon) -> list[Claim]:
 
 
 def _about(mention: _Mention, wanted: list[Claim]) -> list[Claim]:
-    """The claims that a mention makes by itself: what was asked for, a number, or that it exists."""
+    """The claims of a mention by itself: what was asked for, a number, or that it exists."""
     thing = mention.thing
     # "the red shape", "not the star"
     presupposed = mention.definite and (mention.negated or thing.noun is None)
@@ -138,7 +133,7 @@ def _about(mention: _Mention, wanted: list[Claim]) -> list[Claim]:
 
 
 def _merged(thing: Thing, asked: Thing) -> Thing:
-    return Thing(thing.noun, thing.colours or asked.colours, thing.half or asked.half)
+    return Thing(thing.noun, thing.colors or asked.colors, thing.half or asked.half)
 
 
 def _read(text: str, reading: _Reading, *, is_question: bool = True) -> _Reading:
@@ -191,7 +186,7 @@ def _read_piece(words: list[str], reading: _Reading) -> None:
 
 
 def _mention(mention: _Mention, previous: str, negated: bool, here: int, reading: _Reading) -> None:
-    """Adds a noun phrase; in "the red shape is a star" the star takes the place of the vague shape."""
+    """Adds a noun phrase; in "the red shape is a star" the star replaces the vague shape."""
     mention.negated, mention.after_link = negated, previous in LANDMARK_AFTER
     vague = reading.mentions[-1] if len(reading.mentions) > here else None
     if (
@@ -216,22 +211,20 @@ def _state(claim: Claim, mention: _Mention | None, reading: _Reading) -> None:
 
 
 def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, int] | None:
-    """A noun phrase that begins at `start` ("two small red stars", "the left circle"), and where it
-    ends.
-    """
+    """A noun phrase that begins at `start` ("the left circle"), and where it ends."""
     count: int | None = None
-    colours: list[str] = []
+    colors: list[str] = []
     half: str | None = None
     position = start
     while position < len(words):
         word = words[position]
         noun = lexicon.nouns.get(word)
-        if noun or word in GENERIC or (word in ("one", "ones") and colours):
+        if noun or word in GENERIC or (word in ("one", "ones") and colors):
             break
         if word in NUMBERS or word.isdigit():
             count = NUMBERS[word] if word in NUMBERS else int(word)
-        elif word in lexicon.colours:
-            colours.append(lexicon.colours[word])
+        elif word in lexicon.colors:
+            colors.append(lexicon.colors[word])
         elif word in HALVES:
             half = HALVES[word]
         elif word not in ADJECTIVES and not (word in DETERMINERS and position == start):
@@ -243,30 +236,26 @@ def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, i
         count = None
     position += 1
     if noun and words[position : position + 1] == ["shaped"]:  # "a star shaped red object"
-        while position < len(words) and words[position] in {"shaped", *lexicon.colours, *GENERIC}:
-            colours += (
-                [lexicon.colours[words[position]]] if words[position] in lexicon.colours else []
-            )
+        while position < len(words) and words[position] in {"shaped", *lexicon.colors, *GENERIC}:
+            colors += [lexicon.colors[words[position]]] if words[position] in lexicon.colors else []
             position += 1
     while noun and position < len(words) and words[position] in GENERIC:  # "the star shape"
         position += 1
     definite = words[start] in ("the", "this", "that", "its")
-    return _Mention(Thing(noun, tuple(colours), half), count=count, definite=definite), position
+    return _Mention(Thing(noun, tuple(colors), half), count=count, definite=definite), position
 
 
 def _predicate(
     words: list[str], position: int, negated: bool, reading: _Reading
 ) -> tuple[Claim | None, int]:
-    """A statement that begins at `position` (a colour, number, place or relation), and where to
-    read on.
-    """
+    """A color, number, place or relation stated at `position`, and where to read on."""
     word, after = words[position], position + 1
     following = words[after] if after < len(words) else ""
     previous = words[position - 1] if position else ""
     anything = Thing(None)
     bare = not following or following in AFTER_PREDICATE
-    if word in reading.lexicon.colours and bare and previous not in DETERMINERS:
-        return Claim("colour", anything, reading.lexicon.colours[word], negated=negated), after
+    if word in reading.lexicon.colors and bare and previous not in DETERMINERS:
+        return Claim("colour", anything, reading.lexicon.colors[word], negated=negated), after
     if (
         (word in NUMBERS or word.isdigit())
         and bare
@@ -279,7 +268,7 @@ def _predicate(
             return None, after  # "two stars, one at the top": one of those that were counted before
         number = NUMBERS[word] if word in NUMBERS else int(word)
         return Claim("count", anything, str(number), negated=negated), after
-    if word in CENTRES and not (following == "of" and _phrase(words, after + 1, reading.lexicon)):
+    if word in CENTERS and not (following == "of" and _phrase(words, after + 1, reading.lexicon)):
         return Claim("position", anything, "centre", negated=negated), after
     if word == "top" and previous == "on" and following == "of":
         return _relation("above", words, after + 1, negated, reading) or (None, after)
@@ -309,9 +298,7 @@ def _is_counted(reading: _Reading) -> bool:
 def _place(
     words: list[str], position: int, negated: bool, reading: _Reading
 ) -> tuple[Claim | None, int]:
-    """A half of the image ("on the left", "in the upper half") or a comparison ("to the left of the
-    circle").
-    """
+    """A half of the image ("on the left") or a comparison ("to the left of the circle")."""
     word, after = words[position], position + 1
     if word == "right" and words[after : after + 1] and words[after] in INTENSIFIED:
         return None, after  # "right above" is no side
@@ -333,19 +320,16 @@ def _place(
 def _relation(
     relation: str, words: list[str], position: int, negated: bool, reading: _Reading
 ) -> tuple[Claim, int] | None:
-    """The relation to what is named at `position` ("it" and nothing: what the question compares
-    with), or None.
+    """The relation to what is named at `position`, or None.
+
+    "it" and nothing stand for what the question compares with.
     """
+    other, after = reading.landmark, position + 1
     phrase = _phrase(words, position, reading.lexicon)
     if phrase is not None and phrase[0].thing != Thing(None):
-        return (
-            Claim("relation", Thing(None), relation, other=phrase[0].thing, negated=negated),
-            phrase[1],
-        )
-    unnamed = position >= len(words) or words[position] in PRONOUNS
-    if unnamed and reading.landmark is not None:
-        return (
-            Claim("relation", Thing(None), relation, other=reading.landmark, negated=negated),
-            position + 1,
-        )
-    return None
+        other, after = phrase[0].thing, phrase[1]
+    elif position < len(words) and words[position] not in PRONOUNS:
+        return None
+    if other is None:
+        return None
+    return Claim("relation", Thing(None), relation, other=other, negated=negated), after

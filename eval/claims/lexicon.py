@@ -1,6 +1,4 @@
-"""The words by which answers are read: closed lists of English, and the open ones of a folder's own
-truth.
-"""
+"""The words by which answers are read: lists of English, and those of a folder's own truth."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,7 +53,7 @@ ADJECTIVES = {
     "colored",
     "different",
 }
-CENTRES = {"centre", "center", "middle"}
+CENTERS = {"centre", "center", "middle"}
 # in a question: "seen from the box", "on which side of the box"
 LANDMARK_AFTER = {"of", "from", "with", "to"}
 GENERIC = {
@@ -112,9 +110,7 @@ INTENSIFIED = {"next", "above", "below", "beside", "under", "beneath", "near"}
 
 
 def is_hedged(words: Sequence[str]) -> bool:
-    """Whether a sentence says that it may not be so ("there might be a star", "it is not clear"),
-    or not of all.
-    """
+    """Whether a sentence is not sure ("there might be a star"), or speaks of not all."""
     denied = any(word in NEGATIONS for word in words)
     not_all = any(word in NEGATIONS and after in NOT_ALL for word, after in pairwise(words))
     return not HEDGES.isdisjoint(words) or (denied and not UNSURE.isdisjoint(words)) or not_all
@@ -125,34 +121,29 @@ class Lexicon:
     """The words that can be checked: every form (plural, spelling) -> the word of the truth."""
 
     nouns: Mapping[str, str]
-    colours: Mapping[str, str]
+    colors: Mapping[str, str]
 
     @classmethod
-    def of(cls, objects: Iterable[str], colours: Iterable[str]) -> "Lexicon":
-        """A lexicon of these words, their plurals, and grey / gray; words of several parts are
-        allowed.
-        """
-        nouns = {_as_one(form): word.lower() for word in objects for form in _forms(word.lower())}
-        named = {colour.lower() for colour in colours}
+    def of(cls, objects: Iterable[str], colors: Iterable[str]) -> "Lexicon":
+        """A lexicon of these words (of several parts, too), their plurals, and grey / gray."""
+        nouns = {_joined(form): word.lower() for word in objects for form in _forms(word.lower())}
         spelled = {
-            _as_one(form): c
-            for c in named
-            for form in (c.replace("grey", "gray"), c.replace("gray", "grey"))
+            _joined(form): color
+            for color in {color.lower() for color in colors}
+            for form in (color.replace("grey", "gray"), color.replace("gray", "grey"))
         }
         return cls(nouns, spelled)
 
     def joined(self, text: str) -> str:
-        """A text in lower case, with words of several parts written as one ("traffic light" ->
-        "traffic_light").
-        """
+        """A text in lower case, its words of several parts joined ("traffic_light")."""
         plain = text.lower().replace("\u2019", "'").replace("-", " ")
-        for form in sorted([*self.nouns, *self.colours], key=len, reverse=True):
+        for form in sorted([*self.nouns, *self.colors], key=len, reverse=True):
             if "_" in form:
                 plain = re.sub(rf"\b{re.escape(form.replace('_', ' '))}\b", form, plain)
         return plain
 
 
-def _as_one(form: str) -> str:
+def _joined(form: str) -> str:
     return form.replace("-", " ").replace(" ", "_")
 
 

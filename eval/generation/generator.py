@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.config import EvalSection
 from eval.generation.cache import Answer
-from eval.generation.image_conditions import GREY, NO_IMAGE, ImageInput
+from eval.generation.image_conditions import GRAY, NO_IMAGE, ImageInput
 from pipeline.core.images import ImageError, decode_rgb
 from pipeline.core.recipe import UserError
 
@@ -151,7 +151,7 @@ def _picture(request: Request) -> "Image | None":
 
     image = request.image_input
     if image.blank_px is not None:
-        return Image.new("RGB", image.blank_px, GREY)
+        return Image.new("RGB", image.blank_px, GRAY)
     if image.image is None:
         return None
     try:

@@ -17,7 +17,7 @@ from eval.question import BenchmarkError, Question
 from pipeline.core.images import ImageError, encode_png, upright_size
 from pipeline.core.schema import sha256_hex
 
-GREY = (128, 128, 128)
+GRAY = (128, 128, 128)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class ImageInput:
 
     def encoded(self) -> bytes | None:
         """The bytes of the picture; a grey one is drawn only when somebody wants to see it."""
-        return encode_png(Image.new("RGB", self.blank_px, GREY)) if self.blank_px else self.image
+        return encode_png(Image.new("RGB", self.blank_px, GRAY)) if self.blank_px else self.image
 
 
 NO_IMAGE = ImageInput()

@@ -1,5 +1,4 @@
-"""How other harnesses read an answer, so that their numbers can be reproduced: their rules, with
-their defects, in our words.
+"""How other harnesses read an answer, defects included, so that their numbers can be reproduced.
 
 Keyed by (harness, benchmark). A parser gives the value its harness scores; what the harness takes
 for wrong or unknown is "failed". The same answer gets different verdicts: "B." is wrong to the
@@ -44,17 +43,13 @@ def _said(value: str | None) -> Verdict:
 
 
 def svco_four_characters(_: Question, response: str) -> Verdict:
-    """S-VCO on MMVP and CV-Bench: the first four characters without parentheses and spaces must be
-    the letter.
-    """
+    """S-VCO on MMVP and CV-Bench: the letter must be all of the first four characters but "() "."""
     head = response[:4].lower().replace("(", "").replace(")", "").replace(" ", "")
     return _said(head.upper() if len(head) == 1 and head.isalpha() else None)
 
 
 def svco_realworldqa(question: Question, response: str) -> Verdict:
-    """S-VCO on RealWorldQA: four characters stripped of "() ." for a letter, the whole text
-    stripped of them for anything else.
-    """
+    """S-VCO on RealWorldQA: four characters for a letter, else the whole text, less "() ."."""
     if question.kind == "choice":
         head = response[:4].lower().strip("() .")
         return _said(head.upper() if len(head) == 1 and head.isalpha() else None)
@@ -79,9 +74,7 @@ def lmms_cv_bench(_: Question, response: str) -> Verdict:
 
 
 def lmms_mmvp(_: Question, response: str) -> Verdict:
-    """lmms-eval on MMVP: a letter A or B alone, first, after "answer is" or "option", at the end of
-    any word, or as first character.
-    """
+    """lmms-eval on MMVP: A or B in the first of six forms, the last two inside any word."""
     text = response.strip()
     for pattern in (
         r"^\(?([ab])\)?\.?$",
@@ -91,16 +84,14 @@ def lmms_mmvp(_: Question, response: str) -> Verdict:
         r"([ab])\)?(?:\s|$)",
         r"^([ab])",
     ):
-        found = re.search(pattern, text, re.IGNORECASE)
-        if found:
-            return _said(found[1].upper())
+        match = re.search(pattern, text, re.IGNORECASE)
+        if match:
+            return _said(match[1].upper())
     return _said(None)
 
 
 def lmms_extract(question: Question, response: str) -> Verdict:
-    """lmms-eval's shared extractor: capital letters in a ranking of forms, the last of the best
-    form; failing all, any capital letter.
-    """
+    """lmms-eval's shared extractor: the last capital letter of the best form, or any at all."""
     text = response.strip()
     for mark in ",.!?;:'\"":
         text = text.strip(mark)
@@ -116,11 +107,11 @@ def lmms_extract(question: Question, response: str) -> Verdict:
 
 def _lmms_forms(padded: str, letter: str) -> list[tuple[int, int]]:
     """(rank, place) of every form in which a letter stands in a text with a space at either end."""
-    text, found = padded.strip(), []
+    text, forms = padded.strip(), []
     if text.startswith(letter) and not text[1:2].isalpha():
-        found.append((10, 0))
+        forms.append((10, 0))
     if text.endswith(letter) and not text[-2:-1].isalpha():
-        found.append((9, len(padded) - 1))
+        forms.append((9, len(padded) - 1))
     for rank, form in (
         (6, f"({letter})"),
         (5, f"{letter}."),
@@ -129,30 +120,24 @@ def _lmms_forms(padded: str, letter: str) -> list[tuple[int, int]]:
         (2, f"{letter} "),
     ):
         if form in padded:
-            found.append((rank, padded.rfind(form)))
+            forms.append((rank, padded.rfind(form)))
     for phrase in ("answer is", "option is", "choice is", "i choose", "i select", "i pick"):
         start = padded.lower().find(phrase)
         place = padded.find(letter, start + len(phrase)) if start >= 0 else -1
         if place >= 0:
-            found.append((7, place))
-    return found or ([(0, padded.rfind(letter))] if letter in padded else [])
+            forms.append((7, place))
+    return forms or ([(0, padded.rfind(letter))] if letter in padded else [])
 
 
 def lmms_realworldqa(question: Question, response: str) -> Verdict:
-    """lmms-eval on RealWorldQA: the shared extractor for letters, otherwise the text in lower case
-    without a full stop.
-    """
-    return (
-        lmms_extract(question, response)
-        if question.kind == "choice"
-        else _said(response.lower().strip().rstrip("."))
-    )
+    """lmms-eval on RealWorldQA: the shared extractor for letters, else the text."""
+    if question.kind == "choice":
+        return lmms_extract(question, response)
+    return _said(response.lower().strip().rstrip("."))
 
 
 def lmms_scienceqa(_: Question, response: str) -> Verdict:
-    """lmms-eval on ScienceQA: the letter alone in either case, or a capital letter and a full stop
-    first.
-    """
+    """lmms-eval on ScienceQA: the letter alone in either case, or a capital first with "."."""
     text = response.strip()
     if len(text) == 1 and text.isalpha():
         return _said(text.upper())
@@ -160,9 +145,7 @@ def lmms_scienceqa(_: Question, response: str) -> Verdict:
 
 
 def vlmevalkit_choice(question: Question, response: str) -> Verdict:
-    """VLMEvalKit before its judge: one capital letter among the last words, else the text of
-    exactly one option in a short answer.
-    """
+    """VLMEvalKit before its judge: a capital letter among the last words, else an option's text."""
     letters = LETTERS[: len(question.choices)]
     words = re.sub(r"[.()\[\],:;!*#{}]", " ", response).split()
     named = [letter for letter in letters if letter in words]
@@ -184,19 +167,12 @@ def vlmevalkit_yes_no(_: Question, response: str) -> Verdict:
 
 def vlmevalkit_realworldqa(question: Question, response: str) -> Verdict:
     """VLMEvalKit's rules by the form of the answer (its own file is all letters)."""
-    if question.kind == "yes_no":
-        return vlmevalkit_yes_no(question, response)
-    return (
-        vlmevalkit_choice(question, response)
-        if question.kind == "choice"
-        else whole_text(question, response)
-    )
+    rules = {"yes_no": vlmevalkit_yes_no, "choice": vlmevalkit_choice}
+    return rules.get(question.kind, whole_text)(question, response)
 
 
 def official_pope(_: Question, response: str) -> Verdict:
-    """POPE's script: no if the first sentence has the word No, no or not; everything else is yes,
-    an empty answer too.
-    """
+    """POPE's script: no if the first sentence has the word No, no or not; all else is yes."""
     words = response.split(".")[0].replace(",", "").split(" ")
     return _said("no" if {"No", "no", "not"} & set(words) else "yes")
 
@@ -213,12 +189,10 @@ def official_amber(_: Question, response: str) -> Verdict:
 
 
 def official_naturalbench(question: Question, response: str) -> Verdict:
-    """NaturalBench's script: which of the words yes and no (or A and B, the article included) comes
-    first, in either case.
-    """
+    """NaturalBench's script: which of yes and no (or A and B, the article too) comes first."""
     first, second = ("yes", "no") if question.kind == "yes_no" else ("A", "B")
-    found = re.search(rf"\b(?:({first})|({second}))\b", response, re.IGNORECASE)
-    return _said((first if found[1] else second) if found else None)
+    match = re.search(rf"\b(?:({first})|({second}))\b", response, re.IGNORECASE)
+    return _said((first if match[1] else second) if match else None)
 
 
 COMPAT_PARSERS: dict[tuple[str, str], Parser] = {

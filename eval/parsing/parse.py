@@ -1,5 +1,4 @@
-"""What a generated answer says: against the two answers of its pair, or as an answer to a
-benchmark's question.
+"""What a generated answer says, to a benchmark's question or against the two answers of its pair.
 
 The parser never guesses: what names two answers is ambiguous, what names none has failed, and both
 are counted beside every score. Pure functions of strings. How other harnesses read the same answers
@@ -60,7 +59,7 @@ _YES_NO_FIRST = re.compile(
 _YES_NO = re.compile(r"(?<![\w'-])(yes|no)(?![\w'-])", re.IGNORECASE)
 
 
-def normalise(text: str) -> str:
+def normalize(text: str) -> str:
     """A text without what does not change its meaning: case, width, punctuation and spacing.
 
     "The star is RED." -> "the star is red"
@@ -70,11 +69,11 @@ def normalise(text: str) -> str:
 
 
 def verdict(generated: str, own: str, other: str) -> PairVerdict:
-    """Which of the pair's answers a generated one is, after `normalise`.
+    """Which of the pair's answers a generated one is, after `normalize`.
 
-    "neither" also when the two answers are the same once normalised: then a match says nothing.
+    "neither" also when the two answers are the same once normalized: then a match says nothing.
     """
-    said, own_text, other_text = normalise(generated), normalise(own), normalise(other)
+    said, own_text, other_text = normalize(generated), normalize(own), normalize(other)
     if own_text == other_text:
         return "neither"
     if said == own_text:
@@ -116,12 +115,13 @@ def parse(question: Question, response: str) -> Verdict:
 
 
 def short_answer(text: str) -> str:
-    """A short answer for comparison: normalised, number words as digits, no articles. "Two dogs."
-    -> "2 dogs".
+    """A short answer for comparison: normalized, number words as digits, no articles.
+
+    "Two dogs." -> "2 dogs"
     """
     words = [
         _NUMBER_WORDS.get(word, word)
-        for word in normalise(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)).split()
+        for word in normalize(re.sub(r"(?<=\d),(?=\d{3}\b)", "", text)).split()
     ]
     return " ".join(word for word in words if word not in ("a", "an", "the")) or " ".join(words)
 
@@ -141,8 +141,8 @@ def _short(text: str, normal: Callable[[str], str]) -> Verdict:
 
 
 def _yes_no(text: str) -> Verdict:
-    if normalise(text) in ("yes", "no"):
-        return Verdict(normalise(text), "exact")
+    if normalize(text) in ("yes", "no"):
+        return Verdict(normalize(text), "exact")
     declared = {word.lower() for word in _declared_words(text)}
     first = _YES_NO_FIRST.match(text)
     if first and (first[2] is not None or first[1].lower() == "yes"):
@@ -172,12 +172,17 @@ def _yes_no(text: str) -> Verdict:
 
 
 def _declared_words(text: str) -> list[str]:
-    ahead = (text[found.end() : found.end() + _LOOK_AHEAD] for found in _DECLARES.finditer(text))
     return [
         match[1]
-        for rest in ahead
+        for rest in _after_declarations(text)
         if (match := re.match(r"\s*[\"']?(yes|no)\b", rest, re.IGNORECASE))
     ]
+
+
+def _after_declarations(text: str) -> list[str]:
+    """What follows each "the answer is" and its like, as far as a declared answer may stand."""
+    ends = [match.end() for match in _DECLARES.finditer(text)]
+    return [text[end : end + _LOOK_AHEAD] for end in ends]
 
 
 def _choice(text: str, choices: Sequence[str]) -> Verdict:
@@ -189,17 +194,14 @@ def _choice(text: str, choices: Sequence[str]) -> Verdict:
     whole = [
         letter
         for letter, choice in zip(letters, choices, strict=True)
-        if choice and normalise(choice) == normalise(text)
+        if choice and normalize(choice) == normalize(text)
     ]
     if whole:
         return Verdict(whole[0], "exact") if len(whole) == 1 else Verdict(None, "ambiguous")
     label = _LABEL_FIRST.match(text)
-    if (
-        label
-        and (letter := next(found for found in label.groups()[:3] if found).upper()) in letters
-    ):
+    if label and (letter := _group(label).upper()) in letters:
         rest = label[4]
-        if normalise(rest) == normalise(choices[letters.index(letter)]):
+        if normalize(rest) == normalize(choices[letters.index(letter)]):
             return Verdict(letter, "exact")
         others = (
             _declared_letters(rest, letters, choices)
@@ -224,20 +226,19 @@ def _agreed(letters: set[str]) -> Verdict:
 
 
 def _group(match: re.Match[str]) -> str:
-    return next(found for found in match.groups() if found)
+    return next(group for group in match.groups() if group)
 
 
 def _declared_letters(text: str, letters: str, choices: Sequence[str]) -> set[str]:
     """What "the answer is ..." and its like name: a letter, or the text of an option."""
-    found: set[str] = set()
-    for declaration in _DECLARES.finditer(text):
-        rest = text[declaration.end() : declaration.end() + _LOOK_AHEAD]
+    declared: set[str] = set()
+    for rest in _after_declarations(text):
         letter = _DECLARED.match(rest)
         if letter:
-            found |= {_group(letter).upper()} & set(letters)
+            declared |= {_group(letter).upper()} & set(letters)
         else:
-            found |= _named(re.split(r"[.\n]", rest, maxsplit=1)[0], letters, choices)
-    return found
+            declared |= _named(re.split(r"[.\n]", rest, maxsplit=1)[0], letters, choices)
+    return declared
 
 
 def _marked(text: str, letters: str) -> set[str]:
@@ -253,16 +254,15 @@ def _alone(text: str, letters: str) -> set[str]:
 
 
 def _named(text: str, letters: str, choices: Sequence[str]) -> set[str]:
-    """The options whose text stands in a text, the longest first; none where a negation may turn it
-    round.
-    """
-    rest, found = f" {normalise(text)} ", set()
+    """The options whose text stands in a text; none where a negation may turn it round."""
+    rest, named = f" {normalize(text)} ", set()
+    # the longest first: what it takes up is not another's
     for letter, choice in sorted(
         zip(letters, choices, strict=True), key=lambda entry: -len(entry[1])
     ):
-        wanted = f" {normalise(choice)} "
+        wanted = f" {normalize(choice)} "
         if choice and wanted.strip() and wanted in rest:
-            found.add(letter)
+            named.add(letter)
             rest = rest.replace(wanted, "  ")
     # "not visible" may be an option; "not open" is none
-    return set() if _NEGATION.search(rest) else found
+    return set() if _NEGATION.search(rest) else named

@@ -13,7 +13,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from eval.parsing.parse import normalise
+from eval.parsing.parse import normalize
 from eval.question import Metric, Question, Verdict
 from eval.stats.intervals import FloatArray, cluster_counts, interval
 
@@ -171,7 +171,7 @@ def flips(
         questions, seeing, ablated, strict=True
     ):
         if question.kind == "free":
-            flipped.append(normalise(said) != normalise(said_then))
+            flipped.append(normalize(said) != normalize(said_then))
         elif read.status in READABLE and read_then.status in READABLE:
             flipped.append(read.value != read_then.value)
         else:

@@ -25,7 +25,7 @@ from eval.pairs.scorer import (
     answer_keys,
     with_answers,
 )
-from eval.parsing.parse import normalise
+from eval.parsing.parse import normalize
 from pipeline.core.schema import read_mvc
 from pipeline.sources.scenes.layout import usual_kind
 
@@ -121,7 +121,7 @@ def judged(items: pa.Table, scores: ModelScores) -> list[str]:
     assert scores.answers is not None, "the study generates answers"
     found = []
     answers = list(zip(items["answer_a"].to_pylist(), items["answer_b"].to_pylist(), strict=True))
-    known = {normalise(answer) for pair in answers for answer in pair}
+    known = {normalize(answer) for pair in answers for answer in pair}
     for pair, own in enumerate(answers):
         codes = ""
         for side in (0, 1):
@@ -132,9 +132,9 @@ def judged(items: pa.Table, scores: ModelScores) -> list[str]:
                 )
                 codes += FALSE if num_false else TRUE if num_claims else SILENT
             else:
-                text = normalise(scores.answers.texts[pair][side])
+                text = normalize(scores.answers.texts[pair][side])
                 codes += (
-                    TRUE if text == normalise(own[side]) else FALSE if text in known else SILENT
+                    TRUE if text == normalize(own[side]) else FALSE if text in known else SILENT
                 )
         found.append(codes)
     return found

@@ -15,7 +15,7 @@ import pytest
 
 from eval.benchmarks.checks import checked_options
 from eval.benchmarks.registry import MODULES, benchmark
-from eval.benchmarks.short import evalai_normalise, soft_accuracy
+from eval.benchmarks.short import evalai_normalize, soft_accuracy
 from eval.benchmarks.table import answer_table, read_back
 from eval.config import EvalSection
 from eval.parsing.harness_parsers import parser
@@ -385,7 +385,7 @@ def test_soft_accuracy_leaves_one_out() -> None:
     ],
 )
 def test_answers_are_normalised_as_evalai_does(text: str, expected: str) -> None:
-    assert evalai_normalise(text) == expected
+    assert evalai_normalize(text) == expected
 
 
 def test_scienceqa_is_its_test_questions_with_an_image(ask: Callable[..., list[Question]]) -> None:

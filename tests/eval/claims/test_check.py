@@ -172,9 +172,9 @@ def test_a_negated_claim_holds_exactly_when_the_claim_does_not() -> None:
 
 def test_an_object_in_the_middle_is_on_no_side_but_in_the_centre() -> None:
     # centre at (28, 30)
-    centred = truth_of([{"object": "star", "colour": "red", "box": [20, 22, 36, 38]}], 64, 64)
+    centered = truth_of([{"object": "star", "colour": "red", "box": [20, 22, 36, 38]}], 64, 64)
     said = [
-        check_answer(f"The star is in the {place}.", DESCRIBE, centred, LEXICON).num_false
+        check_answer(f"The star is in the {place}.", DESCRIBE, centered, LEXICON).num_false
         for place in ("centre", "upper left")
     ]
     assert said == [0, 2]
@@ -196,7 +196,7 @@ def test_plurals_and_spellings_are_in_the_lexicon() -> None:
     assert lexicon.nouns["crosses"] == "cross"
     assert lexicon.nouns["berries"] == "berry"
     assert lexicon.nouns["stars"] == "star"
-    assert lexicon.colours["gray"] == lexicon.colours["grey"] == "grey"
+    assert lexicon.colors["gray"] == lexicon.colors["grey"] == "grey"
 
 
 def test_a_row_without_exact_truth_has_none() -> None:
@@ -241,7 +241,7 @@ def test_a_meta_of_another_kind_has_no_truth(meta: str | None) -> None:
 
 def test_repeating_a_claim_does_not_count_it_twice() -> None:
     check = check_answer("A cross. A cross. A cross.", DESCRIBE, TRUTH, LEXICON)
-    assert (check.num_claims, check.num_false, check.num_words) == (1, 1, 6)
+    assert (check.num_claims, check.num_false) == (1, 1)
 
 
 @pytest.mark.slow

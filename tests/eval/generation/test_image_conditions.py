@@ -16,12 +16,12 @@ from eval.generation.image_conditions import (
 from eval.question import BenchmarkError, Question
 
 
-def picture(colour: str, size: tuple[int, int] = (8, 6), orientation: int | None = None) -> bytes:
+def picture(color: str, size: tuple[int, int] = (8, 6), orientation: int | None = None) -> bytes:
     buffer = io.BytesIO()
     exif = Image.Exif()
     if orientation is not None:
         exif[0x0112] = orientation
-    Image.new("RGB", size, colour).save(buffer, "JPEG", exif=exif)
+    Image.new("RGB", size, color).save(buffer, "JPEG", exif=exif)
     return buffer.getvalue()
 
 

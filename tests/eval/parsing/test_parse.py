@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from eval.parsing.parse import normalise, num_words, parse, status_rates, verdict
+from eval.parsing.parse import normalize, num_words, parse, status_rates, verdict
 from eval.question import Kind, Question, Verdict
 
 
@@ -30,11 +30,11 @@ def test_two_answers_that_normalise_alike_decide_nothing() -> None:
 
 def test_what_is_left_of_a_text_are_its_words() -> None:
     assert (
-        normalise("  \u201cIt\u2019s\u201d a well-known STAR_shape \uff01")
+        normalize("  \u201cIt\u2019s\u201d a well-known STAR_shape \uff01")
         == "it s a well known star shape"
     )
     assert (
-        normalise("\u0417\u0412\u0415\u0417\u0414\u0410.") == "\u0437\u0432\u0435\u0437\u0434\u0430"
+        normalize("\u0417\u0412\u0415\u0417\u0414\u0410.") == "\u0437\u0432\u0435\u0437\u0434\u0430"
     )
     assert num_words(" two red  stars ") == 3
 
