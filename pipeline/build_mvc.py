@@ -7,12 +7,13 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from pipeline.config import BuildSection
 from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
+from pipeline.core.manifest import Manifest
 from pipeline.core.progress import say, summary_table
 from pipeline.core.ray_pool import Pool, cluster_resources, ray_session
 from pipeline.core.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
@@ -25,7 +26,7 @@ DEFAULT_RECIPE = "mvc_demo"
 OWNER = Owner("build", (LOCK,), takes=("data", "rejects", "README.md", "manifest.json"))
 
 
-def build(plan: Plan) -> dict[str, Any]:
+def build(plan: Plan) -> Manifest:
     """Runs every stage of the plan that is not done yet; returns the manifest.
 
     Raises:
@@ -60,7 +61,7 @@ def build(plan: Plan) -> dict[str, Any]:
     return manifest
 
 
-def finished_manifest(plan: Plan) -> dict[str, Any] | None:
+def finished_manifest(plan: Plan) -> Manifest | None:
     """The manifest in `out` if it is of exactly this plan, else None."""
     if plan.is_remote:
         manifest = remote_manifest(plan.section.out)
@@ -141,7 +142,7 @@ def print_plan(plan: Plan) -> None:
     summary_table(title, ["stage", "fingerprint", "state"], rows)
 
 
-def print_result(plan: Plan, manifest: dict[str, Any]) -> None:
+def print_result(plan: Plan, manifest: Manifest) -> None:
     """The summary at the end, with where to look."""
     counts = manifest["rows"]
     rows = [

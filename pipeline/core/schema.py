@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.core.manifest import Manifest
 from pipeline.core.recipe import UserError
 
 SCHEMA_VERSION = 1
@@ -139,7 +140,7 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     return {"dtype": "float64" if kind == pa.float64() else "string", "_type": "Value"}
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
+def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of an MVC folder.
 
     Raises:
@@ -153,7 +154,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
             " pipeline/build_mvc.py (a build that did not finish has none: run it again)"
         )
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: Manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise MvcError(
             f"{path}: expected JSON, got something else ({error}); build the folder again"

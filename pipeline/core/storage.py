@@ -144,6 +144,10 @@ class Stage:
         """The file of one chunk, for example pairs-00012.parquet."""
         return self.folder / f"{kind}-{index:05d}.{suffix}"
 
+    def missing(self, kind: str, number: int, suffix: str = "parquet") -> list[int]:
+        """Which of so many parts of a kind are not there yet."""
+        return [i for i in range(number) if not self.part(kind, i, suffix).is_file()]
+
     def done(self) -> dict[str, Any] | None:
         """What DONE.json says, or None while the stage is not complete."""
         marker = self.folder / "DONE.json"

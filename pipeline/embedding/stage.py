@@ -188,13 +188,8 @@ class EmbedChunks:
     def __init__(
         self, upstream: Stage, stage: Stage, section: EncodersSection, num_threads: int
     ) -> None:
-        self._upstream, self._stage, self._section, self._num_threads = (
-            upstream,
-            stage,
-            section,
-            num_threads,
-        )
-        self._encoders: Encoders | None = None
+        self._upstream, self._stage, self._num_threads = upstream, stage, num_threads
+        self._encoders = Encoders(section)
 
     def __call__(self, index: int) -> None:
         # A worker that dies between writing a part and saying so is asked for it again.
@@ -202,9 +197,4 @@ class EmbedChunks:
             self._embed(index)
 
     def _embed(self, index: int) -> None:
-        embed_chunk(self._upstream, self._stage, self._open(), index, self._num_threads)
-
-    def _open(self) -> Encoders:
-        if self._encoders is None:
-            self._encoders = Encoders(self._section)
-        return self._encoders
+        embed_chunk(self._upstream, self._stage, self._encoders, index, self._num_threads)

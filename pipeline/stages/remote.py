@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.manifest import Manifest
 from pipeline.core.recipe import fingerprint
 from pipeline.core.storage import StoreError, cache_dir
 
@@ -29,7 +30,7 @@ def _open(out: str) -> tuple[Any, str]:
     return filesystem, str(root).rstrip("/")
 
 
-def remote_manifest(out: str) -> dict[str, Any]:
+def remote_manifest(out: str) -> Manifest:
     """The manifest behind a URI, or an empty one where there is none.
 
     Raises:
@@ -37,7 +38,7 @@ def remote_manifest(out: str) -> dict[str, Any]:
     """
     filesystem, root = _open(out)
     try:
-        manifest: dict[str, Any] = json.loads(filesystem.cat_file(f"{root}/manifest.json"))
+        manifest: Manifest = json.loads(filesystem.cat_file(f"{root}/manifest.json"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

@@ -1,15 +1,17 @@
-"""The stages of a build in order, each skipped where its DONE.json says so. Knows nothing of Ray:
-it is given a way to map.
+"""The stages of a build in order, each skipped where its DONE.json says so.
+
+Knows nothing of Ray: it is given a way to map.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.audit.shortcuts import audit_features, audit_sources, features_of, sample_for_audit
+from pipeline.core.manifest import StageTiming
 from pipeline.core.progress import Progress
 from pipeline.core.ray_pool import MapItems
 from pipeline.core.schema import SCORE_COLUMNS
@@ -42,7 +44,7 @@ class Build:
             name: open_stage(plan.work, name, fingerprint)
             for name, fingerprint in plan.fingerprints.items()
         }
-        self.timings: list[dict[str, Any]] = []
+        self.timings: list[StageTiming] = []
         self.facts: dict[str, Any] = {}
 
     def run(self) -> None:
@@ -67,18 +69,8 @@ class Build:
         )
         return DecidedRows(self.stages["rewrite"], len(self.plan.chunks), decisions)
 
-    def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
-        stage, started_s = self.stages[name], time.monotonic()
-        done = stage.done()
-        if done is None:
-            facts = work(stage)
-            done = stage.finish({"fingerprint": self.plan.fingerprints[name], **facts})
-            self.timings.append(self._timing(name, time.monotonic() - started_s, reused=False))
-        else:
-            self.timings.append(self._timing(name, 0.0, reused=True))
-        self.facts[name] = {key: value for key, value in done.items() if key != "files"}
-
-    def _timing(self, name: str, seconds: float, *, reused: bool) -> dict[str, Any]:
+    def timing(self, name: str, seconds: float, *, reused: bool) -> StageTiming:
+        """How long a stage took, as result.json has it."""
         return {
             "name": name,
             "reused": reused,
@@ -86,34 +78,62 @@ class Build:
             "fingerprint": self.plan.fingerprints[name],
         }
 
+    def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
+        stage, started_s = self.stages[name], time.monotonic()
+        done = stage.done()
+        if done is None:
+            facts = work(stage)
+            done = stage.finish({"fingerprint": self.plan.fingerprints[name], **facts})
+            self.timings.append(self.timing(name, time.monotonic() - started_s, reused=False))
+        else:
+            self.timings.append(self.timing(name, 0.0, reused=True))
+        about_stage = ("stage", "fingerprint", "files")
+        self.facts[name] = {key: value for key, value in done.items() if key not in about_stage}
+
     def _missing(self, stage: Stage, kind: str, suffix: str = "parquet") -> list[int]:
-        return [
-            chunk.index
-            for chunk in self.plan.chunks
-            if not stage.part(kind, chunk.index, suffix).is_file()
-        ]
+        return stage.missing(kind, len(self.plan.chunks), suffix)
+
+    def _each(
+        self,
+        title: str,
+        unit: str,
+        stage: Stage,
+        kind: str,
+        work: Callable[..., Any],
+        *,
+        arguments: tuple[Any, ...] = (),
+        sizes: Sequence[int] | None = None,
+        suffix: str = "parquet",
+    ) -> int:
+        """Runs `work` for every part of a stage that is missing; returns how many were.
+
+        Args:
+            work: As for `Pool.map`: a function of a part's number, or a class made with `arguments`
+                that leaves a part alone which is there already.
+            sizes: How many units each part counts; None: one for each chunk.
+        """
+        sizes = [1] * len(self.plan.chunks) if sizes is None else sizes
+        missing = stage.missing(kind, len(sizes), suffix)
+        run = work if isinstance(work, type) else unless_done(work, stage, kind, suffix)
+        with Progress(title, sum(sizes), unit) as progress:
+            progress.advance(sum(sizes) - sum(sizes[index] for index in missing))
+            for index, _ in self._map(run, missing, arguments):
+                progress.advance(sizes[index])
+        return len(missing)
 
     def _ingest(self, stage: Stage) -> dict[str, Any]:
-        sources, normalize, chunks = (
-            self.plan.section.sources,
-            self.plan.section.normalize,
-            self.plan.chunks,
-        )
-        missing = self._missing(stage, "rows")
-        sizes = {chunk.index: chunk.stop - chunk.start for chunk in chunks}
+        section, chunks = self.plan.section, self.plan.chunks
 
         def work(index: int) -> None:
-            ingest_chunk(stage, sources[chunks[index].source], normalize, chunks[index])
+            source = section.sources[chunks[index].source]
+            ingest_chunk(stage, source, section.normalize, chunks[index])
 
-        with Progress("ingest", self.plan.num_candidates, "pairs") as progress:
-            progress.advance(self.plan.num_candidates - sum(sizes[index] for index in missing))
-            for index, _ in self._map(unless_done(work, stage, "rows"), missing):
-                progress.advance(sizes[index])
-        num_images = write_index(stage, len(chunks))
+        sizes = [chunk.stop - chunk.start for chunk in chunks]
+        self._each("ingest", "pairs", stage, "rows", work, sizes=sizes)
         return {
             "num_chunks": len(chunks),
             "num_rows": self.plan.num_candidates,
-            "num_images": num_images,
+            "num_images": write_index(stage, len(chunks)),
         }
 
     def _link(self, stage: Stage) -> dict[str, Any]:
@@ -134,30 +154,31 @@ class Build:
 
     def _embed(self, stage: Stage) -> dict[str, Any]:
         encoders, num_chunks = self.plan.section.encoders, len(self.plan.chunks)
-        missing = self._missing(stage, "images")
         num_images = (self.stages["ingest"].done() or {})["num_images"]
         arguments = (self.stages["ingest"], stage, encoders, self._num_threads)
-        loads_models = encoders.clip is not None or encoders.dinov2 is not None
 
         def work(index: int) -> None:  # nothing to load: tasks start faster than actors
             EmbedChunks(*arguments)(index)
 
+        loads_models = encoders.clip is not None or encoders.dinov2 is not None
         started_s = time.monotonic()
-        with Progress("embed", num_chunks, f"chunks ({num_images:,} images)") as progress:
-            progress.advance(num_chunks - len(missing))
-            for _ in self._map(EmbedChunks if loads_models else work, missing, arguments):
-                progress.advance()
+        num_made = self._each(
+            "embed",
+            f"chunks ({num_images:,} images)",
+            stage,
+            "images",
+            EmbedChunks if loads_models else work,
+            arguments=arguments,
+        )
         seconds = max(time.monotonic() - started_s, 1e-6)
         return {
             "num_images": num_images,
-            "images_per_s": round(num_images * len(missing) / max(num_chunks, 1) / seconds, 1),
+            "images_per_s": round(num_images * num_made / max(num_chunks, 1) / seconds, 1),
         }
 
     def _score(self, stage: Stage) -> dict[str, Any]:
-        ingest, needed = (
-            self.stages["ingest"],
-            ["image_a_sha256", "image_b_sha256", "caption_a", "caption_b", "drop_reason"],
-        )
+        ingest = self.stages["ingest"]
+        needed = ["image_a_sha256", "image_b_sha256", "caption_a", "caption_b", "drop_reason"]
         vectors = Vectors(self.stages["embed"], ImageLibrary(ingest))
         with Progress("score", len(self.plan.chunks), "chunks") as progress:
             for chunk in self.plan.chunks:
@@ -197,12 +218,8 @@ class Build:
         }
 
     def _rewrite(self, stage: Stage) -> dict[str, Any]:
-        ingest, score, select_, chunks = (
-            self.stages["ingest"],
-            self.stages["score"],
-            self.stages["select"],
-            self.plan.chunks,
-        )
+        section, chunks = self.plan.section.rewrite, self.plan.chunks
+        ingest, score, select_ = (self.stages[name] for name in ("ingest", "score", "select"))
         starts = np.cumsum([0, *(chunk.stop - chunk.start for chunk in chunks)])
 
         def read(index: int) -> tuple[pa.Table, pa.Table, pa.Table]:
@@ -224,41 +241,25 @@ class Build:
                 stage.part("rows", index, "arrow"), rewrite_chunk(rows, scores, decisions, rewrites)
             )
 
+        if section.backend == "template":
+            self._each("rewrite", "chunks", stage, "rows", work, suffix="arrow")
+            return {"num_rows": int(starts[-1])}
         missing = self._missing(stage, "rows", "arrow")
         with Progress("rewrite", len(chunks), "chunks") as progress:
             progress.advance(len(chunks) - len(missing))
-            if self.plan.section.rewrite.backend == "openai":
-                asked = ask_model(
-                    stage,
-                    missing,
-                    read,
-                    self.plan.section.rewrite,
-                    str(self.plan.out),
-                    progress.advance,
-                )
-                return {
-                    "num_rows": int(starts[-1]),
-                    "rewrite": asked | rewrite_facts(stage, len(chunks), self.plan.section.rewrite),
-                }
-            for _ in self._map(unless_done(work, stage, "rows", "arrow"), missing):
-                progress.advance()
-        return {"num_rows": int(starts[-1])}
+            asked = ask_model(stage, missing, read, section, str(self.plan.out), progress.advance)
+        facts = asked | rewrite_facts(stage, len(chunks), section)
+        return {"num_rows": int(starts[-1]), "rewrite": facts}
 
     def _verify(self, stage: Stage) -> dict[str, Any]:
-        section, chunks, ingest, rewrite = (
-            self.plan.section,
-            self.plan.chunks,
-            self.stages["ingest"],
-            self.stages["rewrite"],
-        )
+        section, chunks = self.plan.section, self.plan.chunks
+        ingest, rewrite = self.stages["ingest"], self.stages["rewrite"]
         assert section.verify is not None
         if section.encoders.clip is not None:
-            missing = self._missing(stage, "texts")
-            with Progress("verify", len(chunks), "chunks of answers") as progress:
-                progress.advance(len(chunks) - len(missing))
-                arguments = (rewrite, stage, section.encoders, self._num_threads)
-                for _ in self._map(EmbedAnswers, missing, arguments):
-                    progress.advance()
+            arguments = (rewrite, stage, section.encoders, self._num_threads)
+            self._each(
+                "verify", "chunks of answers", stage, "texts", EmbedAnswers, arguments=arguments
+            )
             write_margins(ingest, self.stages["embed"], rewrite, stage, len(chunks))
         spent: dict[str, float] = {}
         if section.verify.judge is not None:
@@ -292,11 +293,7 @@ class Build:
         return {"verify": facts}
 
     def _accept(self, stage: Stage) -> dict[str, Any]:
-        section, num_chunks, rewrite = (
-            self.plan.section,
-            len(self.plan.chunks),
-            self.stages["rewrite"],
-        )
+        section, num_chunks = self.plan.section, len(self.plan.chunks)
         assert section.verify is not None
         measured = read_measured(
             self.stages["verify"],
@@ -304,7 +301,7 @@ class Build:
             section.verify,
             has_clip=section.encoders.clip is not None,
         )
-        before = DecidedRows(rewrite, num_chunks)
+        before = DecidedRows(self.stages["rewrite"], num_chunks)
         decided = accept(before, measured, section.verify)
         write_table(stage.part("decisions", 0), decided)
         return {"accept": accept_facts(decided, before.column("drop_reason"))}
@@ -338,10 +335,10 @@ class Build:
         return {"results": [result.as_json() for result in results]}
 
     def _image_features(self, stage: Stage, keys: list[str]) -> pa.Table:
-        """The audit's features of the given images, made by the workers in pieces that a killed
-        build finds again.
-        """
+        """The audit's features of images, made in pieces that a killed build finds again."""
         pieces = [keys[start : start + AUDIT_PIECE] for start in range(0, len(keys), AUDIT_PIECE)]
+        if not pieces:
+            return audit_features({}, [])
         ingest = self.stages["ingest"]
 
         def work(index: int) -> None:
@@ -349,17 +346,10 @@ class Build:
                 stage.part("features", index), audit_features(ImageLibrary(ingest), pieces[index])
             )
 
-        missing = [
-            index for index in range(len(pieces)) if not stage.part("features", index).is_file()
-        ]
-        if pieces:
-            with Progress("audit", len(keys), "images") as progress:
-                progress.advance(len(keys) - sum(len(pieces[index]) for index in missing))
-                for index, _ in self._map(unless_done(work, stage, "features"), missing):
-                    progress.advance(len(pieces[index]))
+        sizes = [len(piece) for piece in pieces]
+        self._each("audit", "images", stage, "features", work, sizes=sizes)
         return pa.concat_tables(
             [read_table(stage.part("features", index)) for index in range(len(pieces))]
-            or [audit_features({}, [])]
         )
 
 

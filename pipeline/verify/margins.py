@@ -37,7 +37,7 @@ class EmbedAnswers(EmbedChunks):
     kind = "texts"
 
     def _embed(self, index: int) -> None:
-        embed_answers(self._upstream, self._stage, self._open(), index)
+        embed_answers(self._upstream, self._stage, self._encoders, index)
 
 
 def embed_answers(rewrite: Stage, stage: Stage, encoders: Encoders, index: int) -> None:
