@@ -32,13 +32,10 @@ from eval.pairs.results import PairResults, write_pairs
 from eval.pairs.run import score_models
 from eval.plan import Plan, evaluated_models, plan_evaluation, print_plan
 from eval.suite.run import BenchmarkResults, GenerateFn, Keep, run_benchmarks, summary_of
-from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
+from pipeline.core.cli import recipe_command, run_command
 from pipeline.core.progress import say
 from pipeline.core.ray_pool import Pool
-from pipeline.core.recipe import load_recipe, resolved_yaml
 from pipeline.core.storage import only_one, read_json, write_json
-
-DEFAULT_RECIPE = "eval_contrast"
 
 
 def evaluate(plan: Plan) -> dict[str, Any]:
@@ -124,27 +121,20 @@ def write_results(
     return result
 
 
-def run(
-    overrides: Overrides = None,
-    recipe: Recipe = DEFAULT_RECIPE,
-    print_recipe: PrintRecipe = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Measure whether a vision-language model looks at the image, before and after finetuning."""
-    section = load_recipe(recipe, list(overrides or []), EvalSection)
-    if print_recipe:
-        print(resolved_yaml(section), end="")
-    elif dry_run:
-        print_plan(plan_evaluation(section, images=False))
-    else:
-        result = evaluate(plan_evaluation(section))
-        scores = [
-            f"{result['out']}/{name}"
-            for name, held in ((SCORES, section.data), (f"{BENCHMARK_FOLDER}/", section.benchmarks))
-            if held
-        ]
-        say(f"page    {result['page']}\nscores  {'  '.join(scores)}")
+def _evaluate(section: EvalSection) -> None:
+    result = evaluate(plan_evaluation(section))
+    kinds = ((SCORES, section.data), (f"{BENCHMARK_FOLDER}/", section.benchmarks))
+    scores = [f"{result['out']}/{name}" for name, is_asked in kinds if is_asked]
+    say(f"page    {result['page']}\nscores  {'  '.join(scores)}")
 
+
+run = recipe_command(
+    EvalSection,
+    "eval_contrast",
+    "Measure whether a vision-language model looks at the image, before and after finetuning.",
+    work=_evaluate,
+    show_plan=lambda section: print_plan(plan_evaluation(section, images=False)),
+)
 
 if __name__ == "__main__":
     run_command(run)

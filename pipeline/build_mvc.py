@@ -4,7 +4,6 @@ pipeline/build_mvc.py`.
 """
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +14,7 @@ from pipeline.config import BuildSection
 from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
 from pipeline.core.manifest import Manifest
 from pipeline.core.progress import say, summary_table
-from pipeline.core.ray_pool import Pool, cluster_resources, ray_session
+from pipeline.core.ray_pool import Pool, cluster_resources, num_cpus, ray_session
 from pipeline.core.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
 from pipeline.core.storage import LOCK, Owner, cache_dir, only_one, read_json, write_json
 from pipeline.stages.plan import Plan, plan_build
@@ -50,9 +49,9 @@ def build(plan: Plan) -> Manifest:
             from pipeline.stages.finalize import publish
             from pipeline.stages.runner import Build
 
-            num_embedders, num_threads = embedders(plan.section, cluster_resources())
+            num_embedders = embedders(plan.section, cluster_resources())
             pool = Pool(num_embedders, plan.section.workers.cpus_per_task, _uses_gpu(plan.section))
-            job = Build(plan, pool.map, num_threads)
+            job = Build(plan, pool.map, pool.num_threads())
             job.run()
         manifest = publish(job)
         if plan.is_remote:
@@ -103,27 +102,23 @@ def _uses_gpu(section: BuildSection) -> bool:
     return any(model is not None and model.device.startswith("cuda") for model in models)
 
 
-def embedders(section: BuildSection, resources: Mapping[str, float]) -> tuple[int, int]:
-    """How many workers hold the models, and threads for each: a worker per GPU that Ray sees, or
-    per two CPUs, unless the recipe says.
+def embedders(section: BuildSection, resources: Mapping[str, float]) -> int:
+    """How many workers hold the models: one per GPU that Ray sees, or per two CPUs.
+
+    The recipe may say another number.
 
     Raises:
         RecipeError: A GPU is asked for where Ray sees none, and nothing says that one will come;
             Ray would wait for ever.
     """
-    num_gpus, num_cpus = (
-        int(resources.get("GPU", 0)),
-        max(int(resources.get("CPU", 0)), os.cpu_count() or 1),
-    )
-    wanted = section.workers.num_embedders
+    num_gpus, wanted = int(resources.get("GPU", 0)), section.workers.num_embedders
     if _uses_gpu(section) and not num_gpus and not wanted:
         raise RecipeError(
             "encoders: device is cuda, but Ray sees no GPU here; set device=cpu, start Ray where"
             " one is, or, on a cluster that starts its machines when they are needed, give"
             " workers.num_embedders=N"
         )
-    number = wanted or (num_gpus if _uses_gpu(section) else max(1, num_cpus // 2))
-    return number, max(1, num_cpus // number)
+    return wanted or (num_gpus if _uses_gpu(section) else max(1, num_cpus(resources) // 2))
 
 
 def print_plan(plan: Plan) -> None:

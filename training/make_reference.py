@@ -14,10 +14,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
+from pipeline.core.cli import recipe_command, run_command
 from pipeline.core.progress import Progress, say, summary_table
 from pipeline.core.ray_pool import Pool, ray_session
-from pipeline.core.recipe import UserError, fingerprint, load_recipe, resolved_yaml
+from pipeline.core.recipe import UserError, fingerprint
 from pipeline.core.storage import only_one, read_json
 from training.config import TrainSection
 from training.run_plan import (
@@ -36,7 +36,6 @@ FILE_IMAGES = 2 * CHUNK_PAIRS
 NUMBERS, FEATURES = "numbers", "features"
 
 Chunk = tuple[str, str, int]  # what of it, split, index
-DEFAULT_RECIPE = "svco_tiny"
 
 
 class ReferenceChunks:
@@ -134,21 +133,8 @@ def _num_pairs(plan: Plan, chunk: Chunk) -> int:
     return min(CHUNK_PAIRS, plan.num_pairs[split] - index * CHUNK_PAIRS)
 
 
-def run(
-    overrides: Overrides = None,
-    recipe: Recipe = DEFAULT_RECIPE,
-    print_recipe: PrintRecipe = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Compute the reference model's log-probabilities of an MVC folder once."""
-    section = load_recipe(recipe, list(overrides or []), TrainSection)
-    if print_recipe:
-        print(resolved_yaml(section), end="")
-        return
-    plan = plan_reference(section)
-    if not dry_run:
-        make_reference(plan)
-        return
+def print_plan(plan: Plan) -> None:
+    """What a job would do, without doing it."""
     rows = [
         ["model", plan.section.model],
         ["data", plan.section.data],
@@ -169,6 +155,18 @@ def _features_bytes(section: TrainSection) -> float:
     shape, _ = find_shape(section.model, section.tiny)
     return feature_bytes(shape, size_of_data(section.data, section.model, shape), section)
 
+
+def _make(section: TrainSection) -> None:
+    make_reference(plan_reference(section))
+
+
+run = recipe_command(
+    TrainSection,
+    "svco_tiny",
+    "Compute the reference model's log-probabilities of an MVC folder once.",
+    work=_make,
+    show_plan=lambda section: print_plan(plan_reference(section)),
+)
 
 if __name__ == "__main__":
     run_command(run)

@@ -7,10 +7,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
+from pipeline.core.cli import recipe_command, run_command
 from pipeline.core.progress import say, summary_table
 from pipeline.core.ray_pool import ray_session
-from pipeline.core.recipe import UserError, load_recipe, resolved_yaml
+from pipeline.core.recipe import UserError, resolved_yaml
 from pipeline.core.storage import only_one, write_json, write_text
 from pipeline.core.training_record import RECORD, TrainingRecord
 from training.config import TrainSection
@@ -24,8 +24,6 @@ from training.run_plan import (
     run_facts,
 )
 from training.runtime.driver_messages import follow
-
-DEFAULT_RECIPE = "svco_tiny"
 
 
 def train(plan: Plan) -> TrainingRecord:
@@ -234,23 +232,18 @@ def _cell(name: str, value: float, *, is_start: bool = False) -> str:
     return f"{value:.4f}" if name.startswith("loss") else f"{value:+.2f}"
 
 
-def run(
-    overrides: Overrides = None,
-    recipe: Recipe = DEFAULT_RECIPE,
-    print_recipe: PrintRecipe = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Finetune a vision-language model on an MVC folder."""
-    section = load_recipe(recipe, list(overrides or []), TrainSection)
-    if print_recipe:
-        print(resolved_yaml(section), end="")
-        return
+def _train(section: TrainSection) -> None:
     plan = plan_training(section)
-    if dry_run:
-        print_plan(plan)
-        return
     print_result(plan, train(plan))
 
+
+run = recipe_command(
+    TrainSection,
+    "svco_tiny",
+    "Finetune a vision-language model on an MVC folder.",
+    work=_train,
+    show_plan=lambda section: print_plan(plan_training(section)),
+)
 
 if __name__ == "__main__":
     run_command(run)

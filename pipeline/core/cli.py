@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
-from pipeline.core.recipe import UserError
+from pipeline.core.recipe import Section, UserError, load_recipe, resolved_yaml
 
-# What every job takes.
+Shape = TypeVar("Shape", bound=Section)
+
 Recipe = Annotated[
     str,
     typer.Option("--recipe", help="A recipe: a YAML file, or the name of one that comes along."),
@@ -22,6 +23,40 @@ PrintRecipe = Annotated[
     bool, typer.Option("--print-recipe", help="Show the resolved recipe and stop.")
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+
+
+def recipe_command(
+    shape: type[Shape],
+    default: str,
+    about: str,
+    *,
+    work: Callable[[Shape], None],
+    show_plan: Callable[[Shape], None],
+) -> Callable[..., None]:
+    """The command of a job that a recipe describes.
+
+    Args:
+        default: The recipe that is meant where none is named.
+        about: What its help says.
+        show_plan: Called in place of `work` by --dry-run.
+    """
+
+    def run(
+        overrides: Overrides = None,
+        recipe: Recipe = default,
+        print_recipe: PrintRecipe = False,
+        dry_run: DryRun = False,
+    ) -> None:
+        section = load_recipe(recipe, overrides or [], shape)
+        if print_recipe:
+            print(resolved_yaml(section), end="")
+        elif dry_run:
+            show_plan(section)
+        else:
+            work(section)
+
+    run.__doc__ = about
+    return run
 
 
 def run_command(command: Callable[..., None]) -> None:

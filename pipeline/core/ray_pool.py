@@ -4,7 +4,7 @@ import contextlib
 import logging
 import os
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -58,7 +58,7 @@ class Pool:
             size = min(self.num_workers, len(items))
             options = {
                 "compute": ray.data.ActorPoolStrategy(size=size),
-                "fn_constructor_args": (work, arguments, self._num_threads()),
+                "fn_constructor_args": (work, arguments, self.num_threads()),
                 "num_gpus": 1 if self._needs_gpu() else None,
             }
         results = ray.data.from_arrow([_packed(*pair) for pair in enumerate(items)]).map_batches(
@@ -74,13 +74,12 @@ class Pool:
                 raise error
             yield items[row["place"][0].as_py()], result
 
-    def _num_threads(self) -> int:
+    def num_threads(self) -> int:
         """Of each worker: Ray gives one to a worker that reserves a fraction of a CPU.
 
         The pool may use the machines as far as it holds workers.
         """
-        num_cpus = max(int(cluster_resources().get("CPU", 0)), os.cpu_count() or 1)
-        return max(1, num_cpus // self.num_workers)
+        return max(1, num_cpus(cluster_resources()) // self.num_workers)
 
     def _needs_gpu(self) -> bool:
         if self.use_gpu and not cluster_resources().get("GPU"):
@@ -128,6 +127,11 @@ def _packed(place: int, content: object) -> pa.Table:
     """A block of one row: Ray Data then neither joins nor splits items, whatever they are."""
     packed = pa.array([pickle.dumps(content)], pa.large_binary())
     return pa.table({"place": pa.array([place]), "content": packed})
+
+
+def num_cpus(resources: Mapping[str, float]) -> int:
+    """Of the cluster, or of this machine where it has more than Ray was given."""
+    return max(int(resources.get("CPU", 0)), os.cpu_count() or 1)
 
 
 def cluster_resources() -> dict[str, float]:

@@ -102,9 +102,9 @@ def test_one_embedder_for_each_gpu_or_each_two_cpus_and_no_waiting_for_a_gpu_tha
         }
     )
     promised = on_gpu.model_copy(update={"workers": WorkersSection(num_embedders=4)})
-    assert embedders(section, {"CPU": 4096.0}) == (2048, 2)
-    assert embedders(on_gpu, {"CPU": 4096.0, "GPU": 8.0}) == (8, 512)
+    assert embedders(section, {"CPU": 4096.0}) == 2048
+    assert embedders(on_gpu, {"CPU": 4096.0, "GPU": 8.0}) == 8
     # machines that start when they are needed
-    assert embedders(promised, {"CPU": 4096.0}) == (4, 1024)
+    assert embedders(promised, {"CPU": 4096.0}) == 4
     with pytest.raises(RecipeError, match="Ray sees no GPU here; .+ workers.num_embedders=N"):
         embedders(on_gpu, {"CPU": 4096.0})

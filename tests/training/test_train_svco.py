@@ -237,11 +237,9 @@ def test_training_again_over_lost_weights_first_takes_the_record_away(
     from pipeline.core.schema import MvcError
     from training.config import TrainSection
     from training.run_plan import plan_training
-    from training.train_svco import DEFAULT_RECIPE, train
+    from training.train_svco import train
 
-    plan = plan_training(
-        load_recipe(DEFAULT_RECIPE, [*settings, "max_length_tokens=1"], TrainSection)
-    )
+    plan = plan_training(load_recipe("svco_tiny", [*settings, "max_length_tokens=1"], TrainSection))
     plan.out.mkdir()
     (plan.out / "svco.json").write_text("{}")
     with pytest.raises(
