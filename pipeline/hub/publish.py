@@ -1,5 +1,6 @@
-"""`svco publish`: an MVC folder, or a finetuned model, becomes a repository on the Hub, in one
-commit or not at all.
+"""`svco publish`: a repository on the Hub, in one commit or not at all.
+
+What is published is an MVC folder, or a finetuned model.
 """
 
 import os
@@ -12,10 +13,10 @@ from typing import Annotated
 import typer
 
 from pipeline.core.progress import say, summary_table
-from pipeline.core.recipe import absolute_path, has_hub_form
+from pipeline.core.recipe import UserError, absolute_path, has_hub_form
 from pipeline.core.storage import LOCK, Owner, StoreError, only_one, remove_stale
 from pipeline.hub.repository import Head, HubError, HubRepository, RemoteFile, content_size
-from pipeline.hub.upload_plan import Parcel, PublishError, pack
+from pipeline.hub.upload_plan import UploadPlan, plan_upload
 
 OWNER = Owner("dry run of svco publish", (".svco-publish",))
 # Nobody edits these in place, so a dry run need not copy them.
@@ -24,10 +25,9 @@ _VERSION = re.compile(r"v(\d+)")
 
 
 def publish(
-    parcel: Parcel, repo: str, *, is_public: bool = False, tag: str | None = None
+    upload: UploadPlan, repo: str, *, is_public: bool = False, tag: str | None = None
 ) -> tuple[str, str]:
-    """Makes the repository hold what the parcel holds, in one commit with a tag; returns the commit
-    and the tag.
+    """Makes the repository hold the upload, in one commit with a tag; returns commit and tag.
 
     A new repository is private unless `is_public`; one that is there stays what it is. Where it
     holds everything already, no commit is made: so the same command, run again after any failure,
@@ -37,48 +37,50 @@ def publish(
         HubError: Refused, unreachable, changed by somebody else meanwhile, or not holding
             afterwards what was pushed.
     """
-    repository = HubRepository(repo, parcel.kind)
+    repository = HubRepository(repo, upload.kind)
     head = repository.head()
     if head is None:
         head = repository.create(is_private=not is_public)
         say(f"{repository.url}: new, {'public' if is_public else 'private'}")
     elif is_public and head.is_private:
         say(f"{repository.url}: is private and stays so; its settings page makes it public")
-    operations = plan(parcel, head.files)
+    operations = file_operations(upload, head.files)
     changed = [path for path, what in operations.items() if what in ("add", "replace")]
     stale = [path for path, what in operations.items() if what == "remove"]
     version = choose_tag(head, tag, is_new=bool(changed or stale))
     commit = head.commit
     if changed or stale:
-        print_operations(parcel, operations)
+        print_operations(upload, operations)
         message = f"Publish {version} with the S-VCO toolkit"
         commit = repository.push(
-            {path: parcel.files[path] for path in changed}, stale, onto=head.commit, message=message
+            {path: upload.files[path] for path in changed}, stale, onto=head.commit, message=message
         )
     else:
         say(f"{repository.url}: holds all of it already")
-    verify(repository, parcel, commit)
+    verify(repository, upload, commit)
     if version not in head.tags:
         repository.tag(version, commit)
     return commit, version
 
 
-def plan(parcel: Parcel, there: Mapping[str, RemoteFile]) -> dict[str, str]:
-    """What is done with each path: add, replace, keep (the same is there already), or remove (of an
-    earlier version).
+def file_operations(upload: UploadPlan, there: Mapping[str, RemoteFile]) -> dict[str, str]:
+    """What is done with each path: add, replace, keep, or remove.
+
+    To keep is what the repository holds already; what is removed is of an earlier version.
     """
     operations = {}
-    for path, content in parcel.files.items():
+    for path, content in upload.files.items():
         remote = there.get(path)
         operations[path] = (
             "add" if remote is None else "keep" if remote.holds(content) else "replace"
         )
-    return operations | dict.fromkeys(parcel.stale(list(there)), "remove")
+    return operations | dict.fromkeys(upload.stale(list(there)), "remove")
 
 
 def choose_tag(head: Head, given: str | None, *, is_new: bool) -> str:
-    """The version's tag: the one given, else the one that names this content already, else the next
-    of v1, v2, ..
+    """The version's tag.
+
+    The one given, else the one that names this content already, else the next of v1, v2, ..
 
     Raises:
         HubError: The given tag names another commit.
@@ -94,24 +96,26 @@ def choose_tag(head: Head, given: str | None, *, is_new: bool) -> str:
                 f"tag {given!r} names an earlier version there; give another --tag, or none"
             )
         return given
-    numbers = [int(found[1]) for name in head.tags if (found := _VERSION.fullmatch(name))]
+    numbers = [int(match[1]) for name in head.tags if (match := _VERSION.fullmatch(name))]
     return here[0] if here else f"v{max(numbers, default=0) + 1}"
 
 
-def verify(repository: HubRepository, parcel: Parcel, commit: str) -> None:
+def verify(repository: HubRepository, upload: UploadPlan, commit: str) -> None:
     """Reads back what the commit holds: sizes and checksums of all files, and one file whole.
 
     Raises:
         HubError: Something is missing, different, or there though it should be gone.
     """
     wrong = [
-        path for path, what in plan(parcel, repository.files(commit)).items() if what != "keep"
+        path
+        for path, what in file_operations(upload, repository.files(commit)).items()
+        if what != "keep"
     ]
-    content = parcel.files[parcel.proof]
-    if not wrong and repository.read(parcel.proof, commit) != (
+    content = upload.files[upload.proof]
+    if not wrong and repository.read(upload.proof, commit) != (
         content if isinstance(content, bytes) else content.read_bytes()
     ):
-        wrong = [parcel.proof]
+        wrong = [upload.proof]
     if wrong:
         more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
         raise HubError(
@@ -120,9 +124,10 @@ def verify(repository: HubRepository, parcel: Parcel, commit: str) -> None:
         )
 
 
-def write_dry_run(parcel: Parcel, out: Path) -> None:
-    """Writes into `out` exactly the files that would be pushed; an earlier dry run there is
-    replaced.
+def write_dry_run(upload: UploadPlan, out: Path) -> None:
+    """Writes into `out` exactly the files that would be pushed.
+
+    An earlier dry run there is replaced.
 
     Raises:
         StoreError: `out` holds something else, or cannot be written.
@@ -131,7 +136,7 @@ def write_dry_run(parcel: Parcel, out: Path) -> None:
     with only_one(out, "out"):
         OWNER.claim(out, "A dry run of svco publish.\n")
         remove_stale(out, "*", keep=(LOCK, *OWNER.marks))
-        for path, content in parcel.files.items():
+        for path, content in upload.files.items():
             target = out / path
             target.parent.mkdir(parents=True, exist_ok=True)
             if isinstance(content, bytes):
@@ -150,13 +155,13 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def print_operations(parcel: Parcel, operations: Mapping[str, str]) -> None:
+def print_operations(upload: UploadPlan, operations: Mapping[str, str]) -> None:
     """The table of what happens to each file."""
     rows = [
-        [path, what, f"{content_size(parcel.files[path]):,}" if path in parcel.files else ""]
+        [path, what, f"{content_size(upload.files[path]):,}" if path in upload.files else ""]
         for path, what in sorted(operations.items(), key=lambda item: (item[1], item[0]))
     ]
-    summary_table(f"One commit to a {parcel.kind} repository", ["file", "what", "bytes"], rows)
+    summary_table(f"One commit to a {upload.kind} repository", ["file", "what", "bytes"], rows)
 
 
 def run(
@@ -194,36 +199,40 @@ def run(
         str | None, typer.Option(help="The version's tag; by default the next of v1, v2, ..")
     ] = None,
 ) -> None:
-    """Publish an MVC folder, or a finetuned model, on the Hugging Face Hub: one commit, a tag, and
-    a look at what is there then.
+    """Publish an MVC folder, or a finetuned model, on the Hugging Face Hub.
+
+    It becomes one commit with a tag, and what is there then is looked at.
 
     The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub. The card
     of a data set is made anew from its manifest each time.
     """
-    if not has_hub_form(repo):
-        raise PublishError(
-            f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'"
-        )
-    if tag is not None and not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
-        raise PublishError(
-            f"--tag {tag}: expected letters, digits, '-', '_' and '.', for example v2"
-        )
+    _check_names(repo, tag)
     source = absolute_path(folder, "DIR")
     if "://" in source:
         raise StoreError(f"{source}: only local folders can be published; copy it here first")
     say(f"checking {source}")
-    parcel = pack(Path(source), repo, allow_license or [])
+    upload = plan_upload(Path(source), repo, allow_license or [])
     if dry_run:
-        target = Path(absolute_path(out, "out") if out else f"{source}-publish")
-        write_dry_run(parcel, target)
-        print_operations(parcel, plan(parcel, {}))
-        say(
-            f"nothing was sent; {', '.join(parcel.replaced)} of an earlier version would be"
-            f" removed\n{target}"
-        )
+        _dry_run(upload, Path(absolute_path(out, "out") if out else f"{source}-publish"))
         return
     from huggingface_hub.utils import disable_progress_bars
 
     disable_progress_bars()  # ours counts files
-    commit, version = publish(parcel, repo, is_public=public, tag=tag)
+    commit, version = publish(upload, repo, is_public=public, tag=tag)
     say(f"published {version}, commit {commit}")
+
+
+def _check_names(repo: str, tag: str | None) -> None:
+    if not has_hub_form(repo):
+        raise UserError(f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'")
+    if tag is not None and not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
+        raise UserError(f"--tag {tag}: expected letters, digits, '-', '_' and '.', for example v2")
+
+
+def _dry_run(upload: UploadPlan, target: Path) -> None:
+    write_dry_run(upload, target)
+    print_operations(upload, file_operations(upload, {}))
+    say(
+        f"nothing was sent; {', '.join(upload.replaced)} of an earlier version would be"
+        f" removed\n{target}"
+    )

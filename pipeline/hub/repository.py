@@ -1,5 +1,6 @@
-"""A repository on the Hub, as publishing needs it: what its head holds, one commit upon that head,
-a tag. Knows no data sets.
+"""A repository on the Hub: what its head holds, one commit upon that head, a tag.
+
+Knows no data sets.
 
 The Hub is the one that HF_ENDPOINT names. The token comes from HF_TOKEN or the login file, and no
 message repeats it.
@@ -30,15 +31,14 @@ _COMMITTING = "run the same command again, it sees whether the commit was made"
 
 
 class HubError(UserError):
-    """The Hub, or the way to it, does not do what was asked; the message says what is the case
-    there now.
-    """
+    """The Hub does not do what was asked; the message says what is the case there now."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file at a commit. Large ones are known by sha256, small ones by the name that git gives
-    their content.
+    """A file at a commit.
+
+    Large ones are known by sha256, small ones by the name that git gives their content.
     """
 
     size: int
@@ -64,8 +64,9 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The newest commit of the main branch: its name, its files, and the tags of the repository
-    with the commits they name.
+    """The newest commit of the main branch: its name, files and tags.
+
+    Tags come with the commits they name.
     """
 
     commit: str
@@ -110,9 +111,7 @@ class HubRepository:
         return f"{self.endpoint}/{'datasets/' if self.kind == 'dataset' else ''}{self.repo}"
 
     def head(self) -> Head | None:
-        """The newest commit; None where there is no such repository, or none that this token may
-        see.
-        """
+        """The newest commit; None where there is no repository that this token may see."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         try:
@@ -154,8 +153,9 @@ class HubRepository:
     def push(
         self, added: Mapping[str, Content], removed: Sequence[str], *, onto: str, message: str
     ) -> str:
-        """Uploads `added`, then makes one commit of everything upon the commit `onto`; returns its
-        name.
+        """Uploads `added`, then makes one commit of everything; returns its name.
+
+        It goes upon the commit `onto`.
 
         File by file, so that a run that was interrupted finds those it finished: the Hub tells
         which contents it has. Until the commit nothing of it can be seen; if somebody committed
@@ -192,8 +192,9 @@ class HubRepository:
 
     @contextlib.contextmanager
     def _in_words(self, doing: str, state: str = "") -> Iterator[None]:
-        """What fails inside becomes one sentence, without the token; `state` tells how things stand
-        then.
+        """What fails inside becomes one sentence, without the token.
+
+        `state` tells how things stand then.
         """
         # httpx's, of whichever version the library uses
         from huggingface_hub.errors import HTTPError

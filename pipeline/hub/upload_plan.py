@@ -1,5 +1,6 @@
-"""What would be pushed to the Hub: of an MVC folder or a model folder the files that belong there,
-checked, with their card.
+"""What would be pushed to the Hub: the files that belong there, checked, with their card.
+
+Of an MVC folder, or of a folder with a model or an adapter.
 """
 
 import fnmatch
@@ -25,14 +26,24 @@ from pipeline.hub.repository import Content, Kind
 
 LICENSE_ROWS = 4096
 MAX_TOLD = 5
-
-
-class PublishError(UserError):
-    """A folder must not, or cannot, be published; the message says why and what to do."""
+MODEL_CONFIG = "config.json"
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_UNFILLED = "[More Information Needed]"  # in the card that PEFT writes beside each adapter
+# What belongs to a model, of all that a training run leaves in its folder.
+_MODEL_FILES = (
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "*.jinja",
+    "*.model",
+    "*.txt",
+    "metrics.jsonl",
+)
+_NOT_OF_THE_MODEL = (RECORD, "result.json", "manifest.json")
 
 
 @dataclass(frozen=True)
-class Parcel:
+class UploadPlan:
     """Files by their paths in the repository, with what of an earlier version they replace.
 
     `proof` is the file that is read back whole after publishing; `replaced` are patterns of paths
@@ -45,8 +56,9 @@ class Parcel:
     replaced: tuple[str, ...]
 
     def stale(self, there: Collection[str]) -> list[str]:
-        """Which files of an earlier version have to go: left there, they would be read as part of
-        this one.
+        """Which files of an earlier version have to go.
+
+        Left there, they would be read as part of this one.
         """
         return sorted(
             path
@@ -55,17 +67,17 @@ class Parcel:
         )
 
 
-def pack(folder: Path, repo: str, allowed: Collection[str] = ()) -> Parcel:
+def plan_upload(folder: Path, repo: str, allowed: Collection[str] = ()) -> UploadPlan:
     """What to push of an MVC folder, or of a folder with a model or an adapter.
 
     Raises:
-        PublishError: Something is wrong with it, or a licence does not let it be published.
+        UserError: Something is wrong with it, or a licence does not let it be published.
         MvcError: It is none of them.
     """
     if (folder / "manifest.json").is_file():
-        return pack_mvc(folder, repo, allowed)
+        return _plan_dataset(folder, repo, allowed)
     if any((folder / name).is_file() for name in (MODEL_CONFIG, ADAPTER_CONFIG)):
-        return pack_model(folder, repo)
+        return _plan_model(folder, repo)
     raise MvcError(
         f"{folder}: expected an MVC folder (manifest.json), a model folder ({MODEL_CONFIG} and"
         f" *.safetensors) or the folder of a PEFT adapter ({ADAPTER_CONFIG} and {ADAPTER_WEIGHTS}),"
@@ -73,17 +85,17 @@ def pack(folder: Path, repo: str, allowed: Collection[str] = ()) -> Parcel:
     )
 
 
-def pack_mvc(folder: Path, repo: str, allowed: Collection[str]) -> Parcel:
+def _plan_dataset(folder: Path, repo: str, allowed: Collection[str]) -> UploadPlan:
     """The shards that the manifest lists, manifest and report as they are, and a card for the Hub.
 
     The card is made from the manifest again, so what somebody wrote into README.md by hand does not
     get there.
     """
-    found = [problem for problem in problems(folder, quick=False) if not problem.is_warning]
-    if found:
-        more = f" (and {len(found) - 1:,} more)" if len(found) > 1 else ""
-        raise PublishError(
-            f"{folder}: not published, {found[0].line()}{more}; `svco validate` tells all; build"
+    errors = [problem for problem in problems(folder, quick=False) if not problem.is_warning]
+    if errors:
+        more = f" (and {len(errors) - 1:,} more)" if len(errors) > 1 else ""
+        raise UserError(
+            f"{folder}: not published, {errors[0].line()}{more}; `svco validate` tells all; build"
             " the folder again"
         )
     manifest = read_manifest(folder)
@@ -101,14 +113,15 @@ def pack_mvc(folder: Path, repo: str, allowed: Collection[str]) -> Parcel:
         if (folder / name).is_file()
     }
     files["README.md"] = card.encode()
-    return Parcel("dataset", files, "manifest.json", ("data/*.parquet", "rejects/*.parquet"))
+    return UploadPlan("dataset", files, "manifest.json", ("data/*.parquet", "rejects/*.parquet"))
 
 
 def _licenses(folder: Path, names: Collection[str], *, rejects: bool) -> Counter[str]:
-    """How many pairs with a picture state which licence, in the shards themselves; "" where none is
-    stated.
+    """How many pairs with a picture state which licence; "" where none is stated.
+
+    The shards themselves are read.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for name in names:
         if name.startswith("rejects/") != rejects:
             continue
@@ -117,12 +130,12 @@ def _licenses(folder: Path, names: Collection[str], *, rejects: bool) -> Counter
                 LICENSE_ROWS, columns=["license", "image_a_sha256", "image_b_sha256"]
             ):
                 # A row that never had a picture passes nobody's picture on.
-                found.update(
+                counts.update(
                     row["license"] or ""
                     for row in batch.to_pylist()
                     if row["image_a_sha256"] or row["image_b_sha256"]
                 )
-    return Counter(dict(sorted(found.items())))
+    return Counter(dict(sorted(counts.items())))
 
 
 def _refuse_licenses(
@@ -142,7 +155,7 @@ def _refuse_licenses(
     named = " ".join(f"--allow-license {name!r}" for name in shown if name)
     if named:
         remedy += f"; or, with permission, name it: {named}"
-    raise PublishError(f"{folder}: not published, {'; '.join(told)}. {remedy}")
+    raise UserError(f"{folder}: not published, {'; '.join(told)}. {remedy}")
 
 
 def _numbers(num_kept: int, num_dropped: int) -> str:
@@ -154,28 +167,10 @@ def _numbers(num_kept: int, num_dropped: int) -> str:
     return " and ".join(parts) + (" pair" if num_kept + num_dropped == 1 else " pairs")
 
 
-MODEL_CONFIG, ADAPTER_CONFIG, ADAPTER_WEIGHTS = (
-    "config.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-)
-_UNFILLED = "[More Information Needed]"  # in the card that PEFT writes beside each adapter
-# What belongs to a model, of all that a training run leaves in its folder.
-_MODEL_FILES = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "*.jinja",
-    "*.model",
-    "*.txt",
-    "metrics.jsonl",
-)
-_NOT_OF_THE_MODEL = (RECORD, "result.json", "manifest.json")
+def _plan_model(folder: Path, repo: str) -> UploadPlan:
+    """Weights, configuration and processor of a finetuned model, its record, and a card.
 
-
-def pack_model(folder: Path, repo: str) -> Parcel:
-    """Weights, configuration and processor of a finetuned model, its record without this machine's
-    paths, and a card.
+    The record comes without this machine's paths.
 
     A folder of a PEFT adapter holds what was trained and not the base model; its configuration
     names that, and where it does so by a path of this machine, it is refused. A README.md that is
@@ -204,14 +199,14 @@ def pack_model(folder: Path, repo: str) -> Parcel:
     # A whole model where an adapter was, or the other way round, leaves nothing of the earlier
     # version.
     replaced = ("*.safetensors", "*.safetensors.index.json", MODEL_CONFIG, ADAPTER_CONFIG)
-    return Parcel("model", files, MODEL_CONFIG if adapter is None else ADAPTER_CONFIG, replaced)
+    return UploadPlan("model", files, MODEL_CONFIG if adapter is None else ADAPTER_CONFIG, replaced)
 
 
 def _adapter_config(folder: Path) -> dict[str, Any] | None:
     """The configuration of a PEFT adapter; None for a folder of a whole model.
 
     Raises:
-        PublishError: It does not name the base model, or names it by a path that exists nowhere
+        UserError: It does not name the base model, or names it by a path that exists nowhere
             else.
     """
     path = folder / ADAPTER_CONFIG
@@ -220,19 +215,19 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
     config = read_json(path)
     base = config.get("base_model_name_or_path") if isinstance(config, dict) else None
     if not isinstance(base, str) or not base:
-        raise PublishError(
+        raise UserError(
             f"{path}: not published, it does not say whose adapter it is; set"
             " base_model_name_or_path to the base model's Hub name"
         )
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base, re.ASCII):
-        raise PublishError(
+        raise UserError(
             f"{path}: not published, base_model_name_or_path={base!r} is a path of this machine,"
             " where nobody else finds the base model; set it to the base model's Hub name, or"
             " merge the adapter and publish the whole model"
         )
     recipe = (read_training_record(folder.parent) or {}).get("recipe", {})
     if (recipe.get("lora") or {}).get("merge") and recipe.get("train", {}).get("train_projector"):
-        raise PublishError(
+        raise UserError(
             f"{folder}: not published, the projector was trained too, and it is in the merged model"
             f" alone; publish {folder.parent}, or train with train.train_projector=false"
         )
@@ -240,12 +235,13 @@ def _adapter_config(folder: Path) -> dict[str, Any] | None:
 
 
 def _checked_weights(folder: Path, is_adapter: bool) -> set[str]:
-    """The weight files: the adapter's, or all that the index names, or those that are there; each
-    can be opened.
+    """The weight files, each of which can be opened.
+
+    The adapter's, or all that the index names, or those that are there.
     """
     if is_adapter:
-        found = {ADAPTER_WEIGHTS} if (folder / ADAPTER_WEIGHTS).is_file() else set()
-        return _opened(folder, ADAPTER_CONFIG, found)
+        adapter = {ADAPTER_WEIGHTS} if (folder / ADAPTER_WEIGHTS).is_file() else set()
+        return _opened(folder, ADAPTER_CONFIG, adapter)
     index = folder / "model.safetensors.index.json"
     weights = (
         set(read_json(index)["weight_map"].values())
@@ -259,12 +255,12 @@ def _opened(folder: Path, config: str, weights: set[str]) -> set[str]:
     """The weights, each opened once.
 
     Raises:
-        PublishError: There are none, or some cannot be read.
+        UserError: There are none, or some cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
     if not weights:
-        raise PublishError(
+        raise UserError(
             f"{folder}: not published, it has no weights (*.safetensors); let the training finish"
             " first"
         )
@@ -274,7 +270,7 @@ def _opened(folder: Path, config: str, weights: set[str]) -> set[str]:
             with safe_open(folder / name, framework="numpy") as file:
                 file.keys()
         except (SafetensorError, OSError) as error:
-            raise PublishError(
+            raise UserError(
                 f"{folder / name}: not published, these weights cannot be read ({error}); train"
                 " again"
             ) from error

@@ -16,12 +16,13 @@ from safetensors.numpy import save_file
 
 from pipeline.cards.licenses import exceptions, refused
 from pipeline.core.cli import run_command
+from pipeline.core.recipe import UserError
 from pipeline.core.schema import MvcError
 from pipeline.core.storage import StoreError, sha256_file
 from pipeline.hub.publish import OWNER, publish, write_dry_run
 from pipeline.hub.publish import run as publish_command
 from pipeline.hub.repository import HubError
-from pipeline.hub.upload_plan import PublishError, pack
+from pipeline.hub.upload_plan import plan_upload
 from tests.pipeline import hub_server as server
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -113,7 +114,7 @@ def test_a_folder_becomes_a_private_repository_in_one_commit_with_a_tag(
     ):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("not for the Hub")
-    commit, tag = publish(pack(folder, REPO), REPO)
+    commit, tag = publish(plan_upload(folder, REPO), REPO)
     repo = hub.repo(REPO)
     assert repo.is_private and repo.tags == {"v1": commit} == {tag: commit}
     assert [one.message for one in repo.commits] == [
@@ -130,18 +131,18 @@ def test_a_folder_becomes_a_private_repository_in_one_commit_with_a_tag(
 def test_a_new_repository_is_public_only_when_told_and_one_that_is_there_stays_as_it_is(
     hub: Any, published: Make
 ) -> None:
-    parcel = pack(published(), REPO)
-    publish(parcel, REPO, is_public=True)
+    upload = plan_upload(published(), REPO)
+    publish(upload, REPO, is_public=True)
     assert not hub.repo(REPO).is_private
-    publish(parcel, "stars/other")
-    publish(parcel, "stars/other", is_public=True)
+    publish(upload, "stars/other")
+    publish(upload, "stars/other", is_public=True)
     assert hub.repo("stars/other").is_private
 
 
 def test_publishing_the_same_again_changes_nothing(hub: Any, published: Make) -> None:
-    parcel = pack(published(), REPO)
-    first = publish(parcel, REPO)
-    assert publish(parcel, REPO) == first
+    upload = plan_upload(published(), REPO)
+    first = publish(upload, REPO)
+    assert publish(upload, REPO) == first
     assert len(hub.repo(REPO).commits) == 2 and len(hub.uploads) == 3
 
 
@@ -149,12 +150,12 @@ def test_a_second_version_removes_stale_shards_and_leaves_what_is_not_ours(
     hub: Any, published: Make
 ) -> None:
     folder = published()
-    first, _ = publish(pack(folder, REPO), REPO)
+    first, _ = publish(plan_upload(folder, REPO), REPO)
     repo = hub.repo(REPO)
     theirs = server.Blob(b"a page of theirs", is_lfs=False)
     repo.commit("somebody adds a page", repo.commits[-1].files | {"NOTES.md": theirs})
     _split_train(folder, _seal)
-    second, tag = publish(pack(folder, REPO), REPO)
+    second, tag = publish(plan_upload(folder, REPO), REPO)
     files = repo.commits[-1].files
     assert tag == "v2" and repo.tags == {"v1": first, "v2": second} and len(repo.commits) == 4
     assert sorted(name for name in files if name.startswith("data/train")) == [
@@ -169,13 +170,13 @@ def test_a_second_version_removes_stale_shards_and_leaves_what_is_not_ours(
 def test_an_interrupted_upload_goes_on_without_sending_finished_files_again(
     hub: Any, published: Make
 ) -> None:
-    parcel = pack(published(), REPO)
+    upload = plan_upload(published(), REPO)
     hub.refuse_uploads_after = 1
     with pytest.raises(HubError, match="the same command goes on from there"):
-        publish(parcel, REPO)
+        publish(upload, REPO)
     assert list(hub.repo(REPO).commits[-1].files) == [".gitattributes"] and not hub.repo(REPO).tags
     hub.refuse_uploads_after = None
-    publish(parcel, REPO)
+    publish(upload, REPO)
     assert len(hub.uploads) == len(set(hub.uploads)) == 3
     assert len(hub.repo(REPO).commits) == 2
 
@@ -185,7 +186,7 @@ def test_a_connection_that_breaks_in_the_middle_of_a_file_is_taken_up_again(
     hub: Any, published: Make
 ) -> None:
     hub.drop_next_upload = True
-    publish(pack(published(), REPO), REPO)
+    publish(plan_upload(published(), REPO), REPO)
     assert len(hub.uploads) == 3 and len(hub.repo(REPO).commits) == 2
 
 
@@ -206,13 +207,13 @@ def test_a_publisher_killed_in_the_middle_leaves_nothing_half_published(
     hub.hang_uploads_after = None
     hub.released.set()
     assert len(hub.repo(REPO).commits) == 1 and len(hub.uploads) == 2
-    publish(pack(folder, REPO), REPO)
+    publish(plan_upload(folder, REPO), REPO)
     assert len(hub.uploads) == len(set(hub.uploads)) == 3 and len(hub.repo(REPO).commits) == 2
 
 
 def test_a_concurrent_commit_is_noticed_and_nothing_is_published(hub: Any, published: Make) -> None:
     folder = published()
-    publish(pack(folder, REPO), REPO)
+    publish(plan_upload(folder, REPO), REPO)
     repo = hub.repo(REPO)
     _split_train(folder, _seal)
     theirs = {"README.md": server.Blob(b"# theirs", is_lfs=False)}
@@ -220,22 +221,22 @@ def test_a_concurrent_commit_is_noticed_and_nothing_is_published(hub: Any, publi
     with pytest.raises(
         HubError, match="somebody else committed there meanwhile, so nothing was published"
     ):
-        publish(pack(folder, REPO), REPO)
+        publish(plan_upload(folder, REPO), REPO)
     assert repo.commits[-1].files == theirs and list(repo.tags) == ["v1"]
 
 
 def test_a_commit_whose_answer_was_lost_is_found_by_the_next_run(hub: Any, published: Make) -> None:
-    parcel = pack(published(), REPO)
+    upload = plan_upload(published(), REPO)
 
     def fail(_: object) -> None:
         raise ConnectionAbortedError
 
     hub.after_commit = fail
     with pytest.raises(HubError, match="it sees whether the commit was made"):
-        publish(parcel, REPO)
+        publish(upload, REPO)
     assert len(hub.repo(REPO).commits) == 2 and not hub.repo(REPO).tags
     hub.after_commit = None
-    commit, tag = publish(parcel, REPO)
+    commit, tag = publish(upload, REPO)
     assert len(hub.repo(REPO).commits) == 2 and hub.repo(REPO).tags == {tag: commit} == {
         "v1": hub.repo(REPO).commits[-1].oid
     }
@@ -265,21 +266,21 @@ def test_what_the_hub_holds_is_compared_with_what_was_pushed(
     with pytest.raises(
         HubError, match=f"does not hold what was pushed: {re.escape(wrong)}; do not use it"
     ):
-        publish(pack(published(), REPO), REPO)
+        publish(plan_upload(published(), REPO), REPO)
     assert not hub.repo(REPO).tags
 
 
 @pytest.mark.slow
 def test_a_tag_can_be_chosen_and_never_moves(hub: Any, published: Make) -> None:
     folder = published()
-    commit, _ = publish(pack(folder, REPO), REPO, tag="v1.0")
-    assert publish(pack(folder, REPO), REPO, tag="v1.0") == (commit, "v1.0")
+    commit, _ = publish(plan_upload(folder, REPO), REPO, tag="v1.0")
+    assert publish(plan_upload(folder, REPO), REPO, tag="v1.0") == (commit, "v1.0")
     _split_train(folder, _seal)
     sent = len(hub.uploads)
     with pytest.raises(HubError, match="'v1.0' names an earlier version"):
-        publish(pack(folder, REPO), REPO, tag="v1.0")
+        publish(plan_upload(folder, REPO), REPO, tag="v1.0")
     assert len(hub.uploads) == sent
-    assert publish(pack(folder, REPO), REPO)[1] == "v1"
+    assert publish(plan_upload(folder, REPO), REPO)[1] == "v1"
 
 
 def test_the_token_appears_nowhere(
@@ -342,7 +343,7 @@ def test_a_hub_that_is_not_there_is_said_in_one_sentence(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("HF_TOKEN", "hf_some")
     with pytest.raises(HubError, match="the Hub could not be reached"):
-        publish(pack(published(), REPO), REPO)
+        publish(plan_upload(published(), REPO), REPO)
 
 
 @pytest.mark.slow
@@ -351,12 +352,11 @@ def test_a_dry_run_writes_exactly_what_would_be_pushed_and_loads_neither_ray_nor
 ) -> None:
     folder = published()
     (folder / "report.html").write_text("a page")
-    without = "datasets,huggingface_hub"
-    finished = lean_command("publish", folder, "--repo", REPO, "--dry-run", without=without)
+    finished = lean_command("publish", folder, "--repo", REPO, "--dry-run", without="datasets")
     for name in ("README.md", "manifest.json", "report.html", *SHARDS):
         assert name in finished.stderr
     assert not hub.requests
-    publish(pack(folder, REPO), REPO)
+    publish(plan_upload(folder, REPO), REPO)
     pushed = {
         name: blob.data
         for name, blob in hub.repo(REPO).commits[-1].files.items()
@@ -375,9 +375,9 @@ def _contents(folder: Path) -> dict[str, bytes]:
 
 def test_a_dry_run_replaces_a_dry_run_and_nothing_else(published: Make, tmp_path: Path) -> None:
     folder, out = published(), tmp_path / "dry"
-    write_dry_run(pack(folder, REPO), out)
+    write_dry_run(plan_upload(folder, REPO), out)
     _split_train(folder, _seal)
-    write_dry_run(pack(folder, REPO), out)
+    write_dry_run(plan_upload(folder, REPO), out)
     assert set(_contents(out)) == {
         "README.md",
         "manifest.json",
@@ -386,17 +386,17 @@ def test_a_dry_run_replaces_a_dry_run_and_nothing_else(published: Make, tmp_path
     }
     (out / OWNER.marks[0]).unlink()
     with pytest.raises(StoreError, match="earlier dry run of svco publish, found"):
-        write_dry_run(pack(folder, REPO), out)
+        write_dry_run(plan_upload(folder, REPO), out)
 
 
 def test_a_folder_that_does_not_validate_is_refused(published: Make) -> None:
     folder = published()
     with (folder / SHARDS[0]).open("ab") as file:
         file.write(b" ")
-    with pytest.raises(PublishError, match=r"not published, data/train.*sha256.*svco validate"):
-        pack(folder, REPO)
+    with pytest.raises(UserError, match=r"not published, data/train.*sha256.*svco validate"):
+        plan_upload(folder, REPO)
     with pytest.raises(MvcError, match="found none of them"):
-        pack(folder / "data", REPO)
+        plan_upload(folder / "data", REPO)
 
 
 LICENCES = [
@@ -461,8 +461,8 @@ def test_a_pair_that_may_not_be_passed_on_stops_it_with_its_number_reason_and_re
             _license(splits, "rejects", "research only"),
         )
     )
-    with pytest.raises(PublishError) as caught:
-        pack(folder, REPO)
+    with pytest.raises(UserError) as caught:
+        plan_upload(folder, REPO)
     assert "1 kept and 1 dropped pairs under 'research only': it limits who may use it" in str(
         caught.value
     )
@@ -473,26 +473,26 @@ def test_a_pair_without_a_licence_can_only_be_given_one(published: Make) -> None
     folder = published(lambda splits: _license(splits, "validation", ""))
     for allowed in ([], [""], ["MIT"]):
         with pytest.raises(
-            PublishError,
+            UserError,
             match=(
                 "no licence.*state the licence in the recipe and build again, or leave out that"
                 " source$"
             ),
         ):
-            pack(folder, REPO, allowed)
+            plan_upload(folder, REPO, allowed)
 
 
 def test_the_licences_are_those_of_the_rows_whatever_the_manifest_says(published: Make) -> None:
     folder = published(lambda splits: _license(splits, "train", "research only"))
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps(manifest | {"licenses": {"MIT": 10}}))
-    with pytest.raises(PublishError, match="research only"):
-        pack(folder, REPO)
+    with pytest.raises(UserError, match="research only"):
+        plan_upload(folder, REPO)
 
 
 def test_the_card_tells_of_exceptions(published: Make) -> None:
     folder = published(lambda splits: _license(splits, "train", "research only"))
-    card = pack(folder, REPO, ["research only"]).files["README.md"].decode()
+    card = plan_upload(folder, REPO, ["research only"]).files["README.md"].decode()
     header = yaml.safe_load(card.split("---\n")[1])
     assert (header["license"], header["license_name"]) == ("other", "mit-and-research-only")
     section = card.split("## Licences")[1].split("\n## ")[0]
@@ -501,7 +501,7 @@ def test_the_card_tells_of_exceptions(published: Make) -> None:
     )
     assert (
         "states to have that right"
-        not in pack(published(), REPO, ["research only"]).files["README.md"].decode()
+        not in plan_upload(published(), REPO, ["research only"]).files["README.md"].decode()
     )
 
 
@@ -510,7 +510,7 @@ def test_load_dataset_reads_pictures_and_texts_from_the_hub(
     hub: Any, published: Make, tmp_path: Path
 ) -> None:
     folder = published()
-    publish(pack(folder, REPO), REPO)
+    publish(plan_upload(folder, REPO), REPO)
     code = (
         f"from datasets import load_dataset\npairs = load_dataset({REPO!r}, split='train',"
         " revision='v1')\nassert len(pairs) == 8 and pairs[0]['image_a'].size == (48, 48) and"
@@ -568,7 +568,7 @@ def test_a_model_folder_becomes_a_model_repository(hub: Any, model: Path, tmp_pa
     weights = [f"model-0000{index}-of-00002.safetensors" for index in (1, 2)]
     # of an earlier run, not in the index
     save_file({"old": np.zeros(2, np.float32)}, model / "model.safetensors")
-    publish(pack(model, REPO), REPO)
+    publish(plan_upload(model, REPO), REPO)
     files = hub.repo(REPO, "model").commits[-1].files
     expected = [
         "README.md",
@@ -600,12 +600,12 @@ def test_a_model_folder_becomes_a_model_repository(hub: Any, model: Path, tmp_pa
 
 
 def test_a_model_saved_in_fewer_files_leaves_no_stale_weights(hub: Any, model: Path) -> None:
-    publish(pack(model, REPO), REPO)
+    publish(plan_upload(model, REPO), REPO)
     for path in model.glob("model*"):
         path.unlink()
     save_file({"w": np.ones(4, np.float32)}, model / "model.safetensors")
     (model / "README.md").write_text("---\nlicense: mit\n---\nmy own card")
-    assert publish(pack(model, REPO), REPO)[1] == "v2"
+    assert publish(plan_upload(model, REPO), REPO)[1] == "v2"
     files = hub.repo(REPO, "model").commits[-1].files
     assert [name for name in files if "safetensors" in name] == ["model.safetensors"]
     assert files["README.md"].data.endswith(b"my own card")
@@ -622,14 +622,14 @@ def test_a_model_whose_weights_are_not_all_there_is_refused(model: Path, damage:
         for path in model.glob("model*"):
             path.unlink()
     with pytest.raises(
-        PublishError,
+        UserError,
         match=(
             "it has no weights"
             if damage == "none"
             else "model-00002-of-00002.safetensors.*cannot be read"
         ),
     ):
-        pack(model, REPO)
+        plan_upload(model, REPO)
 
 
 @pytest.fixture
@@ -662,9 +662,9 @@ def test_an_adapter_folder_becomes_a_repository_that_names_its_base(
     assert "[More Information Needed]" in (adapter / "README.md").read_text()
     (adapter / "tokenizer.json").write_text("{}")
     (adapter / "optimizer.bin").write_text("not for the Hub")
-    publish(pack(model, REPO), REPO)
+    publish(plan_upload(model, REPO), REPO)
     # what the whole model had there would shadow the adapter
-    assert publish(pack(adapter, REPO), REPO)[1] == "v2"
+    assert publish(plan_upload(adapter, REPO), REPO)[1] == "v2"
     files = hub.repo(REPO, "model").commits[-1].files
     weights = [
         name
@@ -706,8 +706,8 @@ def test_an_adapter_that_nobody_else_could_use_is_refused(
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", **config}))
     if message != "it has no weights":
         save_file({"w": np.ones(2, np.float32)}, tmp_path / "adapter_model.safetensors")
-    with pytest.raises(PublishError, match=message):
-        pack(tmp_path, REPO)
+    with pytest.raises(UserError, match=message):
+        plan_upload(tmp_path, REPO)
 
 
 def test_an_adapter_without_the_projector_that_was_trained_with_it_is_refused(
@@ -716,12 +716,12 @@ def test_an_adapter_without_the_projector_that_was_trained_with_it_is_refused(
     record = {"recipe": {"lora": {"merge": True}, "train": {"train_projector": True}}}
     (adapter.parent / "svco.json").write_text(json.dumps(record))
     with pytest.raises(
-        PublishError, match=f"the projector was trained too, .+ publish {adapter.parent}"
+        UserError, match=f"the projector was trained too, .+ publish {adapter.parent}"
     ):
-        pack(adapter, REPO)
+        plan_upload(adapter, REPO)
     record["recipe"]["train"]["train_projector"] = False
     (adapter.parent / "svco.json").write_text(json.dumps(record))
-    assert pack(adapter, REPO).proof == "adapter_config.json"
+    assert plan_upload(adapter, REPO).proof == "adapter_config.json"
 
 
 @pytest.mark.parametrize("repo", ["huts", "a/b/c", "../x/y", "a b/c", "a/"])
