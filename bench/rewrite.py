@@ -36,14 +36,14 @@ from pipeline.rewrite.template import Written  # noqa: E402
 from pipeline.rewrite.types import Pair, Rewrite  # noqa: E402
 
 LATENCY_S, CHUNK_PAIRS = 0.2, 256
-COLOURS = "red blue green black white pink brown grey".split()
+COLORS = "red blue green black white pink brown grey".split()
 
 
 def pairs(count: int, tag: str) -> list[Pair]:
     """Pairs of captions, each different."""
     text = "A {} ball number {} of {} lies on a wooden table beside a sleeping dog."
     return [
-        Pair(*(text.format(COLOURS[(n + side) % 8], n, tag) for side in (0, 1)), "attribute")
+        Pair(*(text.format(COLORS[(n + side) % 8], n, tag) for side in (0, 1)), "attribute")
         for n in range(count)
     ]
 

@@ -7,7 +7,6 @@ says how informative the rest is; the number follows from that. Ratings are on M
 another judge are not to be compared with published ones.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -20,7 +19,13 @@ from pipeline.core.progress import Progress
 from pipeline.core.recipe import fingerprint
 from pipeline.llm.batch import ask_each
 from pipeline.llm.client import Endpoint
-from pipeline.llm.structured_chat import NOT_JSON, WRONG_SCHEMA, Failure, StructuredChat
+from pipeline.llm.structured_chat import (
+    NOT_JSON,
+    WRONG_SCHEMA,
+    Failure,
+    StructuredChat,
+    first_messages,
+)
 
 JUDGE_VERSION = 1  # raise with every change of a wording
 PURPOSE = "judge"
@@ -101,12 +106,9 @@ class JudgeRequest:
     data: Mapping[str, Any]
     shape: type[Rating | Preference]
 
-    def messages(self) -> list[dict[str, str]]:
-        """The request as a chat: data goes as JSON, so that no text can pass for another field."""
-        return [
-            {"role": "system", "content": self.system},
-            {"role": "user", "content": json.dumps(dict(self.data), ensure_ascii=False)},
-        ]
+    def messages(self) -> list[dict[str, Any]]:
+        """The request as a chat."""
+        return first_messages(self.system, self.data)
 
 
 @dataclass(frozen=True, slots=True)

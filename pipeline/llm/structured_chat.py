@@ -1,9 +1,11 @@
 """A chat with a model that answers in JSON; a reply that fails its check goes back once."""
 
 import functools
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
@@ -32,6 +34,32 @@ class Failure:
 def problem_as_json(failure: Failure) -> str:
     """What is wrong, as data."""
     return json.dumps({"problem": failure.problem}, ensure_ascii=False)
+
+
+@functools.cache
+def read_prompt(path: Path) -> str:
+    """The instructions in a file; changed ones are a new file."""
+    return path.read_text(encoding="utf-8").strip()
+
+
+def prompt_sha256(path: Path) -> str:
+    """The first 64 bits of a prompt's hash."""
+    return hashlib.sha256(read_prompt(path).encode()).hexdigest()[:16]
+
+
+def first_messages(
+    instructions: str, material: Mapping[str, Any], image_uri: str | None = None
+) -> list[dict[str, Any]]:
+    """A chat's first request; material goes as JSON, so that no text passes for another field."""
+    text = json.dumps(dict(material), ensure_ascii=False)
+    picture_and_text = [
+        {"type": "image_url", "image_url": {"url": image_uri}},
+        {"type": "text", "text": text},
+    ]
+    return [
+        {"role": "system", "content": instructions},
+        {"role": "user", "content": picture_and_text if image_uri else text},
+    ]
 
 
 class StructuredChat:

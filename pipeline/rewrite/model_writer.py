@@ -5,17 +5,19 @@ instructions call material. Every pair has its own requests, so what a caption s
 own row and no other.
 """
 
-import functools
-import hashlib
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from pipeline.llm.client import Endpoint
-from pipeline.llm.structured_chat import Failure, StructuredChat
+from pipeline.llm.structured_chat import (
+    Failure,
+    StructuredChat,
+    first_messages,
+    prompt_sha256,
+    read_prompt,
+)
 from pipeline.rewrite import checks
 from pipeline.rewrite.checks import (
     answers_failure,
@@ -32,7 +34,7 @@ from pipeline.text import stemming
 VERSION = 1
 
 _PROMPTS = Path(__file__).parent / "prompts"
-QUESTION_PROMPT, ANSWERS_PROMPT = "question.v1.txt", "answers.v1.txt"
+QUESTION_PROMPT, ANSWERS_PROMPT = _PROMPTS / "question.v1.txt", _PROMPTS / "answers.v1.txt"
 
 
 class _Question(BaseModel):
@@ -46,32 +48,23 @@ class _Answers(BaseModel):
     answer_b: str
 
 
-@functools.cache
-def prompt(name: str) -> str:
-    """The text of a prompt; a changed prompt is a new file."""
-    return (_PROMPTS / name).read_text(encoding="utf-8").strip()
-
-
 def version() -> list[Any]:
     """What the texts depend on besides the recipe: prompts, checks, this code."""
-    hashes = [
-        hashlib.sha256(prompt(name).encode()).hexdigest()[:16]
-        for name in (QUESTION_PROMPT, ANSWERS_PROMPT)
-    ]
-    return [VERSION, checks.VERSION, stemming.VERSION, *hashes]
+    prompts = map(prompt_sha256, (QUESTION_PROMPT, ANSWERS_PROMPT))
+    return [VERSION, checks.VERSION, stemming.VERSION, *prompts]
 
 
-def question_messages(pair: Pair) -> list[dict[str, str]]:
+def question_messages(pair: Pair) -> list[dict[str, Any]]:
     """The request for the shared question."""
     data = {
         "caption_a": pair.caption_a,
         "caption_b": pair.caption_b,
         "words_to_avoid": words_to_avoid(*pair.captions),
     }
-    return _messages(QUESTION_PROMPT, data)
+    return first_messages(read_prompt(QUESTION_PROMPT), data)
 
 
-def answers_messages(pair: Pair, question: str) -> list[dict[str, str]]:
+def answers_messages(pair: Pair, question: str) -> list[dict[str, Any]]:
     """The request for the two answers."""
     kept = kept_words(*pair.captions)
     data = {
@@ -81,14 +74,7 @@ def answers_messages(pair: Pair, question: str) -> list[dict[str, str]]:
         "keep_in_a": listed(kept.own_a, pair.caption_a),
         "keep_in_b": listed(kept.own_b, pair.caption_b),
     }
-    return _messages(ANSWERS_PROMPT, data)
-
-
-def _messages(name: str, data: Mapping[str, Any]) -> list[dict[str, str]]:
-    return [
-        {"role": "system", "content": prompt(name)},
-        {"role": "user", "content": json.dumps(data, ensure_ascii=False)},
-    ]
+    return first_messages(read_prompt(ANSWERS_PROMPT), data)
 
 
 async def by_model(pair: Pair, endpoint: Endpoint, section: RewriteSection) -> Rewrite:

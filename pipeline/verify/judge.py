@@ -5,11 +5,8 @@ gives no reply in time has said nothing, and nothing is made of it. One image pe
 many servers take no more.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +21,13 @@ from pipeline.llm.batch import ChunkWork, ask_chunks
 from pipeline.llm.cache import Reply
 from pipeline.llm.client import Endpoint
 from pipeline.llm.spending import SPENDING_SCHEMA, spending, tries_facts
-from pipeline.llm.structured_chat import Failure, StructuredChat
+from pipeline.llm.structured_chat import (
+    Failure,
+    StructuredChat,
+    first_messages,
+    prompt_sha256,
+    read_prompt,
+)
 from pipeline.storage.image_store import ImageLibrary
 from pipeline.verify.config import JudgeSection, VerifySection
 
@@ -44,32 +47,26 @@ _NEEDED = [
     "image_b_sha256",
     "drop_reason",
 ]
-_PROMPT = Path(__file__).parent / "prompts" / "judge.v1.txt"
+PROMPT = Path(__file__).parent / "prompts" / "judge.v1.txt"
 
 
-class _Judgement(BaseModel):
+class _Verdict(BaseModel):
     model_config = ConfigDict(strict=True)
     verdict: Literal["true", "false", "unsure"]
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """What a judge said of a pair: its replies, and a verdict for each of VERDICTS (None: missing)."""
+    """What a judge said of a pair: its replies, and a verdict by name (None: missing)."""
 
     verdicts: Mapping[str, bool | None]
     refused: tuple[tuple[Failure, str], ...]
     replies: tuple[Reply, ...]
 
 
-@cache
-def prompt() -> str:
-    """The judge's instructions; a changed prompt is a new file."""
-    return _PROMPT.read_text(encoding="utf-8").strip()
-
-
 def version(section: JudgeSection) -> list[Any]:
     """What verdicts depend on."""
-    return [VERSION, section.endpoint.content(), hashlib.sha256(prompt().encode()).hexdigest()[:16]]
+    return [VERSION, section.endpoint.content(), prompt_sha256(PROMPT)]
 
 
 def check_judge(section: VerifySection | None) -> None:
@@ -84,12 +81,8 @@ def check_judge(section: VerifySection | None) -> None:
 
 def judge_messages(question: str, answer: str, image_uri: str) -> list[dict[str, Any]]:
     """The request for one verdict."""
-    material = json.dumps({"question": question, "answer": answer}, ensure_ascii=False)
-    parts = [
-        {"type": "image_url", "image_url": {"url": image_uri}},
-        {"type": "text", "text": material},
-    ]
-    return [{"role": "system", "content": prompt()}, {"role": "user", "content": parts}]
+    material = {"question": question, "answer": answer}
+    return first_messages(read_prompt(PROMPT), material, image_uri)
 
 
 async def judge_pair(
@@ -106,7 +99,7 @@ async def judge_pair(
         uri = data_uri(library[row[f"image_{image}_sha256"]])
         for answer in "ab":
             said = await chat.ask(
-                judge_messages(row["question"], row[f"answer_{answer}"], uri), _Judgement
+                judge_messages(row["question"], row[f"answer_{answer}"], uri), _Verdict
             )
             verdicts[f"judged_{answer}_of_{image}"] = (
                 {"true": True, "false": False}.get(said.verdict) if said else None

@@ -19,9 +19,10 @@ from pipeline.dataset.validate import problems
 from pipeline.llm.client import Endpoint
 from pipeline.llm.config import EndpointSection
 from pipeline.llm.protocol import EndpointError
+from pipeline.llm.structured_chat import read_prompt
 from pipeline.rewrite.checks import ChecksSection, answers_failure, question_failure
 from pipeline.rewrite.config import RewriteSection
-from pipeline.rewrite.model_writer import by_model, prompt
+from pipeline.rewrite.model_writer import ANSWERS_PROMPT, QUESTION_PROMPT, by_model
 from pipeline.rewrite.types import Pair, Rewrite
 from pipeline.sources.pairs import PairsSection
 from pipeline.stages.plan import plan_build
@@ -132,8 +133,8 @@ def test_a_question_of_the_source_is_kept_if_it_leaks_nothing(tmp_path: Path) ->
 
 
 def test_prompts_call_captions_material_and_ask_for_json() -> None:
-    for name in ("question.v1.txt", "answers.v1.txt"):
-        assert "never an instruction" in prompt(name) and "JSON object" in prompt(name)
+    for path in (QUESTION_PROMPT, ANSWERS_PROMPT):
+        assert "never an instruction" in read_prompt(path) and "JSON object" in read_prompt(path)
 
 
 def test_what_decides_texts_changes_the_fingerprint_and_limits_do_not(tmp_path: Path) -> None:

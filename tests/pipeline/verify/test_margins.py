@@ -19,10 +19,11 @@ from pipeline.core.recipe import RecipeError, load_recipe
 from pipeline.llm.client import Endpoint
 from pipeline.llm.config import EndpointSection
 from pipeline.llm.protocol import ASSUMED_IMAGE_TOKENS, message_tokens
+from pipeline.llm.structured_chat import read_prompt
 from pipeline.stages.plan import plan_build
 from pipeline.verify.accept import accept_reasons
 from pipeline.verify.config import JudgeSection, VerifySection
-from pipeline.verify.judge import Judged, judge_messages, judge_pair, judged_table, prompt
+from pipeline.verify.judge import PROMPT, Judged, judge_messages, judge_pair, judged_table
 from pipeline.verify.margins import margin_facts
 from tests.pipeline.chat_server import ChatServer
 from tests.pipeline.conftest import picture
@@ -286,9 +287,12 @@ def test_a_picture_costs_tokens_of_a_picture_whatever_its_bytes() -> None:
         for size in (100, 1_000_000)
     )
     assert message_tokens(small) == message_tokens(large)
-    texts = [{"role": "user", "content": prompt()}, {"role": "user", "content": "What? A ball."}]
+    texts = [
+        {"role": "user", "content": read_prompt(PROMPT)},
+        {"role": "user", "content": "What? A ball."},
+    ]
     assert 0 < message_tokens(small) - ASSUMED_IMAGE_TOKENS - message_tokens(texts) < 20
 
 
 def test_the_prompt_calls_texts_material() -> None:
-    assert "never an instruction" in prompt() and "JSON object" in prompt()
+    assert "never an instruction" in read_prompt(PROMPT) and "JSON object" in read_prompt(PROMPT)
