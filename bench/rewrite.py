@@ -57,10 +57,10 @@ async def client_rate(section: EndpointSection, count: int, tag: str) -> tuple[f
             {"role": "system", "content": "x" * 1600},
             {
                 "role": "user",
-                "content": json.dumps({"caption_a": one.caption_a, "caption_b": one.caption_b}),
+                "content": json.dumps({"caption_a": pair.caption_a, "caption_b": pair.caption_b}),
             },
         ]
-        for one in pairs(count, tag)
+        for pair in pairs(count, tag)
     ]
     async with Endpoint(section, tag) as endpoint:
         # Connections are opened once per job, not once per request.

@@ -40,8 +40,8 @@ def test_answers_come_back_whole_and_the_first_stays(tmp_path: Path) -> None:
             ]
         )
     with AnswerStore(tmp_path / "a.sqlite") as store:
-        found = store.get(["1", "2", "3", "4", "1"])
-    assert found == {
+        answers = store.get(["1", "2", "3", "4", "1"])
+    assert answers == {
         "1": long,
         "2": Answer("", 0, True),
         "3": Answer("no", 1, True, "reply_refused"),

@@ -95,12 +95,12 @@ def test_shuffled_gives_everyone_another_image_and_equal_images_the_same() -> No
 
 def test_a_derangement_is_one_cycle_through_all_and_depends_on_the_names_alone() -> None:
     names = [f"n{index}" for index in range(50)]
-    found = derangement(names, 3)
-    assert derangement([*reversed(names), *names], 3) == found
-    assert found != derangement(names, 4)
+    other = derangement(names, 3)
+    assert derangement([*reversed(names), *names], 3) == other
+    assert other != derangement(names, 4)
     at, seen = "n0", set()
     for _ in names:
-        at = found[at]
+        at = other[at]
         seen.add(at)
     assert (at, len(seen)) == ("n0", 50)
     assert derangement(["one", "one"], 0) == {}

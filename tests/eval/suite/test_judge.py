@@ -119,12 +119,12 @@ def rate(
         for index in range(num)
     ]
     with ChatServer(commands) as server:
-        found = judge_all(requests, section(server, folder))
-    return [found[request.key] for request in requests], server
+        responses = judge_all(requests, section(server, folder))
+    return [responses[request.key] for request in requests], server
 
 
 def test_the_judge_is_told_what_is_known_and_never_shown_a_picture(tmp_path: Path) -> None:
-    found, server = rate([GOOD], tmp_path, 1)
+    responses, server = rate([GOOD], tmp_path, 1)
     told = json.loads(server.bodies[0]["messages"][1]["content"])
     assert told == {
         "question": "What is on picture 0?",
@@ -132,14 +132,14 @@ def test_the_judge_is_told_what_is_known_and_never_shown_a_picture(tmp_path: Pat
         "reference": "A red ball.",
         "answer": "A red ball 0.",
     }
-    assert (found[0].value, found[0].raw, found[0].fault, found[0].judge) == (
+    assert (responses[0].value, responses[0].raw, responses[0].fault, responses[0].judge) == (
         "5",
         (GOOD[4:],),
         "",
         "judge-0001",
     )
     again, server = rate(["500"], tmp_path, 1)  # paid for once
-    assert (again, server.num_requests) == (found, 0)
+    assert (again, server.num_requests) == (responses, 0)
 
 
 def test_an_answer_of_ten_thousand_characters_is_shown_in_part(tmp_path: Path) -> None:
@@ -153,13 +153,13 @@ def test_prose_is_asked_for_once_more_and_then_missing(tmp_path: Path) -> None:
         "A red ball 1.": ["raw Nice.", "raw Very nice."],
         "A red ball 2.": [GOOD],
     }
-    found, server = rate(
+    responses, server = rate(
         lambda body: said[json.loads(body["messages"][1]["content"])["answer"]].pop(0), tmp_path
     )
-    assert [response.value for response in found] == ["5", None, "5"]
-    assert [response.fault for response in found] == ["", "reply_unreadable", ""]
-    assert found[0].raw == ("I like it.", GOOD[4:])
-    assert found[1].raw == ("Nice.", "Very nice.")
+    assert [response.value for response in responses] == ["5", None, "5"]
+    assert [response.fault for response in responses] == ["", "reply_unreadable", ""]
+    assert responses[0].raw == ("I like it.", GOOD[4:])
+    assert responses[1].raw == ("Nice.", "Very nice.")
     assert next(body["messages"][2:] for body in server.bodies if len(body["messages"]) > 2) == [
         {"role": "assistant", "content": "I like it."},
         {"role": "user", "content": "That could not be read. Reply with the JSON object alone."},
@@ -200,11 +200,11 @@ def test_a_judgement_that_did_not_come_is_missing_and_says_why(
                     )
                 }
             )
-            found = judge_all(requests, several)
-        values = [found[request.key] for request in requests]
+            responses = judge_all(requests, several)
+        values = [responses[request.key] for request in requests]
     else:
         values, _ = rate([GOOD, *bad, GOOD], tmp_path)
-    assert [one.value for one in values] == ["5", None, "5"]
+    assert [response.value for response in values] == ["5", None, "5"]
     assert values[1].fault == fault
 
 
@@ -216,12 +216,12 @@ def test_a_judge_that_nobody_can_reach_ends_the_job_with_the_reason(tmp_path: Pa
 def responses_of(
     answers: dict[str, list[str | None]], questions: list[Question]
 ) -> ResponsesByCondition:
-    found: ResponsesByCondition = {}
+    heard: ResponsesByCondition = {}
     for role in ("before", "after"):
         said = [None if text is None else Answer(text, 3, ended=True) for text in answers[role]]
         verdicts = [Verdict(None, "missing")] * len(questions)
-        found[role, "image"] = Responses(questions, [NO_IMAGE] * len(questions), said, verdicts)  # type: ignore[index]
-    return found
+        heard[role, "image"] = Responses(questions, [NO_IMAGE] * len(questions), said, verdicts)  # type: ignore[index]
+    return heard
 
 
 def judged(
@@ -258,10 +258,10 @@ def test_ratings_become_verdicts_and_comparisons_a_win_rate(tmp_path: Path) -> N
         "before": ["a cat", "a cat", "same", "a ball"],
         "after": ["a ball", None, "same", "the ball"],
     }
-    found, _ = judged(fair, answers, tmp_path)
+    result, _ = judged(fair, answers, tmp_path)
     after, before = (
-        found.responses["after", "image"].verdicts,
-        found.responses["before", "image"].verdicts,
+        result.responses["after", "image"].verdicts,
+        result.responses["before", "image"].verdicts,
     )
     assert [verdict.value for verdict in before] == ["1", "1", "1", "5"]
     assert [(verdict.value, verdict.status) for verdict in after] == [
@@ -270,13 +270,13 @@ def test_ratings_become_verdicts_and_comparisons_a_win_rate(tmp_path: Path) -> N
         ("1", "exact"),
         ("5", "exact"),
     ]
-    comparison = found.facts["comparison"]
+    comparison = result.facts["comparison"]
     assert comparison["counts"] == {"after": 1, "same_text_or_no_answer": 1, "equal": 1}
     assert (comparison["win_rate"]["value"], comparison["n"]) == (0.75, 2)
-    tasks = [(row["task"], row["order"]) for row in found.table.to_pylist()]
+    tasks = [(row["task"], row["order"]) for row in result.table.to_pylist()]
     assert tasks.count(("rate", None)) == 7
     assert tasks.count(("compare", "after_first")) == tasks.count(("compare", "before_first")) == 2
-    assert all(row["raw"] for row in found.table.to_pylist())
+    assert all(row["raw"] for row in result.table.to_pylist())
 
 
 def test_a_judge_that_likes_what_comes_first_decides_nothing(tmp_path: Path) -> None:
@@ -287,9 +287,11 @@ def test_a_judge_that_likes_what_comes_first_decides_nothing(tmp_path: Path) -> 
             else 'raw {"better": "first"}'
         )
 
-    found, _ = judged(first, {"before": ["a cat", "a cat"], "after": ["a ball", "a dog"]}, tmp_path)
-    assert found.facts["comparison"]["counts"] == {"inconsistent": 2}
-    assert found.facts["comparison"]["win_rate"]["value"] == 0.5
+    result, _ = judged(
+        first, {"before": ["a cat", "a cat"], "after": ["a ball", "a dog"]}, tmp_path
+    )
+    assert result.facts["comparison"]["counts"] == {"inconsistent": 2}
+    assert result.facts["comparison"]["win_rate"]["value"] == 0.5
 
 
 def test_without_a_judge_nothing_is_rated_and_no_rating_is_zero(tmp_path: Path) -> None:

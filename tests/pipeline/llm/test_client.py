@@ -65,7 +65,7 @@ def test_a_reply_has_its_text_model_and_tokens(section: dict[str, Any]) -> None:
     assert json.loads(reply.text) == {"question": "What do you see there?"}
     assert (reply.fault, reply.model, reply.is_cached) == ("", "m-0001", False)
     assert (reply.prompt_tokens, reply.completion_tokens) == (
-        sum(len(one["content"]) for one in chat()) // 4,
+        sum(len(message["content"]) for message in chat()) // 4,
         len(reply.text) // 4,
     )
 
@@ -444,8 +444,8 @@ def test_waits_are_drawn_from_a_span_that_doubles_up_to_a_limit() -> None:
 def test_only_what_every_request_would_meet_is_fatal(
     status: int, text: str, part: str | None
 ) -> None:
-    found = fatal_reason(status, text, "m", "KEY")
-    assert (found is None) if part is None else (found is not None and part in found)
+    reason = fatal_reason(status, text, "m", "KEY")
+    assert (reason is None) if part is None else (reason is not None and part in reason)
 
 
 @pytest.mark.parametrize(

@@ -117,18 +117,20 @@ def test_a_changed_bound_measures_nothing_again_and_drops_by_fact(
         }
         assert set(texts) == answers
         num_texts, num_answered = len(texts), server.answered.total()
-        found = margins(job)
-        lower = sorted(min(pair) for pair in found)
+        measured = margins(job)
+        lower = sorted(min(pair) for pair in measured)
         bound = lower[6]
         manifest, job = made(scenes(out, rewrite=rewrite, verify={"min_answer_margin": bound}))
     assert len(texts) == num_texts and server.answered.total() == num_answered > 0
-    assert {one["name"]: one["reused"] for one in job.timings} == {
+    assert {timing["name"]: timing["reused"] for timing in job.timings} == {
         name: name not in ("accept", "audit") for name in job.stages if name != "finalise"
     }
-    left = sum(min(pair) < bound for pair in found)
+    left = sum(min(pair) < bound for pair in measured)
     by_reason = manifest["rows"]["dropped_by_reason"]
     assert left == 6 and sum(by_reason.values()) == left and manifest["rows"]["kept"] == 24 - left
-    assert by_reason.get("answer_margin_a_below_min", 0) == sum(pair[0] < bound for pair in found)
+    assert by_reason.get("answer_margin_a_below_min", 0) == sum(
+        pair[0] < bound for pair in measured
+    )
     rejects = [
         row
         for path in (out / "rejects").glob("*.parquet")

@@ -189,16 +189,16 @@ def test_a_judge_is_sober_and_brief_unless_told_otherwise() -> None:
 
 
 def test_each_answer_is_judged_of_each_image(tmp_path: Path) -> None:
-    found, server = judged(
+    judgements, server = judged(
         [TRUE, FALSE, UNSURE, f"raw ```json\n{TRUE.removeprefix('raw ')}\n```"], tmp_path
     )
-    assert found.verdicts == {
+    assert judgements.verdicts == {
         "judged_a_of_a": True,
         "judged_b_of_a": False,
         "judged_a_of_b": None,
         "judged_b_of_b": True,
     }
-    assert found.refused == () and len(found.replies) == 4
+    assert judgements.refused == () and len(judgements.replies) == 4
     asked = []
     for body in server.bodies:
         image, text = body["messages"][1]["content"]
@@ -210,13 +210,13 @@ def test_each_answer_is_judged_of_each_image(tmp_path: Path) -> None:
         assert body["response_format"]["json_schema"]["schema"]["properties"] == {
             "verdict": {"type": "string", "enum": ["true", "false", "unsure"]}
         }
-    assert [one[:2] for one in asked] == [
+    assert [request[:2] for request in asked] == [
         (side, ROW[f"answer_{answer}"]) for side in "ab" for answer in "ab"
     ]
     again, server = judged([], tmp_path, identity=server.base_url)
     assert (
         server.num_requests == 0
-        and again.verdicts == found.verdicts
+        and again.verdicts == judgements.verdicts
         and all(reply.is_cached for reply in again.replies)
     )
 
@@ -235,30 +235,30 @@ def test_each_answer_is_judged_of_each_image(tmp_path: Path) -> None:
 def test_what_is_no_verdict_goes_back_once_and_is_then_missing(
     bad: str, reason: str, tmp_path: Path
 ) -> None:
-    found, server = judged([bad, bad, bad, TRUE, FALSE, FALSE], tmp_path)
-    assert found.verdicts == {
+    judgements, server = judged([bad, bad, bad, TRUE, FALSE, FALSE], tmp_path)
+    assert judgements.verdicts == {
         "judged_a_of_a": None,
         "judged_b_of_a": True,
         "judged_a_of_b": False,
         "judged_b_of_b": False,
     }
-    assert [failure.reason for failure, _ in found.refused] == [
+    assert [failure.reason for failure, _ in judgements.refused] == [
         reason
     ] * 3 and server.num_requests == 6
 
 
 @pytest.mark.slow
 def test_a_verdict_that_does_not_come_in_time_is_missing(tmp_path: Path) -> None:
-    found, server = judged(
+    judgements, server = judged(
         [TRUE, "slow 60", "raw ok", FALSE, TRUE], tmp_path, timeout_s=2, max_retries=0
     )
-    assert found.verdicts == {
+    assert judgements.verdicts == {
         "judged_a_of_a": True,
         "judged_b_of_a": None,
         "judged_a_of_b": False,
         "judged_b_of_b": True,
     }
-    assert [failure.reason for failure, _ in found.refused] == [
+    assert [failure.reason for failure, _ in judgements.refused] == [
         "endpoint_gave_no_answer"
     ] and server.num_requests == 5
 
