@@ -56,7 +56,7 @@ def ask(
 
     Raises:
         AskError: A text that the model cannot take, or an answer without words.
-        ModelError: A model that is not supported.
+        UserError: A model that is not supported.
     """
     import torch
 

@@ -105,7 +105,7 @@ class Generator:
         """Answers one batch, whose requests have the same model and the same bound.
 
         Raises:
-            ModelError: A model that is not supported.
+            UserError: A model that is not supported.
             UserError: An image or a prompt that cannot be used.
         """
         from training.models.generation import generate_answers

@@ -43,7 +43,7 @@ def score_models(
     Chunks and answers that an earlier run made are read, not made again.
 
     Raises:
-        ModelError: A model that is not supported.
+        UserError: A model that is not supported.
         MvcError: A pair that cannot be scored.
     """
     size, num_pairs = section.pairs_per_chunk, items.num_rows

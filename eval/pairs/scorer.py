@@ -101,7 +101,7 @@ class PairScorer:
         """The scores of one chunk (None where it has them already) and its answers by their keys.
 
         Raises:
-            ModelError: A model that is not supported.
+            UserError: A model that is not supported.
             MvcError: A pair whose image does not decode or whose texts the model cannot take, by
                 pair_id.
         """

@@ -12,11 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from pipeline.core.recipe import UserError
 from pipeline.core.storage import StoreError
 from tests.training.conftest import mvc_row, write_mvc
 from training import make_reference as reference
 from training.config import TrainSection
-from training.data.reference_table import CELLS, ReferenceTableError
+from training.data.reference_table import CELLS
 from training.make_reference import make_reference
 from training.run_plan import plan_reference
 from training.runtime.environment import LocalEnv
@@ -96,7 +97,7 @@ def test_the_table_of_another_model_is_refused(recipe: dict[str, Any], tmp_path:
     save_vlm(vlm, tmp_path / "other")
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        ReferenceTableError,
+        UserError,
         match=(
             r"made from something else \(model_sha256 is .+\); make it anew with `svco reference`"
         ),
@@ -121,7 +122,7 @@ def test_other_words_or_pairs_are_refused_by_number_and_name(
     )
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        ReferenceTableError,
+        UserError,
         match=(
             r"1 of 9 pairs of 'train' have other tokens or images now \(first"
             rf" {rows[3]['pair_id']}\)"
@@ -130,7 +131,7 @@ def test_other_words_or_pairs_are_refused_by_number_and_name(
         fit(section(recipe, tmp_path / "out", reference=str(table)), LocalEnv())
     shutil.rmtree(recipe["data"])
     write_mvc(Path(recipe["data"]), {"train": [mvc_row(index) for index in range(10)]})
-    with pytest.raises(ReferenceTableError, match="1 of 10 pairs of 'train' are not in it"):
+    with pytest.raises(UserError, match="1 of 10 pairs of 'train' are not in it"):
         fit(section(recipe, tmp_path / "out", reference=str(table)), LocalEnv())
 
 
@@ -142,6 +143,6 @@ def test_a_folder_of_something_else_is_left_alone(recipe: dict[str, Any], tmp_pa
     (tmp_path / "empty").mkdir()
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        ReferenceTableError, match="expected a folder of `svco reference`, found no DONE.json"
+        UserError, match="expected a folder of `svco reference`, found no DONE.json"
     ):
         fit(section(recipe, tmp_path / "out", reference=str(tmp_path / "empty")), LocalEnv())

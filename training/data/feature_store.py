@@ -9,8 +9,9 @@ metadata of each file say what made them.
 Shapes: I images, N features of an image, V their width.
 """
 
+import contextlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from pipeline.core.recipe import UserError
 from pipeline.core.storage import read_json, write_atomically
 from training.data.pairs import PairReader
-from training.data.reference_table import ReferenceTableError
+from training.data.reference_table import different_facts
 from training.models.packing import Ints
 from training.run_plan import REFERENCE_DONE, feature_parts
 
@@ -63,7 +65,7 @@ def stored_features(
     """The features in a reference table's folder; None if it was made without.
 
     Raises:
-        ReferenceTableError: They are of another model, processing or type, or do not hold all
+        UserError: They are of another model, processing or type, or do not hold all
             images of the split.
     """
     made = read_json(folder / REFERENCE_DONE) if (folder / REFERENCE_DONE).is_file() else {}
@@ -74,7 +76,7 @@ class FeatureStore:
     """Reads the features of a split's images.
 
     Raises:
-        ReferenceTableError: They are of another model, processing or type, or do not hold all
+        UserError: They are of another model, processing or type, or do not hold all
             images of the split.
     """
 
@@ -85,7 +87,7 @@ class FeatureStore:
             places |= {name: (path, row) for row, name in enumerate(self._hashes(path, facts))}
         missing = [number for number, name in enumerate(reader.image_hashes) if name not in places]
         if missing:
-            raise ReferenceTableError(
+            raise UserError(
                 f"reference={folder}: the features of {len(missing)} of {reader.num_images} images"
                 f" of {reader.split!r} are not in it (first that of"
                 f" {reader.image_name(missing[0])}); {REMEDY}"
@@ -94,52 +96,40 @@ class FeatureStore:
 
     def _hashes(self, path: Path, facts: dict[str, str]) -> list[str]:
         """The images of a file, in order."""
-        try:
-            with pq.ParquetFile(path) as file:
-                made = json.loads((file.schema_arrow.metadata or {}).get(FACTS, b"{}"))
-                different = [name for name, value in facts.items() if made.get(name) != value]
-                if different:
-                    said = "; ".join(
-                        f"{name} is {facts[name][:12]}, there {str(made.get(name))[:12]}"
-                        for name in different
-                    )
-                    raise ReferenceTableError(
-                        f"reference={self._folder}: {path.name} was made from something else"
-                        f" ({said}); {REMEDY}"
-                    )
-                return [
-                    str(name)
-                    for name in file.read(columns=["image_sha256"])["image_sha256"].to_pylist()
-                ]
-        except (pa.ArrowException, OSError) as error:
-            raise ReferenceTableError(
-                f"reference={self._folder}: {path.name} cannot be read ({error}); {REMEDY}"
-            ) from error
+        with self._reading(path), pq.ParquetFile(path) as file:
+            made = json.loads((file.schema_arrow.metadata or {}).get(FACTS, b"{}"))
+            differences = different_facts(facts, made)
+            if differences:
+                raise UserError(
+                    f"reference={self._folder}: {path.name} was made from something else"
+                    f" ({differences}); {REMEDY}"
+                )
+            hashes: list[str] = file.read(columns=["image_sha256"])["image_sha256"].to_pylist()
+            return hashes
 
     def read(self, images: Sequence[int] | Ints) -> list[Tensor]:
         """The features of some images by their numbers, [N, V] each.
 
         Raises:
-            ReferenceTableError: A file cannot be read any more.
+            UserError: A file cannot be read any more.
         """
-        found: dict[int, Tensor] = {}
-        for path in dict.fromkeys(self._places[number][0] for number in images):
-            try:
-                with pq.ParquetFile(path) as file:
-                    for number in (
-                        int(number) for number in images if self._places[number][0] == path
-                    ):
-                        row = file.read_row_group(
-                            self._places[number][1], columns=["num_features", "features"]
-                        )
-                        values = np.frombuffer(row["features"][0].as_buffer(), np.uint8).copy()
-                        found[number] = (
-                            torch.from_numpy(values)
-                            .view(self._dtype)
-                            .view(row["num_features"][0].as_py(), -1)
-                        )
-            except (pa.ArrowException, OSError) as error:
-                raise ReferenceTableError(
-                    f"reference={self._folder}: {path.name} cannot be read ({error}); {REMEDY}"
-                ) from error
-        return [found[int(number)] for number in images]
+        features: dict[tuple[Path, int], Tensor] = {}
+        places = [self._places[number] for number in images]
+        for path in dict.fromkeys(path for path, _ in places):
+            rows = [row for at, row in places if at == path]
+            with self._reading(path), pq.ParquetFile(path) as file:
+                for row in rows:  # each is a row group of its own
+                    group = file.read_row_group(row, columns=["num_features", "features"])
+                    values = np.frombuffer(group["features"][0].as_buffer(), np.uint8).copy()
+                    values_n = torch.from_numpy(values).view(self._dtype)
+                    features[path, row] = values_n.view(group["num_features"][0].as_py(), -1)
+        return [features[place] for place in places]
+
+    @contextlib.contextmanager
+    def _reading(self, path: Path) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(
+                f"reference={self._folder}: {path.name} cannot be read ({error}); {REMEDY}"
+            ) from error

@@ -11,7 +11,7 @@ Shapes: N pairs in a split.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,6 @@ CELLS = tuple(
     f"logps_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b")
 )
 FACTS = b"svco_reference"
-
-
-class ReferenceTableError(UserError):
-    """A reference table that was made for something else; the message says what differs."""
 
 
 def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, str]:
@@ -57,6 +53,15 @@ def feature_facts(model_sha256: str, vlm: Vlm, weights: str) -> dict[str, str]:
     return {name: facts[name] for name in ("model_sha256", "image_processing_sha256")} | {
         "features_dtype": weights
     }
+
+
+def different_facts(expected: Mapping[str, str], made: Mapping[str, Any]) -> str:
+    """What of `expected` is otherwise in `made`, for messages; empty if nothing is."""
+    return "; ".join(
+        f"{name} is {value[:12]}, there {str(made.get(name))[:12]}"
+        for name, value in expected.items()
+        if made.get(name) != value
+    )
 
 
 def write_part(
@@ -93,7 +98,7 @@ def join_parts(
     Files of vision features are moved as they are; those of an earlier table are taken away.
 
     Raises:
-        ReferenceTableError: Chunks that were made from different things, such as a model that
+        UserError: Chunks that were made from different things, such as a model that
             changed between two runs.
     """
     num_rows, facts = dict[str, int](), dict[str, str]()
@@ -107,7 +112,7 @@ def join_parts(
             made = json.loads(table.schema.metadata[FACTS])
             facts = facts or made
             if made != facts:
-                raise ReferenceTableError(
+                raise UserError(
                     f"{parts}: the chunks were made from different models; delete the folder and"
                     " run again"
                 )
@@ -126,28 +131,25 @@ def read_reference(folder: Path, reader: PairReader, facts: dict[str, str]) -> T
     """The numbers of one split in the reader's order, [N, 3, 2], fp32.
 
     Raises:
-        ReferenceTableError: Not a complete table, or made from another model, other pairs or other
+        UserError: Not a complete table, or made from another model, other pairs or other
             prompts.
     """
     made: dict[str, Any] = (
         read_json(folder / REFERENCE_DONE) if (folder / REFERENCE_DONE).is_file() else {}
     )
     if not made:
-        raise ReferenceTableError(
+        raise UserError(
             f"reference={folder}: expected a folder of `svco reference`, found no {REFERENCE_DONE}"
         )
-    different = [name for name, value in facts.items() if made.get(name) != value]
-    if different:
-        said = "; ".join(
-            f"{name} is {facts[name][:12]}, there {str(made.get(name))[:12]}" for name in different
-        )
-        raise ReferenceTableError(
-            f"reference={folder}: made from something else ({said}); make it anew with `svco"
+    differences = different_facts(facts, made)
+    if differences:
+        raise UserError(
+            f"reference={folder}: made from something else ({differences}); make it anew with `svco"
             " reference`"
         )
     path = folder / f"{reader.split}.parquet"
     if not path.is_file():
-        raise ReferenceTableError(
+        raise UserError(
             f"reference={folder}: has no split {reader.split!r}; make it anew with `svco reference`"
         )
     table = read_table(path)
@@ -161,7 +163,7 @@ def read_reference(folder: Path, reader: PairReader, facts: dict[str, str]) -> T
     ]
     for what, pairs in (("are not in it", missing), ("have other tokens or images now", changed)):
         if pairs:
-            raise ReferenceTableError(
+            raise UserError(
                 f"reference={folder}: {len(pairs)} of {len(reader)} pairs of {reader.split!r}"
                 f" {what} (first {pairs[0]}); make it anew with `svco reference`"
             )

@@ -84,7 +84,7 @@ class VisionFeatures:
 
         Raises:
             MvcError: An image does not decode; the message names its pair.
-            ReferenceTableError: Stored features cannot be read.
+            UserError: Stored features cannot be read.
         """
         if self._kept_AV is not None:
             return None

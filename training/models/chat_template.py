@@ -12,10 +12,6 @@ from pipeline.core.recipe import UserError
 CHATML_END = "<|im_end|>"
 
 
-class ModelError(UserError):
-    """A model that this toolkit cannot use; the message says why and what it can."""
-
-
 def short_prompt(processor: Any, question: str, *, with_image: bool) -> list[int]:
     """The tokens before the response, exactly as at inference but for the one placeholder.
 
@@ -60,7 +56,7 @@ def end_of_turn_id(processor: Any) -> int:
     if CHATML_END in render(processor, "?", with_image=False):
         return int(tokenizer.convert_tokens_to_ids(CHATML_END))
     if tokenizer.eos_token_id is None:
-        raise ModelError(
+        raise UserError(
             "the tokenizer has no eos token and the chat template no <|im_end|>; set"
             " tokenizer.eos_token"
         )
@@ -132,7 +128,7 @@ def _opening(processor: Any) -> str:
     )
     opening = render(processor, "?", with_image=False).removeprefix(closed)
     if not opening:
-        raise ModelError(
+        raise UserError(
             "the chat template does not heed add_generation_prompt, so the start of a response is"
             " unknown"
         )

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from pipeline.core.recipe import UserError
 from training.models import chat_template as chat
 from training.models.attention import SPLIT, implementation, register
-from training.models.chat_template import ModelError as ModelError
 from training.models.families import FAMILIES, Family, Images, parameters_of, refusal, unwrapped
 from training.models.packing import Ints, PairTokens
 
@@ -68,7 +68,7 @@ class Vlm:
         """What an image of this size becomes, found by giving the processor a blank one.
 
         Raises:
-            ModelError: Processor and model do not agree on the number of features, or the processor
+            UserError: Processor and model do not agree on the number of features, or the processor
                 changes prompts.
         """
         size = size if self.kind.any_size else ANY_SIZE
@@ -106,7 +106,7 @@ def load_model(
         options: More for `from_pretrained`, such as a quantization_config.
 
     Raises:
-        ModelError: Not a model that this toolkit supports, with the reason.
+        UserError: Not a model that this toolkit supports, with the reason.
     """
     from transformers import AutoConfig, AutoModelForImageTextToText
 
@@ -114,7 +114,7 @@ def load_model(
     config = _read(base_of_adapter(path) or path, AutoConfig.from_pretrained)
     reason = refusal(config)
     if reason:
-        raise ModelError(f"model {str(path)!r} cannot be used: {reason}")
+        raise UserError(f"model {str(path)!r} cannot be used: {reason}")
     register()
     options |= {
         "dtype": dtype,
@@ -147,7 +147,7 @@ def _read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
         return load(path, **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise ModelError(
+        raise UserError(
             f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id; {reason}"
         ) from error
 
@@ -163,19 +163,19 @@ def load_vlm(
     """The model and processor of a Hugging Face folder or Hub id; arguments as for `load_model`.
 
     Raises:
-        ModelError: Not a supported model, or a processor without a chat template.
+        UserError: Not a supported model, or a processor without a chat template.
     """
     from transformers import AutoProcessor
 
     model = load_model(path, dtype=dtype, device=device, attention=attention, **options)
     processor = _read(path, AutoProcessor.from_pretrained)
     if not getattr(processor, "chat_template", None):
-        raise ModelError(
+        raise UserError(
             f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown;"
             " add chat_template.jinja"
         )
     if getattr(processor, "image_processor", None) is None:
-        raise ModelError(
+        raise UserError(
             f"model {str(path)!r}: its processor takes no images; add preprocessor_config.json"
         )
     config = model.config
@@ -278,14 +278,14 @@ def _layout(vlm: Vlm, size: Size) -> Layout:
         vlm.kind.num_features(vlm.model.config, pixels),
     )
     if num_tokens != num_features:
-        raise ModelError(
+        raise UserError(
             f"the processor makes {num_tokens} placeholders of an image, the model {num_features}"
             " features; they do not fit"
         )
     if ids != chat.with_placeholders(
         chat.short_prompt(processor, "?", with_image=True), image_token_id, num_tokens
     ):
-        raise ModelError(
+        raise UserError(
             "the processor does more to a prompt than to repeat its image placeholder, so its"
             " prompts are unknown"
         )

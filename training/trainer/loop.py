@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from pipeline.core.recipe import UserError
 from pipeline.core.schema import MvcError
 from pipeline.core.storage import StoreError, write_json
 from pipeline.core.training_record import RECORD, TrainingRecord
@@ -27,7 +28,6 @@ from training.data.reference_table import (
 )
 from training.data.vision_features import VisionFeatures
 from training.estimate.advice import is_out_of_memory, out_of_memory
-from training.models.chat_template import ModelError
 from training.models.vlm import Vlm
 from training.objectives.losses import Objective, Scores
 from training.objectives.terms import ALL_CELLS, Cell
@@ -67,7 +67,7 @@ def fit(section: TrainSection, env: Env) -> TrainingRecord:
     svco.json exists, which is written last.
 
     Raises:
-        MvcError, ModelError, ReferenceTableError: Data, a model or a table that cannot be used.
+        UserError: Data, a model or a table that cannot be used.
         DivergedError: The loss became NaN or infinite.
         StoreError: The disk is full.
         OutOfMemoryInTrainingError: No memory left, with what to set.
@@ -290,7 +290,7 @@ class _Run:
             cells[condition, response] = True
         bad = name_not_finite(table_N32[:, cells.to(table_N32.device)].sum(dim=1), reader.pair_ids)
         if bad:
-            raise ModelError(
+            raise UserError(
                 f"model={self.section.model}: the base model's own log-probabilities of {bad} are"
                 " not finite, before any training; its weights, or precision, do not work on these"
                 " pairs, so choose another base"

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.recipe import UserError
 from training.config import LoraSection, TrainSection
 from training.data.vision_features import freeze_unseen
 from training.models import families
 from training.models.attention import DENSE, SPLIT
-from training.models.chat_template import ModelError
 from training.models.logps import logps_of_features
 from training.models.packing import Packed
 from training.models.vlm import Vlm, load_vlm
@@ -63,7 +63,7 @@ def build_policy(section: TrainSection, device: str, world_size: int) -> Trainab
     """The model of a recipe, ready to train on this worker.
 
     Raises:
-        ModelError: A model that cannot be used, or adapters that fit none of its layers.
+        UserError: A model that cannot be used, or adapters that fit none of its layers.
     """
     use = section.train
     vlm = _load(section, device)
@@ -128,7 +128,7 @@ def _four_bits() -> Any:
     try:
         import bitsandbytes  # type: ignore[import-not-found]  # noqa: F401
     except ImportError as error:
-        raise ModelError(
+        raise UserError(
             "lora.quantize=nf4 needs bitsandbytes; pip install --editable '.[qlora]', or set"
             " lora.quantize=null"
         ) from error
@@ -147,7 +147,7 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
     """Puts low-rank adapters on layers of the language model, and on nothing else.
 
     Raises:
-        ModelError: `lora.targets` fits no linear layer of the language model.
+        UserError: `lora.targets` fits no linear layer of the language model.
     """
     from peft import LoraConfig
 
@@ -160,7 +160,7 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
     chosen = [name for name in language if re.fullmatch(lora.targets, name.rpartition(".")[2])]
     if not chosen:
         known = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
-        raise ModelError(
+        raise UserError(
             f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers"
             f" are {known}"
         )
@@ -206,16 +206,16 @@ def parameter_table(model: Any) -> list[list[str]]:
 
 
 def check_frozen(model: Any, trained: frozenset[str]) -> None:
-    """Raises ModelError if a parameter is trained that the recipe does not train, or nothing is."""
+    """Raises UserError if a parameter is trained that the recipe does not train, or nothing is."""
     moving = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     wrong = [name for name in moving if part_of(model, name) not in trained]
     if wrong:
-        raise ModelError(
+        raise UserError(
             f"expected only {', '.join(sorted(trained))} to be trained, but so would be"
             f" {', '.join(wrong[:4])}"
         )
     if not moving:
-        raise ModelError(
+        raise UserError(
             f"nothing would be trained: the model has no parameters in {', '.join(sorted(trained))}"
         )
 

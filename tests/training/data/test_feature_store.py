@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pipeline.core.recipe import RecipeError
+from pipeline.core.recipe import RecipeError, UserError
 from pipeline.core.schema import sha256_hex
 from tests.training.conftest import mvc_row, write_mvc
 from tests.training.test_make_reference import section
@@ -24,7 +24,7 @@ from training import make_reference as reference
 from training.data import vision_features as features
 from training.data.feature_store import FeatureStore
 from training.data.pairs import PairReader
-from training.data.reference_table import ReferenceTableError, feature_facts
+from training.data.reference_table import feature_facts
 from training.make_reference import make_reference
 from training.models.vlm import load_vlm, save_vlm
 from training.run_plan import base_sha256, feature_parts, plan_reference
@@ -210,15 +210,13 @@ def test_a_store_that_lacks_images_is_refused(recipe: dict[str, Any], tmp_path: 
         path = table / "features-validation-00000.parquet"
         path.unlink() if damage is None else path.write_bytes(damage)
         with pytest.raises(
-            ReferenceTableError,
+            UserError,
             match=f"{message}; make it anew with `svco reference store_features=true`",
         ):
             trained(recipe, tmp_path / f"out{damage is None}", reference=str(table))
     shutil.rmtree(recipe["data"])
     write_mvc(Path(recipe["data"]), {"train": [mvc_row(index) for index in range(11)]})
-    with pytest.raises(
-        ReferenceTableError, match=r"the features of 2 of 19 images of 'train' are not in it"
-    ):
+    with pytest.raises(UserError, match=r"the features of 2 of 19 images of 'train' are not in it"):
         trained(recipe, tmp_path / "more", reference=str(table))
 
 
@@ -229,12 +227,12 @@ def test_features_of_another_tower_are_refused(recipe: dict[str, Any], tmp_path:
         next(iter(vlm.tower_parameters)).add_(1)
     save_vlm(vlm, tmp_path / "other")
     with pytest.raises(
-        ReferenceTableError,
+        UserError,
         match=r"features-train-00000.parquet was made from something else \(model_sha256 is",
     ):
         trained(recipe, tmp_path / "out", model=str(tmp_path / "other"), reference=str(table))
     with pytest.raises(
-        ReferenceTableError,
+        UserError,
         match=r"made from something else \(features_dtype is bfloat16, there float32\)",
     ):
         trained(

@@ -11,11 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.core.recipe import UserError
 from tests.training.tiny_families import inference_inputs
 from training.models.families import parameters_of
 from training.models.generation import generate
 from training.models.vlm import (
-    ModelError,
     Vlm,
     encode_prompt,
     encode_response,
@@ -260,10 +260,10 @@ def test_another_model_type_is_refused_with_the_reason(tmp_path: Path) -> None:
     from transformers import LlavaConfig, LlavaNextConfig
 
     LlavaNextConfig().save_pretrained(tmp_path / "next")
-    with pytest.raises(ModelError, match="model_type is 'llava_next'; supported are llava"):
+    with pytest.raises(UserError, match="model_type is 'llava_next'; supported are llava"):
         load_vlm(tmp_path / "next")
     LlavaConfig(text_config={"model_type": "mistral"}).save_pretrained(tmp_path / "mistral")
-    with pytest.raises(ModelError, match="text model is 'mistral'"):
+    with pytest.raises(UserError, match="text model is 'mistral'"):
         load_vlm(tmp_path / "mistral")
 
 
@@ -285,7 +285,7 @@ def test_models_that_packed_rows_do_not_fit_are_refused(tmp_path: Path) -> None:
     }
     for number, (reason, config) in enumerate(refused.items()):
         config.save_pretrained(tmp_path / str(number))
-        with pytest.raises(ModelError, match=reason):
+        with pytest.raises(UserError, match=reason):
             load_vlm(tmp_path / str(number))
 
 
@@ -300,7 +300,7 @@ def _changed_copy(source: Path, target: Path, name: str, **changes: Any) -> Path
 def test_a_processor_without_chat_template_is_refused(vicuna_llava: Path, tmp_path: Path) -> None:
     folder = _changed_copy(vicuna_llava, tmp_path / "copy", "config.json")
     (folder / "chat_template.jinja").unlink()
-    with pytest.raises(ModelError, match="no chat template"):
+    with pytest.raises(UserError, match="no chat template"):
         load_vlm(folder)
 
 
@@ -310,12 +310,12 @@ def test_a_processor_that_does_not_fit_its_model_is_refused(
     folder = _changed_copy(
         vicuna_llava, tmp_path / "copy", "processor_config.json", num_additional_image_tokens=3
     )
-    with pytest.raises(ModelError, match="makes 6 placeholders of an image, the model 4 features"):
+    with pytest.raises(UserError, match="makes 6 placeholders of an image, the model 4 features"):
         encode_prompt(load_vlm(folder), "What is shown?", with_image=True)
 
 
 def test_a_folder_that_is_no_model_is_refused_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="expected a whole Hugging Face model folder") as raised:
+    with pytest.raises(UserError, match="expected a whole Hugging Face model folder") as raised:
         load_vlm(tmp_path / "missing")
     assert "\n" not in str(raised.value)
 
@@ -328,8 +328,6 @@ def test_a_model_without_its_processor_or_weights_is_refused_in_one_line(
         folder.mkdir()
         for name in kept:
             (folder / name).write_bytes((tiny_llava / name).read_bytes())
-        with pytest.raises(
-            ModelError, match="expected a whole Hugging Face model folder"
-        ) as raised:
+        with pytest.raises(UserError, match="expected a whole Hugging Face model folder") as raised:
             load_vlm(folder)
         assert "\n" not in str(raised.value)

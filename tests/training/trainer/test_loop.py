@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from pipeline.core.images import decode_rgb
+from pipeline.core.recipe import UserError
 from pipeline.core.schema import mvc_schema, read_mvc
 from tests.training.gloo import two_workers
 from tests.training.objectives.probe import loss_at_start
 from training.config import TrainSection
 from training.models.packing import PairTokens
 from training.models.vlm import (
-    ModelError,
     encode_prompt,
     encode_response,
     load_vlm,
@@ -329,7 +329,7 @@ def test_a_broken_base_is_not_blamed_on_the_learning_rate(
         broken.model.lm_head.weight[5, 5] = math.nan
     save_vlm(broken, tmp_path / "base")
     with pytest.raises(
-        ModelError,
+        UserError,
         match="the base model's own log-probabilities of 4 of 4 pairs .* before any training",
     ) as raised:
         fit(section(tmp_path / "base", make_mvc(4, 2), tmp_path / "out"), LocalEnv())

@@ -11,8 +11,8 @@ import pytest
 import torch
 from transformers import AutoModelForImageTextToText
 
+from pipeline.core.recipe import UserError
 from training.config import TrainSection
-from training.models.chat_template import ModelError
 from training.models.generation import generate
 from training.models.vlm import load_vlm
 from training.runtime.environment import LocalEnv
@@ -68,7 +68,7 @@ def test_a_pattern_that_fits_no_layer_is_refused_with_the_names_that_are_there(
     recipe: dict[str, Any],
 ) -> None:
     with pytest.raises(
-        ModelError,
+        UserError,
         match=(
             r"lora.targets='c_attn' fits no layer .*linear layers are down_proj, gate_proj, k_proj"
         ),
@@ -82,7 +82,7 @@ def test_a_frozen_part_that_would_be_trained_is_an_error(recipe: dict[str, Any])
     check_frozen(trained.vlm.model, trained_parts(asked))
     next(trained.vlm.model.model.vision_tower.parameters()).requires_grad_(True)
     with pytest.raises(
-        ModelError, match=r"only language model to be trained, but so would be model\.vision_tower"
+        UserError, match=r"only language model to be trained, but so would be model\.vision_tower"
     ):
         check_frozen(trained.vlm.model, trained_parts(asked))
 
