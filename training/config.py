@@ -79,9 +79,7 @@ class OptimSection(Section):
     clip_norm: float = Field(default=1.0, gt=0)
 
     def num_steps(self, num_pairs: int) -> int:
-        """Steps of a run over `num_pairs` pairs; the last batch of an epoch may be smaller than the
-        others.
-        """
+        """Steps of a run over `num_pairs` pairs; an epoch's last batch may be smaller."""
         return self.max_steps or self.num_epochs * math.ceil(num_pairs / self.batch_pairs)
 
 
@@ -213,7 +211,8 @@ class TrainSection(Section):
 
     @property
     def base_model(self) -> str:
-        """Where the model that training starts from is; the tiny one is copied into `out`, so that
-        a result is complete.
+        """Where the model that training starts from is.
+
+        The tiny one is copied into `out`, so that a result is complete.
         """
         return str(Path(self.out) / "base") if self.model == "tiny" else self.model

@@ -68,8 +68,7 @@ class ReferenceModel:
             write_features(path, made, self._feature_facts)
 
     def write_chunk(self, split: str, start: int, num_pairs: int, path: Path) -> None:
-        """Writes the numbers of some pairs of a split, those `start` .. `start + num_pairs`, as far
-        as there are any.
+        """Writes the numbers of the pairs `start` .. `start + num_pairs`, as far as there are any.
 
         Raises:
             MvcError: A pair that cannot become tokens, or an image that does not decode.

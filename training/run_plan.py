@@ -98,7 +98,7 @@ def feature_parts(folder: Path, split: str | None = None) -> list[Path]:
 
 
 def num_rows(folder: str | Path, split: str) -> int:
-    """How many pairs a split has, from the files' footers alone; 0 for a split that is not there."""
+    """How many pairs a split has, from the files' footers alone; 0 where it is not there."""
     total = 0
     for path in shard_paths(folder, split):
         with reading_shard(path):
@@ -134,8 +134,7 @@ def data_sha256(section: TrainSection) -> str:
 
 
 def base_sha256(section: TrainSection) -> str | None:
-    """A hash of the configuration and weights that training starts from, if they are in a folder of
-    the user's.
+    """A hash of configuration and weights that training starts from, if in a folder of the user's.
 
     None for the tiny model, which the recipe and the data determine, and for a Hub id.
     """
@@ -157,9 +156,7 @@ def _sha256_of_all(files: tuple[tuple[Path, int, int], ...]) -> str:
 
 
 def base_of_run(section: TrainSection) -> str | None:
-    """`base_sha256` as the driver of this run noted it, so that its workers need not read the
-    weights for it again.
-    """
+    """`base_sha256` as the driver of this run noted it, so that workers need not read weights."""
     noted = Path(section.out) / CHECKPOINTS / RUN
     return read_json(noted)["base_sha256"] if noted.is_file() else base_sha256(section)
 
@@ -186,9 +183,7 @@ def _finished(section: TrainSection) -> TrainingRecord | None:
 
 
 def run_facts(section: TrainSection) -> RunFacts:
-    """What tells one run from another: an unfinished one is gone on with only by a recipe and data
-    that are the same.
-    """
+    """What must be the same for an unfinished run to be gone on with: recipe and data."""
     return {
         "recipe": section.model_dump(mode="json"),
         "data_sha256": data_sha256(section),
@@ -223,7 +218,7 @@ def _refuse_other_unfinished(section: TrainSection) -> None:
 
 
 def _has_weights(folder: Path) -> bool:
-    """Whether the safetensors files are there: all that the index names, or one without an index."""
+    """Whether the safetensors files are there: all of the index, or any without an index."""
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return any(folder.glob("*.safetensors"))

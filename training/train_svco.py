@@ -58,8 +58,7 @@ def train(plan: Plan) -> TrainingRecord:
 
 
 def begin_attempt(plan: Plan) -> None:
-    """Says which run the checkpoints in `out` belong to, and that this process alone may go on with
-    it.
+    """Says whose checkpoints `out` holds, and that this process alone may go on with them.
 
     Workers of a driver that was killed may live for some seconds more; they find another name here
     and end.
@@ -129,8 +128,9 @@ def _fit_with_ray(plan: Plan) -> TrainingRecord:
 
 
 def _no_second_try() -> Any:
-    """A callback that ends the run at an error that the user has to mend: workers that start again
-    would meet it again.
+    """A callback that ends the run at an error that the user has to mend.
+
+    Workers that start again would meet it again.
     """
     from ray.train import UserCallback
 
@@ -160,8 +160,9 @@ def _workers(number: int) -> str:
 
 
 def _cause(failures: dict[int, Exception]) -> Exception:
-    """What to tell of several workers' errors, without Ray's wrapping: one that the user can mend,
-    else the lowest rank's.
+    """What to tell of several workers' errors, without Ray's wrapping.
+
+    One that the user can mend, else the lowest rank's.
 
     When one worker fails, the others lose their connection to it and fail as well, whatever their
     rank.

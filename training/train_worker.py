@@ -12,9 +12,7 @@ from training.runtime.environment import LocalEnv
 
 
 class RayEnv(LocalEnv):
-    """One worker of a Ray Train job, which has set up the torch.distributed group; its words go to
-    the driver.
-    """
+    """One worker of a Ray Train job, in its torch.distributed group; the driver shows its words."""
 
     def __init__(self, messages: Messages) -> None:
         import ray.train
@@ -31,8 +29,9 @@ class RayEnv(LocalEnv):
         )
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Passes the metrics to Ray Train. A call waits for the controller's next poll, so the loop
-        calls it seldom.
+        """Passes the metrics to Ray Train.
+
+        A call waits for the controller's next poll, so the loop calls it seldom.
         """
         import ray.train
 

@@ -186,10 +186,10 @@ def _our_name(official: str) -> str:
 
 
 def _adamw_settings(stated: str) -> dict[str, Any]:
-    """The numbers in a text such as "AdamW(lr=1e-3, betas=(0.9,0.95), eps=1e-8, weight_decay=0)"."""
-    found = re.fullmatch(r"AdamW\((.*)\)", stated.strip())
-    assert found, f"expected AdamW(..), got {stated!r}"
-    values = dict(re.findall(r"(\w+)\s*=\s*(\([^)]*\)|[^,]+)", found[1]))
+    """The numbers in a text such as "AdamW(lr=1e-3, betas=(0.9,0.95), weight_decay=0)"."""
+    match = re.fullmatch(r"AdamW\((.*)\)", stated.strip())
+    assert match, f"expected AdamW(..), got {stated!r}"
+    values = dict(re.findall(r"(\w+)\s*=\s*(\([^)]*\)|[^,]+)", match[1]))
     betas = tuple(float(beta) for beta in values.pop("betas").strip("()").split(","))
     return {"betas": betas, **{name: float(value) for name, value in values.items()}}
 

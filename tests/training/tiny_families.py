@@ -162,7 +162,7 @@ QWEN_TURNS = (
 
 
 def write_tiny_qwen2_5_vl(folder: Path) -> Path:
-    """Saves a random Qwen2.5-VL: a tower with windows of 2 x 2 features in two of its three layers."""
+    """Saves a random Qwen2.5-VL: windows of 2 x 2 features in two of its tower's three layers."""
     from transformers import (
         Qwen2_5_VLConfig,
         Qwen2_5_VLForConditionalGeneration,

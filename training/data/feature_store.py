@@ -1,5 +1,6 @@
-"""What the frozen vision tower sees in each image, kept beside a reference table for every run on
-the same data.
+"""What the frozen vision tower sees in each image, kept for every run on the same data.
+
+It lies beside a reference table.
 
 `<folder>/features-<split>-00000.parquet`, ... have a row, in a row group of its own, for each
 distinct image: the sha256 of its bytes, how many features it has, and their values as they lie in
@@ -37,8 +38,9 @@ REMEDY = "make it anew with `svco reference store_features=true`"
 def write_features(
     path: Path, chunks: Iterable[tuple[Sequence[str], Sequence[Tensor]]], facts: dict[str, str]
 ) -> None:
-    """Writes the hashes of some images and their features, [N, V] each, chunk by chunk; the file is
-    whole or not there.
+    """Writes the hashes of some images and their features, [N, V] each, chunk by chunk.
+
+    The file is whole or not there.
     """
 
     def write(file: object) -> None:

@@ -1,5 +1,4 @@
-"""The pairs of an MVC folder as packed rows and pixels, in an order that depends on seed and epoch
-alone.
+"""The pairs of an MVC folder as packed rows and pixels, in an order of seed and epoch alone.
 
 Shapes: N pairs in the split, I images, 3 x H x W pixels.
 """
@@ -40,8 +39,9 @@ MAX_PIXEL_CACHE_BYTES = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class DataState:
-    """Where training stands in the data, the same whatever the number of workers: resuming takes
-    this and no more.
+    """Where training stands in the data, the same whatever the number of workers.
+
+    Resuming takes this and no more.
     """
 
     seed: int
@@ -55,8 +55,9 @@ def epoch_order(num_pairs: int, seed: int, epoch: int) -> Ints:
 
 
 def batches(num_pairs: int, batch_pairs: int, state: DataState) -> Iterator[tuple[Ints, DataState]]:
-    """Global batches from `state` on, without end, each with the state after it; an epoch's last
-    one may be smaller.
+    """Global batches from `state` on, without end, each with the state after it.
+
+    An epoch's last one may be smaller.
 
     Rank r of W trains on `batch[r::W]`.
     """
@@ -70,7 +71,7 @@ def batches(num_pairs: int, batch_pairs: int, state: DataState) -> Iterator[tupl
 
 
 class PairReader:
-    """The pairs of one split, tokenised once and packed when asked for.
+    """The pairs of one split, tokenized once and packed when asked for.
 
     Pairs of which a prompt with its response is longer than `max_length_tokens` are left out, never
     cut, and counted in `num_dropped`; it may be that none is left. Each image is decoded once as
@@ -92,7 +93,7 @@ class PairReader:
         self._pairs: list[_Pair] = []
         kept: list[int] = []
         for index, text in enumerate(texts):
-            pair = _tokenise(vlm, text, self._sizes(index))
+            pair = _tokenize(vlm, text, self._sizes(index))
             if max_length_tokens is not None and pair.longest > max_length_tokens:
                 continue
             self.pair_ids.append(text["pair_id"])
@@ -117,7 +118,7 @@ class PairReader:
         return size_a, size_b
 
     def _index_images(self, kept: Sequence[int]) -> None:
-        """Numbers the distinct images; remembers for each one row and column that hold its bytes."""
+        """Numbers the distinct images; remembers a row and a column that hold the bytes of each."""
         numbers: dict[str | tuple[str, int], int] = {}
         self._places: list[tuple[int, str]] = []
         tokens: list[int] = []
@@ -153,9 +154,7 @@ class PairReader:
 
     @functools.cached_property
     def digests(self) -> list[str]:
-        """For each pair a hash of its tokens and images: of all that the model's numbers depend on,
-        but for the model.
-        """
+        """For each pair a hash of all that the model's numbers depend on: its tokens and images."""
         images = self.image_hashes
         content = [[pair.prompt_image, pair.prompt_text, *pair.responses] for pair in self._pairs]
         sides = [[images[number] for number in numbers] for numbers in self.images_P2.tolist()]
@@ -184,8 +183,7 @@ class PairReader:
             raise MvcError(str(error)) from error
 
     def pixels(self, images: Sequence[int] | Ints, *, keep: bool = True) -> Images:
-        """The preprocessed pixels of some images (numbers from `images_P2`), as
-        `training.models.vlm.pixel_values` makes them.
+        """The pixels of some images (numbers from `images_P2`), as `vlm.pixel_values` makes them.
 
         Args:
             keep: Whether to remember them, if those of the whole split fit in memory.
@@ -208,15 +206,13 @@ class PairReader:
     def _preprocess(self, numbers: Sequence[int]) -> Images:
         pixels = pixel_values(self._vlm, [self._decode(number) for number in numbers])
         for number, image in zip(numbers, pixels, strict=True):
-            found, expected = (
-                self._vlm.kind.num_features(self._vlm.model.config, image),
-                self.num_image_tokens_I[number],
-            )
-            if found != expected:
+            num_features = self._vlm.kind.num_features(self._vlm.model.config, image)
+            expected = self.num_image_tokens_I[number]
+            if num_features != expected:
                 where = self.image_name(number)
                 raise MvcError(
-                    f"{where} has {found} features, but {expected} placeholders in its prompt; its"
-                    " bytes state another size"
+                    f"{where} has {num_features} features, but {expected} placeholders in its"
+                    " prompt; its bytes state another size"
                 )
         return pixels
 
@@ -284,7 +280,7 @@ class _Pair:
         )
 
 
-def _tokenise(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size] | None) -> _Pair:
+def _tokenize(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size] | None) -> _Pair:
     question = text["question"]
     try:
         if not isinstance(question, str):

@@ -11,8 +11,7 @@ Made = TypeVar("Made")
 
 
 class Prefetcher(Generic[Item, Made]):
-    """What `make` makes of each item, in order, the next one in a thread while the last one is
-    used.
+    """What `make` makes of each item, in order, the next while the last one is used.
 
         with Prefetcher(batches, load) as ahead:
             for batch in ahead: ...

@@ -1,5 +1,4 @@
-"""The reference model's log-probabilities of every pair, kept as a table that says what it was made
-from.
+"""The reference model's log-probabilities of every pair, and what they were made from.
 
 `<folder>/<split>.parquet` has pair_id, digest and the six numbers of each pair;
 `<folder>/DONE.json`, written last, the model and its image processing. The digest covers a pair's
@@ -34,9 +33,7 @@ FACTS = b"svco_reference"
 
 
 def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, str]:
-    """What all rows of a table depend on: the weights, the image processing, and the precision of
-    the computation.
-    """
+    """What all rows of a table depend on: weights, image processing, precision of computation."""
     processing = json.dumps(vlm.processor.image_processor.to_dict(), sort_keys=True, default=str)
     return {
         "model_sha256": model_sha256,
@@ -46,9 +43,7 @@ def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, st
 
 
 def feature_facts(model_sha256: str, vlm: Vlm, weights: str) -> dict[str, str]:
-    """What stored vision features depend on: as `reference_facts`, with the type that the tower is
-    kept and run in.
-    """
+    """What stored vision features depend on: as `reference_facts`, and the type of the tower."""
     facts = reference_facts(model_sha256, vlm, "")
     return {name: facts[name] for name in ("model_sha256", "image_processing_sha256")} | {
         "features_dtype": weights
@@ -92,8 +87,7 @@ def write_reference(
 def join_parts(
     folder: Path, parts: Path, chunks: Sequence[tuple[str, int]], *, made_by: str
 ) -> dict[str, Any]:
-    """Joins the chunks to one file per split and marks the table complete; returns what DONE.json
-    says.
+    """Joins the chunks to one file per split, marks the table complete, returns its DONE.json.
 
     Files of vision features are moved as they are; those of an earlier table are taken away.
 

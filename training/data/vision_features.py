@@ -1,5 +1,4 @@
-"""What the frozen vision tower sees in each image of a split: made once and kept if it fits, else
-made when needed.
+"""What the frozen vision tower sees in each image of a split: kept if it fits, else made anew.
 
 Shapes: P pairs, S sides, I images, N features of an image, A features of all images, V their width.
 """
@@ -26,8 +25,7 @@ REDUCED_ROWS = 2**19  # features that workers add up at a time
 
 
 def freeze_unseen(vlm: Vlm) -> None:
-    """Freezes what of the vision tower plays no part in the features, such as the layers behind the
-    chosen one.
+    """Freezes what of the vision tower plays no part in the features, such as its last layers.
 
     Such parameters never get a gradient, so weight decay alone would act on them and shrink them
     away.
@@ -79,8 +77,9 @@ class VisionFeatures:
         return self._kept_AV is not None or self._stored is not None
 
     def load(self, pairs: Ints, sides: Sequence[int] = (0, 1)) -> Images | None:
-        """What `get` will need for some pairs: pixels, or features from the disk; None where they
-        are kept. Runs no model.
+        """What `get` will need for some pairs: pixels, or features from the disk.
+
+        None where they are kept. Runs no model.
 
         Raises:
             MvcError: An image does not decode; the message names its pair.
@@ -98,8 +97,9 @@ class VisionFeatures:
     def get(
         self, pairs: Ints, sides: Sequence[int] = (0, 1), loaded: Images | None = None
     ) -> tuple[list[Tensor] | None, list[Tensor] | None]:
-        """The features of image a and of image b of each pair, [N, V] each; None for a side that is
-        not among `sides`.
+        """The features of image a and of image b of each pair, [N, V] each.
+
+        None for a side that is not among `sides`.
 
         Args:
             loaded: What `load` gave for the same pairs and sides, if it was asked before.
@@ -131,9 +131,7 @@ class VisionFeatures:
             return vision_features(self._vlm.model, pixels)
 
     def _make_all(self, like_NV: Tensor) -> Tensor:
-        """Every image once over all workers, in fixed chunks, so that the result does not depend on
-        their number.
-        """
+        """Every image once over all workers, in fixed chunks, whatever the number of workers."""
         num_images = self._reader.num_images
         kept_AV = torch.zeros((int(self._ends_I[-1]), like_NV.shape[1]), dtype=like_NV.dtype)
         starts_I = self._ends_I - self._reader.num_image_tokens_I

@@ -1,3 +1,1 @@
-"""Vision-language model families: packing, attention, chat templates, log-probabilities,
-generation.
-"""
+"""Vision-language models: packing, attention, templates, log-probabilities, generation."""

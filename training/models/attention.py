@@ -1,5 +1,4 @@
-"""Attention over a packed row as what it is: causal prompts, and responses that see their prompt
-and themselves.
+"""Attention over a packed row as what it is: causal prompts, each with its own responses.
 
 No mask over the row is ever made. Each run of equal groups takes two calls: the prompts (plainly
 causal, the kernel's fastest case), and the responses as queries against their whole group under a
@@ -24,8 +23,9 @@ SPLIT, DENSE = "svco_split", "sdpa"  # names of attention kernels, as in a model
 
 
 class Run(NamedTuple):
-    """Neighbouring groups of one shape. `mask_RN` says what each response token sees of its group;
-    None: all before it.
+    """Neighboring groups of one shape.
+
+    `mask_RN` says what each response token sees of its group; None: all before it.
     """
 
     num_groups: int
@@ -57,8 +57,7 @@ def _mask(group: Group, device: torch.device) -> Tensor | None:
 
 
 def attention_inputs(model: Any, packed: Packed) -> dict[str, Any]:
-    """What a model's forward needs beside tokens and positions to read a packed row with its
-    attention kernel.
+    """What a model's forward needs beside tokens and positions to read a packed row.
 
     Raises:
         ValueError: A kernel that would misread packed rows.
@@ -81,23 +80,23 @@ def attention_inputs(model: Any, packed: Packed) -> dict[str, Any]:
 
 
 def set_attention(model: Any, kernel: str) -> None:
-    """Has the language model attend by `kernel`: SPLIT, or DENSE, which is slower and serves as its
-    check.
-    """
+    """Has the language model attend by `kernel`: SPLIT, or DENSE, its slower check."""
     register()
     model.set_attn_implementation(implementation(kernel))
 
 
 def implementation(kernel: str) -> dict[str, str]:
-    """The kernel for the language model alone, as transformers takes it; the vision tower sees no
-    packed rows.
+    """The kernel for the language model alone, as transformers takes it.
+
+    The vision tower sees no packed rows.
     """
     return {"text_config": kernel, "vision_config": "sdpa"}
 
 
 def register() -> None:
-    """Makes SPLIT known to transformers. Without a packed row it is sdpa, mask and all, so that
-    generation works as ever.
+    """Makes SPLIT known to transformers.
+
+    Without a packed row it is sdpa, mask and all, so that generation works as ever.
     """
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -115,8 +114,9 @@ def split_attention(
     packed_runs: Sequence[Run] | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it: [B, H, L, D] and [B, K, L, D] to [B, L, H, D]; B is 1
-    where `packed_runs` is given.
+    """Attention as transformers calls it: [B, H, L, D] and [B, K, L, D] to [B, L, H, D].
+
+    B is 1 where `packed_runs` is given.
 
     Raises:
         ValueError: Dropout, which a shared prompt would share as well, or a row that the runs do
@@ -171,8 +171,9 @@ def _attend(
 def _sdpa(
     query: Tensor, key: Tensor, value: Tensor, *, attn_mask: Tensor | None = None, **options: Any
 ) -> Tensor:
-    """Grouped heads are left to the kernel; on CUDA with a mask only the slowest knows them, so
-    there they are copied.
+    """Grouped heads are left to the kernel.
+
+    On CUDA with a mask only the slowest kernel knows them, so there they are copied.
     """
     groups = query.shape[1] // key.shape[1]
     if groups > 1 and attn_mask is not None and query.is_cuda:

@@ -49,9 +49,7 @@ def response_ids(processor: Any, text: str) -> list[int]:
 
 
 def end_of_turn_id(processor: Any) -> int:
-    """The token with which the assistant ends its turn: <|im_end|> in chatml templates, else the
-    tokenizer's eos.
-    """
+    """The token that ends the assistant's turn: <|im_end|> in chatml templates, else the eos."""
     tokenizer = processor.tokenizer
     if CHATML_END in render(processor, "?", with_image=False):
         return int(tokenizer.convert_tokens_to_ids(CHATML_END))
@@ -81,24 +79,24 @@ def render(processor: Any, question: str, *, with_image: bool) -> str:
 
 
 def special_tokens(processor: Any, text: str) -> dict[str, bool]:
-    """As transformers does for a conversation: a template that writes the bos token itself gets no
-    second one.
-    """
+    """As transformers does: a template that writes the bos token itself gets no second one."""
     bos = processor.tokenizer.bos_token
     return {"add_special_tokens": False} if bos is not None and text.startswith(bos) else {}
 
 
 def left_open(processor: Any, text: str, ids: list[int]) -> list[int]:
-    """A prompt's ids without an eos that its text has not: the model would answer after the end of
-    the conversation.
+    """A prompt's ids without an eos that its text has not.
+
+    After one the model would answer after the end of the conversation.
     """
     eos, eos_id = processor.tokenizer.eos_token, processor.tokenizer.eos_token_id
     return ids[:-1] if eos is not None and ids[-1:] == [eos_id] and not text.endswith(eos) else ids
 
 
 def control_texts(processor: Any) -> tuple[str, ...]:
-    """Texts that the tokenizer reads as control tokens, such as </s> or <image>; no question or
-    answer may hold one.
+    """Texts that the tokenizer reads as control tokens, such as </s> or <image>.
+
+    No question or answer may hold one.
     """
     tokens = processor.tokenizer.added_tokens_decoder.values()
     return tuple(token.content for token in tokens if token.special and token.content.strip())
@@ -119,8 +117,9 @@ def _conversation(question: str, *, with_image: bool) -> list[dict[str, Any]]:
 
 
 def _opening(processor: Any) -> str:
-    """What the chat template writes to open the assistant's turn, for example
-    "<|im_start|>assistant" and a line end.
+    """What the chat template writes to open the assistant's turn.
+
+    For example "<|im_start|>assistant" and a line end.
     """
     conversation = _conversation("?", with_image=False)
     closed = str(

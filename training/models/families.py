@@ -1,5 +1,4 @@
-"""Where families of models differ: the names of their parts, what their towers see, and where image
-tokens stand.
+"""Where families of models differ: names of parts, what towers see, where image tokens stand.
 
 All else is done by processor and configuration, alike for all. A family is listed here once packed
 rows have been shown to equal separate passes for it, in value and in every gradient
@@ -35,8 +34,9 @@ class Family(Protocol):
         """Why a model of this family with this configuration cannot be used, or ""."""
 
     def per_image(self, processed: Mapping[str, Any]) -> Images:
-        """What an image processor made, image by image; the shape of each says how many features it
-        will have.
+        """What an image processor made, image by image.
+
+        The shape of each says how many features it will have.
         """
 
     def model_inputs(self, pixels: Images) -> dict[str, Tensor]:
@@ -49,21 +49,21 @@ class Family(Protocol):
         """What the tower sees in each image, before the projector: [N, V] each."""
 
     def project(self, model: Any, features_NV: Sequence[Tensor]) -> Any:
-        """Those features as the language model takes them, as the output of the model's own image
-        encoder.
-        """
+        """Those features as the output of the model's own image encoder."""
 
     def positions(
         self, model: Any, prompt: Sequence[int], pixels_shape: Sequence[int]
     ) -> Ints | None:
-        """Where the tokens of a prompt with one image stand and the next would, [A, P + 1]; None:
-        one after the other.
+        """Where the tokens of a prompt with one image stand and the next would, [A, P + 1].
+
+        None: one after the other.
         """
 
 
 class Llava(Family):
-    """LLaVA-1.5 and LLaVA-Interleave: a CLIP or SigLIP tower, a projector, a Llama or Qwen2; all
-    images of one size.
+    """LLaVA-1.5 and LLaVA-Interleave: all images of one size.
+
+    A CLIP or SigLIP tower, a projector, a Llama or Qwen2.
     """
 
     any_size = False
@@ -119,10 +119,11 @@ class Llava(Family):
 
 
 class QwenVl(Family):
-    """Qwen2.5-VL and Qwen3-VL: images of any size, positions with three axes, the projectors
-    ("mergers") in the tower.
+    """Qwen2.5-VL and Qwen3-VL: images of any size, positions with three axes.
 
-    A merger maps each square of neighbouring patches to one feature; what the tower sees is kept
+    The projectors ("mergers") lie in the tower.
+
+    A merger maps each square of neighboring patches to one feature; what the tower sees is kept
     before that, a square's patches side by side. Qwen3-VL has further mergers at inner layers
     (deepstack), whose inputs follow in the same row.
     """
@@ -242,9 +243,7 @@ def unwrapped(model: Any) -> Any:
 
 
 def part_of(model: Any, name: str) -> str:
-    """Which part a parameter of this name belongs to: "projector", "vision tower" or "language
-    model".
-    """
+    """The part of a parameter of this name: "projector", "vision tower" or "language model"."""
     family = FAMILIES[model.config.model_type]
     if name.startswith(family.projectors):
         return "projector"

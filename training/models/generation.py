@@ -14,9 +14,7 @@ from training.models.vlm import Vlm, encode_prompt, pixel_values
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """One answer: its text, its tokens without the one that ends it, and whether the model ended it
-    by itself.
-    """
+    """One answer: its text, its tokens without the last, and whether the model ended it."""
 
     text: str
     num_tokens: int
@@ -37,8 +35,9 @@ def generate(
 def generate_answers(
     vlm: Vlm, images: Sequence[Image.Image | None], questions: Sequence[str], *, max_new_tokens: int
 ) -> list[Generated]:
-    """What the model answers to each question about its image (None: a text-only prompt); greedy,
-    in one batch.
+    """What the model answers to each question about its image, greedily, in one batch.
+
+    Without an image (None) the prompt is of text alone.
 
     Nothing of the checkpoint's own generation settings counts, except the tokens at which it stops:
     a base and its finetuned model are decoded alike, and what is measured is the model.
@@ -83,9 +82,7 @@ def generate_answers(
 
 @contextlib.contextmanager
 def _greedy(model: Any, **limits: Any) -> Iterator[Any]:
-    """Plain greedy settings, while the model has none of its own: what ours leave open it would
-    fill with those.
-    """
+    """Plain greedy settings, while the model has none of its own, which would fill what is open."""
     from transformers import GenerationConfig
 
     own, model.generation_config = model.generation_config, GenerationConfig()

@@ -1,5 +1,4 @@
-"""How likely the model finds each response under each image condition, all those of a pair in one
-forward pass.
+"""How likely the model finds each response under each image condition, in one forward pass.
 
 Shapes: P pairs, 3 conditions (image a, image b, no image), 2 responses (a, b); I images, N features
 of an image, V their width in the vision tower, H the width of the language model, T response tokens
@@ -25,8 +24,9 @@ def vision_features(model: Any, pixels: Tensor) -> Tensor: ...
 @overload
 def vision_features(model: Any, pixels: list[Tensor]) -> Images: ...
 def vision_features(model: Any, pixels: Images) -> Images:
-    """What the vision tower sees in each image, before the projector: [I, N, V], or a list of [N,
-    V] where N differs.
+    """What the vision tower sees in each image, before the projector.
+
+    [I, N, V], or a list of [N, V] where N differs.
 
     The tower is usually frozen, so this is a constant of the image and can be kept; the projector
     is trained.
@@ -51,8 +51,7 @@ def logps_of_features(
     features_a: Tensor | Sequence[Tensor] | None,
     features_b: Tensor | Sequence[Tensor] | None,
 ) -> Tensor:
-    """The log-probabilities of each pair from vision features: [P, 3, 2], in nats, summed over
-    response tokens.
+    """The log-probabilities of each pair: [P, 3, 2], in nats, summed over response tokens.
 
     Differentiable; fp32 from the logits on, whatever the model's type. Logits exist at response
     positions only. A cell that was not packed is NaN, so that whatever wrongly uses it is NaN too.
@@ -98,9 +97,7 @@ def pair_logps(model: Any, packed: Packed, pixels_a: Images, pixels_b: Images) -
 
 
 def token_logps(head: Any, states_TH: Tensor, targets_T: Tensor) -> Tensor:
-    """Log-probability of each target token under the head's prediction from its state, [T], in
-    fp32.
-    """
+    """Log-probability of each target token under the head's prediction, [T], in fp32."""
     num_rows = max(1, MAX_LOGITS // head.weight.shape[0])
     if len(states_TH) <= num_rows or not torch.is_grad_enabled():
         return _token_logps(head, states_TH, targets_T)

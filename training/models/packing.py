@@ -1,5 +1,4 @@
-"""From the token ids of some pairs to one row that holds all their sequences, each shared part once
-and no padding.
+"""One row of tokens that holds all sequences of some pairs, each shared part once, no padding.
 
 With P_x a prompt and y_x a response, the row of one pair is [P_a | y_a | y_b | P_b | y_a | y_b |
 P_none | y_a | y_b]; with more pairs the groups with an image come first, pair by pair, then those
@@ -67,18 +66,6 @@ class PairTokens:
             self.prompt_text,
         )
 
-    @property
-    def num_tokens(self) -> int:
-        """Length of the pair's row with all cells."""
-        return sum(map(len, self.prompts)) + CONDITIONS * (
-            len(self.response_a) + len(self.response_b)
-        )
-
-    @property
-    def longest(self) -> int:
-        """Length of the longest of the six sequences."""
-        return max(map(len, self.prompts)) + max(len(self.response_a), len(self.response_b))
-
 
 class Group(NamedTuple):
     """Lengths in tokens of a prompt and of the responses that follow it, in a row."""
@@ -102,8 +89,9 @@ class PackedImage(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Some pairs in one row; `scored_at` are the places whose next-token prediction is a response
-    token.
+    """Some pairs in one row.
+
+    `scored_at` are the places whose next-token prediction is a response token.
     """
 
     ids_L: Tensor
@@ -129,9 +117,7 @@ class Packed:
 
     @property
     def position_ids(self) -> Tensor:
-        """As models take them for a batch of one row: [1, L], or [3, 1, L] where positions have
-        three axes.
-        """
+        """As models take them for a batch of one row: [1, L], or [3, 1, L] with three axes."""
         return self.positions_AL if len(self.positions_AL) == 1 else self.positions_AL[:, None]
 
     def attention_mask(self) -> Tensor:
@@ -194,11 +180,9 @@ class _Row:
         self.groups: list[Group] = []
         self.images: list[PackedImage] = []
         self.positions_An: list[Ints] = []
-        self.scored_at, self.targets, self.sequence = (
-            [],
-            [],
-            [],
-        )  # type: tuple[list[int], list[int], list[int]]
+        self.scored_at: list[int] = []
+        self.targets: list[int] = []
+        self.sequence: list[int] = []
 
     def add(
         self,
@@ -258,12 +242,12 @@ def _check(pair: PairTokens, image_token_id: int, num_image_tokens: int | None) 
     }.items():
         if not tokens:
             raise ValueError(f"{where}{name}: expected at least one token, got none")
-        found, has_image = tokens.count(image_token_id), name.startswith("prompt_image")
-        wanted = (num_image_tokens or max(found, 1)) if has_image else 0
-        if found != wanted:
+        count, has_image = tokens.count(image_token_id), name.startswith("prompt_image")
+        wanted = (num_image_tokens or max(count, 1)) if has_image else 0
+        if count != wanted:
             raise ValueError(
                 f"{where}{name}: expected {wanted} image placeholders (token {image_token_id}), got"
-                f" {found}; the processor must make as many placeholders of an image as the model"
+                f" {count}; the processor must make as many placeholders of an image as the model"
                 " makes features, and texts have none"
             )
     for name, tokens, positions_An in (

@@ -1,5 +1,4 @@
-"""A vision-language model with its processor: loading, saving, the exact tokens of prompts and
-responses.
+"""A vision-language model with its processor: loading, saving, tokens of prompts and responses.
 
 Everything goes by the processor and the configuration; what differs between families is in
 `families`. Other models are refused, because packed rows have been proven equal to separate passes
@@ -54,9 +53,7 @@ class Vlm:
 
     @property
     def num_image_tokens(self) -> int:
-        """Placeholders of an image of 640 x 480 pixels; of every image, if all are brought to one
-        size.
-        """
+        """Placeholders of an image of 640 x 480 pixels; of every image, if all get one size."""
         return self.layout((640, 480)).num_tokens
 
     @property
@@ -83,9 +80,7 @@ class Vlm:
 
     @property
     def stop_ids(self) -> list[int]:
-        """The tokens that end an answer: the end of turn, and whatever else the checkpoint's
-        generation settings stop at.
-        """
+        """The tokens that end an answer: the end of turn, and those of the generation settings."""
         known = self.model.generation_config.eos_token_id
         return sorted({self.end_of_turn_id, *([known] if isinstance(known, int) else known or [])})
 
@@ -134,8 +129,9 @@ def _without_bars() -> None:
 
 
 def base_of_adapter(path: str | Path) -> str | None:
-    """The model that the adapters in a folder belong to; None if it holds none. Transformers loads
-    both together.
+    """The model that the adapters in a folder belong to; None if it holds none.
+
+    Transformers loads both together.
     """
     file = Path(path) / "adapter_config.json"
     return str(json.loads(file.read_text())["base_model_name_or_path"]) if file.is_file() else None
@@ -194,9 +190,7 @@ def load_vlm(
 
 
 def save_vlm(vlm: Vlm, folder: str | Path) -> None:
-    """Writes the model (safetensors) and the processor as a Hugging Face folder that `load_vlm` and
-    transformers read.
-    """
+    """Writes model and processor as a Hugging Face folder, which `load_vlm` reads."""
     _without_bars()
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
@@ -205,8 +199,7 @@ def save_vlm(vlm: Vlm, folder: str | Path) -> None:
 def encode_prompt(
     vlm: Vlm, question: str, *, with_image: bool, size: Size | None = None
 ) -> list[int]:
-    """The tokens before the response, exactly as at inference, with one placeholder per image
-    feature.
+    """The tokens before the response, exactly as at inference, a placeholder per image feature.
 
     Without an image the prompt is the text-only prompt of the same question: no placeholder, no
     image.
@@ -228,8 +221,7 @@ def encode_prompt(
 
 
 def encode_response(vlm: Vlm, text: str) -> list[int]:
-    """The tokens that the model should generate for `text`: the text as it follows the prompt, then
-    end of turn.
+    """The tokens to generate for `text`: the text as it follows the prompt, then end of turn.
 
     Raises:
         ValueError: An empty text, one that holds the text of a control token, or a tokenizer that
@@ -239,8 +231,9 @@ def encode_response(vlm: Vlm, text: str) -> list[int]:
 
 
 def placed(vlm: Vlm, short: Sequence[int], size: Size) -> tuple[list[int], Ints | None]:
-    """A short prompt (`training.models.chat_template`) with an image of some size, and its
-    positions where they are not simply 0, 1, 2 ...
+    """A short prompt with an image of some size, and its positions where they are not 0, 1, 2 ...
+
+    Short as `training.models.chat_template` makes it.
     """
     layout = vlm.layout(size)
     ids = chat.with_placeholders(short, vlm.image_token_id, layout.num_tokens)
@@ -293,7 +286,8 @@ def _layout(vlm: Vlm, size: Size) -> Layout:
 
 
 def pixel_values(vlm: Vlm, images: Sequence[Image.Image]) -> Images:
-    """The images as the vision tower takes them, in fp32: [num_images, 3, H, W], or one [h, w, D]
-    per image of any size.
+    """The images as the vision tower takes them, in fp32.
+
+    [num_images, 3, H, W], or one [h, w, D] per image of any size.
     """
     return vlm.kind.per_image(vlm.processor.image_processor(list(images), return_tensors="pt"))

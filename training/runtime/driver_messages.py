@@ -29,9 +29,7 @@ class Messages:
 
 
 class DriverProgress:
-    """As `pipeline.core.progress.Progress`, but shown by the driver; sends at most a few messages
-    per second.
-    """
+    """As `pipeline.core.progress.Progress`, but shown by the driver, a few times per second."""
 
     def __init__(self, messages: Messages, title: str, total: int, unit: str) -> None:
         self._messages = messages

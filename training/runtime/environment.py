@@ -36,7 +36,7 @@ class Env(Protocol):
     def progress(
         self, title: str, total: int, unit: str
     ) -> AbstractContextManager[ProgressDisplay]:
-        """A progress display; of all workers only that of rank 0 is seen, and none without a title."""
+        """A progress display; of all workers only that of rank 0 is seen, with a title."""
         ...
 
 
@@ -52,9 +52,7 @@ class _Silence:
 
 
 class LocalEnv:
-    """This process alone, or one of several in a torch.distributed group that the caller has set
-    up.
-    """
+    """This process alone, or one of several in a torch.distributed group of the caller's."""
 
     def __init__(
         self,

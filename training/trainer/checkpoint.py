@@ -1,5 +1,4 @@
-"""Where a stopped run goes on: what is trained, its optimiser and the position in the data, whole
-or absent.
+"""Where a stopped run goes on: weights, optimizer and position in the data, whole or absent.
 
 `<out>/.checkpoints/step-00000100/` holds the tensors (torch.distributed.checkpoint, one part per
 worker) and state.json, written last; the folder gets its name when everything in it is on the disk.
@@ -141,7 +140,7 @@ class Checkpoints:
 def restore(
     folder: Path, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, env: Env
 ) -> TrainState:
-    """Puts a checkpoint's tensors into the model and its optimiser; returns the rest.
+    """Puts a checkpoint's tensors into the model and its optimizer; returns the rest.
 
     Raises:
         StoreError: The checkpoint does not fit the model.
@@ -187,8 +186,9 @@ def _attempt(out: str | Path) -> str:
 
 
 def _explained(error: BaseException, folder: Path) -> BaseException:
-    """A full disk in one line; anything else as it is. DCP wraps the system's errors, and its
-    writer reports a short write.
+    """A full disk in one line; anything else as it is.
+
+    DCP wraps the system's errors, and its writer reports a short write.
     """
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     free = shutil.disk_usage(folder).free

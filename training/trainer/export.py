@@ -1,6 +1,4 @@
-"""The result of a run as a normal Hugging Face folder: a whole model, or adapters that name their
-base.
-"""
+"""The result of a run as a Hugging Face folder: a whole model, or adapters that name their base."""
 
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,9 @@ ADAPTER = "adapter"
 def export_model(
     trained: TrainablePolicy, section: TrainSection, record: TrainingRecord, env: Env
 ) -> None:
-    """Writes the model, its processor and its card to `section.out`. Every worker calls it; rank 0
-    writes.
+    """Writes the model, its processor and its card to `section.out`.
+
+    Every worker calls it; rank 0 writes.
 
     A whole model is stored in the type of its base, so that it is no larger. Adapters are merged
     into the base read anew, because weights in 4 bits cannot take them up.
@@ -79,7 +78,7 @@ def _stored_dtype(section: TrainSection) -> torch.dtype:
 
 
 def _merged(trained: TrainablePolicy, section: TrainSection, adapter: Path) -> Vlm:
-    """The base with the adapters in it, and with whatever else was trained, such as the projector."""
+    """The base with the adapters in it, and what else was trained, such as the projector."""
     from peft import PeftModel
 
     vlm = load_vlm(section.base_model, dtype=_stored_dtype(section))

@@ -1,5 +1,4 @@
-"""The training loop: policy against its own start, exact over any number of workers and any
-micro-batch. No Ray here.
+"""The training loop: exact over any number of workers and any micro-batch. No Ray here.
 
 Shapes: N pairs in a split.
 """
@@ -36,7 +35,7 @@ from training.runtime.environment import Env
 from training.trainer.checkpoint import BEST, Checkpoints, TrainState, latest, restore, run_folder
 from training.trainer.export import export_model
 from training.trainer.metrics_log import Log
-from training.trainer.mfu import Utilisation
+from training.trainer.mfu import Utilization
 from training.trainer.optimizer import adamw, learning_rate
 from training.trainer.policy import (
     build_policy,
@@ -60,8 +59,7 @@ __all__ = ["DivergedError", "fit"]
 
 
 def fit(section: TrainSection, env: Env) -> TrainingRecord:
-    """Finetunes the model of `section` on its data and writes the result to `section.out`; returns
-    what svco.json says.
+    """Finetunes the model of `section`, writes it to `section.out`, returns what svco.json says.
 
     Goes on from the last checkpoint in `section.out`, if there is one. The folder is complete when
     svco.json exists, which is written last.
@@ -159,7 +157,7 @@ class _Run:
     def _train(self, num_steps: int, state: TrainState, log: Log) -> TrainState:
         section, train = self.section, self.splits["train"]
         updater = Updater(section, self.trained, self.scorer, self.objective, self.env)
-        utilisation = Utilisation(section, self.vlm, train, self.env.device, self.env.world_size)
+        utilization = Utilization(section, self.vlm, train, self.env.device, self.env.world_size)
         source = batches(len(train.reader), section.optim.batch_pairs, state.data)
         rest = itertools.islice(source, num_steps - state.step)
         with (
@@ -174,23 +172,19 @@ class _Run:
                 rate = learning_rate(section.optim, step - 1, num_steps)
                 metrics = updater.step(train, batch_B, passes, self.optimizer, rate, step)
                 took_s = time.monotonic() - began_s
-                num_tokens = self.env.world_size * sum(loaded.num_tokens for loaded in passes)
-                metrics |= {
-                    "pairs_per_s": round(len(batch_B) / took_s, 2),
+                num_tokens = self.env.world_size * sum(batch.num_tokens for batch in passes)
+                pairs_per_s = round(len(batch_B) / took_s, 2)
+                line = {
+                    "step": step,
+                    "split": "train",
+                    "epoch": data.epoch,
+                    **metrics,
+                    "pairs_per_s": pairs_per_s,
                     "tokens_per_s": round(num_tokens / took_s, 1),
+                    "data_wait_s": round(wait_s, 4),
                 }
-                more = utilisation.of(metrics["pairs_per_s"]) | _memory(self.env.device)
-                log.write(
-                    {
-                        "step": step,
-                        "split": "train",
-                        "epoch": data.epoch,
-                        **metrics,
-                        "data_wait_s": round(wait_s, 4),
-                        **more,
-                    }
-                )
-                progress.advance(1, loss=metrics["loss"], pairs_per_s=metrics["pairs_per_s"])
+                log.write(line | utilization.of(pairs_per_s) | _memory(self.env.device))
+                progress.advance(1, loss=metrics["loss"], pairs_per_s=pairs_per_s)
                 state = replace(state, step=step, data=data)
                 if step == num_steps or (
                     section.eval_every_steps and step % section.eval_every_steps == 0
@@ -202,21 +196,18 @@ class _Run:
         return state
 
     def _evaluate(self, log: Log, state: TrainState, loss: float) -> TrainState:
-        found = self._validate(log, state.step)
-        self.env.report(
-            {"step": state.step, "loss": loss, **{f"validation_{k}": v for k, v in found.items()}}
-        )
-        is_best = bool(found) and (state.best_loss is None or found["loss"] < state.best_loss)
-        state = replace(state, latest=found)
-        if is_best:
-            state = replace(state, best_step=state.step, best_loss=found["loss"])
-        if is_best and self.section.checkpoint.keep_best:
-            self.checkpoints.save_best(self.trained, self.optimizer, state)
+        metrics = self._validate(log, state.step)
+        held_out = {f"validation_{name}": value for name, value in metrics.items()}
+        self.env.report({"step": state.step, "loss": loss, **held_out})
+        state = replace(state, latest=metrics)
+        if metrics and (state.best_loss is None or metrics["loss"] < state.best_loss):
+            state = replace(state, best_step=state.step, best_loss=metrics["loss"])
+            if self.section.checkpoint.keep_best:
+                self.checkpoints.save_best(self.trained, self.optimizer, state)
         return state
 
     def _reference(self, name: str, split: Split, *, fresh: bool) -> torch.Tensor:
-        """The reference's numbers: from the table that the recipe names, from this run's own, or
-        made now.
+        """The reference's numbers: of the recipe's table, of this run's own, or made now.
 
         Before training the policy is the reference, and its numbers never change again, so no
         second model is needed.
@@ -244,9 +235,7 @@ class _Run:
 
     @torch.no_grad()
     def _validate(self, log: Log, step: int) -> Metrics:
-        """Loss, margins and accuracies over all validation pairs; at step 0 the policy is the
-        reference.
-        """
+        """Loss, margins and accuracies over all validation pairs."""
         split = self.splits.get("validation")
         if split is None:
             return {}
@@ -345,9 +334,7 @@ def objective_of(section: TrainSection) -> Objective:
 
 
 def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
-    """The pairs of each split that is there; of validation none may be left, of training some must
-    be.
-    """
+    """The pairs of each split that is there; some of training must be left."""
     names = [
         name for name in ("train", "validation") if name == "train" or num_rows(section.data, name)
     ]

@@ -1,6 +1,4 @@
-"""Where the numbers of a run go: metrics.jsonl always, TensorBoard by default, Weights & Biases if
-asked; rank 0 alone.
-"""
+"""Where a run's numbers go: metrics.jsonl, TensorBoard, Weights & Biases; from rank 0 alone."""
 
 import json
 import os
@@ -116,8 +114,9 @@ def _wandb(section: TrainSection, *, resuming: bool) -> Any:
 
 
 def _wandb_id(out: Path, *, resuming: bool) -> str:
-    """What W&B knows this run by: kept beside its checkpoints, so that the process that goes on
-    with them goes on with it too.
+    """What W&B knows this run by.
+
+    Kept beside its checkpoints, so that the process that goes on with them goes on with it too.
     """
     kept = out / CHECKPOINTS / WANDB_ID
     if resuming and kept.is_file():

@@ -1,6 +1,4 @@
-"""Model FLOPs utilisation: what the mathematics of a step needs, as a share of what the GPU could
-do in that time.
-"""
+"""Model FLOPs utilization: what a step needs, as a share of what the GPU could do meanwhile."""
 
 import torch
 
@@ -12,7 +10,7 @@ from training.models.vlm import Vlm
 from training.trainer.scoring import Split
 
 
-class Utilisation:
+class Utilization:
     """Turns pairs per second into MFU; None on a CPU, or on a GPU whose peak is not known.
 
     Recomputed activations are not counted: they are no part of the mathematics.

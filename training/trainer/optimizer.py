@@ -1,6 +1,4 @@
-"""How weights are updated: AdamW, its learning rate over the steps, and gradients summed over the
-workers.
-"""
+"""How weights are updated: AdamW, its learning rate, and gradients summed over the workers."""
 
 import math
 from collections.abc import Sequence
@@ -15,9 +13,7 @@ from training.runtime.environment import Env
 
 
 def learning_rate(optim: OptimSection, step: int, num_steps: int) -> float:
-    """The rate of step 0, 1, ..: a linear rise over the first `warmup_frac` of the steps, then half
-    a cosine to 0.
-    """
+    """The rate of step 0, 1, ..: a linear rise over the warmup, then half a cosine to 0."""
     num_warmup = math.ceil(optim.warmup_frac * num_steps)
     if step < num_warmup:
         return optim.lr * (step + 1) / num_warmup

@@ -1,5 +1,4 @@
-"""The model that is trained: which parts move, adapters, and how its weights lie in memory and over
-the workers.
+"""The model that is trained: which parts move, adapters, weights in memory and over workers.
 
 Everything starts frozen; what is to be trained is then opened by name, so that nothing is trained
 unnoticed.
@@ -44,9 +43,7 @@ class Policy(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class TrainablePolicy:
-    """What a run trains: the model and its processor, the function over it, and the parameters that
-    move.
-    """
+    """What a run trains: a model, the function over it, and the parameters that move."""
 
     vlm: Vlm
     policy: Policy
@@ -173,8 +170,9 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
 
 
 def _shard(policy: Policy, *, low_precision: bool) -> None:
-    """Spreads the weights over the workers (FSDP2), layer by layer; the frozen vision tower, called
-    apart, stays whole.
+    """Spreads the weights over the workers (FSDP2), layer by layer.
+
+    The frozen vision tower, called apart, stays whole.
     """
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 

@@ -1,5 +1,4 @@
-"""The log-probabilities of the pairs of a split, in passes of a few pairs, over any number of
-workers.
+"""The log-probabilities of a split's pairs, a few in a pass, over any number of workers.
 
 Shapes: N pairs in a split, P in a pass.
 """
@@ -26,8 +25,9 @@ from training.trainer.policy import TrainablePolicy
 
 @dataclass
 class Split:
-    """The pairs of one split with their vision features and, once made, the reference's
-    log-probabilities.
+    """The pairs of one split, their vision features and the reference's log-probabilities.
+
+    The last once they are made.
     """
 
     reader: PairReader
@@ -37,8 +37,9 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class PackedBatch:
-    """Some pairs as a pass takes them, not yet on the device: one row, and what
-    `VisionFeatures.load` gave for them.
+    """Some pairs as a pass takes them, not yet on the device.
+
+    One row, and what `VisionFeatures.load` gave for them.
     """
 
     pairs: Ints  # may be none; then the row is that of pair 0
@@ -48,7 +49,7 @@ class PackedBatch:
 
     @property
     def num_tokens(self) -> int:
-        """Length of the row; 0 where it is only there so that the other workers get their weights."""
+        """Length of the row; 0 where it is there only for the other workers' sake."""
         return len(self.packed.ids_L) if len(self.pairs) else 0
 
 
@@ -106,8 +107,9 @@ class Scorer:
         )
 
     def run(self, split: Split, loaded: PackedBatch) -> Scores:
-        """The policy's scores of some pairs, differentiable; NaN in what is not among their cells.
-        Of no pairs: those of pair 0.
+        """The policy's scores of some pairs, differentiable; of no pairs those of pair 0.
+
+        NaN in what is not among their cells.
         """
         packed, asked = loaded.packed.to(self._env.device), loaded.asked
         with self.autocast():
@@ -124,8 +126,9 @@ class Scorer:
 
     @torch.no_grad()
     def table(self, split: Split, title: str = "", cells: frozenset[Cell] = ALL_CELLS) -> Tensor:
-        """The log-probabilities of every pair under the model as it is now, [N, 3, 2]; without a
-        title nothing is shown.
+        """The log-probabilities of every pair under the model as it is now, [N, 3, 2].
+
+        Without a title nothing is shown.
         """
         table_N32 = torch.zeros(len(split.reader), 3, 2, device=self._env.device)
         order = np.argsort(split.reader.lengths, kind="stable")

@@ -1,5 +1,4 @@
-"""One optimiser step: its loss is the mean over the pairs of the step, whatever the workers and the
-micro-batches.
+"""One optimizer step: its loss is the mean over its pairs, whatever workers and micro-batches.
 
 Shapes: B pairs in a global batch, P in a pass; K values per pair, the loss first.
 """
@@ -25,17 +24,16 @@ Metrics = dict[str, float]
 
 
 class DivergedError(UserError):
-    """The loss or a gradient is no longer a number; the message says at which step and for which
-    pairs.
+    """The loss or a gradient is no longer a number.
+
+    The message says at which step and for which pairs.
     """
 
     exit_code = 1
 
 
 class Measure:
-    """An objective's loss and values of many pairs as one table, so that they are summed over
-    workers in one call.
-    """
+    """An objective's loss and values of many pairs as one table, summed in one call."""
 
     def __init__(self, objective: Objective, cells: frozenset[Cell] = ALL_CELLS) -> None:
         self._objective = objective
@@ -59,7 +57,7 @@ class Measure:
 
 
 class Updater:
-    """Makes optimiser steps."""
+    """Makes optimizer steps."""
 
     def __init__(
         self,
@@ -74,8 +72,9 @@ class Updater:
         self._measure = Measure(objective, self._cells)
 
     def load(self, split: Split, batch_B: Ints) -> list[PackedBatch]:
-        """This worker's passes of a step with the pairs `batch_B`. Runs no model: a thread of its
-        own may do it.
+        """This worker's passes of a step with the pairs `batch_B`.
+
+        Runs no model: a thread of its own may do it.
         """
         num_passes = self._scorer.num_passes(len(batch_B)) if self._trained.sharded else None
         mine = batch_B[self._env.rank :: self._env.world_size]
@@ -93,8 +92,7 @@ class Updater:
         rate: float,
         number: int,
     ) -> Metrics:
-        """One update with the pairs `batch_B`, the same for all workers; returns its metrics over
-        all of them.
+        """One update with the pairs `batch_B`, the same for all workers; returns metrics over all.
 
         Args:
             passes: What `load` gave for them.
@@ -146,8 +144,9 @@ class Updater:
 def stop_if_diverged(
     values_NK: Tensor, names: Sequence[str], pair_ids: Sequence[str], when: str
 ) -> None:
-    """Raises DivergedError if the loss of a pair is not finite, with the pairs and the terms of
-    which it is the sum.
+    """Raises DivergedError if the loss of a pair is not finite.
+
+    It names the pairs, and the terms of which the loss is the sum.
     """
     bad = name_not_finite(values_NK[:, 0], pair_ids)
     if bad:
@@ -164,9 +163,7 @@ def stop_if_diverged(
 
 
 def name_not_finite(value_N: Tensor, pair_ids: Sequence[str]) -> str:
-    """How many pairs have no number, and the first of them: "2 of 8 pairs (id, id)"; empty if all
-    have one.
-    """
+    """How many pairs have no number, and the first: "2 of 8 pairs (id, id)"; empty if none."""
     bad = [
         pair_id
         for pair_id, fine in zip(pair_ids, value_N.isfinite().tolist(), strict=True)
