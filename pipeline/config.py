@@ -15,8 +15,9 @@ from pipeline.verify.config import VerifySection
 
 
 class ValidationSection(Section):
-    """The held-out split: whole groups, chosen by a seeded hash. The paper's recipe holds out 240
-    pairs.
+    """The held-out split: whole groups, chosen by a seeded hash.
+
+    The paper's recipe holds out 240 pairs.
     """
 
     fraction: float = Field(default=0.05, ge=0.0, lt=1.0)
@@ -48,9 +49,9 @@ class ReportSection(Section):
 
 
 class NormalizeSection(Section):
-    """`keep` leaves every byte as it came; `reencode` writes every image anew: upright RGB, shrunk,
-    without metadata.
+    """Images stay as they came, byte by byte (`keep`), or are all written anew (`reencode`).
 
+    New ones are upright RGB, shrunk, without metadata.
     `scale` multiplies both sides of a picture and `max_px` caps the longer one; nothing is ever
     enlarged. `quality` is that of JPEG and WebP. The defaults hid every kind of saving from the
     shortcut audit: numbers in `pipeline/stages/normalize.py`.
@@ -64,8 +65,9 @@ class NormalizeSection(Section):
 
 
 class BuildSection(Section):
-    """One build: sources in, an MVC folder out. `work` holds the stages (default `<out>/.work`),
-    never published.
+    """One build: sources in, an MVC folder out.
+
+    `work` holds the stages (default `<out>/.work`), never published.
     """
 
     name: str = "Minimal Visual Contrasts"

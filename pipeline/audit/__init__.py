@@ -1,3 +1,1 @@
-"""The shortcut audit: can the original be told from the edited side without looking at what it
-shows?
-"""
+"""The shortcut audit: what gives an edited side away without what it shows."""

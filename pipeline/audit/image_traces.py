@@ -1,6 +1,4 @@
-"""What an encoded image shows without a look at its content: container, compression, size, noise,
-blur, block edges.
-"""
+"""What an encoded image shows without its content: container, compression, size, noise, blur."""
 
 import io
 
@@ -69,8 +67,9 @@ def _container(data: bytes) -> tuple[float, ...]:
 
 
 def _window(picture: Image.Image) -> GrayArray:
-    """The middle of the picture in grey levels, cut along the block grid, which JPEG counts from
-    the top left corner.
+    """The middle of the picture in grey levels, cut along the block grid.
+
+    JPEG counts the grid from the top left corner.
     """
     left, top = ((side - min(side, WINDOW_PX)) // 2 // BLOCK_PX * BLOCK_PX for side in picture.size)
     box = (left, top, left + min(picture.width, WINDOW_PX), top + min(picture.height, WINDOW_PX))

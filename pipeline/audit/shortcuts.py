@@ -35,9 +35,7 @@ IntArray = npt.NDArray[np.int64]
 
 
 class AuditSection(Section):
-    """The shortcut audit: how many pairs of each source and operation it looks at, and the AUC from
-    which it warns.
-    """
+    """The shortcut audit: how many pairs of each source and operation, and when it warns."""
 
     enabled: bool = True
     max_pairs: int = Field(default=1000, ge=MIN_PAIRS)

@@ -1,1 +1,1 @@
-"""What every job stands on: recipes, the data contract, files, images, progress, the command line."""
+"""What every job stands on: recipes, the data contract, files, images, Ray, the terminal."""

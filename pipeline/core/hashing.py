@@ -1,6 +1,4 @@
-"""64-bit keys: what names a picture, a group or a pair in the narrow columns that decisions are
-made on.
-"""
+"""64-bit keys: what names a picture, a group or a pair in the columns that decide."""
 
 import numpy as np
 
@@ -9,9 +7,7 @@ NULL_KEY = int(np.iinfo(np.int64).min)
 
 
 def hash_key(sha256: str) -> int:
-    """The first 64 bits of a sha256 in hex as a signed number, which is what Parquet and numpy
-    hold.
-    """
+    """The first 64 bits of a sha256 in hex, as the signed number that Parquet and numpy hold."""
     return signed(int(sha256[:16], 16))
 
 

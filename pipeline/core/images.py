@@ -89,7 +89,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def orientation(image: Image.Image) -> int:
-    """How the pixels of an opened file lie, as EXIF counts it: 1 is upright, 5 to 8 on their side."""
+    """How the pixels of an opened file lie, as EXIF counts: 1 is upright, 5 to 8 on their side."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block around pixels that are fine

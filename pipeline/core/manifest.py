@@ -60,7 +60,7 @@ class StageTiming(TypedDict):
 
 
 class BuildResult(TypedDict, total=False):
-    """result.json: how the job ended. `error` is there where it failed, the rest where it did not."""
+    """result.json: how the job ended; `error` is there where it failed, the rest where not."""
 
     status: Literal["running", "failed", "done"]
     out: str

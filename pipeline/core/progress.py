@@ -1,6 +1,4 @@
-"""What a person sees while a job runs: a bar with the time left on a terminal, plain lines in a
-log.
-"""
+"""What a person sees while a job runs: a bar on a terminal, plain lines in a log."""
 
 import sys
 import time
@@ -23,9 +21,7 @@ LOG_EVERY_S = 10.0
 
 
 def console() -> Console:
-    """The terminal that progress and tables go to (standard error, so that standard output stays
-    for results).
-    """
+    """The terminal for progress and tables: standard error, as standard output is for results."""
     # A log file has no width of its own; 120 keeps tables whole.
     return Console(
         stderr=True, highlight=False, soft_wrap=False, width=None if sys.stderr.isatty() else 120
@@ -38,8 +34,10 @@ def say(text: str) -> None:
 
 
 class Progress:
-    """Counts `total` units of work: `with Progress("embed", 100, "images") as progress:
-    progress.advance(8, loss=0.1)`.
+    """Counts `total` units of work.
+
+    with Progress("embed", 100, "images") as progress:
+        progress.advance(8, loss=0.1)
     """
 
     def __init__(self, title: str, total: int, unit: str) -> None:
@@ -103,8 +101,9 @@ class Progress:
             )
 
     def _s_per_unit(self, now_s: float) -> float:
-        """The pace since the first report: what came before it loaded models, or counted the work
-        of an earlier run.
+        """The pace since the first report.
+
+        What came before it loaded models, or counted the work of an earlier run.
         """
         first_s, first = self._first or (self._started_s, 0)
         return (

@@ -26,17 +26,16 @@ RECIPE_FOLDERS = (_ROOT / "recipes", _ROOT / "svco" / "recipes")  # of a checkou
 
 
 class UserError(ValueError):
-    """Something that the person who started a job can mend; a command shows its message alone and
-    ends with `exit_code`.
+    """Something that the person who started a job can mend.
+
+    A command shows its message alone and ends with `exit_code`.
     """
 
     exit_code = 2
 
 
 class RecipeError(UserError):
-    """A recipe, an override or a path in them cannot be used; the message is for the person who
-    wrote it.
-    """
+    """A recipe, an override or a path in them cannot be used."""
 
 
 class Section(BaseModel):
@@ -150,8 +149,9 @@ def _explain(item: Any, shape: type[Section]) -> str:
 def _walk(
     location: Iterable[int | str], shape: type[Section]
 ) -> tuple[list[type[Section]], list[str]]:
-    """The sections that a validation path leads to, and the path as the user wrote it (without
-    union tags).
+    """The sections that a validation path leads to, and the path as the user wrote it.
+
+    That is without the tags of unions.
     """
     models, named = [shape], []
     for step in location:
@@ -184,7 +184,7 @@ def _literals(model: type[Section]) -> tuple[Any, ...]:
 
 
 def fingerprint(*parts: object) -> str:
-    """16 hex digits that change whenever any of `parts` (sections, dicts, texts, numbers) changes."""
+    """16 hex digits that change with any of `parts` (sections, dicts, texts, numbers)."""
     canonical = json.dumps(
         [_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True
     )
@@ -238,7 +238,8 @@ def is_hub_id(text: str, *, needs_org: bool = True) -> bool:
     What lies on this disk comes before what the Hub calls so, and a revision is no part of an id.
 
         "org/name"  ->  True, unless there is a file or folder of that name
-        "./org/name", "/org/name", "~/name", "s3://org/name", "org\\name", "org/name@main"  ->  False
+        "./org/name", "/org/name", "~/name", "s3://org/name", "org\\name"  ->  False
+        "org/name@main"  ->  False
 
     Args:
         needs_org: Whether a name without "/" is a path, even where nothing is called so.

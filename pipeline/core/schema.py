@@ -22,15 +22,12 @@ Category = Literal["object", "attribute", "count", "position", "relation", "othe
 
 
 class MvcError(UserError):
-    """A folder is not an MVC that this version can read; the message says what is wrong and what to
-    do.
-    """
+    """A folder is not an MVC that this version can read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """A pair as a source yields it, before anything is decided. Images are encoded bytes,
-    untouched.
+    """A pair as a source yields it, before anything is decided; images are bytes, untouched.
 
     `group` names what must never be split across train and validation (the original image, person
     or scene). `meta` is JSON text. Where one side was made from the other, a is the original.
@@ -52,7 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
-    """A source row that could not become a candidate, with the reason and whatever is known of it."""
+    """A source row that could not become a candidate, why, and whatever is known of it."""
 
     source: str
     source_id: str
@@ -77,9 +74,7 @@ def pair_id(image_a_sha256: str, caption_a: str, image_b_sha256: str, caption_b:
 
 
 def malformed_id(source: str, row: int) -> str:
-    """The pair_id of a row whose content cannot be addressed: named by where in its source it
-    stands instead.
-    """
+    """The pair_id of a row without a content: where in its source it stands names it."""
     return hashlib.sha256(json.dumps(["malformed", source, row]).encode()).hexdigest()[:32]
 
 
@@ -122,8 +117,7 @@ SCORE_COLUMNS = (
 
 
 def mvc_schema(*, rejects: bool = False) -> pa.Schema:
-    """The Arrow schema of a shard, with the metadata by which `load_dataset` and the Hub see
-    images.
+    """The Arrow schema of a shard, with the metadata by which the Hub sees images.
 
     Args:
         rejects: The schema of `rejects/`, which has `drop_reason` as its last column.
@@ -225,8 +219,7 @@ def rows_at(
 
 
 def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """One split of an MVC folder as a table with the columns of the contract (or only `columns`),
-    in shard order.
+    """One split of an MVC folder in shard order, with all columns of the contract or some.
 
     Raises:
         MvcError: Not an MVC folder, a missing column, an unreadable shard, or an empty split.

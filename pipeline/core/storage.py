@@ -1,5 +1,4 @@
-"""Files that are whole or absent: atomic writes, stage folders with DONE.json, the cache folder,
-one builder per out.
+"""Files that are whole or absent, stage folders, and folders that belong to one job.
 
 A stage lives in `<work>/<stage>/<fingerprint>/`. Its parts are written one by one, DONE.json last,
 so the presence of DONE.json means that the stage is complete and the presence of a part means that
@@ -37,9 +36,7 @@ def cache_dir() -> Path:
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a temporary neighbour of `path`, flushes it to disk, then renames it into
-    place.
-    """
+    """Lets `write` fill a temporary neighbour of `path`, then renames it into place."""
     temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -99,9 +96,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def write_mapped(path: Path, table: pa.Table) -> None:
-    """Writes an Arrow IPC file of one batch, whole or not at all; `open_mapped` reads it without
-    loading it.
-    """
+    """Writes an Arrow IPC file of one batch, whole or not at all, for `open_mapped`."""
 
     def write(file: BinaryIO) -> None:
         with pa.ipc.new_file(file, table.schema) as writer:
@@ -121,8 +116,9 @@ def open_mapped(path: Path) -> pa.Table:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A Parquet file as one table. `memory_map=False`: a mapped file that is replaced under a
-    reader kills it.
+    """A Parquet file as one table.
+
+    `memory_map=False`: a mapped file that is replaced under a reader kills it.
     """
     return pq.read_table(path, columns=columns, memory_map=False, partitioning=None)
 
@@ -154,9 +150,7 @@ class Stage:
         return read_json(marker) if marker.is_file() else None
 
     def finish(self, facts: dict[str, Any]) -> dict[str, Any]:
-        """Marks the stage complete with `facts` and the hash of each of its files; returns what was
-        written.
-        """
+        """Marks the stage complete with `facts` and its files' hashes; returns what was written."""
         files = sorted(
             p for p in self.folder.iterdir() if p.is_file() and not p.name.startswith((".", "DONE"))
         )

@@ -1,4 +1,4 @@
-"""`svco export`: an MVC folder in the format that another trainer reads, one function per format."""
+"""`svco export`: an MVC folder in a format that another trainer reads, a function for each."""
 
 import contextlib
 import itertools
@@ -137,13 +137,13 @@ def _shard(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
-    """The layout that the authors' trainer reads: `mvc.json`, a list of records, and
-    `images/<sha256>.<ending>`.
+    """The layout that the authors' trainer reads: `mvc.json` and images by content.
 
-    Side a is "chosen" and b "rejected". Image paths are relative to the folder that the trainer is
-    started in: `out` itself, or the one above if `out` is called `data`. Besides the trainer's keys
-    a record keeps `pair_id`, `source`, `category`, `operation`, `group` and `license`. The list is
-    written last, so where it is, all its images are.
+    The list of records stands beside `images/<sha256>.<ending>`. Side a is "chosen" and b
+    "rejected". Image paths are relative to the folder that the trainer is started in: `out` itself,
+    or the one above if `out` is called `data`. Besides the trainer's keys a record keeps `pair_id`,
+    `source`, `category`, `operation`, `group` and `license`. The list is written last, so where it
+    is, all its images are.
     """
     listed, images = out / "mvc.json", out / "images"
     remove_stale(out, listed.name, images.name)
@@ -172,8 +172,7 @@ def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
 
 
 def write_trl(rows: Iterator[Row], path: Path) -> None:
-    """TRL's vision preference rows as `<split>.parquet`: what its DPOTrainer takes from
-    `load_dataset(out)`.
+    """TRL's vision preference rows as `<split>.parquet`, which its DPOTrainer takes.
 
     TRL has one list of images per row, shared by both responses, so a pair becomes two preferences
     between texts:

@@ -1,4 +1,4 @@
-"""What is wrong with one shard of an MVC folder: its columns, its row groups, and each of its rows."""
+"""What is wrong with one shard of an MVC folder: its columns, its row groups, its rows."""
 
 import json
 from collections import Counter
@@ -26,9 +26,7 @@ TEXTS = ("question", "answer_a", "answer_b", "caption_a", "caption_b")
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong, where, and of which kind; a warning is no reason to refuse the
-    folder.
-    """
+    """Something that is wrong, where, and of which kind; a warning refuses no folder."""
 
     where: str
     kind: str

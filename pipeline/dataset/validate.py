@@ -1,7 +1,7 @@
-"""`svco validate DIR`: is this folder the MVC that its manifest says? Every problem is named, not
-only the first.
+"""`svco validate DIR`: is this folder the MVC that its manifest says?
 
-Reads one row group at a time. What a single shard can show about itself is in `validate_rows`.
+Every problem is named, not only the first. Reads one row group at a time. What a single shard can
+show about itself is in `row_checks`.
 """
 
 import re
@@ -22,8 +22,7 @@ LINES_PER_KIND = 20
 
 
 def problems(folder: Path, *, quick: bool, seen: Seen | None = None) -> Iterator[Problem]:
-    """Everything that is wrong with an MVC folder, as it is found; nothing comes from one that is
-    in order.
+    """Everything that is wrong with an MVC folder, as it is found.
 
     Args:
         quick: Leaves out what needs the bytes of files and pictures: checksums and decoding.
@@ -75,9 +74,7 @@ def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
 
 
 def split_of(name: str) -> str:
-    """The split of a shard by its path below the folder ("rejects" for dropped rows), whether or
-    not the name is a proper one.
-    """
+    """The split of a shard by its path, proper or not; "rejects" for dropped rows."""
     return (
         "rejects" if name.startswith("rejects/") else name.removeprefix("data/").partition("-")[0]
     )

@@ -1,5 +1,6 @@
-"""Images that must not be in the data: those of benchmarks, read from folders, Parquet files or Hub
-data sets.
+"""Images that must not be in the data: those of benchmarks.
+
+They are read from folders, Parquet files or Hub data sets.
 """
 
 from collections.abc import Iterator
@@ -20,8 +21,7 @@ _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".ti
 
 
 def benchmark_keys(place: str) -> tuple[Ints, Ints]:
-    """Keys of decoded pixels and perceptual hashes of every image in a folder or data set, each
-    sorted and unique.
+    """Keys of pixels and perceptual hashes of all images of a benchmark, sorted and unique.
 
     Raises:
         RecipeError: Nothing there, or no image in it.
@@ -45,8 +45,9 @@ def benchmark_keys(place: str) -> tuple[Ints, Ints]:
 
 
 def folder_identity(place: str) -> list[object]:
-    """What changes when a benchmark's folder changes: name, size and time of each file; the name
-    alone of a Hub data set.
+    """What changes with a benchmark's folder: name, size and time of each file.
+
+    Of a Hub data set it is the name alone.
     """
     found = sorted(path for path in Path(place).rglob("*") if path.is_file())
     return [
@@ -109,8 +110,7 @@ def _hub_images(name: str) -> Iterator[bytes]:
 def in_benchmark(
     pixels: Ints, hashes: Ints, known: tuple[Ints, Ints], max_bits: int | None
 ) -> NDArray[np.bool_]:
-    """Which images are a benchmark's: equal pixels, or a perceptual hash at most `max_bits` bits
-    from one of them, [N].
+    """Which images are a benchmark's: equal pixels, or perceptual hashes that are near, [N].
 
     Args:
         pixels, hashes: Keys of the images, [N]; NULL_KEY where there is none.

@@ -1,5 +1,4 @@
-"""Stage `link`: which rows are one pair, and which belong together because they show the same
-picture, whatever their sources say.
+"""Stage `link`: which rows are one pair, and which show the same picture.
 
 Two groups become one where they share an image (equal decoded pixels) or one that looks the same
 (perceptual hashes a few bits apart): otherwise a photograph would stand in train and in validation.
@@ -53,8 +52,9 @@ class LinkSection(Section):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinkedGroups:
-    """Each row's linked group (the smallest key in it) and drop reason ("" if it stays), and what
-    the report says of them.
+    """Each row's linked group and drop reason ("" if it stays), and what the report says.
+
+    A group is named by the smallest key in it.
     """
 
     group_N: Ints
@@ -63,8 +63,7 @@ class LinkedGroups:
 
 
 def repeated_rows(content_N: Ints, order_of: Callable[[Ints], list[tuple[str, str]]]) -> Ints:
-    """The rows that repeat a pair: of rows with equal content the one with the smallest (source,
-    source_id) stays.
+    """The rows that repeat a pair, of which the smallest (source, source_id) stays.
 
     Args:
         content_N: A key of both sides' pixels and captions; NULL_KEY: the row takes no part.
@@ -82,8 +81,9 @@ def repeated_rows(content_N: Ints, order_of: Callable[[Ints], list[tuple[str, st
 
 
 def link_groups(group_N: Ints, pixels_N2: Ints, phash_N2: Ints, max_bits: int | None) -> Ints:
-    """Each row's group after groups that share a picture have become one, named by the smallest key
-    in it, [N].
+    """Each row's group after those that share a picture have become one, [N].
+
+    It is named by the smallest key in it.
 
         groups 1, 2, 3 with images (5, 6), (6, 7), (8, 9)  ->  1, 1, 3
 
@@ -115,9 +115,7 @@ def link_groups(group_N: Ints, pixels_N2: Ints, phash_N2: Ints, max_bits: int | 
 
 
 def _edges(group_of_N: Ints, keys_N2: Ints, num_nodes: int) -> tuple[Ints, Ints, int]:
-    """Edges from groups to one node per unique key, numbered from `num_nodes` on in the keys'
-    order.
-    """
+    """Edges from groups to one node per unique key, numbered from `num_nodes` in key order."""
     rows, sides = np.nonzero(keys_N2 != NULL_KEY)
     unique, node = np.unique(keys_N2[rows, sides], return_inverse=True)
     return group_of_N[rows], node + num_nodes, num_nodes + len(unique)
@@ -190,9 +188,7 @@ def _group_facts(given_N: Ints, linked_N: Ints) -> dict[str, Any]:
 
 
 def links_table(links: LinkedGroups) -> pa.Table:
-    """What the stage stores: the linked group and the drop reason of every row, in the sources'
-    order.
-    """
+    """What the stage stores: each row's linked group and drop reason, in the sources' order."""
     return pa.table(
         {
             "group": pa.array(links.group_N, pa.int64()),

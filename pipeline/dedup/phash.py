@@ -1,5 +1,6 @@
-"""Perceptual hashes: pictures that look alike to a person have 64-bit hashes that differ in few
-bits. Pure functions.
+"""Perceptual hashes: pictures that look alike have 64-bit hashes that differ in few bits.
+
+Pure functions.
 """
 
 # Shapes: N hashes, U unique hashes, E edges.
@@ -29,8 +30,7 @@ def _cosines() -> NDArray[np.float64]:
 
 
 def perceptual_hash(image: Image.Image) -> int | None:
-    """64 bits of how a picture looks at low frequencies, or None for a picture that is all but
-    flat.
+    """64 bits of how a picture looks at low frequencies; None for one that is all but flat.
 
     Grey, 32 x 32 (bicubic over the area), DCT-II; of the 8 x 8 frequencies (1..8, 1..8) each bit
     says whether the coefficient is above their median. Brightness, contrast, size and recompression

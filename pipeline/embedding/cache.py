@@ -1,5 +1,4 @@
-"""Vectors that earlier work has left: what one encoder made of one content is taken over, not made
-again.
+"""Vectors that earlier work has left: what is known is taken over, not made again.
 
 A finished part of the embed stage (images, captions) or of the verify stage (answers) says in each
 vector column which encoder made it (`encoder_fingerprints`). So it serves every build with the same
@@ -26,9 +25,7 @@ _MADE_BY = b"encoder"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Places:
-    """Where one encoder's vectors lie: the first 64 bits of each sha256 in ascending order, and
-    file and row of each.
-    """
+    """Where one encoder's vectors lie: ascending 64-bit keys, and the file and row of each."""
 
     key_M: NDArray[np.uint64]
     file_M: NDArray[np.int32]
@@ -36,10 +33,10 @@ class _Places:
 
 
 class KnownVectors:
-    """The vectors in all finished parts of one kind ("images" or "texts") below folders of stages.
-    Memory holds 16 bytes for each.
+    """The vectors in all finished parts of one kind ("images" or "texts") below folders.
 
-    A part that cannot be read is passed over, as one that is not there: its vectors are made again.
+    Memory holds 16 bytes for each. A part that cannot be read is passed over, as one that is not
+    there: its vectors are made again.
     """
 
     def __init__(self, folders: Sequence[Path], kind: str, fingerprints: Mapping[str, str]) -> None:
@@ -63,10 +60,10 @@ class KnownVectors:
         self._places = {name: _merged(parts) for name, parts in found.items() if parts}
 
     def take(self, name: str, keys: Sequence[str]) -> tuple[NDArray[np.int64], Floats | None]:
-        """Which of `keys` (sha256 in hex) encoder `name` has embedded, as places in `keys`,
-        ascending; and their vectors, [N, D].
+        """Which of `keys` (sha256 in hex) encoder `name` has embedded, and their vectors, [N, D].
 
-        Without any, the vectors are None: how wide they would be is not known.
+        They are named by their places in `keys`, ascending. Without any, the vectors are None: how
+        wide they would be is not known.
         """
         nothing: NDArray[np.int64] = np.zeros(0, np.int64)
         if name not in self._places or not keys:
@@ -111,9 +108,7 @@ def _merged(parts: Sequence[_Places]) -> _Places:
 
 
 def _makers(path: Path) -> dict[str, str]:
-    """The fingerprint of the encoder behind each vector column of a part; empty where it cannot be
-    read.
-    """
+    """The fingerprint of the encoder behind each vector column; empty if unreadable."""
     try:
         schema = pq.read_schema(path)
     except (OSError, pa.ArrowException):
@@ -126,8 +121,9 @@ def _makers(path: Path) -> dict[str, str]:
 
 
 def _read(path: Path, columns: list[str], rows: NDArray[np.int32] | None = None) -> pa.Table | None:
-    """Columns of a part, the given rows of them; None where it cannot be read, or not that far, or
-    a checksum is off.
+    """Columns of a part, or the given rows of them.
+
+    None where it cannot be read, or not that far, or a checksum is off.
     """
     try:
         table = pq.read_table(
@@ -145,9 +141,7 @@ def _read(path: Path, columns: list[str], rows: NDArray[np.int32] | None = None)
 def write_vectors(
     path: Path, keys: Sequence[str], vectors: Mapping[str, Floats], fingerprints: Mapping[str, str]
 ) -> None:
-    """Writes one part: a column of content ids and one of vectors for each encoder, with the
-    encoder's fingerprint.
-    """
+    """Writes one part: content ids, and each encoder's vectors with its fingerprint."""
     # Fixed-size lists of float32, not Ray's tensor type, which other readers do not know.
     arrays = {
         name: pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel(), pa.float32()), rows.shape[1])

@@ -53,8 +53,9 @@ class ClipSection(Section):
 
 
 class Dinov2Section(Section):
-    """A DINOv2 model of transformers: a Hub id or a local folder. Pooling is not stated by the
-    paper, so it is a choice.
+    """A DINOv2 model of transformers: a Hub id or a local folder.
+
+    Pooling is not stated by the paper, so it is a choice.
     """
 
     model: str = "facebook/dinov2-large"
@@ -186,9 +187,7 @@ class _Runner:
         return model.eval().to(self._section.device)
 
     def __call__(self, inputs: Sequence["torch.Tensor"], forward: Callable[[Any], Any]) -> Floats:
-        """`forward` over batches of exactly `batch_images` inputs; the last is padded by repeating
-        its first.
-        """
+        """`forward` over batches of exactly `batch_images`; the last repeats its first input."""
         import torch
 
         size, device, wants_bfloat16 = (
@@ -217,9 +216,7 @@ def _first_line(error: Exception) -> str:
 
 
 class Encoders:
-    """The encoders that a section asks for, by name; each is loaded when it is first needed, if
-    ever.
-    """
+    """The encoders that a section asks for, by name; each is loaded when first needed."""
 
     def __init__(self, section: EncodersSection) -> None:
         self._section = section
@@ -246,8 +243,7 @@ class Encoders:
 
 
 def encoder_fingerprints(section: EncodersSection) -> dict[str, str]:
-    """What the vectors of each enabled encoder depend on, as 16 hex digits: equal fingerprints,
-    equal vectors.
+    """What each enabled encoder's vectors depend on: equal fingerprints, equal vectors.
 
     Hashed are the code's version, model, tag, revision, the files of a local model, pooling,
     arithmetic and batch size (which moves the last bits); not the device. A Hub name without a

@@ -1,5 +1,6 @@
-"""Which files a model consists of, found without loading any: shipped with this package, in a local
-folder, or on the Hub.
+"""Which files a model consists of, found without loading any.
+
+It is shipped with this package, in a local folder, or on the Hub.
 """
 
 from collections.abc import Sequence
@@ -16,12 +17,11 @@ _DECISIVE = (".safetensors", ".bin", ".pt", ".pth", ".json", ".model", ".txt")
 
 
 def local_folder(model: str) -> Path | None:
-    """The folder that `model` names, whether or not it exists; None for a name that stands for no
-    folder.
+    """The folder that `model` names, there or not; None for a name that names no folder.
 
     "builtin:scenes-clip"  ->  the folder shipped with this package, wherever a job has unpacked it
     "local-dir:PATH"       ->  PATH, as open_clip writes it
-    "PATH"                 ->  PATH, where such a folder exists or it can be nothing else: "./x", "../x", "/x", "~/x"
+    "PATH"                 ->  PATH, where it is there or can be nothing else: "./x", "/x", "~/x"
     """
     if model.startswith(BUILTIN):
         return _BUILTIN_FOLDER / model.removeprefix(BUILTIN)
@@ -36,10 +36,10 @@ def builtin_models() -> list[str]:
 
 
 def model_files(model: str) -> dict[str, str]:
-    """The sha256 of each file of a local model that decides its embeddings; empty for a name that
-    stands for no folder.
+    """The sha256 of each file of a local model that decides its embeddings.
 
-    Goes into fingerprints, so that changed weights under the same path are noticed.
+    Empty for a name that stands for no folder. Goes into fingerprints, so that changed weights
+    under the same path are noticed.
     """
     folder = local_folder(model)
     if folder is None or not folder.is_dir():
@@ -65,9 +65,7 @@ def folder_fault(folder: Path, needed: Sequence[str]) -> str:
 
 
 def hub_fault(repo: str, files: Sequence[str], revision: str | None = None) -> str:
-    """Why none of `files` of a Hub repository can be had, in words; "" where one is in the local
-    cache or the Hub answers.
-    """
+    """Why none of `files` of a Hub repository can be had, in words; "" where one can."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache
 
     if any(

@@ -1,5 +1,6 @@
-"""The weight-free encoder `pixels`: the low-level look of a picture in 320 numbers. No torch, no
-meaning.
+"""The weight-free encoder `pixels`: the low-level look of a picture in 320 numbers.
+
+No torch, no meaning.
 """
 
 from collections.abc import Sequence
@@ -29,14 +30,13 @@ class PixelsEncoder:
 
 
 def pixels_descriptor(image: Image.Image) -> Floats:
-    """Low-level look of a picture in 320 numbers: where which colours and which edges are. No
-    weights, no meaning.
+    """Low-level look of a picture in 320 numbers: where which colours and edges are.
 
-    The picture is resized to 64 x 64 (box filter). Half of the descriptor are the mean R, G, B of
-    an 8 x 8 grid, in [-0.5, 0.5] (192 numbers); the other half are, for each cell of a 4 x 4 grid,
-    the gradient magnitude in 8 unsigned orientations (128 numbers). Each half is scaled to length 1
-    (a half that is all zero, as a flat picture's edges, stays zero but for a constant first entry),
-    so both weigh the same in a cosine.
+    No weights, no meaning. The picture is resized to 64 x 64 (box filter). Half of the descriptor
+    are the mean R, G, B of an 8 x 8 grid, in [-0.5, 0.5] (192 numbers); the other half are, for
+    each cell of a 4 x 4 grid, the gradient magnitude in 8 unsigned orientations (128 numbers). Each
+    half is scaled to length 1 (a half that is all zero, as a flat picture's edges, stays zero but
+    for a constant first entry), so both weigh the same in a cosine.
     """
     small = image.resize((64, 64), Image.Resampling.BOX)
     rgb = np.asarray(small, dtype=np.float32) / 255.0

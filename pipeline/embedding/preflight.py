@@ -1,6 +1,4 @@
-"""Whether the models that a recipe names can be had here, found out before any work and without
-loading weights.
-"""
+"""Whether the models of a recipe can be had here, before any work and without weights."""
 
 import difflib
 import importlib.util
@@ -21,8 +19,7 @@ _REMEDY = "fetch it once where there is a network, give a local folder, or leave
 
 
 def check_encoders(section: EncodersSection) -> None:
-    """Makes sure that each model can be had here, without loading its weights: on disk, in the
-    Hub's cache, or on the Hub.
+    """Makes sure that each model can be had: on disk, in the Hub's cache, or on the Hub.
 
     Imports open_clip, and so torch, where the section names one of its pretrained models.
 

@@ -1,6 +1,4 @@
-"""Reading what the embed stage made: vectors of images and captions by content id, a few chunks in
-memory at a time.
-"""
+"""Reads what the embed stage made, by content id, a few chunks in memory at a time."""
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -19,8 +17,9 @@ _MAX_PARTS = 16
 
 
 class Vectors:
-    """Vectors by encoder name. An image's vector lies in the part of the chunk that owns it; a
-    caption's in its own chunk's.
+    """Vectors by encoder name.
+
+    An image's lies in the part of the chunk that owns it, a caption's in its own chunk's.
     """
 
     def __init__(self, stage: Stage, library: ImageLibrary) -> None:
@@ -42,9 +41,7 @@ class Vectors:
         return found
 
     def of_captions(self, chunk: int, captions: Sequence[str]) -> Mapping[str, Floats]:
-        """One [N, D] array per encoder that reads text, for captions of one chunk; empty where none
-        does.
-        """
+        """One [N, D] array per encoder that reads text, for captions of one chunk."""
         rows, arrays = self._part("texts", chunk)
         places = [rows[sha256_hex(caption.encode())] for caption in captions] if arrays else []
         return {name: array[places] for name, array in arrays.items()}

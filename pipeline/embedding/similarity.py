@@ -29,10 +29,9 @@ def unit_rows(vectors_ND: Floats) -> NDArray[np.float64]:
 
 
 def cosine(left_ND: Floats, right_ND: Floats) -> NDArray[np.float64]:
-    """Cosine of each row pair, [N] in [-1, 1], rounded to 4 decimals as it is stored and decided
-    on.
+    """Cosine of each row pair, [N] in [-1, 1], rounded as it is stored and decided on.
 
-        (1, 0) and (2, 0)  ->  1.0        (1, 0) and (0, 3)  ->  0.0        (1, 0) and (-1, 0)  ->  -1.0
+        (1, 0) and (2, 0)  ->  1.0     (1, 0) and (0, 3)  ->  0.0     (1, 0) and (-1, 0)  ->  -1.0
 
     Raises:
         ValueError: A zero or non-finite vector.
@@ -46,9 +45,7 @@ def cosine(left_ND: Floats, right_ND: Floats) -> NDArray[np.float64]:
 def caption_margin(
     text_ND: Floats, own_image_ND: Floats, other_image_ND: Floats
 ) -> NDArray[np.float64]:
-    """How much better a caption fits its own image than the other one: cos(text, own) - cos(text,
-    other), [N].
-    """
+    """How much better a caption fits its own image: cos(text, own) - cos(text, other), [N]."""
     text = unit_rows(text_ND)
     own_N = np.einsum("nd,nd->n", text, unit_rows(own_image_ND))
     other_N = np.einsum("nd,nd->n", text, unit_rows(other_image_ND))

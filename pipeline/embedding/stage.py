@@ -1,6 +1,4 @@
-"""Stage `embed`: each unique image, and each caption where an encoder reads text, becomes a vector,
-chunk by chunk.
-"""
+"""Stage `embed`: unique images, and captions where an encoder reads text, become vectors."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,8 +32,9 @@ U = TypeVar("U")
 def embed_chunk(
     ingest: Stage, stage: Stage, encoders: Encoders, index: int, num_threads: int = 2
 ) -> None:
-    """Writes the vectors of the images that chunk `index` owns and of its captions; makes those
-    that no earlier part holds.
+    """Writes the vectors of the images that a chunk owns and of its captions.
+
+    Those that an earlier part holds are not made again.
 
     Args:
         num_threads: How many pictures are decoded and prepared at a time, beside the model.
@@ -167,9 +166,7 @@ def embed_images(
 def _ahead(
     work: Callable[[T], U], items: Iterable[T], num_threads: int, num_ahead: int
 ) -> Iterator[U]:
-    """`work` over items in order, done by threads at most `num_ahead` items before they are asked
-    for.
-    """
+    """`work` over items in order, done by threads at most `num_ahead` items early."""
     with ThreadPoolExecutor(num_threads) as pool:
         running: deque[Future[U]] = deque()
         for item in items:

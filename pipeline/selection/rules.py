@@ -1,8 +1,8 @@
-"""Which candidates stay: the recipe's rules, and the decision as a pure function of columns. Scores
-are made elsewhere.
+"""Which candidates stay: the recipe's rules, and the decision as a function of columns.
 
-The rules are asked in this order, and the first one that applies names the reason: captions, bounds
-on scores, the thinning of rows that are exempt from bounds, caps per group, source and category.
+Scores are made elsewhere. The rules are asked in this order, and the first one that applies names
+the reason: captions, bounds on scores, the thinning of rows that are exempt from bounds, caps per
+group, source and category.
 """
 
 # Shapes: N rows, all that reached selection.
@@ -21,8 +21,8 @@ from pipeline.core.schema import CATEGORIES, SCORE_COLUMNS, Category
 from pipeline.selection.sampling import ExemptRule, Mask, over_cap, seeded_hash, unsampled_exempt
 
 # "source", "category", "operation" (texts), "group" (int64), "pair_id" (32 hex digits as bytes),
-# every score that an encoder computed (float64, NaN: null) and `caption_checks.caption_facts`, each
-# [N].
+# every score that an encoder computed (float64, NaN: null) and `captions.caption_facts`,
+# each [N].
 Columns = Mapping[str, NDArray[Any]]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -117,8 +117,9 @@ Cap = Annotated[int | dict[str, int], BeforeValidator(_cap)]
 
 
 class CapsSection(Section):
-    """At most so many rows of one category, source or group, drawn by seeded hash; finer caps are
-    applied first.
+    """At most so many rows of one category, source or group, drawn by seeded hash.
+
+    Finer caps are applied first.
     """
 
     category: Annotated[Cap | None, BeforeValidator(_known_categories)] = None
@@ -132,7 +133,7 @@ class SelectionSection(Section):
     `by_category` replaces the band of a score for one category; `{}` there lifts it. `exempt` rows
     are judged by no band; `sample_exempt` says how many of them stay beside the judged ones (null:
     all), see `sampling.unsampled_exempt`. A caption's changed words are those that the other
-    caption lacks (`caption_checks`); the side with more of them counts.
+    caption lacks (`text.captions`); the side with more of them counts.
     """
 
     clip_image_cos: Band = Band()
@@ -168,9 +169,7 @@ class SelectionSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class ScoreBound:
-    """One band in numbers: inclusive bounds on a score for the rows of some categories that are not
-    exempt.
-    """
+    """One band in numbers: inclusive bounds on a score for the judged rows of categories."""
 
     score: str
     categories: tuple[str, ...]
@@ -178,8 +177,9 @@ class ScoreBound:
     max: float | None
 
     def broken(self, columns: Columns) -> Iterator[tuple[str, Mask]]:
-        """The ways to break it, each with the rows that do, exempt ones too. A null score cannot be
-        shown to keep a bound.
+        """The ways to break it, each with the rows that do, exempt ones too.
+
+        A null score cannot be shown to keep a bound.
         """
         values, rows = columns[self.score], np.isin(columns["category"], self.categories)
         yield f"{self.score}_missing", rows & np.isnan(values)
@@ -190,7 +190,7 @@ class ScoreBound:
 
 
 def bands(section: SelectionSection, category: str | None = None) -> dict[str, Band]:
-    """The band of every score in the order in which they are asked: of one category, or in general."""
+    """The band of every score in the order of asking: of one category, or in general."""
     return {name: getattr(section, name) for name in SCORE_COLUMNS} | section.by_category.get(
         category or "", {}
     )
@@ -199,8 +199,7 @@ def bands(section: SelectionSection, category: str | None = None) -> dict[str, B
 def check_bounds(
     section: SelectionSection, available: Collection[str], sources: Collection[str] | None = None
 ) -> None:
-    """Refuses what could not be asked: bounds on scores that no encoder computes, rules for sources
-    that are not there.
+    """Refuses bounds on scores that no encoder makes, and rules for sources not there.
 
     Args:
         available: The scores that will be there.
@@ -245,9 +244,7 @@ def exempt_rows(columns: Columns, section: SelectionSection) -> Mask:
 
 
 def resolved_bounds(columns: Columns, section: SelectionSection) -> list[ScoreBound]:
-    """Every bound that is set, with quantiles turned into scores, in the order in which they are
-    asked.
-    """
+    """Every bound that is set, quantiles as scores, in the order in which they are asked."""
     exempt = exempt_rows(columns, section)
     found = []
     for score, general in bands(section).items():
@@ -268,9 +265,7 @@ def resolved_bounds(columns: Columns, section: SelectionSection) -> list[ScoreBo
 
 
 def _limits(values: NDArray[np.float64], band: Band) -> tuple[float | None, float | None]:
-    """The bounds as numbers. A quantile becomes one of the values: the lowest that stays, or the
-    highest.
-    """
+    """The bounds as numbers; a quantile is the lowest value that stays, or the highest."""
     ordered = np.sort(values[~np.isnan(values)])
     low, high = band.min, band.max
     if band.min_quantile is not None and ordered.size:
@@ -281,8 +276,9 @@ def _limits(values: NDArray[np.float64], band: Band) -> tuple[float | None, floa
 
 
 def _num_left_out(frac: float, num: int) -> int:
-    """The whole part of frac * num, which for 0.8 as 1 - 0.2 comes out a hair too small; one value
-    always stays.
+    """The whole part of frac * num, of which one always stays.
+
+    For 0.8 as 1 - 0.2 the product comes out a hair too small.
     """
     return min(math.floor(round(frac * num, 6)), num - 1)
 
@@ -309,8 +305,9 @@ def drop_reasons(columns: Columns, section: SelectionSection) -> NDArray[np.obje
 
 
 def _rules(columns: Columns, section: SelectionSection, stays: Mask) -> Iterator[tuple[str, Mask]]:
-    """Each reason with the rows that it applies to. `stays` is what earlier rules have left at the
-    time of asking.
+    """Each reason with the rows that it applies to.
+
+    `stays` is what earlier rules have left at the time of asking.
     """
     yield from _caption_rules(columns, section)
     exempt = exempt_rows(columns, section)

@@ -43,8 +43,7 @@ def _mixed(values: Hashes) -> Hashes:
 
 
 def over_cap(names: NDArray[Any], stays: Mask, order: Hashes, cap: int | dict[str, int]) -> Mask:
-    """Which of the rows that stay are too many of their name: all but the first `cap` in the order
-    of their hashes, [N].
+    """Which rows that stay are too many of their name: all but the first `cap` by hash, [N].
 
     Args:
         names: What is counted, per row: categories, sources or groups.
@@ -68,8 +67,7 @@ def over_cap(names: NDArray[Any], stays: Mask, order: Hashes, cap: int | dict[st
 def unsampled_exempt(
     category: NDArray[Any], exempt: Mask, stays: Mask, order: Hashes, rule: ExemptRule
 ) -> Mask:
-    """Which exempt rows leave so that the others stand beside the judged rows in the sources'
-    proportions, [N].
+    """Which exempt rows leave, so that the rest stand in the sources' proportions, [N].
 
     With S the candidates and K the judged (not exempt) rows that stay, the rate at which judged
     rows stay is r = K / S over a pool of judged rows. A category c with exempt rows keeps
@@ -79,8 +77,10 @@ def unsampled_exempt(
     of them, the first in the order of their hashes; S_c counts all of its candidates, exempt ones
     included. The pool is
 
-        own_category       the judged rows of c: exempt and judged rows keep the proportion that they have in the sources
-        source_categories  the rows of categories without exempt rows: c keeps its share among the sources' categories
+        own_category       the judged rows of c: exempt and judged rows keep the proportion of the
+                           sources
+        source_categories  the rows of categories without exempt rows: c keeps its share among the
+                           sources' categories
 
     and all judged rows where that pool is empty; where no row is judged, all stay. The S-VCO paper
     says only that flips are "randomly sampled following the original category distribution of the
@@ -110,8 +110,7 @@ def validation_rows(
     num_pairs: int | None = None,
     seed: int,
 ) -> Mask:
-    """Which rows form the validation split: whole groups in hashed order, each taken if it still
-    fits, [N].
+    """Which rows are held out: whole groups in hashed order, each if it still fits, [N].
 
     So the size is exact wherever groups of one pair are left to fill it. Otherwise the smallest
     group left is taken too if that brings the split nearer to its size, or if it would be empty.

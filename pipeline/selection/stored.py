@@ -1,6 +1,4 @@
-"""The scores and decisions of a finished MVC folder as narrow columns: what can be decided anew
-without a build.
-"""
+"""Scores and decisions of a finished MVC folder, to be decided anew without a build."""
 
 # Shapes: N pairs.
 
@@ -29,8 +27,9 @@ _BEFORE_SELECTION = ("duplicate_pair", "image_a_in_benchmark", "image_b_in_bench
 
 
 def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection]:
-    """The narrow columns of every row that reached selection, "drop_reason" among them, and the
-    rules that it met.
+    """The narrow columns of every row that reached selection, and the rules that it met.
+
+    "drop_reason" is among the columns.
 
     Raises:
         MvcError: Not an MVC folder, or one of another version.

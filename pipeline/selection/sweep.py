@@ -1,8 +1,7 @@
-"""`svco sweep DIR`: how many pairs other thresholds would keep, from the scores that a finished MVC
-folder holds.
+"""`svco sweep DIR`: how many pairs other thresholds would keep, from stored scores.
 
 Reads no picture and needs neither Ray nor torch. Which pairs are counted, and why:
-`stored_scores.swept_rows`.
+`stored.swept_rows`.
 """
 
 # Shapes: N pairs, X and Y thresholds of the two axes.
@@ -31,8 +30,9 @@ _USUAL_SIDE = {"dinov2_image_cos": "max"}
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """A bound that is varied: the `side` ("min" or "max") of a score, over ascending `edges`; `own`
-    is the build's bound.
+    """A bound that is varied: the `side` ("min" or "max") of a score, over ascending `edges`.
+
+    `own` is the build's bound.
     """
 
     score: str
@@ -47,8 +47,9 @@ class Axis:
 
 
 def sweep_grid(x_N: Scores, y_N: Scores, x: Axis, y: Axis) -> NDArray[np.int64]:
-    """How many pairs each pair of thresholds keeps, [X, Y]. Bounds are inclusive; a null score
-    (NaN) keeps no bound.
+    """How many pairs each pair of thresholds keeps, [X, Y].
+
+    Bounds are inclusive; a null score (NaN) keeps no bound.
 
         x 0.6, 0.8 with edges 0.5, 0.7 (min); y 0.1, 0.9 with edge 0.5 (max)  ->  [[1], [0]]
 
@@ -69,9 +70,7 @@ def sweep_grid(x_N: Scores, y_N: Scores, x: Axis, y: Axis) -> NDArray[np.int64]:
 
 
 def _strictest(values_N: Scores, axis: Axis) -> NDArray[np.int64]:
-    """The place of the strictest edge that each value meets; outside [0, number of edges) if it
-    meets none.
-    """
+    """The place of the strictest edge that each value meets; outside the edges if none."""
     if axis.side == "max":
         return np.searchsorted(axis.edges, values_N, side="left")  # NaN sorts last: outside
     return np.where(np.isnan(values_N), -1, np.searchsorted(axis.edges, values_N, side="right") - 1)
@@ -85,8 +84,9 @@ def make_axis(
     edges: Sequence[float] = (),
     own: float | None = None,
 ) -> Axis:
-    """An axis over given thresholds, or over `steps` from the lowest score to the highest; the
-    build's own is one of them.
+    """An axis over given thresholds, or `steps` of them from the lowest score to the highest.
+
+    The build's own bound is one of them.
 
     Args:
         name: A score, or a score and its side ("clip_image_cos.min").
@@ -110,8 +110,7 @@ def make_axis(
 
 
 def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = "") -> "Figure":
-    """A heat map of how many pairs each pair of thresholds keeps; the build's own thresholds are
-    framed.
+    """A heat map of how many pairs each pair of thresholds keeps, the build's own framed.
 
     Args:
         columns: The two scores of the pairs to count, [N] each, NaN where null.
@@ -166,9 +165,7 @@ def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = ""
 
 
 def own_bound(bounds: Sequence[ScoreBound], axis: str, categories: Iterable[str]) -> float | None:
-    """The build's bound on an axis ("clip_image_cos.min") where it is one and the same for all of
-    the categories, else None.
-    """
+    """The build's bound on an axis where all categories have the same one, else None."""
     score, _, side = axis.partition(".")
     bounds = [bound for bound in bounds if bound.score == score]
     found = {
@@ -179,8 +176,7 @@ def own_bound(bounds: Sequence[ScoreBound], axis: str, categories: Iterable[str]
 
 
 def axis_names(columns: Columns, x: str | None, y: str | None) -> tuple[str, str]:
-    """Both axes in full: as given, otherwise the first two scores that there are, or both sides of
-    one that is alone.
+    """Both axes in full: as given, else the first two scores, or both sides of the only one.
 
     Raises:
         UserError: There is no score at all.
@@ -225,8 +221,9 @@ def sweeps(
     steps: int = 11,
     edges: tuple[Sequence[float], Sequence[float]] = ((), ()),
 ) -> list[Sweep]:
-    """The grid of all counted rows, then of each category, over the same thresholds plus the
-    build's own for that part.
+    """The grid of all counted rows, then of each category, over the same thresholds.
+
+    The build's own for that part are added.
 
     Raises:
         UserError: An axis that cannot be swept.

@@ -1,5 +1,6 @@
-"""The `countercurate` source: Flickr30k-Counterfactuals as its authors lay it out, with left-right
-flips made here.
+"""The `countercurate` source: Flickr30k-Counterfactuals as its authors lay it out.
+
+Left-right flips are made here.
 """
 
 import io
@@ -76,8 +77,9 @@ class CountercurateSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One native record. `place` is where it stands in its photograph's list; DALL-E's have one
-    record each.
+    """One native record; `place` is where it stands in its photograph's list.
+
+    DALL-E's photographs have one record each.
     """
 
     subset: Subset
@@ -168,17 +170,16 @@ class CountercurateSource:
         return len(self._rows)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the bytes of the JSON files, and size and time of change of each
-        image; none is read.
+        """What the rows depend on; no image is read.
+
+        The bytes of the JSON files, and size and time of change of each image.
         """
         settings = self._section.model_dump(mode="json", exclude=set(CountercurateSection.PATHS))
         images = looks(side for row in self._rows for side in self._sides(row))
         return {**settings, "version": VERSION, "files": self._sha256, "images": images}
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the files' order, subset by subset, each a candidate or the reason
-        why it is none.
-        """
+        """Rows [start, stop) in the files' order: candidates, or why they are none."""
         for row in self._rows[start:stop]:
             yield self._one(row)
 
@@ -216,8 +217,9 @@ class CountercurateSource:
         )
 
     def _sides(self, row: _Row) -> tuple[Places, Places]:
-        """Where the original and the negative may lie. A flip has no negative file: the authors'
-        compress it again.
+        """Where the original and the negative may lie.
+
+        A flip has no negative file: the authors' compress it again.
         """
         original = (self._images, f"{row.index}.jpg")
         if row.subset in _FROM_DALLE:
@@ -236,11 +238,11 @@ class CountercurateSource:
 
 @lru_cache(maxsize=1)  # the records of one photograph follow one another
 def mirrored_pair(data: bytes) -> tuple[bytes, bytes]:
-    """A photograph and its mirror image, upright, encoded alike: JPEG quality 95, colour at full
-    resolution.
+    """A photograph and its mirror image, upright and encoded alike.
 
-    Up to 15 px are cut off on the side where the photograph's own blocks end, so that its old
-    blocks lie at the same place on both sides; what remains of the difference is content.
+    JPEG quality 95, colour at full resolution. Up to 15 px are cut off on the side where the
+    photograph's own blocks end, so that its old blocks lie at the same place on both sides; what
+    remains of the difference is content.
 
     Raises:
         ImageError: The photograph cannot be decoded.

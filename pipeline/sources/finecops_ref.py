@@ -1,6 +1,4 @@
-"""The `finecops_ref` source: FineCops-Ref's edited GQA images, each joined with the positive that
-it was made from.
-"""
+"""The `finecops_ref` source: FineCops-Ref's edited GQA images with their positives."""
 
 import json
 import posixpath
@@ -41,8 +39,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 class FinecopsRefSection(Section):
-    """The folder into which GQA's images and FineCops-Ref's annotations and negative images were
-    unpacked.
+    """The folder into which GQA's images and FineCops-Ref were unpacked.
 
     `annotations` are files inside `path`, native or COCO-style, of positives and negatives together
     or apart (default: the JSON files there, those with "test" in their names if there are such, and
@@ -136,17 +133,16 @@ class FinecopsRefSource:
         return len(self._negatives)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the bytes of the annotations, and size and time of change of
-        each image; none is read.
+        """What the rows depend on; no image is read.
+
+        The bytes of the annotations, and size and time of change of each image.
         """
         settings = self._section.model_dump(mode="json", exclude=set(FinecopsRefSection.PATHS))
         images = looks(side for row in self._negatives for side in self._sides(row.record))
         return {**settings, "version": VERSION, "files": self._sha256, "images": images}
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the annotations' order, each a candidate or the reason why it is
-        none.
-        """
+        """Rows [start, stop) in the annotations' order: candidates, or why they are none."""
         for row in self._negatives[start:stop]:
             yield self._one(row)
 
@@ -210,9 +206,7 @@ class FinecopsRefSource:
         return f"positive_{fault}" if fault else ""
 
     def _sides(self, record: Any) -> tuple[Places, Places]:
-        """Where the positive's and the negative's image may lie; nowhere if the record does not
-        say.
-        """
+        """Where the two images may lie; nowhere if the record does not say."""
         if not isinstance(record, dict):
             return [], []
         positive = self._positives.get(str(record.get("positive_id")), {})
@@ -286,7 +280,8 @@ def category(record: dict[str, Any], positive: dict[str, Any]) -> str:
     """What a negative changes, by its `negative_type`.
 
     "attribute"  ->  "attribute"
-    "relation"   ->  "position", as the paper counts this source's relations; "relation" where `spatial` says false
+    "relation"   ->  "position", as the paper counts this source's relations;
+                     "relation" where `spatial` says false
     "order"      ->  "other"
     """
     kind = str(record.get("negative_type")).lower()

@@ -30,9 +30,7 @@ READERS = {
 
 
 class HubSource:
-    """Random access to a data set in the Arrow cache of `datasets`: opened again, it is mapped, not
-    read.
-    """
+    """Random access to a data set in the Arrow cache of `datasets`, which is mapped, not read."""
 
     def __init__(self, section: HubSection) -> None:
         self._section = section
@@ -53,9 +51,7 @@ class HubSource:
         return len(self._data) if self._pairs is None else len(self._pairs)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the commit on the Hub; of local data, size and time of change of
-        each file.
-        """
+        """What the rows depend on: the commit on the Hub, or size and time of local files."""
         if self._folder is None:
             return {**self._section.model_dump(mode="json"), "commit": self._builder.hash}
         root, columns = SourceFolder(str(self._folder)), self._section.columns
@@ -85,17 +81,13 @@ class HubSource:
         }
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Pairs [start, stop) in the data set's order, each a candidate or the reason why it is
-        none.
-        """
+        """Pairs [start, stop) in the data set's order: candidates, or why they are none."""
         for index in range(start, min(stop, self.count())):
             original, row = self._pairs[index] if self._pairs is not None else (index, index)
             yield self._one(original, row)
 
     def _join(self) -> list[tuple[int | None, int]]:
-        """(row of side a, row of side b) for each row that names an original; None where no row is
-        called so.
-        """
+        """(row of side a or None, row of side b) for each row that names an original."""
         columns = self._section.columns
         ids, originals = (
             self._data.select_columns([name])[:][name] for name in (columns.id, columns.original)
@@ -185,8 +177,9 @@ class _Images:
         return self._image_name.replace("{}", text)
 
     def read(self, value: object) -> bytes | str:
-        """From bytes, {"bytes", "path"} or a text: the bytes, or the reason ("missing",
-        "file_missing", "outside_root" ..).
+        """The bytes of an image column's value, or the reason why there are none.
+
+        A value is bytes, {"bytes", "path"} or a text; a reason "missing", "outside_root" ..
         """
         if isinstance(value, dict):
             value = value.get("bytes") or self._read_library(value.get("path"))
@@ -207,9 +200,7 @@ class _Images:
         )
 
     def _read_library(self, path: object) -> bytes | str | None:
-        """The file that `datasets` names for an image whose bytes it left where they were, possibly
-        inside an archive.
-        """
+        """The file, perhaps in an archive, that `datasets` names for an image it did not read."""
         if not isinstance(path, str) or not path:
             return None
         if path.startswith("zip://"):
@@ -301,9 +292,7 @@ def _check_columns(section: HubSection, have: list[str]) -> None:
 
 
 def _untouched(data: Any, columns: HubColumns) -> tuple[Any, dict[str, list[str]]]:
-    """The mapped columns with images as the bytes that were stored, and the words of those that are
-    class labels.
-    """
+    """The mapped columns with images as stored bytes, and the words of class labels."""
     import datasets
 
     data = data.select_columns(

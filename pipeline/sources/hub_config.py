@@ -1,6 +1,4 @@
-"""What a recipe says of a Hugging Face data set: its place, the map of its columns, and presets for
-three of them.
-"""
+"""What a recipe says of a Hugging Face data set: place, map of columns, three presets."""
 
 from typing import Any, Literal
 
@@ -97,13 +95,12 @@ class HubColumns(Section):
 
 
 class HubSection(Section):
-    """A data set that `datasets` reads: `path` is a Hub id, a local folder, or one local file
-    (JSON, CSV, Parquet, Arrow).
+    """A data set that `datasets` reads: a Hub id, a local folder, or one local file.
 
-    A preset fills the fields that the recipe does not give. `revision` pins a commit of the Hub;
-    without one the newest is read. Where images are file names in a local data set, `image_name`
-    turns a column's text ("{}") into a path below the folder. `category_map` translates words; a
-    word that is neither in it nor ours costs the row.
+    A file is JSON, CSV, Parquet or Arrow. A preset fills the fields that the recipe does not give.
+    `revision` pins a commit of the Hub; without one the newest is read. Where images are file names
+    in a local data set, `image_name` turns a column's text ("{}") into a path below the folder.
+    `category_map` translates words; a word that is neither in it nor ours costs the row.
     """
 
     kind: Literal["hub"]
@@ -135,9 +132,7 @@ class HubSection(Section):
         return {**preset, **given, **nested}
 
     def __hash__(self) -> int:
-        """By value: opened sources are cached by section, and a map of categories has no hash of
-        its own.
-        """
+        """By value: sources are cached by section, and a map of categories has no hash."""
         return hash(self.model_dump_json())
 
     @property

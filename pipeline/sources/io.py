@@ -1,6 +1,4 @@
-"""Reading what a source names, safely: a root that is a local folder or a URI, and files that must
-stay inside it.
-"""
+"""Reading what a source names, safely: a local or remote folder, which no name may leave."""
 
 import contextlib
 import csv
@@ -46,9 +44,7 @@ def read_whole(path: str, what: str) -> bytes:
 
 
 class SourceFolder:
-    """A folder, local or remote, whose files are read by relative names and which no name may
-    leave.
-    """
+    """A folder, local or remote, whose files are read by names that must stay inside."""
 
     def __init__(self, folder: str) -> None:
         self._is_remote = "://" in folder
@@ -125,8 +121,9 @@ class SourceFolder:
         return sorted(name for name in found if name.endswith(ending))
 
     def look(self, name: str) -> list[object]:
-        """What changes when the file changes, without reading it: size and time, or just the name
-        where it is not there.
+        """What changes when the file changes, without reading it: name, size and time.
+
+        Just the name where there is no such file.
         """
         try:
             if self._is_remote:
@@ -161,8 +158,9 @@ class SourceFolder:
         return found
 
     def _list(self, folder: str) -> dict[str, dict[str, Any]] | None:
-        """What lies in a remote folder, by name; None where a listing does not tell all that a
-        file's own entry does (http).
+        """What lies in a remote folder, by name.
+
+        None where a listing does not tell all that a file's own entry does (http).
         """
         try:
             # what fsspec remembers may be older than this job
@@ -183,8 +181,7 @@ def _refuse(constant: str) -> None:
 
 
 def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
-    """One entry per line of a manifest: its object, or the reason why it is none. Blank lines are
-    no rows.
+    """One entry per line of a manifest: its object, or why it is none; blank lines are no rows.
 
     Args:
         path: The manifest's name, whose ending tells its format.

@@ -1,5 +1,6 @@
-"""What adapters of native JSON files share: a fault of a whole file ends the job, a fault of one
-record costs its row.
+"""What adapters of native JSON files share.
+
+A fault of a whole file ends the job, a fault of one record costs its row.
 """
 
 import json
@@ -15,8 +16,9 @@ Places = Sequence[tuple[SourceFolder, str]]
 
 
 def read_json(path: str, what: str) -> tuple[Any, str]:
-    """The content of a JSON file, and the sha256 of its bytes. NaN and infinities, which are no
-    JSON, become null.
+    """The content of a JSON file, and the sha256 of its bytes.
+
+    NaN and infinities, which are no JSON, become null.
 
     Raises:
         RecipeError: No such file, or no JSON in it; `what` names the recipe's key.
@@ -49,8 +51,9 @@ def text_fault(record: object, *keys: str) -> str:
 
 
 def require_key(path: str, records: Iterable[tuple[str, object]], key: str) -> None:
-    """Checks that at least one of a file's records, given as (name, record), has `key`: one may be
-    bad, not all.
+    """Checks that some record of a file, given as (name, record), has `key`.
+
+    One may be bad, not all.
 
     Raises:
         RecipeError: There are no records, or none of them has the key; the message names file,
@@ -76,9 +79,7 @@ def require_key(path: str, records: Iterable[tuple[str, object]], key: str) -> N
 
 
 def storable(text: str) -> str:
-    """The text with halves of surrogate pairs, which JSON can spell and no file can hold, replaced
-    by "?".
-    """
+    """The text with "?" for halves of surrogate pairs, which JSON can spell and no file holds."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -97,9 +98,7 @@ def read_first(places: Places) -> bytes | str:
 
 
 def looks(sides: Iterable[Places]) -> str:
-    """Changes when one of the pictures changes, or another file becomes the first that is there.
-    Reads none of them.
-    """
+    """Changes when a picture changes, or which file is the first there. Reads none of them."""
     return fingerprint([_look_first(side) for side in dict.fromkeys(map(tuple, sides))])
 
 

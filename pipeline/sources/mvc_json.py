@@ -63,9 +63,7 @@ class MvcJsonSource:
         return len(self._records)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the list's bytes, and size and time of change of each image that
-        it names.
-        """
+        """What the rows depend on: the list's bytes, and size and time of each image it names."""
         paths = [
             _path(record, key)[0]
             for record in self._records
@@ -77,7 +75,7 @@ class MvcJsonSource:
         return {**settings, "list": self._sha256, "images": fingerprint(looks)}
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Records [start, stop) in the list's order, each a candidate or the reason why it is none."""
+        """Records [start, stop) in the list's order: candidates, or why they are none."""
         for index in range(start, min(stop, len(self._records))):
             yield self._one(index)
 

@@ -81,8 +81,7 @@ class PairsSource:
         return len(self._rows)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the manifest's bytes, and size and time of change of each image
-        that it names.
+        """What the rows depend on: the manifest's bytes, and size and time of each image it names.
 
         The images themselves are not read for this: it would take as long as ingesting them.
         """
@@ -104,9 +103,7 @@ class PairsSource:
         }
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the manifest's order, each a candidate or the reason why it is
-        none.
-        """
+        """Rows [start, stop) in the manifest's order: candidates, or why they are none."""
         for index in range(start, min(stop, len(self._rows))):
             yield self._one(index)
 
@@ -177,9 +174,7 @@ def _fault(values: dict[str, object]) -> str:
 
 
 def _json(meta: object) -> str | None:
-    """A row's meta as JSON text: an object is written as such, a text must be JSON already; None if
-    it is not.
-    """
+    """A row's meta, an object or a text in JSON, as JSON text; None if it is neither."""
     try:
         value = json.loads(meta or "{}", parse_constant=_refuse) if isinstance(meta, str) else meta
         return json.dumps(

@@ -41,9 +41,7 @@ class Source(Protocol):
         ...
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on, wherever they lie; goes into the fingerprint of the stage that
-        reads them.
-        """
+        """What the rows depend on, wherever they lie: part of the fingerprint of their stage."""
         ...
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:

@@ -1,6 +1,4 @@
-"""What rewriting and judging will cost, from a sample of rows and without one request: `svco build
---estimate`.
-"""
+"""What rewriting and judging will cost, without a request: `svco build --estimate`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,11 +26,10 @@ _QUESTION_REPLY_TOKENS, _AROUND_ANSWERS_TOKENS, _VERDICT_TOKENS = 28, 24, 8
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Tokens for `num_pairs` pairs if every reply passes its checks; one that goes back costs about
-    as much again.
+    """Tokens for `num_pairs` pairs if every reply passes its checks.
 
-    `is_exact`: the number of pairs is known because selection has run; otherwise it is that of all
-    candidates.
+    One that goes back costs about as much again. `is_exact`: the number of pairs is known because
+    selection has run; otherwise it is that of all candidates.
     """
 
     num_pairs: int

@@ -80,9 +80,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class IngestedImage:
-    """What decoding an image showed: the hashes of its pixels and its size, or the fault; and the
-    bytes to keep.
-    """
+    """What decoding an image showed, or the fault, and the bytes to keep."""
 
     data: bytes
     pixels_sha256: str | None = None
@@ -104,9 +102,7 @@ def plan_chunks(counts: Sequence[int], chunk_pairs: int) -> list[Chunk]:
 
 @lru_cache(maxsize=8)
 def _opened(section: Section, fingerprint: str) -> Source:  # noqa: ARG001
-    """Opened once per worker process and content: Ray reuses processes for as long as its session
-    lives.
-    """
+    """Opened once per worker process and content, as Ray reuses processes."""
     return open_source(section)
 
 
@@ -217,8 +213,7 @@ def _check(data: bytes, normalize: NormalizeSection) -> IngestedImage:
 
 
 def read_facts(stage: Stage, num_chunks: int, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """Narrow columns of all rows, in the sources' order. Texts come as objects that are shared
-    between equal values.
+    """Narrow columns of all rows, in the sources' order; equal texts are one object.
 
     `pair_id` comes as bytes (S32); a null number as the smallest int64 or NaN.
     """

@@ -1,5 +1,4 @@
-"""The recipe's `normalize`: whether images stay byte copies of their sources or are all re-encoded
-alike.
+"""The recipe's `normalize`: images as they came, or all re-encoded alike.
 
 Where the edited side of a pair was saved by another program than the original, a model can learn
 the program. To encode both sides alike is not enough: traces of the first compression survive a
@@ -7,7 +6,7 @@ second one of the same or better quality, for the blocks of both lie on one grid
 the grid, and a coarse quality then covers what is left. AUC of the shortcut audit over 149 pairs of
 photographs that differ in nothing but how they were saved (a / b; 0.5 is chance):
 
-    re-encoded as     q90 / q75   q95 / q75   q90 / q50   q90 / PNG of it   q90 / PNG never compressed
+    re-encoded as     q90 / q75   q95 / q75   q90 / q50   q90 / PNG of it   q90 / PNG never JPEG
     (kept)               1.00        1.00        1.00          1.00              1.00
     JPEG 95              0.97        0.99        0.99          0.73              0.85
     JPEG 75              0.76        0.51        0.92          0.76              0.78

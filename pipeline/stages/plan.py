@@ -1,6 +1,4 @@
-"""The plan of a build: which stage folders it needs, named by fingerprints that follow from the
-recipe alone.
-"""
+"""The plan of a build: its stage folders, named by fingerprints of the recipe."""
 
 import posixpath
 from dataclasses import dataclass
@@ -52,9 +50,7 @@ class Plan:
 
     @property
     def is_remote(self) -> bool:
-        """Whether `section.out` is a URI; `out` is then a local folder whose content is put there
-        at the end.
-        """
+        """Whether `section.out` is a URI, to which the content of `out` is copied at the end."""
         return "://" in self.section.out
 
     @property
@@ -64,8 +60,7 @@ class Plan:
 
 
 def plan_build(section: BuildSection) -> Plan:
-    """Resolves paths, opens the sources, and names every stage folder. Reads no image and loads no
-    model.
+    """Resolves paths, opens the sources, names the stages; reads no image, loads no model.
 
     Raises:
         RecipeError: A path that cannot be used, two sources of one name, a source with nothing in
@@ -153,8 +148,9 @@ def _check_names(section: BuildSection) -> None:
 
 
 def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> dict[str, str]:
-    """One per stage that the recipe needs; each also hashes the one before, so a change re-runs its
-    own stage and those after it only.
+    """One per stage that the recipe needs.
+
+    Each also hashes the one before, so a change re-runs its own stage and those after it.
     """
     parts: dict[str, list[Any]] = {
         "ingest": [
@@ -202,9 +198,7 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
 
 
 def _verify_parts(section: VerifySection | None) -> dict[str, list[Any]]:
-    """What is measured is one stage and what is decided another, so a changed threshold measures
-    nothing again.
-    """
+    """Two stages, what is measured and what is decided: a threshold measures nothing again."""
     if section is None:
         return {}
     asked = judge.version(section.judge) if section.judge is not None else []
@@ -216,9 +210,7 @@ def _writer_version(section: BuildSection) -> list[Any]:
 
 
 def published_recipe(section: BuildSection) -> dict[str, Any]:
-    """The recipe as the manifest shows it: everything that decides the content, and no path of the
-    machine that built it.
-    """
+    """The recipe as the manifest shows it: what decides the content, no path of a machine."""
     shown = section.model_dump(mode="json", exclude={"out", "work"})
     for source, fields in zip(section.sources, shown["sources"], strict=True):
         for name in source.PATHS:

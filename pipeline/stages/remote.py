@@ -1,5 +1,6 @@
-"""A remote `out` (s3://, gs://, hf:// ...): built in a local folder, then put there; the manifest
-last, so that it says "complete".
+"""A remote `out` (s3://, gs://, hf:// ...): built in a local folder, then put there.
+
+The manifest comes last, so that it says "complete".
 """
 
 import json
@@ -14,9 +15,7 @@ _PUBLISHED = ("data", "rejects")
 
 
 def local_folder(out: str) -> Path:
-    """Where the content of `out` is made: `out` itself, or for a URI a folder of its own in the
-    cache.
-    """
+    """Where the content of `out` is made: there, or for a URI in the cache."""
     return cache_dir() / "out" / fingerprint(out) if "://" in out else Path(out)
 
 
@@ -50,8 +49,9 @@ def remote_manifest(out: str) -> Manifest:
 
 
 def push(folder: Path, out: str) -> None:
-    """Puts a finished folder behind a URI and removes stale shards there; the manifest goes first
-    away and comes back last.
+    """Puts a finished folder behind a URI and removes stale shards there.
+
+    The manifest goes away first and comes back last.
 
     Raises:
         StoreError: The storage cannot be written.

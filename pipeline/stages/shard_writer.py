@@ -1,5 +1,4 @@
-"""Stage `finalise`: decided rows and image bytes become Parquet shards that the Hub shows and
-`load_dataset` reads.
+"""Stage `finalise`: decided rows and images become shards for the Hub and `load_dataset`.
 
 Rows are sorted by pair_id and written with fixed settings, so the same rows give the same bytes.
 Texts and images are gathered from the chunks' memory-mapped files one row group at a time: memory
@@ -123,9 +122,7 @@ def _row_groups(
 
 
 def _image_column(rows: pa.Table, name: str, library: ImageLibrary) -> pa.Array:
-    """Bytes as they came in, with a file name by content; null where the image did not decode or
-    was not there.
-    """
+    """Images as they came in; null where one did not decode or was not there."""
     images = library.read(rows[f"{name}_sha256"].to_pylist())
     return pa.array(
         [None if data is None else {"bytes": data, "path": None} for data in images],

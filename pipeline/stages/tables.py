@@ -26,8 +26,7 @@ SCORES_SCHEMA = pa.schema([(name, pa.float64()) for name in SCORE_COLUMNS])
 
 
 def score_chunk(rows: pa.Table, vectors: Vectors, chunk: int) -> pa.Table:
-    """The score columns of one chunk's rows; null where a row was dropped before, or an encoder did
-    not run.
+    """The scores of one chunk's rows; null for a dropped row or an encoder that did not run.
 
     Args:
         rows: image_a_sha256, image_b_sha256, caption_a, caption_b and drop_reason of the chunk.

@@ -12,8 +12,9 @@ Ints = NDArray[np.int64]
 
 
 class DecidedRows:
-    """Every candidate's final row, in the chunks' mapped files; narrow columns in memory, the rest
-    gathered on demand.
+    """Every candidate's final row, in the chunks' mapped files.
+
+    Narrow columns come into memory, the rest is gathered on demand.
 
     Args:
         decisions: Columns of all rows that take the place of those in the files (drop_reason,
@@ -38,9 +39,7 @@ class DecidedRows:
         return int(self._starts[-1])
 
     def column(self, name: str, dtype: str = "object") -> NDArray[Any]:
-        """One column of all rows; texts as objects shared between equal values, or as bytes
-        ("S32").
-        """
+        """One column of all rows: texts as objects that equal values share, or as bytes ("S32")."""
         parts = []
         for table in self._tables:
             values = table.column(name)

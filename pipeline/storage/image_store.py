@@ -1,5 +1,4 @@
-"""The images of a build by content id: each chunk's files, which chunk owns which image, and random
-access to bytes.
+"""The images of a build by content id: which chunk owns which, and random access to bytes.
 
 Encoded bytes lie in Arrow IPC files, memory-mapped: finalise reads them one by one in another
 order, which Parquet would answer by decompressing a whole row group per image. Memory holds 16
@@ -38,8 +37,9 @@ def _images(stage: Stage, index: int) -> pa.Table:
 
 
 def write_index(stage: Stage, num_chunks: int) -> int:
-    """Notes where each image lies (the first chunk that has it owns it, so that work is done once);
-    returns their number.
+    """Notes where each image lies; returns how many there are.
+
+    The first chunk that has an image owns it, so that work is done once.
     """
     keys = [_keys(_images(stage, index).column("sha256")) for index in range(num_chunks)]
     chunks = np.repeat(np.arange(num_chunks, dtype=np.int32), [len(part) for part in keys])
@@ -53,8 +53,9 @@ def write_index(stage: Stage, num_chunks: int) -> int:
 
 
 def _keys(column: pa.ChunkedArray) -> np.ndarray:
-    """The first 64 bits of each sha256 in hex: at ten million images two share one with probability
-    3e-6.
+    """The first 64 bits of each sha256 in hex.
+
+    At ten million images two share one with probability 3e-6.
     """
     return np.array([int(sha256[:16], 16) for sha256 in column.to_pylist()], np.uint64)
 
@@ -68,7 +69,7 @@ def owned_images(stage: Stage, index: int) -> pa.Table:
 
 
 class ImageLibrary:
-    """Encoded bytes by content id (sha256 in hex), read from the chunks' files one image at a time."""
+    """Encoded bytes by content id (sha256 in hex), read from the chunks' files one by one."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -90,9 +91,7 @@ class ImageLibrary:
         return data
 
     def read(self, keys: Sequence[str | None]) -> list[bytes | None]:
-        """The bytes of many images in the given order; None for None and where there is no such
-        image.
-        """
+        """The bytes of many images in the order given; None for None and for what is not there."""
         found: list[bytes | None] = [None] * len(keys)
         for number, place in enumerate(self._places(keys).tolist()):
             if place >= 0:

@@ -1,5 +1,4 @@
-"""Colours as people name them, measured from pixels, and the hue rotation that changes the name of
-one thing.
+"""Colours as people name them, measured from pixels, and the hue rotation between them.
 
 Works in OKLab (Ottosson 2020), where a rotation of hue keeps how light and how colourful a pixel
 looks. Between the names are gaps: olive, teal, crimson or salmon have none here, because people
@@ -40,8 +39,9 @@ _LINEAR = np.where(_VALUES <= 0.04045, _VALUES / 12.92, ((_VALUES + 0.055) / 1.0
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The part of OKLab that goes by one name: hue in degrees from `hue` to `hue` + `width`,
-    lightness, chroma.
+    """The part of OKLab that goes by one name: hues in degrees, lightness, chroma.
+
+    Hues go from `hue` to `hue` + `width`.
     """
 
     hue: float
@@ -103,9 +103,7 @@ def _chroma(lab: Floats) -> Floats:
 
 
 def named(lab: Floats) -> NDArray[np.int8]:
-    """Per pixel the number of its name in NAMES, or -1 for grey, brown, teal and all else that has
-    none.
-    """
+    """Per pixel the number of its name in NAMES; -1 for grey, brown and all without a name."""
     hue, chroma, lightness = _hue(lab), _chroma(lab), lab[..., 0]
     names = np.full(lab.shape[:-1], -1, np.int8)
     for number, region in enumerate(COLORS.values()):
@@ -140,9 +138,7 @@ def _agreed(names: NDArray[np.int8]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Where a thing is: the pixels that are measured, and those that may turn with it (its shades
-    and its rim).
-    """
+    """Where a thing is: the pixels that are measured, and those that may turn with it."""
 
     thing: Mask
     reach: Mask
@@ -150,10 +146,9 @@ class Found:
 
 
 def find_in_box(pixels: Pixels, box: Box) -> Found | None:
-    """The thing in a box, told from its surroundings by grabCut; None if it does not stand out or
-    has no clear colour. [H, W, 3].
+    """The thing in a box, told from its surroundings by grabCut. [H, W, 3].
 
-    Nothing of it reaches out of the box.
+    None if it does not stand out or has no clear colour. Nothing of it reaches out of the box.
     """
     import cv2
 
@@ -173,8 +168,7 @@ def find_in_box(pixels: Pixels, box: Box) -> Found | None:
 
 
 def find_by_color(pixels: Pixels) -> Found | None:
-    """The one patch of clear colour in the middle of a photograph; None if there is none, or more
-    than one. [H, W, 3].
+    """The one patch of clear colour in a photograph's middle; None if not just one. [H, W, 3].
 
     It is in one piece, holds nearly all of its colour in the photograph, covers 6 to 60 % of it and
     keeps off its edges.
@@ -233,8 +227,9 @@ def _patch(colored: Mask) -> tuple[Mask, Mask] | None:
 
 
 def _found(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> Found | None:
-    """The thing with its colour and reach; None if the colour is not clear, in the thing and in its
-    hull, or goes on far beyond it.
+    """The thing with its colour and reach.
+
+    None if the colour is not clear, in the thing and in its hull, or goes on far beyond it.
     """
     import cv2
 
@@ -266,11 +261,10 @@ def _away(lab: Floats, hue: float) -> Floats:
 
 
 def recolor(pixels: Pixels, found: Found, target: str) -> Pixels | None:
-    """The picture with the thing's own hue turned to that of `target`; None unless the result,
-    measured, bears that name. [H, W, 3].
+    """The picture with the thing's own hue turned to that of `target`. [H, W, 3].
 
-    Only pixels near the thing's main hue turn; its white, grey and differently coloured parts stay,
-    and so does all that lies out of its reach.
+    None unless the result, measured, bears that name. Only pixels near the thing's main hue turn;
+    its white, grey and differently coloured parts stay, and so does all that lies out of its reach.
     """
     import cv2
 

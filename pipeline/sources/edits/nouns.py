@@ -1,8 +1,7 @@
-"""English for labels: "an apple", "two mice", "a pair of glasses". Labels are data: singular,
-countable nouns.
+"""English for labels: "an apple", "two mice", "a pair of glasses".
 
-Rules with tables for the common exceptions, no dictionary; a label that comes out wrong is mended
-in the manifest.
+Labels are data: singular, countable nouns. Rules with tables for the common exceptions, no
+dictionary; a label that comes out wrong is mended in the manifest.
 """
 
 import re
@@ -43,9 +42,11 @@ _WORDS = {
     **{word: f"{word}s" for word in "human german roman shaman ottoman talisman caiman".split()},
     **{
         word: word
-        for word in "aircraft bison cod deer elk hovercraft moose offspring salmon series sheep shrimp".split()
+        for word in (
+            "aircraft bison cod deer elk hovercraft moose offspring salmon series sheep shrimp"
+            " spacecraft species squid swine trout tuna".split()
+        )
     },
-    **{word: word for word in "spacecraft species squid swine trout tuna".split()},
 }
 _ENDS = {
     "person": "people",

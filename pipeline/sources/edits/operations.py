@@ -212,7 +212,7 @@ def _to_mirror(album: Album) -> list[Choice]:
 
 
 def _couples(album: Album, photo: Photo) -> list[tuple[Thing, Thing]]:
-    """Boxed things of which each is the only one of its kind, the first to the left of the second."""
+    """Boxed things, each the only one of its kind, the first to the left of the second."""
     single = [thing for thing in photo.things if album.number_of(photo, thing.label) == 1]
     return [
         (left, right)

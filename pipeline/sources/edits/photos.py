@@ -1,6 +1,4 @@
-"""The photographs that edits are made from: what a manifest says of them, and the folds that keep
-them apart.
-"""
+"""The photographs of a manifest that edits are made from, and the folds that part them."""
 
 import hashlib
 import json
@@ -42,9 +40,7 @@ class NotMade(Exception):  # noqa: N818
 
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """One photograph: its label, the one thing or person that others may show too, and the boxes of
-    what is in it.
-    """
+    """One photograph: its label, who or what else may show the same, and boxes of its things."""
 
     image: str
     label: str
@@ -125,8 +121,7 @@ def _things(boxes: object) -> tuple[Thing, ...] | None:
 
 
 def folds_of(photos: Sequence[Photo], num_folds: int | None) -> dict[str, int]:
-    """The fold of each subject: a deal in hashed order, label by label, so that each fold gets many
-    labels.
+    """The fold of each subject: dealt in hashed order, so that each fold gets many labels.
 
     Depends on labels and subjects alone, never on a seed: two sources that edit the same
     photographs agree on who is kept from whom. `num_folds` None stands for one fold per three
@@ -191,8 +186,9 @@ class Album:
         return label == called or label in self._kin[called]
 
     def number_of(self, photo: Photo, label: str) -> int:
-        """How many things a photograph shows that may be called so; a photograph of it without such
-        boxes shows one.
+        """How many things a photograph shows that may be called so.
+
+        A photograph of it without such boxes shows one.
         """
         boxed = sum(self.may_be(thing.label, label) for thing in photo.things)
         return boxed or int(self.may_be(photo.label, label))
@@ -206,8 +202,7 @@ class Album:
         return not self.shows(one, other.label) and not self.shows(other, one.label)
 
     def look(self, photo: Photo) -> View:
-        """The photograph, upright, with its boxes; a box around all of it where the manifest has
-        none.
+        """The photograph, upright, with its boxes; without any, with one around all of it.
 
         Raises:
             NotMade: It cannot be read ("photo_file_missing", "photo_truncated" ..), or a box is not

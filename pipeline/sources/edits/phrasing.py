@@ -1,5 +1,6 @@
-"""How an edit's contrast is asked and told. A phrasing is one question with one caption; both sides
-of a pair share it.
+"""How an edit's contrast is asked and told.
+
+A phrasing is one question with one caption; both sides of a pair share it.
 """
 
 from dataclasses import dataclass
@@ -69,7 +70,8 @@ def write(rng: Random, kind: str, subject: str, values: tuple[str, str], other: 
     """The question and the two captions of a pair.
 
         "place", "dog", ("to the left of", "to the right of"), "apple"
-            ->  "Where is the dog, seen from the apple?", "A dog is to the left of an apple.", "A dog is to the right of an apple."
+            ->  "Where is the dog, seen from the apple?",
+                "A dog is to the left of an apple.", "A dog is to the right of an apple."
 
     No question is given where it would hold a contrast word, as "dogs" in "There is one dog." /
     "There are two dogs.".

@@ -1,5 +1,4 @@
-"""The `edits` source: contrasts made from the user's own labelled photographs, true by
-construction.
+"""The `edits` source: contrasts made of labelled photographs, true by construction.
 
 The manifest has one photograph per line: {"image", "label", and where known "subject", "license",
 "boxes": [{"label", "box": [x0, y0, x1, y1]}]} with boxes in pixels of the upright picture, x1 and
@@ -35,9 +34,7 @@ VERSION = 1
 
 
 class EditMix(Section):
-    """How often each operation runs: weights, of which at least one is above 0. `inpaint` needs
-    boxes.
-    """
+    """How often each operation runs: weights, not all 0. `inpaint` needs boxes."""
 
     swap: float = Field(default=1.0, ge=0)
     count: float = Field(default=1.0, ge=0)
@@ -82,8 +79,7 @@ class EditsSection(Section):
 
 
 class EditsSource:
-    """Random access: pair `index` depends on the settings, the manifest, its photographs and the
-    index alone.
+    """Random access: a pair depends on settings, manifest, photographs and its index alone.
 
     After the pairs comes one malformed row per line of the manifest that names no usable
     photograph.
@@ -131,9 +127,7 @@ class EditsSource:
         return self._section.num_pairs + len(self._faults)
 
     def identity(self) -> dict[str, object]:
-        """The settings, the version of the code, the manifest's bytes, and size and time of change
-        of each photograph.
-        """
+        """Settings, version of the code, the manifest's bytes, size and time of photographs."""
         settings = self._section.model_dump(mode="json", exclude={"path", "root"})
         images = fingerprint([self._root.look(photo.image) for photo in self._album.photos])
         return {**settings, "version": VERSION, "manifest": self._sha256, "images": images}

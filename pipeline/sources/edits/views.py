@@ -23,9 +23,7 @@ MAX_RIM_MISFIT = 55
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """Something in a picture: what it is called, where it is, and its colour where that was
-    measured.
-    """
+    """Something in a picture: its name, its place, and its colour where that was measured."""
 
     label: str
     box: Box
@@ -82,15 +80,12 @@ def shrunk(view: View, side_px: int) -> View:
 
 
 def tile_side(size_px: int, gutter_px: int) -> int:
-    """The side of a square tile of which two fit into `size_px` beside each other, with even
-    gutters.
-    """
+    """The side of square tiles of which two and three gutters fit into `size_px`."""
     return (size_px - 3 * gutter_px) // 2
 
 
 def grid(views: Sequence[View | None], num_columns: int, tile_px: int, gutter_px: int) -> View:
-    """Views in rows of square tiles on a neutral ground, even gutters between and around them; None
-    leaves its place empty.
+    """Views in rows of square tiles on a neutral ground, with even gutters; None stays empty.
 
     Each view is scaled to fit its tile and centred in it; nothing is cropped, so that what a label
     names stays in sight.
@@ -141,8 +136,7 @@ def overlaps(left: Box, right: Box) -> bool:
 
 
 def without(view: View, thing: Thing) -> View | None:
-    """The view with one thing's box filled from its surroundings, or None if nothing there can fill
-    it.
+    """The view with one thing's box filled from its surroundings; None if nothing can fill it.
 
     Of all stretches of the same size that hold no thing, the one whose rim is most like the rim of
     the hole is copied in, plus the smoothest difference that fits it to the rim (Perez et al.
@@ -168,7 +162,7 @@ def without(view: View, thing: Thing) -> View | None:
 
 
 def _best_stretch(view: View, hole: Box, outer: Box) -> tuple[int, int] | None:
-    """Left and top of the stretch to copy onto `outer`; None if no stretch is free, or none fits."""
+    """Left and top of the stretch to copy onto `outer`; None if none is free, or none fits."""
     import cv2
 
     height, width = view.pixels.shape[:2]
@@ -199,8 +193,9 @@ def _best_stretch(view: View, hole: Box, outer: Box) -> tuple[int, int] | None:
 
 
 def _membrane(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """The values where they are known, and between them the smoothest surface: Laplace's equation,
-    from coarse to fine. [H, W, 3].
+    """The values where they are known, and the smoothest surface between. [H, W, 3].
+
+    Laplace's equation, solved from coarse to fine.
     """
     import cv2
 

@@ -1,8 +1,7 @@
-"""Draws a scene: a textured background, clutter, and shapes on top. Knows nothing of contrasts or
-texts.
+"""Draws a scene: a textured background, clutter, and shapes on top.
 
-Crisp masks and exact colours: a shape's pixels are its named colour or its outline, so truth can be
-read off pixels.
+Knows nothing of contrasts or texts. Crisp masks and exact colours: a shape's pixels are its named
+colour or its outline, so truth can be read off pixels.
 """
 
 import functools
@@ -48,7 +47,7 @@ NOISE_AMPLITUDE = 9
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """A shape in a scene: what it is, and the square that it fills (outline included), in pixels."""
+    """A shape in a scene: what it is, and the square that it fills with its outline, in pixels."""
 
     kind: str
     color: str
@@ -86,9 +85,7 @@ class Backdrop:
 
 
 def draw_backdrop(backdrop: Backdrop, size_px: int) -> Pixels:
-    """The backdrop's pixels, [size_px, size_px, 3]: texture, then clutter, then pixel noise over
-    both.
-    """
+    """The backdrop's pixels, [size_px, size_px, 3]: texture, clutter, noise over both."""
     # random_raw, whose stream NumPy keeps the same in every version (that of its distributions may
     # change).
     words = np.random.PCG64(backdrop.noise_seed).random_raw(size_px * size_px * 3 // 8 + 2)

@@ -1,7 +1,7 @@
-"""Decides what is in a scene pair and where: subject, contrast, other things, backdrop. Draws and
-writes nothing.
+"""Decides what is in a scene pair and where: subject, contrast, other things, backdrop.
 
-Every choice comes from one seeded `random.Random`, so a pair depends on its seed and index alone.
+Draws and writes nothing. Every choice comes from one seeded `random.Random`, so a pair depends on
+its seed and index alone.
 """
 
 import hashlib
@@ -42,9 +42,7 @@ Combination = tuple[str, str]  # (kind, colour)
 
 @dataclass(frozen=True, slots=True)
 class PairLayout:
-    """A pair before it is drawn: one backdrop, the things of each side, and the one fact that
-    differs.
-    """
+    """A pair before it is drawn: one backdrop, each side's things, the fact that differs."""
 
     category: str
     subject: str  # a colour for object, else a kind
@@ -61,8 +59,7 @@ def _fixed_order(names: tuple[str, ...]) -> dict[str, int]:
 
 
 def held_out_combinations() -> frozenset[Combination]:
-    """The third of all (kind, colour) combinations that "seen" scenes never show; the same in every
-    version.
+    """The third of all (kind, colour) that "seen" scenes never show; the same in any version.
 
     Kinds and colours are ranked by a fixed hash; a combination is held out where the ranks add up
     to a multiple of 3. So each kind keeps four colours and loses two, and each colour keeps four
@@ -132,8 +129,9 @@ def _choose(rng: Random, category: str, kind: str, allowed: frozenset[Combinatio
 def _others(
     rng: Random, choice: _Choice, allowed: frozenset[Combination], number: int
 ) -> list[Combination]:
-    """Combinations for the other things; no kind and no colour stands twice in a scene, so every
-    question is clear.
+    """Combinations for the other things.
+
+    No kind and no colour stands twice in a scene, so every question is clear.
     """
     chosen: list[Combination] = []
     kinds, colors = {k for k, _ in choice.sides}, {c for _, c in choice.sides}
@@ -168,7 +166,7 @@ Sides = tuple[tuple[Thing, ...], tuple[Thing, ...]]
 def _place_alike(
     rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
 ) -> Sides:
-    """Object and attribute: the subject keeps its place and size, and changes its kind or colour."""
+    """Object and attribute: the subject keeps place and size, and changes kind or colour."""
     others = _others(rng, choice, allowed, rng.randint(1, 3))
     first, *cells = rng.sample(_CELLS, len(others) + 1)
     spot = _in_cell(rng, choice.sides[0], first, size_px)
@@ -211,9 +209,7 @@ def _place_positioned(
 def _place_related(
     rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
 ) -> Sides:
-    """Relation: the subject and the box change places, so that no place in the picture gives the
-    relation away.
-    """
+    """Relation: the subject and the box change places, so that no place gives it away."""
     # Small and close together, so that both orders fit nearly everywhere.
     size = rng.randint(round(_MIN_THING * size_px), round(_MAX_RELATED * size_px))
     wobble = size_px // 16

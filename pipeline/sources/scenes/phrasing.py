@@ -1,8 +1,7 @@
-"""How a scene's facts are asked and told. A phrasing is one question with one caption; both sides
-of a pair share it.
+"""How a scene's facts are asked and told.
 
-The two captions of a pair differ in the contrast words alone, and no question contains a word that
-any value has.
+A phrasing is one question with one caption; both sides of a pair share it. The two captions of a
+pair differ in the contrast words alone, and no question contains a word that any value has.
 """
 
 from dataclasses import dataclass
@@ -18,9 +17,7 @@ OPPOSITES = (("to the left of", "to the right of"), ("above", "below"))
 
 @dataclass(frozen=True, slots=True)
 class Phrasing:
-    """Templates with {subject} (what the question is about, the same on both sides) and {value}
-    (the contrast).
-    """
+    """Templates with {subject}, the same on both sides, and {value}, the contrast."""
 
     question: str
     caption: str
@@ -101,7 +98,8 @@ def write(
 ) -> tuple[str, str, str]:
     """The question and the two captions of a pair.
 
-    ("attribute", 0, "star", "red", "blue")  ->  "What colour is the star?", "The star is red.", "The star is blue."
+    ("attribute", 0, "star", "red", "blue")
+        ->  "What colour is the star?", "The star is red.", "The star is blue."
     """
     chosen = PHRASINGS[category][phrasing]
     words = plural(subject) if category == "count" else subject

@@ -1,5 +1,6 @@
-"""The built-in `scenes` source: endless drawn scenes, in pairs that differ in exactly one fact; the
-truth is in `meta`.
+"""The built-in `scenes` source: endless drawn pairs that differ in exactly one fact.
+
+The truth is in `meta`.
 """
 
 import json
@@ -62,9 +63,7 @@ class ScenesSection(Section):
 
 
 class ScenesSource:
-    """Random access to the sequence: a row depends on the section's settings, the seed and the
-    index alone.
-    """
+    """Random access: a row depends on the section's settings, the seed and its index alone."""
 
     def __init__(self, section: ScenesSection) -> None:
         self._section = section
@@ -84,8 +83,7 @@ class ScenesSource:
 
 
 def draw_pair(section: ScenesSection, index: int) -> Candidate:
-    """Pair `index` of the endless sequence: two renders of one scene in which exactly one fact
-    differs.
+    """Pair `index` of the endless sequence: two renders that differ in exactly one fact.
 
     `meta` holds {"truth": {"a": .., "b": ..}, "contrast": .., "phrasing": ..}; a truth names the
     background and each object with its colour and box [x0, y0, x1, y1] in pixels, x1 and y1

@@ -1,4 +1,4 @@
-"""Perceptual hashes: what moves them and what does not, and near pairs against every pair compared."""
+"""Perceptual hashes: what moves them, and near pairs against every pair compared."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The edits source and its manifest: rows by index, folds that share nothing, and what faults cost."""
+"""The edits source and its manifest: rows by index, folds that share nothing, costs of faults."""
 
 import json
 from collections.abc import Callable

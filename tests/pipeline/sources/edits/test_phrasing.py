@@ -42,7 +42,8 @@ PLURALS = {
 }
 ARTICLES = {
     "a": (
-        "dog unicycle university uniform user ukulele utensil euro one-eyed-cat UFO TV yo-yo hand".split()
+        "dog unicycle university uniform user ukulele utensil euro one-eyed-cat UFO TV yo-yo"
+        " hand".split()
     ),
     "an": (
         "apple orange egg umbrella hour hourglass heirloom iPhone SUV X-ray LED-lamp"
