@@ -6,7 +6,6 @@ Left-right flips are made here.
 import io
 import json
 import posixpath
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -17,19 +16,17 @@ from pydantic import Field
 from pipeline.core.images import FORMATS, ImageError, decode_rgb, orientation
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
-from pipeline.sources.io import SourceFolder
+from pipeline.sources.io import SourceFolder, with_images
 from pipeline.sources.io_json import (
+    NativeSource,
     Places,
     chosen,
-    looks,
     read_first,
     read_json,
     require_key,
     storable,
     text_fault,
 )
-
-VERSION = 1
 
 Subset = Literal["left_right", "up_down", "counting", "noun", "adjective", "reverse"]
 # Category and operation. GLIGEN draws up_down anew from boxes and paints into the photograph for
@@ -100,22 +97,22 @@ class _Row:
         return ("original_caption", self.subset) if self.subset in _FROM_DALLE else ("pos", "neg")
 
 
-class CountercurateSource:
+class CountercurateSource(NativeSource):
     """Reads the JSON files once; photographs are read, and flips made, row by row.
 
     A null in DALL-E's file says that no such counterfactual was made: that is no row. A record
     whose negative image does not exist is one, and malformed.
     """
 
+    VERSION = 1
+
     def __init__(self, section: CountercurateSection) -> None:
-        self._section = section
+        super().__init__(section)
         self._folder = posixpath.join(section.path, section.train_data)
         self._train_data = SourceFolder(self._folder)
         self._images = SourceFolder(
             section.images or posixpath.join(section.path, "flickr30k/flickr30k-images")
         )
-        self._sha256: dict[str, str] = {}
-        self._rows: list[_Row] = []
         for subset in _SUBSETS:
             if subset in section.subsets:
                 self._rows += (
@@ -165,25 +162,7 @@ class CountercurateSource:
             )
         return value
 
-    def count(self) -> int:
-        """Number of native records in the chosen subsets, good and bad."""
-        return len(self._rows)
-
-    def identity(self) -> dict[str, object]:
-        """What the rows depend on; no image is read.
-
-        The bytes of the JSON files, and size and time of change of each image.
-        """
-        settings = self._section.model_dump(mode="json", exclude=set(CountercurateSection.PATHS))
-        images = looks(side for row in self._rows for side in self._sides(row))
-        return {**settings, "version": VERSION, "files": self._sha256, "images": images}
-
-    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the files' order: candidates, or why they are none."""
-        for row in self._rows[start:stop]:
-            yield self._one(row)
-
-    def _one(self, row: _Row) -> Candidate | Malformed:
+    def _candidate(self, row: _Row) -> Candidate | Malformed:
         category, operation = _SUBSETS[row.subset]
         known: dict[str, Any] = {
             "source": self._section.name,
@@ -197,26 +176,17 @@ class CountercurateSource:
         if fault:
             return Malformed(**known, reason=fault)
         known["caption_a"], known["caption_b"] = (row.record[key] for key in row.text_keys)
-        places_a, places_b = self._sides(row)
-        image_a = read_first(places_a)
-        if isinstance(image_a, str):
-            return Malformed(**known, reason=f"image_a_{image_a}")
-        if operation == "flip":
+        image_a, image_b = (read_first(places) for places in self._places(row))
+        images = {"image_a": image_a, "image_b": image_b}
+        if operation == "flip" and isinstance(image_a, bytes):
             try:
-                image_a, image_b = mirrored_pair(image_a)
+                images["image_a"], images["image_b"] = mirrored_pair(image_a)
             except ImageError as error:
-                return Malformed(**known, reason=f"image_a_{error.reason}")
-        else:
-            found = read_first(places_b)
-            if isinstance(found, str):
-                return Malformed(**known, reason=f"image_b_{found}")
-            image_b = found
+                images["image_a"] = error.reason
         meta = {"subset": row.subset, "index": row.index, **chosen(row.record, _META)}
-        return Candidate(
-            **known, image_a=image_a, image_b=image_b, meta=json.dumps(meta, sort_keys=True)
-        )
+        return with_images(known, images, meta=json.dumps(meta, sort_keys=True))
 
-    def _sides(self, row: _Row) -> tuple[Places, Places]:
+    def _places(self, row: _Row) -> tuple[Places, Places]:
         """Where the original and the negative may lie.
 
         A flip has no negative file: the authors' compress it again.

@@ -2,7 +2,6 @@
 
 import json
 import posixpath
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,19 +9,8 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
-from pipeline.sources.io import SourceFolder
-from pipeline.sources.io_json import (
-    Places,
-    chosen,
-    looks,
-    read_first,
-    read_json,
-    require_key,
-    storable,
-    text_fault,
-)
-
-VERSION = 1
+from pipeline.sources import io_json
+from pipeline.sources.io import SourceFolder, with_images
 
 _META = (
     "negative_type",
@@ -66,23 +54,23 @@ class _Negative:
     record: Any
 
 
-class FinecopsRefSource:
+class FinecopsRefSource(io_json.NativeSource):
     """Reads the annotations once; images are read row by row.
 
     Each negative with `negative_cate` "image" is a row. One with "text" is a wrong expression for
     the original image, no pair of images, and no row; nor is a positive without a negative image.
     """
 
+    VERSION = 1
+
     def __init__(self, section: FinecopsRefSection) -> None:
-        self._section = section
+        super().__init__(section)
         self._images = SourceFolder(section.images or posixpath.join(section.path, "images"))
         self._neg_images = SourceFolder(
             section.neg_images or posixpath.join(section.path, "neg_images")
         )
-        self._sha256: dict[str, str] = {}
         self._positives: dict[str, Any] = {}
         self._ambiguous: set[str] = set()
-        self._negatives: list[_Negative] = []
         self._files = section.annotations or _annotation_files(section.path)
         for file in self._files:
             self._sort(file)
@@ -98,55 +86,37 @@ class FinecopsRefSource:
                 f" JSON files there: {present}; name those of the test split with annotations=[..]"
             )
         path = posixpath.join(folder, file)
-        value, self._sha256[file] = read_json(path, "sources (finecops_ref)")
+        value, self._sha256[file] = io_json.read_json(path, "sources (finecops_ref)")
         records = native_records(path, value)
         named = [
-            (storable(f"{posixpath.splitext(file)[0]}/{_id(record, number)}"), record)
+            (io_json.storable(f"{posixpath.splitext(file)[0]}/{_id(record, number)}"), record)
             for number, record in enumerate(records)
         ]
         for key in ("id", "image_id", "expression"):
-            require_key(path, named, key)
+            io_json.require_key(path, named, key)
         for source_id, record in named:
             if not isinstance(record, dict):
-                self._negatives.append(_Negative(source_id, record))
+                self._rows.append(_Negative(source_id, record))
             elif record.get("negative_type") is None and record.get("negative_cate") is None:
                 key = str(record.get("id"))
                 if self._positives.setdefault(key, record) != record:
                     self._ambiguous.add(key)
             elif record.get("negative_cate") != "text":
-                self._negatives.append(_Negative(source_id, record))
+                self._rows.append(_Negative(source_id, record))
 
     def _check_negatives(self) -> None:
         files = ", ".join(self._files)
-        if not self._negatives:
+        if not self._rows:
             raise RecipeError(
                 f"sources (finecops_ref): expected records with negative_cate 'image' in {files} of"
                 f" {self._section.path!r}, found none; only the test split has them: name its files"
                 " with annotations=[..]"
             )
-        named = [(row.source_id, row.record) for row in self._negatives]
+        named = [(row.source_id, row.record) for row in self._rows]
         for key in ("negative_cate", "negative_type", "positive_id"):
-            require_key(f"{self._section.path}: {files}", named, key)
+            io_json.require_key(f"{self._section.path}: {files}", named, key)
 
-    def count(self) -> int:
-        """Number of negatives with an image, good and bad."""
-        return len(self._negatives)
-
-    def identity(self) -> dict[str, object]:
-        """What the rows depend on; no image is read.
-
-        The bytes of the annotations, and size and time of change of each image.
-        """
-        settings = self._section.model_dump(mode="json", exclude=set(FinecopsRefSection.PATHS))
-        images = looks(side for row in self._negatives for side in self._sides(row.record))
-        return {**settings, "version": VERSION, "files": self._sha256, "images": images}
-
-    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the annotations' order: candidates, or why they are none."""
-        for row in self._negatives[start:stop]:
-            yield self._one(row)
-
-    def _one(self, row: _Negative) -> Candidate | Malformed:
+    def _candidate(self, row: _Negative) -> Candidate | Malformed:
         record = row.record if isinstance(row.record, dict) else {}
         positive = self._positives.get(str(record.get("positive_id")), {})
         known: dict[str, Any] = {
@@ -155,7 +125,7 @@ class FinecopsRefSource:
             "category": category(record, positive),
             "operation": "inpaint",
             "group": (
-                storable(
+                io_json.storable(
                     f"gqa/{posixpath.splitext(posixpath.basename(str(positive.get('image_id'))))[0]}"
                 )
                 if positive
@@ -168,25 +138,18 @@ class FinecopsRefSource:
         fault = self._fault(row.record, positive)
         if fault:
             return Malformed(**known, reason=fault)
-        places_a, places_b = self._sides(record)
-        image_a = read_first(places_a)
-        if isinstance(image_a, str):
-            return Malformed(**known, reason=f"image_a_{image_a}")
-        image_b = read_first(places_b)
-        if isinstance(image_b, str):
-            return Malformed(**known, reason=f"image_b_{image_b}")
+        places_a, places_b = self._places(row)
+        images = {"image_a": io_json.read_first(places_a), "image_b": io_json.read_first(places_b)}
         meta = {
             "id": record.get("id"),
             "positive_id": record["positive_id"],
-            **chosen(record, _META),
+            **io_json.chosen(record, _META),
         }
-        return Candidate(
-            **known, image_a=image_a, image_b=image_b, meta=json.dumps(meta, sort_keys=True)
-        )
+        return with_images(known, images, meta=json.dumps(meta, sort_keys=True))
 
     def _fault(self, record: Any, positive: dict[str, Any]) -> str:
         """Why a negative is no candidate, as far as can be told without its images, or ""."""
-        fault = text_fault(record, "negative_cate", "expression")
+        fault = io_json.text_fault(record, "negative_cate", "expression")
         if fault:
             return fault
         if record["negative_cate"] != "image":
@@ -202,16 +165,15 @@ class FinecopsRefSource:
             return "positive_ambiguous"
         if positive.get("image_id") in (None, ""):
             return "positive_record_without_image_id"
-        fault = text_fault(positive, "expression")
+        fault = io_json.text_fault(positive, "expression")
         return f"positive_{fault}" if fault else ""
 
-    def _sides(self, record: Any) -> tuple[Places, Places]:
-        """Where the two images may lie; nowhere if the record does not say."""
-        if not isinstance(record, dict):
+    def _places(self, row: _Negative) -> tuple[io_json.Places, io_json.Places]:
+        if not isinstance(row.record, dict):
             return [], []
-        positive = self._positives.get(str(record.get("positive_id")), {})
+        positive = self._positives.get(str(row.record.get("positive_id")), {})
         return _places(self._images, positive.get("image_id")), _places(
-            self._neg_images, record.get("image_id")
+            self._neg_images, row.record.get("image_id")
         )
 
 
@@ -290,7 +252,7 @@ def category(record: dict[str, Any], positive: dict[str, Any]) -> str:
     return next((name for name in ("attribute", "object") if name in kind), "other")
 
 
-def _places(root: SourceFolder, image_id: object) -> Places:
+def _places(root: SourceFolder, image_id: object) -> io_json.Places:
     if image_id in (None, ""):
         return []
     name = str(image_id)
@@ -300,7 +262,7 @@ def _places(root: SourceFolder, image_id: object) -> Places:
 
 
 def _text(value: object) -> str:
-    return storable(value) if isinstance(value, str) else ""
+    return io_json.storable(value) if isinstance(value, str) else ""
 
 
 def _id(record: Any, number: int) -> object:

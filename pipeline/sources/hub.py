@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
 from pipeline.sources.hub_config import HubColumns, HubSection
-from pipeline.sources.io import SourceFolder
+from pipeline.sources.io import SourceFolder, with_images
 
 SIDES = ("image_a", "image_b", "caption_a", "caption_b")
 SHORT_TEXTS = ("id", "category", "group", "question", "operation", "license", "original")
@@ -133,19 +133,15 @@ class HubSource:
                     **known,
                     reason=f"{name}_missing" if values[name] is None else f"{name}_not_text",
                 )
-        images: dict[str, Any] = {
-            name: self._images.read(values[name]) for name in ("image_a", "image_b")
-        }
-        for name, data in images.items():
-            if isinstance(data, str):
-                return Malformed(**known, reason=f"{name}_{data}")
-        # Pairs that were made from one original stay together.
-        known["group"] = known["group"] or sha256_hex(images["image_a"])
+        images = {name: self._images.read(values[name]) for name in ("image_a", "image_b")}
+        if isinstance(images["image_a"], bytes) and isinstance(images["image_b"], bytes):
+            # Pairs that were made from one original stay together.
+            known["group"] = known["group"] or sha256_hex(images["image_a"])
         meta = json.dumps(
             {name: value for name in columns.meta if _is_plain(value := record_b.get(name))},
             ensure_ascii=False,
         )
-        return Candidate(**known, **images, question=texts["question"] or None, meta=meta)
+        return with_images(known, images, question=texts["question"] or None, meta=meta)
 
     def _label(self, record: dict[str, Any], column: str | None) -> str:
         """A short text in a column; a class label is a number there and a word here."""

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Category, Malformed
-from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, with_images
 from pipeline.sources.io_json import read_json, text_fault
 
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
@@ -102,14 +102,9 @@ class MvcJsonSource:
             return Malformed(**{**known, "category": "other"}, reason="category_unknown")
         if reason := _fault(record):
             return Malformed(**known, reason=reason)
-        images: dict[str, Any] = {
-            f"image_{side}": self._image(record, key) for side, key in IMAGES.items()
-        }
-        for name, data in images.items():
-            if isinstance(data, str):
-                return Malformed(**known, reason=f"{name}_{data}")
+        images = {f"image_{side}": self._image(record, key) for side, key in IMAGES.items()}
         meta = json.dumps({SYSTEM: _text(record.get(SYSTEM))}, ensure_ascii=False)
-        return Candidate(**known, **images, question=record.get(QUESTION), meta=meta)
+        return with_images(known, images, question=record.get(QUESTION), meta=meta)
 
     def _image(self, record: dict[str, object], key: str) -> bytes | str:
         return self._root.read(_path(record, key)[0], self._section.max_image_bytes)

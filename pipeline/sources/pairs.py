@@ -10,7 +10,14 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, _refuse, read_rows, read_whole
+from pipeline.sources.io import (
+    MAX_IMAGE_BYTES,
+    SourceFolder,
+    _refuse,
+    read_rows,
+    read_whole,
+    with_images,
+)
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
 
@@ -138,19 +145,9 @@ class PairsSource:
                 },
                 reason=reason,
             )
-        image_a, image_b = self._image(texts["image_a"]), self._image(texts["image_b"])
-        if isinstance(image_a, str) or isinstance(image_b, str):
-            return Malformed(
-                **known,
-                reason=f"image_a_{image_a}" if isinstance(image_a, str) else f"image_b_{image_b!s}",
-            )
-        return Candidate(
-            image_a=image_a,
-            image_b=image_b,
-            **known,
-            question=texts.get("question"),
-            meta=_json(values["meta"]) or "{}",
-        )
+        images = {name: self._image(texts[name]) for name in ("image_a", "image_b")}
+        meta = _json(values["meta"]) or "{}"
+        return with_images(known, images, question=texts.get("question"), meta=meta)
 
     def _image(self, name: str) -> bytes | str:
         return self._root.read(name, self._section.max_image_bytes)
