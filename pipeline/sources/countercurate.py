@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.core.images import FORMATS, ImageError, decode_rgb, orientation
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
-from pipeline.sources.io import SourceFolder, with_images
+from pipeline.sources.io import SourceFolder
 from pipeline.sources.io_json import (
     NativeSource,
     Places,
@@ -27,6 +27,7 @@ from pipeline.sources.io_json import (
     storable,
     text_fault,
 )
+from pipeline.sources.source import with_images
 
 Subset = Literal["left_right", "up_down", "counting", "noun", "adjective", "reverse"]
 # Category and operation. GLIGEN draws up_down anew from boxes and paints into the photograph for
@@ -162,7 +163,9 @@ class CountercurateSource(NativeSource):
             )
         return value
 
-    def _candidate(self, row: _Row) -> Candidate | Malformed:
+    def row(self, index: int) -> Candidate | Malformed:
+        """A candidate, or why the record is none."""
+        row: _Row = self._rows[index]
         category, operation = _SUBSETS[row.subset]
         known: dict[str, Any] = {
             "source": self._section.name,

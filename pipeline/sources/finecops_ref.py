@@ -10,7 +10,8 @@ from pydantic import Field
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.core.schema import Candidate, Malformed
 from pipeline.sources import io_json
-from pipeline.sources.io import SourceFolder, with_images
+from pipeline.sources.io import SourceFolder
+from pipeline.sources.source import with_images
 
 _META = (
     "negative_type",
@@ -116,7 +117,9 @@ class FinecopsRefSource(io_json.NativeSource):
         for key in ("negative_cate", "negative_type", "positive_id"):
             io_json.require_key(f"{self._section.path}: {files}", named, key)
 
-    def _candidate(self, row: _Negative) -> Candidate | Malformed:
+    def row(self, index: int) -> Candidate | Malformed:
+        """A candidate, or why the negative is none."""
+        row: _Negative = self._rows[index]
         record = row.record if isinstance(row.record, dict) else {}
         positive = self._positives.get(str(record.get("positive_id")), {})
         known: dict[str, Any] = {

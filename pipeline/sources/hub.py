@@ -8,14 +8,14 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
 from pipeline.sources.hub_config import HubColumns, HubSection
-from pipeline.sources.io import SourceFolder, with_images
+from pipeline.sources.io import SourceFolder
+from pipeline.sources.source import Source, with_images
 
 SIDES = ("image_a", "image_b", "caption_a", "caption_b")
 SHORT_TEXTS = ("id", "category", "group", "question", "operation", "license", "original")
@@ -29,7 +29,7 @@ READERS = {
 }
 
 
-class HubSource:
+class HubSource(Source):
     """Random access to a data set in the Arrow cache of `datasets`, which is mapped, not read."""
 
     def __init__(self, section: HubSection) -> None:
@@ -80,12 +80,6 @@ class HubSource:
             "files": fingerprint([root.look(name) for name in names]),
         }
 
-    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Pairs [start, stop) in the data set's order: candidates, or why they are none."""
-        for index in range(start, min(stop, self.count())):
-            original, row = self._pairs[index] if self._pairs is not None else (index, index)
-            yield self._one(original, row)
-
     def _join(self) -> list[tuple[int | None, int]]:
         """(row of side a or None, row of side b) for each row that names an original."""
         columns = self._section.columns
@@ -100,7 +94,9 @@ class HubSource:
             if _text(original)
         ]
 
-    def _one(self, original: int | None, row: int) -> Candidate | Malformed:
+    def row(self, index: int) -> Candidate | Malformed:
+        """A candidate, or why the pair is none."""
+        original, row = self._pairs[index] if self._pairs is not None else (index, index)
         section, columns = self._section, self._section.columns
         record_b = self._data[row]
         record_a = (

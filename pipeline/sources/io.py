@@ -6,12 +6,10 @@ import io
 import json
 import posixpath
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.recipe import RecipeError
-from pipeline.core.schema import Candidate, Malformed
 
 # One picture; larger files are no photographs.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
@@ -176,22 +174,6 @@ class SourceFolder:
         except (OSError, ValueError, NotImplementedError):
             return None
         return found if all(entry.get("size") is not None for entry in found.values()) else None
-
-
-def with_images(
-    known: dict[str, Any], images: Mapping[str, Any], **more: Any
-) -> Candidate | Malformed:
-    """The candidate with these images, or the malformed row for the first without bytes.
-
-    Args:
-        known: What both kinds of row have.
-        images: Bytes, or the reason why there are none, of "image_a" and "image_b".
-        more: What only a candidate has.
-    """
-    for name, data in images.items():
-        if isinstance(data, str):
-            return Malformed(**known, reason=f"{name}_{data}")
-    return Candidate(**known, **images, **more)
 
 
 def _refuse(constant: str) -> None:

@@ -4,12 +4,14 @@ A fault of a whole file ends the job, a fault of one record costs its row.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
 from pipeline.core.recipe import RecipeError, fingerprint
-from pipeline.core.schema import Candidate, Malformed, sha256_hex
+from pipeline.core.schema import sha256_hex
 from pipeline.sources.io import SourceFolder, read_whole
+from pipeline.sources.source import Source
 
 # Where a picture may lie; the first that is there counts.
 Places = Sequence[tuple[SourceFolder, str]]
@@ -111,7 +113,7 @@ def _look_first(places: Places) -> list[list[object]]:
     return seen
 
 
-class NativeSource:
+class NativeSource(Source):
     """What sources of native JSON files share; each fills `_rows` and `_sha256` (by file)."""
 
     VERSION: ClassVar[int]
@@ -126,22 +128,11 @@ class NativeSource:
         return len(self._rows)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on; no image is read.
-
-        The bytes of the JSON files, and size and time of change of each image.
-        """
+        """The bytes of the JSON files, and size and time of change of each image."""
         settings = self._section.model_dump(mode="json", exclude=set(self._section.PATHS))
         images = looks(places for row in self._rows for places in self._places(row))
         return {**settings, "version": self.VERSION, "files": self._sha256, "images": images}
 
-    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the files' order: candidates, or why they are none."""
-        for row in self._rows[start:stop]:
-            yield self._candidate(row)
-
+    @abstractmethod
     def _places(self, row: Any) -> tuple[Places, Places]:
         """Where the images of the two sides may lie; nowhere if the record does not say."""
-        raise NotImplementedError
-
-    def _candidate(self, row: Any) -> Candidate | Malformed:
-        raise NotImplementedError

@@ -2,15 +2,15 @@
 
 import json
 import posixpath
-from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Category, Malformed
-from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, with_images
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder
 from pipeline.sources.io_json import read_json, text_fault
+from pipeline.sources.source import Source, with_images
 
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
 RESPONSES = {"a": "chosen_response", "b": "rejected_response"}
@@ -50,7 +50,7 @@ def default_root(path: str) -> str:
     return (posixpath.dirname(folder) if posixpath.basename(folder) == "data" else folder) or "."
 
 
-class MvcJsonSource:
+class MvcJsonSource(Source):
     """Reads the list once; images are read record by record."""
 
     def __init__(self, section: MvcJsonSection) -> None:
@@ -74,12 +74,8 @@ class MvcJsonSource:
         looks = [self._root.look(path) for path in sorted(set(paths)) if path]
         return {**settings, "list": self._sha256, "images": fingerprint(looks)}
 
-    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Records [start, stop) in the list's order: candidates, or why they are none."""
-        for index in range(start, min(stop, len(self._records))):
-            yield self._one(index)
-
-    def _one(self, index: int) -> Candidate | Malformed:
+    def row(self, index: int) -> Candidate | Malformed:
+        """A candidate, or why the record is none."""
         record, section = self._records[index], self._section
         defaults = {
             "category": section.category,

@@ -3,21 +3,14 @@
 import json
 import math
 import posixpath
-from collections.abc import Iterator
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.io import (
-    MAX_IMAGE_BYTES,
-    SourceFolder,
-    _refuse,
-    read_rows,
-    read_whole,
-    with_images,
-)
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, _refuse, read_rows, read_whole
+from pipeline.sources.source import Source, with_images
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
 
@@ -57,7 +50,7 @@ class PairsSection(Section):
     max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, gt=0)
 
 
-class PairsSource:
+class PairsSource(Source):
     """Reads a manifest once; images are read row by row."""
 
     def __init__(self, section: PairsSection) -> None:
@@ -88,10 +81,7 @@ class PairsSource:
         return len(self._rows)
 
     def identity(self) -> dict[str, object]:
-        """What the rows depend on: the manifest's bytes, and size and time of each image it names.
-
-        The images themselves are not read for this: it would take as long as ingesting them.
-        """
+        """The manifest's bytes, and size and time of change of each image that it names."""
         columns = (self._section.columns.image_a, self._section.columns.image_b)
         names = sorted(
             {
@@ -109,12 +99,8 @@ class PairsSource:
             "images": fingerprint([self._root.look(name) for name in names]),
         }
 
-    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop) in the manifest's order: candidates, or why they are none."""
-        for index in range(start, min(stop, len(self._rows))):
-            yield self._one(index)
-
-    def _one(self, index: int) -> Candidate | Malformed:
+    def row(self, index: int) -> Candidate | Malformed:
+        """A candidate, or why the line is none."""
         row, section = self._rows[index], self._section
         if isinstance(row, str):
             return Malformed(

@@ -20,7 +20,8 @@ from pipeline.core.recipe import Section
 from pipeline.core.schema import Candidate, Malformed, malformed_id, pair_id, sha256_hex
 from pipeline.core.storage import Stage, read_table, write_table
 from pipeline.dedup.phash import perceptual_hash
-from pipeline.sources.registry import Source, open_source
+from pipeline.sources.registry import open_source
+from pipeline.sources.source import Source
 from pipeline.stages.normalize import normalize_bytes
 from pipeline.storage.image_store import write_images
 from pipeline.text.captions import caption_facts, text_drop_reason

@@ -15,7 +15,6 @@ out by whole folds. More folds make a finer split of fewer combinations each.
 
 import json
 import posixpath
-from collections.abc import Iterator
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -29,6 +28,7 @@ from pipeline.sources.edits.operations import OPERATIONS, Choice, Edit
 from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, check_columns, read_photos
 from pipeline.sources.edits.views import View
 from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, read_rows, read_whole
+from pipeline.sources.source import Source
 
 VERSION = 1
 
@@ -78,7 +78,7 @@ class EditsSection(Section):
     max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, gt=0)
 
 
-class EditsSource:
+class EditsSource(Source):
     """Random access: a pair depends on settings, manifest, photographs and its index alone.
 
     After the pairs comes one malformed row per line of the manifest that names no usable
@@ -132,20 +132,18 @@ class EditsSource:
         images = fingerprint([self._root.look(photo.image) for photo in self._album.photos])
         return {**settings, "version": VERSION, "manifest": self._sha256, "images": images}
 
-    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
-        """Rows [start, stop): pairs, then faults of the manifest."""
+    def row(self, index: int) -> Candidate | Malformed:
+        """A pair, or a fault of the manifest."""
         section = self._section
-        for index in range(start, min(stop, self.count())):
-            if index < section.num_pairs:
-                yield self._pair(index)
-            else:
-                line, reason = self._faults[index - section.num_pairs]
-                yield Malformed(
-                    source=section.name,
-                    source_id=f"line-{line}",
-                    reason=reason,
-                    license=section.license,
-                )
+        if index < section.num_pairs:
+            return self._pair(index)
+        line, reason = self._faults[index - section.num_pairs]
+        return Malformed(
+            source=section.name,
+            source_id=f"line-{line}",
+            reason=reason,
+            license=section.license,
+        )
 
     def _pair(self, index: int) -> Candidate | Malformed:
         section = self._section

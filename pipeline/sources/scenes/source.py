@@ -4,7 +4,6 @@ The truth is in `meta`.
 """
 
 import json
-from collections.abc import Iterator
 from random import Random
 from typing import Any, ClassVar, Literal
 
@@ -17,6 +16,7 @@ from pipeline.core.schema import Candidate
 from pipeline.sources.scenes.drawing import Thing, draw_backdrop, draw_things
 from pipeline.sources.scenes.layout import PairLayout, lay_out
 from pipeline.sources.scenes.phrasing import phrasing_numbers, write
+from pipeline.sources.source import Source
 
 VERSION = 1
 
@@ -62,7 +62,7 @@ class ScenesSection(Section):
     phrasings: Split = "all"
 
 
-class ScenesSource:
+class ScenesSource(Source):
     """Random access: a row depends on the section's settings, the seed and its index alone."""
 
     def __init__(self, section: ScenesSection) -> None:
@@ -76,10 +76,9 @@ class ScenesSource:
         """The settings, and the version of the drawing code."""
         return {**self._section.model_dump(mode="json"), "version": VERSION}
 
-    def read(self, start: int, stop: int) -> Iterator[Candidate]:
-        """Pairs [start, stop) of the section's range."""
-        for row in range(start, min(stop, self._section.num_pairs)):
-            yield draw_pair(self._section, self._section.first + row)
+    def row(self, index: int) -> Candidate:
+        """A pair of the section's range."""
+        return draw_pair(self._section, self._section.first + index)
 
 
 def draw_pair(section: ScenesSection, index: int) -> Candidate:

@@ -1,0 +1,52 @@
+"""What every source of pairs offers, whatever its format."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from pipeline.core.schema import Candidate, Malformed
+
+
+class Source(ABC):
+    """Rows with random access: the same index always yields the same row.
+
+    The section of every source has `kind`, `name` (the column `source` of its rows) and the
+    attribute `PATHS`: which of its fields are paths, made absolute by the plan and kept out of the
+    published recipe.
+    """
+
+    @abstractmethod
+    def count(self) -> int:
+        """Number of rows, good and bad."""
+
+    @abstractmethod
+    def identity(self) -> dict[str, object]:
+        """What the rows depend on, wherever they lie: part of the fingerprint of their stage.
+
+        No image is read for it: it would take as long as ingesting them.
+        """
+
+    @abstractmethod
+    def row(self, index: int) -> Candidate | Malformed:
+        """A candidate, or why the row is none."""
+
+    def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
+        """Rows [start, stop), as far as there are so many."""
+        for index in range(start, min(stop, self.count())):
+            yield self.row(index)
+
+
+def with_images(
+    known: dict[str, Any], images: Mapping[str, Any], **more: Any
+) -> Candidate | Malformed:
+    """The candidate with these images, or the malformed row for the first without bytes.
+
+    Args:
+        known: What both kinds of row have.
+        images: Bytes, or the reason why there are none, of "image_a" and "image_b".
+        more: What only a candidate has.
+    """
+    for name, data in images.items():
+        if isinstance(data, str):
+            return Malformed(**known, reason=f"{name}_{data}")
+    return Candidate(**known, **images, **more)
