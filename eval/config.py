@@ -111,7 +111,7 @@ class IntervalSection(Section):
 
 
 class WorkerSection(Section):
-    """Where the scoring runs: an actor pool of Ray Data, or this process when `num_workers` is 0."""
+    """Where the scoring runs: a pool of Ray workers, or this process with `num_workers` 0."""
 
     num_workers: int = Field(default=1, ge=0)
     # below 1, so that a two-core machine has room for the reader

@@ -113,7 +113,8 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
         )
     except RecipeError as error:
         raise RecipeError(
-            f"{error}; {after / RECORD} names it, so give base=FOLDER, or base=none to evaluate without it"
+            f"{error}; {after / RECORD} names it, so give base=FOLDER, or base=none to evaluate"
+            " without it"
         ) from error
 
 

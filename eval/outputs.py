@@ -1,11 +1,12 @@
-"""What an evaluation leaves in `out`, and whether it was done before. Knows no model."""
+"""What an evaluation leaves in `out`: names and forms of files, and whether it was done before."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from eval.config import EvalSection
 from eval.inputs import Role
+from eval.stats.dependency import Number, ScoredNumber
 from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.storage import Owner, read_json, remove_stale
 
@@ -14,6 +15,68 @@ DONE, RESULT, PAGE = "DONE.json", "result.json", "report.html"
 SCORES, ITEMS = "scores.json", "items.parquet"  # of pairs
 BENCHMARK_FOLDER = "benchmarks"
 OWNER = Owner("evaluation", (".svco_eval",), never=("manifest.json",))
+
+
+class PairNumber(Number):
+    """A measure of one model, over how many of what it counts, and in how many groups of pairs."""
+
+    n: int
+    num_groups: int
+
+
+class Entry(TypedDict):
+    """One measure: what chance gives, each model, and what finetuning changed."""
+
+    chance: float | None
+    before: PairNumber | None
+    after: PairNumber | None
+    difference: Number | None
+
+
+Entries = dict[str, Entry]  # by measure
+
+
+class PairScores(TypedDict):
+    """scores.json: every measure of all pairs, and of each category and source."""
+
+    overall: Entries
+    category: dict[str, Entries]
+    source: dict[str, Entries]
+    measures: dict[str, dict[str, Any]]  # how each is called and read
+
+
+class BenchmarkSummary(TypedDict):
+    """The headline score of a benchmark, and by how much image and finetuning change it."""
+
+    headline: str
+    num_questions: int
+    limit: int | None
+    before: NotRequired[ScoredNumber | None]
+    after: NotRequired[ScoredNumber | None]
+    difference: Number | None
+    drop_without_image: dict[Role, dict[str, Number | None] | None]
+    frac_unreadable: dict[Role, float | None]
+
+
+class RunFacts(TypedDict):
+    """How the answers to benchmarks came about."""
+
+    num_requests: NotRequired[int]
+    num_without_answer: int
+    batch_agreement: NotRequired[dict[str, int] | None]
+
+
+class Result(RunFacts):
+    """result.json: where everything is, and the most important numbers."""
+
+    out: str
+    page: str
+    models: dict[Role, str]
+    data: str | None
+    num_pairs: int
+    headline: Entries
+    benchmarks: dict[str, BenchmarkSummary]
+    seconds: float
 
 
 def identity(

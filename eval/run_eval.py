@@ -6,7 +6,6 @@ behind `svco eval`.
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 from eval.config import EvalSection
 from eval.generation.endpoint import ask_server
@@ -24,6 +23,8 @@ from eval.outputs import (
     PAGE,
     RESULT,
     SCORES,
+    Result,
+    RunFacts,
     begin,
     identity,
     is_finished,
@@ -38,7 +39,7 @@ from pipeline.core.ray_pool import Pool
 from pipeline.core.storage import only_one, read_json, write_json
 
 
-def evaluate(plan: Plan) -> dict[str, Any]:
+def evaluate(plan: Plan) -> Result:
     """Runs the plan unless it is done already; returns what result.json says.
 
     Raises:
@@ -49,12 +50,12 @@ def evaluate(plan: Plan) -> dict[str, Any]:
     hashes = {role: model.weights for role, model in models.items()}
     data = data_sha256(section) if section.data else ""
     prior = stated_prior(plan.models) if plan.models else None
-    wanted = identity(
-        section, hashes, data, {one.entry.display_name: one.sha256() for one in plan.runs}, prior
-    )
+    questions = {run.entry.display_name: run.sha256() for run in plan.runs}
+    wanted = identity(section, hashes, data, questions, prior)
     if is_finished(section, wanted):
         say(f"{out}: already evaluated with this recipe and these weights; nothing to do")
-        return dict(read_json(out / RESULT))
+        finished: Result = read_json(out / RESULT)
+        return finished
     with only_one(out, "out"):
         begin(out)
         say(f"evaluating {models['after'].name} -> {out}")
@@ -97,13 +98,14 @@ def write_results(
     pairs: PairResults | None,
     benchmarks: BenchmarkResults | None,
     started_s: float,
-) -> dict[str, Any]:
+) -> Result:
     """Writes report.html and result.json; prints the summary."""
     from eval.report.page import headline_scores, print_summary, write_page
 
     section, out = plan.section, plan.out
     write_page(section, models, pairs, benchmarks, out / PAGE)
-    result = {
+    facts: RunFacts = benchmarks.facts if benchmarks else {"num_without_answer": 0}
+    result: Result = {
         "out": str(out),
         "page": str(out / PAGE),
         "models": {role: model.name for role, model in models.items()},
@@ -111,9 +113,11 @@ def write_results(
         "num_pairs": pairs.items.num_rows if pairs else 0,
         "headline": headline_scores(pairs.scores) if pairs else {},
         "benchmarks": (
-            {one["label"]: summary_of(one) for one in benchmarks.results} if benchmarks else {}
+            {scores["label"]: summary_of(scores) for scores in benchmarks.results}
+            if benchmarks
+            else {}
         ),
-        **(benchmarks.facts if benchmarks else {"num_without_answer": 0}),
+        **facts,
         "seconds": round(time.monotonic() - started_s, 1),
     }
     write_json(out / RESULT, result)

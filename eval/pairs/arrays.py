@@ -1,5 +1,4 @@
-"""One model's results as arrays, and its generated answers judged: everything the measures are
-computed from.
+"""One model's results as arrays, its answers judged: all that the measures are computed from.
 
 Shapes: P pairs; 3 image conditions (a, b, none); 2 responses or sides (a, b).
 """
@@ -25,9 +24,7 @@ from eval.parsing.parse import num_words, verdict
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """Generated answers, one per side, judged. Where a row has no exact truth its claims are 0 and
-    `has_truth` false.
-    """
+    """Generated answers, one per side, judged; without an exact truth a row has no claims."""
 
     texts: list[tuple[str, str]]
     verdicts: list[tuple[str, str]]  # own | other | neither
@@ -72,8 +69,7 @@ def model_scores_of(items: pa.Table, results: pa.Table, tie_nats: float = TIE_NA
 
 
 def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Answers:
-    """Every generated answer against the pair's two answers and, where `meta` has it, against the
-    exact truth.
+    """Every answer against the pair's two and, where `meta` has one, against the exact truth.
 
     Args:
         sizes: width_a_px, height_a_px, width_b_px, height_b_px of each pair.

@@ -1,5 +1,4 @@
-"""Every number that is reported: its name, its chance level, and the sums over pairs that it is a
-ratio of.
+"""Every number that is reported: name, chance level, and the sums over pairs it is a ratio of.
 
 Shapes: P pairs, 2 sides. A measure is sum(numerator_P) / sum(denominator_P), so both sides of a
 pair add to one term.
@@ -236,9 +235,9 @@ def terms_of(scores: ModelScores, prior: PriorSides | None) -> dict[str, Terms]:
     if prior is not None:
         terms["accuracy_neutral"] = _among(right_P2, prior.neutral_P2)
         terms["accuracy_misled"] = _among(right_P2, prior.misled_P2)
-    found = margins(scores.logps_P32)
+    effects = margins(scores.logps_P32)
     for name in _MARGINS:
-        margin_P2: FloatArray = getattr(found, f"{name}_P2")
+        margin_P2: FloatArray = getattr(effects, f"{name}_P2")
         terms[f"{name}_positive"] = (_total(margin_P2 > scores.tie_nats), 2 * ones_P)
         terms[f"{name}_nats"] = (margin_P2.sum(axis=1), 2 * ones_P)
         terms[f"{name}_nats_per_token"] = (
@@ -278,16 +277,15 @@ def _among(hits_P2: BoolArray, counted_P2: BoolArray) -> Terms:
 
 
 def image_effects(scores: ModelScores) -> tuple[FloatArray, FloatArray]:
-    """By how much each text's log-probability rises over no image: with its matching and with its
-    contradictory image.
+    """How much each text gains over no image: by its matching, and by its contradictory image.
 
-    Each [P, 2], in nats; subtracting the text's own log-probability without image makes texts
+    Log-probabilities, [P, 2] each, in nats; subtracting the text's own without image makes texts
     comparable. What is within a tie is 0, so that rounding noise does not rank the texts of a model
     that ignores the image.
     """
-    found = margins(scores.logps_P32)
+    effects = margins(scores.logps_P32)
     matching_P2, contradictory_P2 = (
         np.where(np.abs(effect_P2) <= scores.tie_nats, 0.0, effect_P2)
-        for effect_P2 in (found.matching_none_P2, -found.none_contradictory_P2)
+        for effect_P2 in (effects.matching_none_P2, -effects.none_contradictory_P2)
     )
     return matching_P2, contradictory_P2

@@ -40,21 +40,17 @@ class Margins:
 
 
 def tie_nats_of(dtype: str) -> float:
-    """Up to what difference two log-probabilities of a model in "float32" or "bfloat16" are the
-    same, in nats.
-    """
+    """Up to what difference two log-probabilities in this dtype are the same, in nats."""
     return TIE_NATS_BFLOAT16 if dtype == "bfloat16" else TIE_NATS
 
 
-def _exceeds(one_P: FloatArray, other_P: FloatArray, tie_nats: float) -> BoolArray:
-    exceeds_P: BoolArray = one_P - other_P > tie_nats
+def _exceeds(logp_P: FloatArray, other_P: FloatArray, tie_nats: float) -> BoolArray:
+    exceeds_P: BoolArray = logp_P - other_P > tie_nats
     return exceeds_P
 
 
 def right_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
-    """Per side: under its image, the right answer is preferred to the other one, [P, 2]. Chance
-    1/2.
-    """
+    """Per side: under its image, the right answer is preferred, [P, 2]. Chance 1/2."""
     right_a = _exceeds(logps_P32[:, A, A], logps_P32[:, A, B], tie_nats)
     right_b = _exceeds(logps_P32[:, B, B], logps_P32[:, B, A], tie_nats)
     return np.stack([right_a, right_b], axis=1)
@@ -98,16 +94,13 @@ def preferences(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> IntArray:
 
 
 def flips(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
-    """The preferred answer changes when image a is exchanged for image b, [P]. Chance 1/2; a tie is
-    no change.
-    """
+    """The preferred answer changes with the image, [P]. Chance 1/2; a tie is no change."""
     preferred_P3 = preferences(logps_P32, tie_nats)
     return preferred_P3[:, A] * preferred_P3[:, B] == -1
 
 
 def prior_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> tuple[BoolArray, BoolArray]:
-    """Sides whose truth contradicts, and sides whose truth agrees with, what is preferred without
-    any image.
+    """Sides whose truth contradicts what is preferred without any image, and those that agree.
 
     Each [P, 2]. Without a tie every pair has exactly one of each, so accuracy without an image is
     1/2; a tie has neither.
@@ -130,11 +123,10 @@ def stated_prior_sides(
     answers: Sequence[tuple[str, str]],
     prior: Mapping[str, Sequence[str]],
 ) -> PriorSides:
-    """Where a stated prior misleads: the truth is not among the favoured answers and the
-    contradictory answer is.
+    """Where a stated prior misleads: it favours the contradictory answer, and not the truth.
 
-        favoured {"What colour?": ["red"]}, answers ("red", "blue")  ->  side a neither, side b misled
-        answers ("green", "blue"), or a question that is not named   ->  both neutral
+        {"What colour?": ["red"]}, answers ("red", "blue")          ->  side a neither, b misled
+        answers ("green", "blue"), or a question that is not named  ->  both neutral
 
     Args:
         prior: Answers that the prior favours, by question.

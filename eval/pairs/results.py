@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
 from eval.config import EvalSection
 from eval.inputs import Role
-from eval.outputs import ITEMS, SCORES
+from eval.outputs import ITEMS, SCORES, PairScores
 from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.paired_scores import tie_nats_of
 from eval.pairs.score_table import score_table, verdict_of_pairs
@@ -22,7 +21,7 @@ class PairResults:
 
     items: pa.Table
     model_scores: dict[Role, ModelScores]
-    scores: dict[str, Any]
+    scores: PairScores
 
 
 def write_pairs(
@@ -52,9 +51,7 @@ def items_table(
     model_scores: Mapping[Role, ModelScores],
     verdicts: list[str],
 ) -> pa.Table:
-    """One row per pair: its texts, what happened to it, and under each model the six
-    log-probabilities and answers.
-    """
+    """One row per pair: texts, what happened, and what each model made of it."""
     table = items.select(
         ["pair_id", "source", "category", "group", "question", "answer_a", "answer_b"]
     )
@@ -66,14 +63,12 @@ def items_table(
         answers = model_scores[role].answers
         if answers is None:
             continue
-        for side in range(2):
-            table = table.append_column(
-                f"{role}_verdict_{'ab'[side]}", pa.array([pair[side] for pair in answers.verdicts])
-            )
-            table = table.append_column(
-                f"{role}_num_claims_{'ab'[side]}", pa.array(answers.num_claims_P2[:, side])
-            )
-            table = table.append_column(
-                f"{role}_num_false_{'ab'[side]}", pa.array(answers.num_false_P2[:, side])
-            )
+        for side, letter in enumerate("ab"):
+            columns = {
+                "verdict": [pair[side] for pair in answers.verdicts],
+                "num_claims": answers.num_claims_P2[:, side],
+                "num_false": answers.num_false_P2[:, side],
+            }
+            for name, values in columns.items():
+                table = table.append_column(f"{role}_{name}_{letter}", pa.array(values))
     return table

@@ -78,7 +78,7 @@ def score_models(
                     if scores is not None:
                         write_table(parts[chunk.place], scores)
                     if store:
-                        store.put(made)
+                        store.put(made.items())
                     answers |= made
                     progress.advance(chunk.pairs.num_rows, model=chunk.place[0])
     tables = {

@@ -1,26 +1,25 @@
 """Every measure of one or two models with its interval: overall, per category and per source.
 
-Knows nothing of models or files. The result is plain values, ready for JSON:
-    {"overall": {measure: entry}, "category": {name: {measure: entry}}, "source": {name: {measure:
-    entry}}} entry = {"chance", "before": number | null, "after": number, "difference": number |
-    null} number = {"value", "low", "high", "n", "num_groups"}; low and high are null where fewer
-    than two groups were seen
+Knows nothing of models or files. The result is plain values, ready for JSON (`PairScores`); low and
+high of a number are null where fewer than two groups were seen.
 
 Shapes: P pairs; G groups; D draws; M measures.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from eval.config import EvalSection
 from eval.inputs import Role
+from eval.outputs import Entries, Entry, PairNumber, PairScores
 from eval.pairs.arrays import ModelScores
 from eval.pairs.measures import MEASURES, image_effects, terms_of
 from eval.pairs.paired_scores import BoolArray, FloatArray, IntArray, PriorSides, paired_scores
+from eval.stats.dependency import Number
 from eval.stats.intervals import (
     cluster_counts,
     group_index,
@@ -30,35 +29,35 @@ from eval.stats.intervals import (
 )
 from pipeline.core.auc import auc, auc_draws
 
-Entries = dict[str, dict[str, Any]]
-
 
 def score_table(
     items: pa.Table,
     model_scores: Mapping[Role, ModelScores],
     prior: PriorSides | None,
     section: EvalSection,
-) -> dict[str, Any]:
+) -> PairScores:
     """All measures of all slices.
 
     Args:
-        items: The pairs, in the order of the views.
-        model_scores: "after" is the evaluated model, "before" (optional) the one that it
-            was finetuned from.
+        items: The pairs, in the order of the scores.
+        model_scores: "after" is the evaluated model, "before" (optional) the one that it was
+            finetuned from.
         prior: Where a stated prior misleads, if one is known.
     """
-    everything_P = np.ones(items.num_rows, bool)
-    slices: dict[str, Any] = {
-        "overall": slice_scores(items, model_scores, prior, everything_P, section)
-    }
+    slices: dict[str, dict[str, Entries]] = {}
     for column in ("category", "source"):
         values_P = np.asarray(items[column].to_pylist(), dtype=object)
-        names = sorted(set(values_P.tolist()))
         slices[column] = {
             name: slice_scores(items, model_scores, prior, values_P == name, section)
-            for name in names
+            for name in sorted(set(values_P.tolist()))
         }
-    return slices | {"measures": {key: asdict(measure) for key, measure in MEASURES.items()}}
+    everything_P = np.ones(items.num_rows, bool)
+    return {
+        "overall": slice_scores(items, model_scores, prior, everything_P, section),
+        "category": slices["category"],
+        "source": slices["source"],
+        "measures": {key: asdict(measure) for key, measure in MEASURES.items()},
+    }
 
 
 def slice_scores(
@@ -73,80 +72,60 @@ def slice_scores(
         [group for group, kept in zip(items["group"].to_pylist(), inside_P, strict=True) if kept]
     )
     counts_DG = cluster_counts(num_groups, section.intervals.num_draws, section.seed)
-    terms = {role: terms_of(scores, prior) for role, scores in model_scores.items()}
-    entries: Entries = {}
-    draws: dict[tuple[str, Role], FloatArray] = {}
-    for role, of_role in terms.items():
-        keys = list(of_role)
-        tops_PM, bottoms_PM = (
-            np.stack([of_role[key][part][inside_P] for key in keys], axis=1) for part in (0, 1)
-        )
+    confidence = section.intervals.confidence
+    numbers: dict[str, dict[Role, PairNumber]] = defaultdict(dict)
+    draws: dict[str, dict[Role, FloatArray]] = defaultdict(dict)
+    for role, scores in model_scores.items():
+        terms = terms_of(scores, prior)
         tops_GM, bottoms_GM = (
-            sums_by_group(values, index_P, num_groups) for values in (tops_PM, bottoms_PM)
+            sums_by_group(
+                np.stack([term[part][inside_P] for term in terms.values()], axis=1),
+                index_P,
+                num_groups,
+            )
+            for part in (0, 1)
         )
         draws_DM = ratio_draws(tops_GM, bottoms_GM, counts_DG)
-        for column, key in enumerate(keys):
+        for column, key in enumerate(terms):
             top, bottom = tops_GM[:, column].sum(), bottoms_GM[:, column].sum()
             if bottom > 0:
-                draws[key, role] = draws_DM[:, column]
-                seen = int((bottoms_GM[:, column] > 0).sum())
-                _put(
-                    entries,
-                    key,
-                    role,
-                    float(top / bottom),
-                    draws_DM[:, column],
-                    int(bottom),
-                    seen,
-                    section,
-                )
-    for role, scores in model_scores.items():
-        value, draws_D = _auroc(scores, inside_P, index_P, counts_DG)
-        draws["auroc", role] = draws_D
-        _put(entries, "auroc", role, value, draws_D, 2 * int(inside_P.sum()), num_groups, section)
-    for key, entry in entries.items():
-        entry["difference"] = _difference(key, entry, draws, section)
-    return {key: entries[key] for key in MEASURES if key in entries}
-
-
-def _put(
-    entries: Entries,
-    key: str,
-    role: Role,
-    value: float,
-    draws_D: FloatArray,
-    n: int,
-    num_groups: int,
-    section: EvalSection,
-) -> None:
-    entry = entries.setdefault(key, {"chance": MEASURES[key].chance, "before": None, "after": None})
-    entry[role] = _number(value, draws_D, num_groups, section.intervals.confidence) | {
-        "n": n,
-        "num_groups": num_groups,
+                draws[key][role] = draws_DM[:, column]
+                num_seen = int((bottoms_GM[:, column] > 0).sum())
+                number = _number(float(top / bottom), draws[key][role], num_seen, confidence)
+                numbers[key][role] = {**number, "n": int(bottom), "num_groups": num_seen}
+        value, draws["auroc"][role] = _auroc(scores, inside_P, index_P, counts_DG)
+        number = _number(value, draws["auroc"][role], num_groups, confidence)
+        num_sides = 2 * int(inside_P.sum())
+        numbers["auroc"][role] = {**number, "n": num_sides, "num_groups": num_groups}
+    return {
+        key: _entry(key, numbers[key], draws[key], confidence) for key in MEASURES if key in numbers
     }
 
 
-def _number(
-    value: float, draws_D: FloatArray, num_groups: int, confidence: float
-) -> dict[str, Any]:
+def _entry(
+    key: str,
+    numbers: Mapping[Role, PairNumber],
+    draws: Mapping[Role, FloatArray],
+    confidence: float,
+) -> Entry:
+    """A measure with its difference, from the same draws for both: what they share cancels."""
+    before, after = numbers.get("before"), numbers.get("after")
+    difference = None
+    if before is not None and after is not None:
+        num_groups = min(before["num_groups"], after["num_groups"])
+        value = after["value"] - before["value"]
+        difference = _number(value, draws["after"] - draws["before"], num_groups, confidence)
+    return {
+        "chance": MEASURES[key].chance,
+        "before": before,
+        "after": after,
+        "difference": difference,
+    }
+
+
+def _number(value: float, draws_D: FloatArray, num_groups: int, confidence: float) -> Number:
     low, high = (interval(draws_D, confidence) if num_groups > 1 else None) or (None, None)
     return {"value": value, "low": low, "high": high}
-
-
-def _difference(
-    key: str,
-    entry: dict[str, Any],
-    draws: Mapping[tuple[str, Role], FloatArray],
-    section: EvalSection,
-) -> dict[str, Any] | None:
-    """After minus before, the interval from the same draws for both: what they share cancels."""
-    if entry["before"] is None or entry["after"] is None:
-        return None
-    num_groups = min(entry["before"]["num_groups"], entry["after"]["num_groups"])
-    value = entry["after"]["value"] - entry["before"]["value"]
-    return _number(
-        value, draws[key, "after"] - draws[key, "before"], num_groups, section.intervals.confidence
-    )
 
 
 def _auroc(
@@ -161,21 +140,21 @@ def _auroc(
 
 
 def verdict_of_pairs(model_scores: Mapping[Role, ModelScores]) -> list[str]:
-    """What happened to each pair's text score: fixed, broken, right, or wrong ("right" and "wrong":
-    still, or the only model).
+    """What happened to each pair's text score: fixed, broken, right, or wrong.
+
+    "right" and "wrong" are still so, or so under the only model.
     """
-    after_P = _text_scores(model_scores["after"])
-    before_P = _text_scores(model_scores["before"]) if "before" in model_scores else after_P
+    after_P, before_P = (
+        paired_scores(scores.logps_P32, scores.tie_nats)[0]
+        for scores in (
+            model_scores["after"],
+            model_scores.get("before", model_scores["after"]),
+        )
+    )
     names = {
         (False, True): "fixed",
         (True, False): "broken",
         (True, True): "right",
         (False, False): "wrong",
     }
-    return [
-        names[bool(before), bool(after)] for before, after in zip(before_P, after_P, strict=True)
-    ]
-
-
-def _text_scores(scores: ModelScores) -> BoolArray:
-    return paired_scores(scores.logps_P32, scores.tie_nats)[0]
+    return [names[pair] for pair in zip(before_P.tolist(), after_P.tolist(), strict=True)]

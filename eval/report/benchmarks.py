@@ -14,7 +14,7 @@ from eval.inputs import Role
 from eval.report.gallery import galleries
 from eval.report.pairs import role_names
 from eval.suite.run import BenchmarkResults
-from eval.suite.scores import STATUSES, dependency_points
+from eval.suite.scores import STATUSES, BenchmarkScores, dependency_points
 from pipeline.pages.numbers import show_chance, show_number, show_share
 from pipeline.pages.page import (
     PageSection,
@@ -141,7 +141,7 @@ def _agreement(facts: Mapping[str, Any]) -> Markup:
     )
 
 
-def _dependency(results: Sequence[Mapping[str, Any]]) -> Markup:
+def _dependency(results: Sequence[BenchmarkScores]) -> Markup:
     from eval.report.plots import condition_bars, improvement_plot
 
     names = role_names(list(results[0]["models"]))

@@ -6,6 +6,7 @@ from typing import Any
 
 from eval.config import EvalSection
 from eval.inputs import EvaluatedModel, Role
+from eval.outputs import Entries, PairScores
 from eval.pairs.results import PairResults
 from eval.report.benchmarks import benchmark_sections, overview, sentence
 from eval.report.pairs import HEADLINE, TERMINAL, headline, pair_sections, role_names, table
@@ -37,7 +38,7 @@ def write_page(
     )
 
 
-def headline_scores(scores: Mapping[str, Any]) -> dict[str, Any]:
+def headline_scores(scores: PairScores) -> Entries:
     """The scores of pairs that result.json repeats."""
     return {key: scores["overall"][key] for key in HEADLINE if key in scores["overall"]}
 

@@ -1,10 +1,7 @@
-"""What is asked of which model, and what came back: benchmarks with their image conditions, as
-requests and as verdicts.
-"""
+"""What is asked of which model, and what came back: benchmarks as requests and as verdicts."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from eval.benchmarks.registry import benchmark as benchmark_named
 from eval.config import BenchmarkSection, EvalSection
@@ -24,9 +21,7 @@ from pipeline.core.recipe import fingerprint
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkRun:
-    """One benchmark with its questions, and what is shown with each under each condition (None: not
-    asked).
-    """
+    """One benchmark with its questions, and each one's image by condition (None: not asked)."""
 
     entry: BenchmarkSection
     benchmark: Benchmark
@@ -50,9 +45,7 @@ class BenchmarkRun:
 
 @dataclass(frozen=True, slots=True)
 class Responses:
-    """What one model answered under one condition: one entry per asked question; None where the
-    server gave no answer.
-    """
+    """What one model answered under one condition, by asked question; None: the server did not."""
 
     questions: list[Question]
     image_inputs: list[ImageInput]
@@ -69,7 +62,7 @@ def load_benchmarks(section: EvalSection) -> list[BenchmarkRun]:
     Raises:
         UserError: An unknown benchmark, or files that cannot be used.
     """
-    found = []
+    runs = []
     for entry in section.benchmarks:
         benchmark = benchmark_named(entry.name)
         questions = benchmark.load(
@@ -77,11 +70,14 @@ def load_benchmarks(section: EvalSection) -> list[BenchmarkRun]:
         )
         if section.answers.max_new_tokens is not None:
             questions = [
-                replace(one, max_new_tokens=min(one.max_new_tokens, section.answers.max_new_tokens))
-                for one in questions
+                replace(
+                    question,
+                    max_new_tokens=min(question.max_new_tokens, section.answers.max_new_tokens),
+                )
+                for question in questions
             ]
-        found.append(with_conditions(entry, benchmark, questions, section))
-    return found
+        runs.append(with_conditions(entry, benchmark, questions, section))
+    return runs
 
 
 def with_conditions(
@@ -111,9 +107,10 @@ def requests_of(
 
 def alone(
     requests: Sequence[Request], models: Sequence[EvaluatedModel], section: EvalSection
-) -> list[Request]:
-    """Some requests once more, each in a batch of its own; empty where a batch cannot change an
-    answer (fp32 on a CPU).
+) -> list[tuple[Request, Request]]:
+    """Some requests, each with the same in a batch of its own.
+
+    Empty where a batch cannot change an answer (fp32 on a CPU).
     """
     if (
         section.endpoint is not None
@@ -121,23 +118,15 @@ def alone(
         or (section.dtype == "float32" and not section.workers.use_gpu)
     ):
         return []
-    chosen = []
+    pairs = []
     for model in models:
-        own = sorted(
-            {one.key: one for one in requests if one.model == model.folder}.values(),
-            key=lambda one: one.key,
-        )
+        own = {request.key: request for request in requests if request.model == model.folder}
         # keys are hashes: a sample that no order of the items can bias
-        for one in own[: section.answers.num_checked]:
-            settings = decoding(section, one.max_new_tokens) | {"batch": "alone"}
-            chosen.append(
-                replace(
-                    one,
-                    key=answer_key(model.weights, one.prompt, one.image_input.name, settings),
-                    alone=True,
-                )
-            )
-    return chosen
+        for _, request in sorted(own.items())[: section.answers.num_checked]:
+            settings = decoding(section, request.max_new_tokens) | {"batch": "alone"}
+            key = answer_key(model.weights, request.prompt, request.image_input.name, settings)
+            pairs.append((request, replace(request, key=key, alone=True)))
+    return pairs
 
 
 def read_answers(
@@ -151,23 +140,10 @@ def read_answers(
 
 
 def agreement(
-    requests: Sequence[Request], singles: Sequence[Request], answers: Mapping[str, Answer]
-) -> dict[str, Any] | None:
+    pairs: Sequence[tuple[Request, Request]], answers: Mapping[str, Answer]
+) -> dict[str, int] | None:
     """How many answers are the same when made alone; None where nothing was checked."""
-    if not singles:
+    if not pairs:
         return None
-    batched = {
-        (one.model, one.prompt, one.image_input.name, one.max_new_tokens): one.key
-        for one in requests
-    }
-    pairs = [
-        (
-            answers[batched[one.model, one.prompt, one.image_input.name, one.max_new_tokens]],
-            answers[one.key],
-        )
-        for one in singles
-    ]
-    return {
-        "num_checked": len(pairs),
-        "num_same": sum(one.text == other.text for one, other in pairs),
-    }
+    same = [answers[batched.key].text == answers[single.key].text for batched, single in pairs]
+    return {"num_checked": len(same), "num_same": sum(same)}

@@ -1,5 +1,4 @@
-"""From a recipe's benchmarks to their tables and scores: ask what was never asked before, read,
-judge, write.
+"""From benchmarks to tables and scores: ask what was never asked before, read, judge, write.
 
 Knows no Ray: it is given a way to have batches answered, so that this process, actors and a server
 are alike.
@@ -8,13 +7,12 @@ are alike.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eval.config import EvalSection
 from eval.generation.cache import Answer, open_answers
 from eval.generation.generator import Request
 from eval.inputs import EvaluatedModel, Role
-from eval.outputs import BENCHMARK_FOLDER
+from eval.outputs import BENCHMARK_FOLDER, BenchmarkSummary, RunFacts
 from eval.suite.judge import judge_benchmark
 from eval.suite.requests import (
     BenchmarkRun,
@@ -25,7 +23,7 @@ from eval.suite.requests import (
     read_answers,
     requests_of,
 )
-from eval.suite.scores import answers_table, benchmark_scores
+from eval.suite.scores import BenchmarkScores, answers_table, benchmark_scores
 from pipeline.core.progress import Progress, say
 from pipeline.core.storage import write_json, write_table
 
@@ -42,8 +40,8 @@ class BenchmarkResults:
 
     runs: list[BenchmarkRun]
     responses: list[ResponsesByCondition]
-    results: list[dict[str, Any]]
-    facts: dict[str, Any]  # about the run: requests, those without an answer, agreement of batches
+    results: list[BenchmarkScores]
+    facts: RunFacts
 
 
 def run_benchmarks(
@@ -71,26 +69,29 @@ def run_benchmarks(
         for of_condition in by_condition.values()
         for request in of_condition
     ]
-    singles = alone(requests, list(models.values()), section)
-    answers = answers_to([*requests, *singles], section, generate)
-    results, responses = [], []
-    for run, by_condition in zip(runs, requests_of_runs, strict=True):
-        read = responses_of(run, by_condition, answers)
-        judged, result = write_benchmark(run, read, models, section)
-        results.append(result)
-        responses.append(judged)
+    checked = alone(requests, list(models.values()), section)
+    answers = answers_to([*requests, *(single for _, single in checked)], section, generate)
+    written = [
+        write_benchmark(run, responses_of(run, by_condition, answers), models, section)
+        for run, by_condition in zip(runs, requests_of_runs, strict=True)
+    ]
     num_missing = sum(request.key not in answers for request in requests)
     if num_missing:
         say(
             f"{num_missing:,} of {len(requests):,} requests were not answered; run the same command"
             " again to ask them once more"
         )
-    facts = {
+    facts: RunFacts = {
         "num_requests": len(requests),
         "num_without_answer": num_missing,
-        "batch_agreement": agreement(requests, singles, answers),
+        "batch_agreement": agreement(checked, answers),
     }
-    return BenchmarkResults(list(runs), responses, results, facts)
+    return BenchmarkResults(
+        list(runs),
+        [responses for responses, _ in written],
+        [result for _, result in written],
+        facts,
+    )
 
 
 def write_benchmark(
@@ -98,32 +99,29 @@ def write_benchmark(
     responses: ResponsesByCondition,
     models: Mapping[Role, EvaluatedModel],
     section: EvalSection,
-) -> tuple[ResponsesByCondition, dict[str, Any]]:
-    """Has free answers judged, and writes the benchmark's files; returns the responses with
-    ratings, and the scores.
-    """
+) -> tuple[ResponsesByCondition, BenchmarkScores]:
+    """Has free answers judged and writes the files; the responses with ratings, and the scores."""
     folder, name = Path(section.out) / BENCHMARK_FOLDER, run.entry.display_name
     judged = judge_benchmark(run, responses, section)
     if judged is not None:
         responses = judged.responses
         write_table(folder / f"{name}.judge.parquet", judged.table)
-    result = benchmark_scores(run, responses, models, section) | {"judge": judged and judged.facts}
+    result = benchmark_scores(run, responses, models, section)
+    result["judge"] = judged.facts if judged else None
     write_table(folder / f"{name}.parquet", answers_table(run, responses))
     write_json(folder / f"{name}.json", result)
     return responses, result
 
 
-def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
-    """What result.json says about one benchmark: its headline score, and by how much the image and
-    the finetuning change it.
-    """
+def summary_of(result: BenchmarkScores) -> BenchmarkSummary:
+    """What result.json says about one benchmark."""
     name, without = result["headline"], result["dependency"].get("none", {})
     image = result["scores"]["image"]
     return {
         "headline": name,
         "num_questions": result["num_questions"],
         "limit": result["limit"],
-        **{role: of_role["metrics"].get(name) for role, of_role in image.items()},
+        **{role: of_role["metrics"].get(name) for role, of_role in image.items()},  # type: ignore[typeddict-item]
         "difference": (result["difference"] or {}).get(name, {}).get("plain"),
         "drop_without_image": {
             role: of_role["metrics"].get(name) for role, of_role in without.items()
@@ -137,18 +135,17 @@ def summary_of(result: Mapping[str, Any]) -> dict[str, Any]:
 def answers_to(
     requests: Sequence[Request], section: EvalSection, generate: GenerateFn
 ) -> dict[str, Answer]:
-    """The answer to each request by its key; equal requests are answered once, and what was
-    answered before is not again.
+    """The answer to each request by its key.
+
+    Equal requests are answered once, and what was answered before is not again.
     """
     with open_answers(section.answers.cache) as store:
         answers = store.get(request.key for request in requests)
-        missing = list(
-            {request.key: request for request in requests if request.key not in answers}.values()
-        )
+        missing = {request.key: request for request in requests if request.key not in answers}
         if answers:
             say(
-                f"{len(answers):,} answers are kept from before ({store.path}); {len(missing):,} are to"
-                " be made"
+                f"{len(answers):,} answers are kept from before ({store.path}); {len(missing):,}"
+                " are to be made"
             )
         if missing:
             with Progress("answer", len(missing), "answers") as progress:
@@ -158,7 +155,7 @@ def answers_to(
                     answers.update(made)
                     progress.advance(len(made))
 
-                generate(missing, keep)
+                generate(list(missing.values()), keep)
     return answers
 
 
@@ -169,11 +166,11 @@ def responses_of(
     responses: ResponsesByCondition = {}
     for (role, condition), requests in requests_of_run.items():
         questions = [run.questions[row] for row in run.rows(condition)]
-        found = [answers.get(request.key) for request in requests]
+        given = [answers.get(request.key) for request in requests]
         responses[role, condition] = Responses(
             questions,
             [request.image_input for request in requests],
-            found,
-            read_answers(run, questions, found),
+            given,
+            read_answers(run, questions, given),
         )
     return responses

@@ -1,10 +1,8 @@
-"""What a run says about one benchmark: a table of every answer, and its scores with intervals as
-plain values for JSON.
-"""
+"""What a run says about one benchmark: a table of every answer, and its scores with intervals."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +14,9 @@ from eval.parsing.parse import num_words
 from eval.question import Metric, Verdict
 from eval.stats.dependency import (
     Draws,
+    FlipRate,
+    Number,
+    ScoredNumber,
     change,
     drop,
     flip_rate,
@@ -24,6 +25,57 @@ from eval.stats.dependency import (
     scored,
 )
 from eval.suite.requests import BenchmarkRun, Responses, ResponsesByCondition
+
+
+class MetricNumber(ScoredNumber):
+    """A score, its unit, and whether more of it is better (None: neither)."""
+
+    unit: str
+    higher_is_better: bool | None
+
+
+class RoleScores(TypedDict):
+    """What one model reached under one condition, and what its answers are like."""
+
+    metrics: dict[str, MetricNumber | None]
+    answers: dict[str, Any]  # see `answer_facts`
+
+
+class Difference(TypedDict):
+    """After minus before with the image, and as a share of before."""
+
+    plain: Number | None
+    relative: Number | None
+
+
+class Dependence(TypedDict):
+    """What one model loses under a condition, how often its answers change, of how many."""
+
+    metrics: dict[str, dict[str, Number | None]]
+    flip_rate: FlipRate | None
+    n: int
+
+
+class BenchmarkScores(TypedDict):
+    """benchmarks/NAME.json: every number of one benchmark under one recipe."""
+
+    benchmark: str
+    label: str
+    source: str
+    options: dict[str, str]
+    parser: str
+    max_new_tokens: int | None
+    dtype: str | None
+    limit: int | None
+    num_questions: int
+    expected_size: int
+    headline: str  # the metric that stands for the benchmark
+    models: dict[Role, str]
+    scores: dict[str, dict[Role, RoleScores]]  # by condition
+    difference: dict[str, Difference] | None  # by metric
+    dependency: dict[str, dict[Role, Dependence]]  # by condition
+    judge: NotRequired[dict[str, Any] | None]
+
 
 STATUSES = ("exact", "extracted", "ambiguous", "failed", "missing")
 
@@ -35,17 +87,17 @@ def answers_table(run: BenchmarkRun, responses: ResponsesByCondition) -> pa.Tabl
     (null where no answer came), `fault` (what an endpoint said instead of an answer).
     """
     parts = []
-    for (role, condition), one in responses.items():
-        texts = ["" if answer is None else answer.text for answer in one.answers]
-        names = [image.name for image in one.image_inputs]
-        part = answer_table(run.benchmark, condition, one.questions, texts, one.verdicts, names)
+    for (role, condition), heard in responses.items():
+        texts = ["" if answer is None else answer.text for answer in heard.answers]
+        names = [image.name for image in heard.image_inputs]
+        part = answer_table(run.benchmark, condition, heard.questions, texts, heard.verdicts, names)
         part = part.append_column("model_role", pa.array([role] * part.num_rows))
         for name, kind in (
             ("num_tokens", pa.int64()),
             ("ended", pa.bool_()),
             ("fault", pa.string()),
         ):
-            values = [None if answer is None else getattr(answer, name) for answer in one.answers]
+            values = [None if answer is None else getattr(answer, name) for answer in heard.answers]
             part = part.append_column(name, pa.array(values, kind))
         parts.append(part)
     return pa.concat_tables(parts)
@@ -56,37 +108,31 @@ def benchmark_scores(
     responses: ResponsesByCondition,
     models: Mapping[Role, EvaluatedModel],
     section: EvalSection,
-) -> dict[str, Any]:
+) -> BenchmarkScores:
     """Every number of one benchmark.
 
-        {"benchmark", "label", "source", "options", "parser", "max_new_tokens", "dtype", "limit",
-        "num_questions", "expected_size",
-         "headline",
-         "models": {role: name},
-         "scores": {condition: {role: {"metrics": {metric: number}, "answers": facts}}},
-         "difference": {metric: {"plain": number, "relative": number}},                  after minus before, with the image
-         "dependency": {condition: {role: {"metrics": {metric: {"drop", "corrected", "relative"}}, "flip_rate": number}}}}
-
-    number = {"value", "low", "high", "n", "num_clusters", "chance"} or null; a difference has no n
-    and chance. Scores under a condition that exists for some questions only ("counterpart") are
-    compared over those questions.
+    Scores under a condition that exists for some questions only ("counterpart") are compared over
+    those questions.
     """
     intervals = section.intervals
     draws = Draws.of(
-        [one.cluster for one in run.questions],
+        [question.cluster for question in run.questions],
         intervals.num_draws,
         intervals.confidence,
         section.seed,
     )
     metrics = {
-        key: run.benchmark.metrics(one.questions, one.verdicts) for key, one in responses.items()
+        key: run.benchmark.metrics(heard.questions, heard.verdicts)
+        for key, heard in responses.items()
     }
-    scores: dict[str, Any] = {}
-    for (role, condition), one in responses.items():
-        numbers = {
-            name: _number(metric, draws) for name, metric in metrics[role, condition].items()
+    scores: dict[str, dict[Role, RoleScores]] = defaultdict(dict)
+    for (role, condition), heard in responses.items():
+        scores[condition][role] = {
+            "metrics": {
+                name: _number(metric, draws) for name, metric in metrics[role, condition].items()
+            },
+            "answers": answer_facts(heard),
         }
-        scores.setdefault(condition, {})[role] = {"metrics": numbers, "answers": answer_facts(one)}
     return {
         "benchmark": run.entry.name,
         "label": run.entry.display_name,
@@ -114,9 +160,7 @@ def benchmark_scores(
 
 
 def answer_facts(responses: Responses) -> dict[str, Any]:
-    """What the answers are like: how they could be read, how long they are, how many did not end or
-    did not come.
-    """
+    """How answers could be read, how long they are, how many did not end or did not come."""
     given = [answer for answer in responses.answers if answer is not None]
     counts: Counter[str] = Counter(verdict.status for verdict in responses.verdicts)
     return {
@@ -139,7 +183,7 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _number(metric: Metric, draws: Draws) -> dict[str, Any] | None:
+def _number(metric: Metric, draws: Draws) -> MetricNumber | None:
     number = scored(metric, draws)
     if number is None:
         return None
@@ -148,7 +192,7 @@ def _number(metric: Metric, draws: Draws) -> dict[str, Any] | None:
 
 def _differences(
     metrics: Mapping[tuple[Role, str], Mapping[str, Metric]], draws: Draws
-) -> dict[str, Any]:
+) -> dict[str, Difference]:
     before, after = metrics["before", "image"], metrics["after", "image"]
     return {
         name: {
@@ -167,7 +211,7 @@ def _dependence(
     role: Role,
     condition: str,
     draws: Draws,
-) -> dict[str, Any]:
+) -> Dependence:
     seeing, ablated = responses[role, "image"], responses[role, condition]
     rows = run.rows(condition)
     questions, verdicts = ablated.questions, [seeing.verdicts[row] for row in rows]
@@ -199,10 +243,9 @@ def _said(responses: Responses, row: int, verdict: Verdict) -> tuple[str, Verdic
 
 
 def dependency_points(
-    results: Sequence[Mapping[str, Any]], condition: str = "none"
+    results: Sequence[BenchmarkScores], condition: str = "none"
 ) -> list[dict[str, Any]]:
-    """One point per benchmark for the question: did finetuning gain most where the base depends
-    most on the image?
+    """One point per benchmark: did finetuning gain most where the base depends on the image most?
 
     {"label", "dependency": number, "improvement": number}: what the base's headline score loses
     without an image, as a share of it, and by what share finetuning improved it. Benchmarks on
@@ -212,20 +255,23 @@ def dependency_points(
     against the improvement.
     """
     points = []
-    for one in results:
-        name = one["headline"]
-        base = (one["dependency"].get(condition) or {}).get("before")
-        dependency = base and (base["metrics"].get(name) or {}).get("relative")
-        improvement = one["difference"] and one["difference"].get(name, {}).get("relative")
+    for result in results:
+        name = result["headline"]
+        base = result["dependency"].get(condition, {}).get("before")
+        if base is None or result["difference"] is None or name not in result["difference"]:
+            continue
+        dependency = base["metrics"].get(name, {}).get("relative")
+        improvement = result["difference"][name]["relative"]
         if dependency and improvement:
-            if one["scores"]["image"]["after"]["metrics"][name]["higher_is_better"] is False:
+            score = result["scores"]["image"]["after"]["metrics"][name]
+            if score is not None and score["higher_is_better"] is False:
                 improvement = {
                     "value": -improvement["value"],
                     "low": _minus(improvement["high"]),
                     "high": _minus(improvement["low"]),
                 }
             points.append(
-                {"label": one["label"], "dependency": dependency, "improvement": improvement}
+                {"label": result["label"], "dependency": dependency, "improvement": improvement}
             )
     return points
 
