@@ -5,9 +5,9 @@ A benchmark turns files into questions and verdicts into metrics. Which image a 
 which condition, how answers are generated, parsed, judged and stored is not its business.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from pipeline.core.recipe import UserError
 
@@ -104,45 +104,3 @@ class Metric:
                 return None
             total += weight * sum(unit.numerator for unit in chosen) / below
         return total
-
-
-class Benchmark(Protocol):
-    """One benchmark. `options` are its own switches: name -> allowed values, the default first."""
-
-    name: str
-    expected_size: int
-    headline: str  # the metric that stands for the benchmark in a table of many
-    options: Mapping[str, tuple[str, ...]]
-
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
-    ) -> list[Question]:
-        """The questions from local files in the native format, a `datasets` folder, or a Hub id.
-
-        Args:
-            limit: Only the first so many questions (whole pairs, figures and samples, so perhaps a
-                few less); no size is checked then.
-            expected_size: Questions that the source must hold; None: the published size.
-
-        Raises:
-            BenchmarkError: Wrong, truncated or repeated records, an image that does not decode,
-                another size.
-        """
-        ...
-
-    def score(self, question: Question, verdict: Verdict) -> float | None:
-        """What one answer earns: in [0, 1], or the judge's rating; None where a judgement is
-        missing.
-        """
-        ...
-
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
-    ) -> dict[str, Metric]:
-        """Every metric of the benchmark, as its authors define it; `headline` is among them."""
-        ...

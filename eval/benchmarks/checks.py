@@ -1,6 +1,4 @@
-"""Checks that every benchmark makes: fields, repeated ids, the number of questions, options; and
-how a part of it is chosen.
-"""
+"""Checks that every benchmark makes: fields, ids, the number of questions, options; and a part."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -12,8 +10,9 @@ T = TypeVar("T")
 
 
 def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[T]) -> T:
-    """A field of a record, under the first of `names` that it has; a whole number may be written as
-    text and the other way round.
+    """A field of a record, under the first of `names` that it has.
+
+    A whole number may be written as text and the other way round.
 
     Raises:
         BenchmarkError: It has none of them, or of another kind.
@@ -27,20 +26,23 @@ def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[
         )
     try:
         is_plain = kind in (str, int) and isinstance(value, str | int | float)
-        found = kind(value) if is_plain else value  # type: ignore[call-arg]
+        converted = kind(value) if is_plain else value  # type: ignore[call-arg]
     except ValueError:
-        found = value
-    if not isinstance(found, kind):
+        converted = value
+    if not isinstance(converted, kind):
         raise BenchmarkError(f"{where}: expected {wanted[0]} as {kind.__name__}, got {value!r:.80}")
-    return found
+    return converted
+
+
+def texts_of(record: Record, name: str, where: str) -> tuple[str, ...]:
+    """A list of a record, as texts."""
+    return tuple(map(str, value_of(record, name, where, list)))
 
 
 def take_whole(
     records: Sequence[T], limit: int | None, group: Callable[[T], Hashable], questions_each: int = 1
 ) -> list[T]:
-    """The first records of whole groups that give at most `limit` questions, and at least one
-    group.
-    """
+    """The first records of whole groups that give at most `limit` questions; at least one group."""
     if limit is None:
         return list(records)
     groups: dict[Hashable, list[T]] = {}
@@ -57,9 +59,7 @@ def take_whole(
 def take_evenly(
     records: Sequence[T], limit: int | None, stratum: Callable[[T], Hashable]
 ) -> list[T]:
-    """At most `limit` records, taken from each stratum in turn: a score over strata stays defined
-    on a few questions.
-    """
+    """At most `limit` records, from each stratum in turn, so that few define a score over all."""
     if limit is None:
         return list(records)
     seen: dict[Hashable, int] = {}

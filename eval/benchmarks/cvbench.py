@@ -12,58 +12,36 @@ Its authors' score weighs sources, not questions: 2D = (ADE20K + COCO) / 2, 3D =
 """
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.checks import Record, take_evenly, texts_of, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.mmvp import ASK
-from eval.benchmarks.ratios import by_slice, equals_truth, mean_score, weighted
-from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
+from eval.benchmarks.ratios import by_slice, mean_score, weighted
+from eval.question import LETTERS, BenchmarkError, Metric, Question
 from pipeline.core.schema import sha256_hex
 
 NAME = "cvbench"
 SOURCES = {"ADE20K": 0.25, "COCO": 0.25, "Omni3D": 0.5}
 
 
-class CvBench:
+class CvBench(Benchmark):
     """No options."""
 
     name, expected_size, headline = NAME, 2638, "combined"
-    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
+    def read(
+        self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`; a limit takes from the three sources in turn."""
-        checked_options(NAME, options, self.options)
-        found = open_source(NAME, source, files=("cvbench_test.jsonl", "*.jsonl"))
+        files = open_source(NAME, source, files=("cvbench_test.jsonl", "*.jsonl"))
         kept = take_evenly(
-            list(enumerate(found.records)), limit, lambda entry: str(entry[1].get("source"))
+            list(enumerate(files.records)), limit, lambda entry: str(entry[1].get("source"))
         )
-        questions = [_question(found, row, record) for row, record in kept]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
+        return [_question(files, row, record) for row, record in kept]
 
-    def score(self, question: Question, verdict: Verdict) -> float | None:
-        """1 for the right letter."""
-        return equals_truth(question, verdict)
-
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
-    ) -> dict[str, Metric]:
-        """combined (the authors' formula), 2d, 3d, accuracy over questions, and accuracy per source
-        and task.
-        """
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
+    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
+        """combined (the authors' formula), 2d, 3d, and accuracy: over all, per source and task."""
         per_source = by_slice(
             "source", questions, scores, lambda question: str(question.meta["source"])
         )
@@ -79,10 +57,10 @@ class CvBench:
         }
 
 
-def _question(found: Source, row: int, record: Record) -> Question:
+def _question(files: Source, row: int, record: Record) -> Question:
     item_id = value_of(record, ("idx", "id"), f"{NAME}: row {row + 1}", str)
     where = f"{NAME}: question {item_id}"
-    choices = tuple(str(choice) for choice in value_of(record, "choices", where, list))
+    choices = texts_of(record, "choices", where)
     letter = value_of(record, "answer", where, str).strip().strip("()").upper()
     origin = value_of(record, "source", where, str)
     if letter not in LETTERS[: len(choices)] or len(letter) != 1:
@@ -91,7 +69,7 @@ def _question(found: Source, row: int, record: Record) -> Question:
         )
     if origin not in SOURCES:
         raise BenchmarkError(f"{where}: expected source {', '.join(SOURCES)}, got {origin!r}")
-    image = found.image(record.get("image"), where, ("", "img", "images"))
+    image = files.image(record.get("image"), where, ("", "img", "images"))
     return Question(
         item_id=item_id,
         prompt=f"{value_of(record, 'prompt', where, str)}\n{ASK}",

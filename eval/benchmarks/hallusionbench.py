@@ -18,7 +18,8 @@ answer.
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
+from eval.benchmarks.benchmark import Benchmark
+from eval.benchmarks.checks import Record, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import all_right, by_slice, equals_truth, mean_score
 from eval.question import BenchmarkError, Metric, Question, Verdict
@@ -28,7 +29,7 @@ SIZES = {"all": 1129, "image": 951}
 ASK = "Please answer yes or no."
 
 
-class HallusionBench:
+class HallusionBench(Benchmark):
     """`questions`: "image" leaves out those without a figure, as VLMEvalKit does. `prompt`: "plain"
     asks without an instruction.
     """
@@ -38,33 +39,24 @@ class HallusionBench:
         {"questions": ("all", "image"), "prompt": ("yes_no", "plain")}
     )
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
-    ) -> list[Question]:
+    def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
         """See `Benchmark.load`; a limit takes whole sets."""
-        chosen = checked_options(NAME, options, self.options)
-        found = open_source(NAME, source, files=("HallusionBench.json",), split="image")
+        files = open_source(NAME, source, files=("HallusionBench.json",), split="image")
         records = [
             (row, record)
-            for row, record in enumerate(found.records)
-            if chosen["questions"] == "all" or not _is_blind(record)
+            for row, record in enumerate(files.records)
+            if options["questions"] == "all" or not _is_blind(record)
         ]
         kept = take_whole(records, limit, lambda entry: _key(entry[1], entry[0])[:3])
         figures = {_key(record, row) for row, record in kept}
-        questions = [
-            _question(found, row, record, chosen["prompt"], figures) for row, record in kept
-        ]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or SIZES[chosen["questions"]]
-        )
+        return [_question(files, row, record, options["prompt"], figures) for row, record in kept]
+
+    def size_of(self, options: Mapping[str, str], /) -> int:
+        """951 have an image."""
+        return SIZES[options["questions"]]
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
-        """1 for the right one of yes and no; without a figure also for an answer that is neither."""
+        """1 for the right one of yes and no; without a figure also where an answer is neither."""
         if question.meta["is_blind"] and verdict.status != "missing" and verdict.value is None:
             return 1.0
         return equals_truth(question, verdict)
@@ -72,22 +64,17 @@ class HallusionBench:
     def metrics(
         self, questions: Sequence[Question], verdicts: Sequence[Verdict]
     ) -> dict[str, Metric]:
-        """aacc, facc, qacc, over all and (aacc) per category and subcategory; aacc_strict takes a
-        missing commitment as wrong.
+        """aacc, facc and qacc over all, aacc per category and subcategory, and aacc_strict.
+
+        The last takes a missing commitment as wrong.
         """
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
+        scores = self.scores(questions, verdicts)
         shown = [
             (question, score)
             for question, score in zip(questions, scores, strict=True)
             if not question.meta["is_blind"]
         ]
-        strict = [
-            equals_truth(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
+        strict = list(map(equals_truth, questions, verdicts))
         return {
             "aacc": mean_score(questions, scores),
             "facc": all_right(
@@ -119,7 +106,7 @@ def _key(record: Record, row: int) -> tuple[str, ...]:
 
 
 def _question(
-    found: Source, row: int, record: Record, prompt: str, figures: set[tuple[str, ...]]
+    files: Source, row: int, record: Record, prompt: str, figures: set[tuple[str, ...]]
 ) -> Question:
     category, subcategory, set_id, figure_id, question_id = key = _key(record, row)
     where, cluster = f"{NAME}: {'_'.join(key)}", "_".join(key[:3])
@@ -134,7 +121,7 @@ def _question(
     image = (
         None
         if blind
-        else found.image(
+        else files.image(
             record.get("image") or record.get("filename"), where, ("", "hallusion_bench")
         )
     )

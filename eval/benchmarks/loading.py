@@ -1,5 +1,4 @@
-"""Reading a benchmark's records and images: native files, a `datasets` folder, Parquet files or a
-Hub id.
+"""Reading a benchmark's records and images: native files, a `datasets` folder, Parquet, a Hub id.
 
 A record that cannot be used is an error that names its place: a benchmark is scored whole or not at
 all.
@@ -27,8 +26,9 @@ MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold any
 
 @dataclass(slots=True)
 class Source:
-    """Where the records come from: `root` is the folder that image paths are relative to (None: the
-    records hold the images).
+    """Where the records come from.
+
+    `root` is the folder that image paths are relative to; None: the records hold the images.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Source:
     named: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
 
     def image(self, value: Any, where: str, folders: Sequence[str] = ("",)) -> bytes:
-        """The encoded bytes of an image, which is a path under one of `folders`, bytes, or
-        {"bytes", "path"} as `datasets` has it.
+        """The encoded bytes of an image.
 
-        What does not decode is found here, before a model has answered half of the benchmark.
+        It is a path under one of `folders`, bytes, or {"bytes", "path"} as `datasets` has it. What
+        does not decode is found here, before a model has answered half of the benchmark.
 
         Raises:
             BenchmarkError: No such file, a path that leaves the folder, or bytes that do not
@@ -79,9 +79,7 @@ class Source:
 def _found(
     root: Path, folders: Sequence[str], relative: str, where: str
 ) -> tuple[str, Callable[[], bytes]]:
-    """A name for an image file and a way to read it: from a folder, or from an archive as the Hub
-    has it.
-    """
+    """A name for an image file and a way to read it, from a folder or an archive."""
     for folder in folders:
         path = (root / folder / relative).resolve()
         if not path.is_relative_to(root.resolve()):
@@ -238,15 +236,17 @@ def _parquet(parts: Sequence[Path]) -> list[Record]:
             rows += pq.read_table(part).to_pylist()
         except (OSError, ValueError) as error:
             raise BenchmarkError(
-                f"{part}: not a whole Parquet file ({str(error).splitlines()[0]}); fetch it again"
+                f"{part}: not a whole Parquet file ({_first_line(error)}); fetch it again"
             ) from error
     return rows
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
 def _undecoded(table: Any) -> list[Record]:
-    """The rows of a `datasets` table with images as they are stored: decoding and encoding them
-    again would change the bytes.
-    """
+    """The rows of a `datasets` table with images as stored: encoding again would change them."""
     import datasets
 
     for column, feature in table.features.items():
@@ -262,9 +262,9 @@ def _from_hub(name: str, repository: str, config: str | None, split: str) -> lis
         return _undecoded(datasets.load_dataset(repository, config, split=split))
     # the Hub client raises of many kinds: offline, no such split, no such repository, gated
     except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BenchmarkError(
-            f"{name}: {repository!r} (split {split}) cannot be loaded from the Hub: {reason}"
+            f"{name}: {repository!r} (split {split}) cannot be loaded from the Hub:"
+            f" {_first_line(error)}"
         ) from error
 
 
@@ -272,18 +272,18 @@ def _from_disk(name: str, folder: Path, split: str) -> list[Record]:
     import datasets
 
     try:
-        found = datasets.load_from_disk(str(folder))
+        dataset = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise BenchmarkError(
-            f"{name}: {folder} cannot be read as a saved data set: {str(error).splitlines()[0]}"
+            f"{name}: {folder} cannot be read as a saved data set: {_first_line(error)}"
         ) from error
-    if isinstance(found, datasets.DatasetDict):
-        if split not in found:
+    if isinstance(dataset, datasets.DatasetDict):
+        if split not in dataset:
             raise BenchmarkError(
-                f"{name}: {folder} has no split {split!r}; it has {', '.join(found)}"
+                f"{name}: {folder} has no split {split!r}; it has {', '.join(dataset)}"
             )
-        found = found[split]
-    return _undecoded(found)
+        dataset = dataset[split]
+    return _undecoded(dataset)
 
 
 def _fetched(name: str, repository: str) -> Path:
@@ -292,7 +292,6 @@ def _fetched(name: str, repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, repo_type="dataset"))
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BenchmarkError(
-            f"{name}: {repository!r} cannot be fetched from the Hub: {reason}"
+            f"{name}: {repository!r} cannot be fetched from the Hub: {_first_line(error)}"
         ) from error

@@ -15,11 +15,12 @@ hallucination.
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
-from types import MappingProxyType
+from dataclasses import replace
+from pathlib import PurePosixPath
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
-from eval.benchmarks.loading import Source, open_source, read_json_file
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.checks import Record, value_of
+from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import by_slice, mean_score
 from eval.question import BenchmarkError, Metric, Question, Verdict
 
@@ -38,35 +39,22 @@ HALLUCINATED_BELOW = 3.0
 MAX_RATING = 6.0
 
 
-class MmHal:
+class MmHal(Benchmark):
     """No options."""
 
     name, expected_size, headline = NAME, 96, "score"
-    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
+    def read(
+        self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`."""
-        checked_options(NAME, options, self.options)
-        repositories = ("Shengcao1006/MMHal-Bench",)
-        found = open_source(
+        files = open_source(
             NAME,
             source,
             files=("response_template.json",),
-            read=_read_native,
-            file_repositories=repositories,
+            file_repositories=("Shengcao1006/MMHal-Bench",),
         )
-        kept = take_whole(list(enumerate(found.records)), limit, lambda entry: entry[0])
-        questions = [_question(found, row, record) for row, record in kept]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
+        return [_question(files, row, record) for row, record in enumerate(files.records[:limit])]
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """The rating, 0 to 6; None where nobody rated."""
@@ -80,23 +68,14 @@ class MmHal:
             )
         return rating
 
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
-    ) -> dict[str, Metric]:
-        """score (0 to 6), hallucination_rate, and the score per type of question. Neither has a
-        chance level.
-        """
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
+    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
+        """score (0 to 6) over all and per type of question, hallucination_rate; without chance."""
         hallucinated = [
             None if score is None else float(score < HALLUCINATED_BELOW) for score in scores
         ]
         per_type = by_slice("type", questions, scores, lambda question: str(question.meta["type"]))
         points = {
-            name: Metric(units=metric.units, chance=None, unit="points")
-            for name, metric in per_type.items()
+            name: replace(metric, chance=None, unit="points") for name, metric in per_type.items()
         }
         return {
             "score": mean_score(questions, scores, chance=None, unit="points"),
@@ -107,16 +86,7 @@ class MmHal:
         }
 
 
-def _read_native(path: Path) -> list[Record]:
-    value = read_json_file(path)
-    if not isinstance(value, list) or not all(isinstance(record, dict) for record in value):
-        raise BenchmarkError(
-            f"{path}: expected a JSON list of questions, got {type(value).__name__}"
-        )
-    return value
-
-
-def _question(found: Source, row: int, record: Record) -> Question:
+def _question(files: Source, row: int, record: Record) -> Question:
     where = f"{NAME}: question {row}"
     kind = value_of(record, "question_type", where, str).strip().lower()
     # Graders find a question's type by its place (row % 8): a file in another order would be scored
@@ -131,7 +101,7 @@ def _question(found: Source, row: int, record: Record) -> Question:
     return Question(
         item_id=str(row),
         prompt=value_of(record, "question", where, str).strip(),
-        image=found.image(
+        image=files.image(
             record.get("image") or named, where, ("images", "", "test_data/images", "test_data")
         ),
         kind="free",

@@ -12,12 +12,14 @@ both readings are always reported.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
+from eval.benchmarks.benchmark import Benchmark
+from eval.benchmarks.checks import Record, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
-from eval.benchmarks.ratios import all_right, equals_truth, mean_score
+from eval.benchmarks.ratios import all_right, mean_score
 from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
 
 NAME = "mmvp"
@@ -27,75 +29,50 @@ ASK = "Answer with the option's letter from the given choices directly."
 _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.IGNORECASE | re.DOTALL)
 
 
-class Mmvp:
+class Mmvp(Benchmark):
     """`labels`: which reading of the four disputed labels the plain metrics use."""
 
     name, expected_size, headline = NAME, 300, "pair_accuracy"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"labels": ("original", "corrected")})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
-    ) -> list[Question]:
+    def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
         """See `Benchmark.load`."""
-        chosen = checked_options(NAME, options, self.options)
-        found = open_source(
+        files = open_source(
             NAME,
             source,
             files=("Questions.csv", "questions.csv"),
             split="train",
             file_repositories=("MMVP/MMVP",),
         )
-        indexed = sorted(
-            ((_index(record, row), record) for row, record in enumerate(found.records)),
-            key=lambda entry: entry[0],
-        )
+        indexed = [(_index(record, row), record) for row, record in enumerate(files.records)]
+        indexed.sort(key=lambda entry: entry[0])
         kept = take_whole(indexed, limit, lambda entry: (entry[0] - 1) // 2)
-        questions = [_question(found, index, record, chosen["labels"]) for index, record in kept]
-        questions = checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
-        for pair in {question.cluster for question in questions}:
-            if sum(question.cluster == pair for question in questions) != 2:
+        questions = [_question(files, index, record, options["labels"]) for index, record in kept]
+        for pair, count in Counter(question.cluster for question in questions).items():
+            if count == 1:
                 raise BenchmarkError(
                     f"{NAME}: pair {pair} has one question of two; fetch the benchmark again"
                 )
         return questions
 
-    def score(self, question: Question, verdict: Verdict) -> float | None:
-        """1 for the right letter."""
-        return equals_truth(question, verdict)
-
     def metrics(
         self, questions: Sequence[Question], verdicts: Sequence[Verdict]
     ) -> dict[str, Metric]:
         """accuracy, pair_accuracy; and the latter under either reading of the disputed labels."""
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
-        found = {
-            "accuracy": mean_score(questions, scores),
-            "pair_accuracy": all_right(questions, scores, lambda question: question.cluster),
-        }
+        readings = {"": self.scores(questions, verdicts)}
         for labels in self.options["labels"]:
-            under = [
-                (
-                    None
-                    if verdict.status == "missing"
-                    else float(verdict.value == question.meta[f"truth_{labels}"])
-                )
+            readings[f"_{labels}"] = [
+                None
+                if verdict.status == "missing"
+                else float(verdict.value == question.meta[f"truth_{labels}"])
                 for question, verdict in zip(questions, verdicts, strict=True)
             ]
-            found[f"accuracy_{labels}"] = mean_score(questions, under)
-            found[f"pair_accuracy_{labels}"] = all_right(
-                questions, under, lambda question: question.cluster
-            )
-        return found
+        metrics = {}
+        for name, scores in readings.items():
+            metrics[f"accuracy{name}"] = mean_score(questions, scores)
+            pairs = all_right(questions, scores, lambda question: question.cluster)
+            metrics[f"pair_accuracy{name}"] = pairs
+        return metrics
 
 
 def _index(record: Record, row: int) -> int:
@@ -103,7 +80,7 @@ def _index(record: Record, row: int) -> int:
     return value_of(record, ("Index", "lndex", "index", "idx"), f"{NAME}: row {row + 1}", int)
 
 
-def _question(found: Source, index: int, record: Record, labels: str) -> Question:
+def _question(files: Source, index: int, record: Record, labels: str) -> Question:
     where = f"{NAME}: question {index}"
     options = value_of(record, ("Options", "options"), where, str).strip()
     choices = tuple(text for _, text in _OPTION.findall(options))
@@ -118,7 +95,7 @@ def _question(found: Source, index: int, record: Record, labels: str) -> Questio
     return Question(
         item_id=str(index),
         prompt=f"{text} {options}\n{ASK}",
-        image=found.image(
+        image=files.image(
             record.get("image") or f"{index}.jpg", where, ("MMVP Images", "images", "")
         ),
         kind="choice",

@@ -14,12 +14,12 @@ right on both questions; G_Acc: all four.
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_whole, value_of
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.checks import Record, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
-from eval.benchmarks.ratios import all_right, by_slice, equals_truth, mean_score
-from eval.question import BenchmarkError, Kind, Metric, Question, Verdict
+from eval.benchmarks.ratios import all_right, by_slice, mean_score
+from eval.question import BenchmarkError, Kind, Metric, Question
 
 NAME = "naturalbench"
 ASK = {
@@ -29,47 +29,24 @@ ASK = {
 _OPTIONS = re.compile(r"\bA\s*[:.)]\s*(.+?)\s*[;,\n]\s*B\s*[:.)]\s*(.+?)\s*[;.]?\s*$", re.DOTALL)
 
 
-class NaturalBench:
+class NaturalBench(Benchmark):
     """No options."""
 
     name, expected_size, headline = NAME, 7600, "g_acc"
-    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
+    def read(
+        self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`; a sample is four questions."""
-        checked_options(NAME, options, self.options)
-        found = open_source(
+        files = open_source(
             NAME, source, files=("naturalbench*.json", "naturalbench*.jsonl"), split="train"
         )
-        kept = take_whole(
-            list(enumerate(found.records)), limit, lambda entry: entry[0], questions_each=4
-        )
-        questions = [
-            question for row, record in kept for question in _questions(found, row, record)
-        ]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
+        records = list(enumerate(files.records))
+        kept = take_whole(records, limit, lambda entry: entry[0], questions_each=4)
+        return [question for row, record in kept for question in _questions(files, row, record)]
 
-    def score(self, question: Question, verdict: Verdict) -> float | None:
-        """1 for the right one of yes and no, or of A and B."""
-        return equals_truth(question, verdict)
-
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
-    ) -> dict[str, Metric]:
+    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
         """acc, q_acc, i_acc, g_acc, and acc per form of the answer."""
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
         return {
             "acc": mean_score(questions, scores),
             "q_acc": all_right(
@@ -87,7 +64,7 @@ class NaturalBench:
         }
 
 
-def _questions(found: Source, row: int, record: Record) -> list[Question]:
+def _questions(files: Source, row: int, record: Record) -> list[Question]:
     sample = value_of(record, ("Index", "index"), f"{NAME}: row {row + 1}", str)
     where = f"{NAME}: sample {sample}"
     form = value_of(record, ("Question_Type", "Question Type"), where, str)
@@ -95,7 +72,7 @@ def _questions(found: Source, row: int, record: Record) -> list[Question]:
         raise BenchmarkError(f"{where}: expected Question_Type {' or '.join(ASK)}, got {form!r}")
     kind: Kind = "yes_no" if form == "yes_no" else "choice"
     images = [
-        found.image(record.get(f"Image_{side}"), f"{where}, image {side}", ("", "images"))
+        files.image(record.get(f"Image_{side}"), f"{where}, image {side}", ("", "images"))
         for side in (0, 1)
     ]
     questions = []

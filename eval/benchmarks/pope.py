@@ -12,11 +12,14 @@ miss where the object is there and no false alarm where it is not. The yes-ratio
 predictions.
 """
 
+import itertools
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
+from eval.benchmarks.benchmark import Benchmark
+from eval.benchmarks.checks import Record, take_evenly, value_of
 from eval.benchmarks.loading import Source, open_source, read_file
 from eval.benchmarks.ratios import equals_truth, mean_score, weighted
 from eval.benchmarks.textvqa import ASK
@@ -26,7 +29,7 @@ NAME = "pope"
 SPLITS = ("random", "popular", "adversarial")
 
 
-class Pope:
+class Pope(Benchmark):
     """`prompt`: "single_word" appends LLaVA's instruction, "plain" asks the question alone as its
     authors do.
     """
@@ -34,41 +37,26 @@ class Pope:
     name, expected_size, headline = NAME, 9000, "f1"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"prompt": ("single_word", "plain")})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
-    ) -> list[Question]:
-        """See `Benchmark.load`; a limit takes from the three splits in turn. The first random split
-        had 2,910 questions: 8,910 in all.
+    def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
+        """See `Benchmark.load`; a limit takes from the three splits in turn.
+
+        The first random split had 2,910 questions: 8,910 in all.
         """
-        chosen = checked_options(NAME, options, self.options)
-        found = open_source(
+        files = open_source(
             NAME,
             source,
             files=("coco_pope_random.json", "output/coco/coco_pope_random.json"),
             read=_read_splits,
         )
-        kept = take_evenly(found.records, limit, lambda record: str(record.get("category")))
-        questions = [
-            _question(found, row, record, chosen["prompt"]) for row, record in enumerate(kept)
-        ]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
-
-    def score(self, question: Question, verdict: Verdict) -> float | None:
-        """1 for the right one of yes and no."""
-        return equals_truth(question, verdict)
+        kept = take_evenly(files.records, limit, lambda record: str(record.get("category")))
+        return [_question(files, row, record, options["prompt"]) for row, record in enumerate(kept)]
 
     def metrics(
         self, questions: Sequence[Question], verdicts: Sequence[Verdict]
     ) -> dict[str, Metric]:
-        """f1 and accuracy as means of the three splits, yes_ratio over all; accuracy, precision,
-        recall, f1, yes_ratio of each split.
+        """f1 and accuracy as means of the three splits, yes_ratio over all; and all of each split.
+
+        Of a split: accuracy, precision, recall, f1, yes_ratio.
         """
         per_split = {
             split: _split_metrics(
@@ -95,8 +83,9 @@ class Pope:
 
 
 def _split_metrics(answered: Sequence[tuple[Question, Verdict]]) -> dict[str, Metric]:
-    """Precision = TP / (TP + FP), recall = TP / (TP + FN), F1 = 2 TP / (2 TP + FP + FN): ratios of
-    sums, so they resample.
+    """Ratios of sums, so they resample.
+
+    precision = TP / (TP + FP), recall = TP / (TP + FN), f1 = 2 TP / (2 TP + FP + FN)
     """
     judged = [(question, verdict) for question, verdict in answered if verdict.status != "missing"]
     share = sum(question.truth == "yes" for question, _ in judged) / len(judged) if judged else 0.0
@@ -116,12 +105,10 @@ def _split_metrics(answered: Sequence[tuple[Question, Verdict]]) -> dict[str, Me
 
     said = [float(verdict.value == "yes") for _, verdict in judged]
     there = [float(question.truth == "yes") for question, _ in judged]
-    hits = [one * other for one, other in zip(said, there, strict=True)]
+    hits = list(map(operator.mul, said, there))
     questions = [question for question, _ in judged]
     return {
-        "accuracy": mean_score(
-            questions, [equals_truth(question, verdict) for question, verdict in judged]
-        ),
+        "accuracy": mean_score(questions, list(itertools.starmap(equals_truth, judged))),
         "precision": ratio(share, hits, said),
         "recall": ratio(0.5, hits, there),
         # A coin on a share p of positives: TP = FN = p / 2, FP = (1 - p) / 2. Always "yes" would
@@ -129,7 +116,7 @@ def _split_metrics(answered: Sequence[tuple[Question, Verdict]]) -> dict[str, Me
         "f1": ratio(
             share / (share + 0.5),
             [2 * hit for hit in hits],
-            [one + other for one, other in zip(said, there, strict=True)],
+            list(map(operator.add, said, there)),
         ),
         "yes_ratio": ratio(0.5, said, [1.0] * len(judged), better=None),
     }
@@ -148,7 +135,7 @@ def _read_splits(path: Path) -> list[Record]:
     return records
 
 
-def _question(found: Source, row: int, record: Record, prompt: str) -> Question:
+def _question(files: Source, row: int, record: Record, prompt: str) -> Question:
     split = value_of(record, "category", f"{NAME}: row {row + 1}", str)
     number = value_of(record, "question_id", f"{NAME}: row {row + 1} ({split})", str)
     where = f"{NAME}: question {number} ({split})"
@@ -161,7 +148,7 @@ def _question(found: Source, row: int, record: Record, prompt: str) -> Question:
     return Question(
         item_id=f"{split}-{number}",
         prompt=f"{text}\n{ASK}" if prompt == "single_word" else text,
-        image=found.image(record.get("image"), where, ("", "val2014", "images", "coco/val2014")),
+        image=files.image(record.get("image"), where, ("", "val2014", "images", "coco/val2014")),
         kind="yes_no",
         truth=label,
         cluster=str(

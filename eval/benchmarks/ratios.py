@@ -1,9 +1,8 @@
-"""Scores as ratios over questions, pairs or other units; what a missing judgement or an unreadable
-answer counts.
-"""
+"""Scores as ratios over questions, pairs or other units; what counts as right, wrong or neither."""
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from eval.question import Metric, Question, Unit, Verdict
@@ -17,9 +16,7 @@ def chance_of(question: Question) -> float:
 
 
 def equals_truth(question: Question, verdict: Verdict) -> float | None:
-    """1 if the answer says the truth, 0 if it says anything else or nothing that can be read; None
-    if nobody judged.
-    """
+    """1 if the answer says the truth, otherwise 0, also if unreadable; None if nobody judged."""
     if verdict.status == "missing":
         return None
     return float(verdict.value is not None and verdict.value == question.truth)
@@ -53,11 +50,10 @@ def all_right(
     scores: Sequence[float | None],
     unit_of: Callable[[Question], Hashable],
 ) -> Metric:
-    """The share of units (pairs, figures) whose every question is right; a unit with a missing
-    judgement is left out.
+    """The share of units (pairs, figures) whose every question is right.
 
-    All questions of a unit must share a cluster. Chance is the product over a unit's questions,
-    averaged over units.
+    A unit with a missing judgement is left out. All questions of a unit must share a cluster.
+    Chance is the product over a unit's questions, averaged over units.
     """
     members: dict[Hashable, list[tuple[Question, float | None]]] = {}
     for question, score in zip(questions, scores, strict=True):
@@ -74,29 +70,12 @@ def all_right(
 
 
 def weighted(parts: Sequence[tuple[str, float, Metric]]) -> Metric:
-    """The weighted sum of plain ratios, kept apart as terms so that a draw can resample all of them
-    at once.
-    """
-    units = tuple(
-        Unit(unit.unit_id, unit.cluster, unit.numerator, unit.denominator, term)
-        for term, _, metric in parts
-        for unit in metric.units
-    )
-    levels = [metric.chance for _, _, metric in parts]
-    known = [level for level in levels if level is not None]
+    """The weighted sum of plain ratios, apart as terms, so that a draw resamples all at once."""
+    units = tuple(replace(unit, term=term) for term, _, metric in parts for unit in metric.units)
     weights = {term: weight for term, weight, _ in parts}
-    chance = (
-        math.fsum(weight * level for weight, level in zip(weights.values(), known, strict=True))
-        if len(known) == len(parts)
-        else None
-    )
-    return Metric(
-        units=units,
-        chance=chance,
-        weights=weights,
-        unit=parts[0][2].unit,
-        higher_is_better=parts[0][2].higher_is_better,
-    )
+    levels = [weight * metric.chance for _, weight, metric in parts if metric.chance is not None]
+    chance = math.fsum(levels) if len(levels) == len(parts) else None
+    return replace(parts[0][2], units=units, chance=chance, weights=weights)
 
 
 def by_slice(
@@ -105,13 +84,11 @@ def by_slice(
     scores: Sequence[float | None],
     slice_of: Callable[[Question], str],
 ) -> dict[str, Metric]:
-    """`prefix/NAME` -> the mean score of each slice, in the order in which the slices first occur."""
-    names = dict.fromkeys(slice_of(question) for question in questions)
-    found = {}
-    for name in names:
-        inside = [slice_of(question) == name for question in questions]
-        held = [question for question, kept in zip(questions, inside, strict=True) if kept]
-        found[f"{prefix}/{name}"] = mean_score(
-            held, [score for score, kept in zip(scores, inside, strict=True) if kept]
-        )
-    return found
+    """`prefix/NAME` -> the mean score of each slice, in the order in which they first occur."""
+    slices: dict[str, list[int]] = {}
+    for row, question in enumerate(questions):
+        slices.setdefault(f"{prefix}/{slice_of(question)}", []).append(row)
+    return {
+        name: mean_score([questions[row] for row in rows], [scores[row] for row in rows])
+        for name, rows in slices.items()
+    }

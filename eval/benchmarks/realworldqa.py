@@ -13,9 +13,9 @@ accuracy. The authors state no matching rule; ours is equality after `short_answ
 
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.checks import Record, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import by_slice, equals_truth, mean_score
 from eval.benchmarks.short import accepts
@@ -26,59 +26,37 @@ NAME = "realworldqa"
 _OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[.):]\s*(\S.*?)\s*$", re.MULTILINE)
 
 
-class RealWorldQa:
+class RealWorldQa(Benchmark):
     """No options."""
 
     name, expected_size, headline = NAME, 765, "accuracy"
-    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
+    def read(
+        self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`."""
-        checked_options(NAME, options, self.options)
-        found = open_source(
+        files = open_source(
             NAME, source, files=("annotations.json", "realworldqa*.json*", "*.jsonl")
         )
-        kept = take_evenly(list(enumerate(found.records)), limit, lambda _: None)
-        questions = [_question(found, row, record) for row, record in kept]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
+        return [_question(files, row, record) for row, record in enumerate(files.records[:limit])]
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right letter, the right one of yes and no, or an accepted answer."""
-        return (
-            accepts(question, verdict)
-            if question.kind == "short"
-            else equals_truth(question, verdict)
-        )
+        rule = accepts if question.kind == "short" else equals_truth
+        return rule(question, verdict)
 
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
-    ) -> dict[str, Metric]:
+    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
         """accuracy, and accuracy per form of the answer."""
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
         return {
             "accuracy": mean_score(questions, scores),
             **by_slice("kind", questions, scores, lambda question: question.kind),
         }
 
 
-def _question(found: Source, row: int, record: Record) -> Question:
+def _question(files: Source, row: int, record: Record) -> Question:
     where = f"{NAME}: row {row + 1}"
-    text, answer = (
-        value_of(record, "question", where, str),
-        value_of(record, "answer", where, str).strip(),
-    )
+    text = value_of(record, "question", where, str)
+    answer = value_of(record, "answer", where, str).strip()
     choices = options_in(text)
     kind: Kind = "short"
     truth: str | tuple[str, ...] = (answer,)
@@ -91,7 +69,7 @@ def _question(found: Source, row: int, record: Record) -> Question:
             )
     elif answer.casefold() in ("yes", "no"):
         kind, truth = "yes_no", answer.casefold()
-    image = found.image(record.get("image"), where, ("", "images"))
+    image = files.image(record.get("image"), where, ("", "images"))
     return Question(
         item_id=str(record.get("id", row)),
         prompt=text,
@@ -106,13 +84,11 @@ def _question(found: Source, row: int, record: Record) -> Question:
 
 
 def options_in(text: str) -> tuple[str, ...]:
-    """The options that a question lists on lines of their own, "A. Left" or "(A) Left", if they run
-    from A on.
-    """
-    found = _OPTION_LINE.findall(text)
-    if len(found) < 2 or "".join(letter for letter, _ in found) != LETTERS[: len(found)]:
+    """The options on lines of their own, "A. Left" or "(A) Left", if they run from A on."""
+    lines = _OPTION_LINE.findall(text)
+    if len(lines) < 2 or "".join(letter for letter, _ in lines) != LETTERS[: len(lines)]:
         return ()
-    return tuple(option for _, option in found)
+    return tuple(option for _, option in lines)
 
 
 BENCHMARK = RealWorldQa()

@@ -2,7 +2,7 @@
 
 import importlib
 
-from eval.question import Benchmark
+from eval.benchmarks.benchmark import Benchmark
 from pipeline.core.recipe import RecipeError
 
 # Name -> module with BENCHMARK. A new benchmark is one file and one line here.
@@ -27,5 +27,5 @@ def benchmark(name: str) -> Benchmark:
     """
     if name not in MODULES:
         raise RecipeError(f"benchmark {name!r}: expected one of {', '.join(MODULES)}")
-    found: Benchmark = importlib.import_module(MODULES[name]).BENCHMARK
-    return found
+    chosen: Benchmark = importlib.import_module(MODULES[name]).BENCHMARK
+    return chosen

@@ -12,59 +12,38 @@ also per subject and per range of grades as its authors report it.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.checks import Record, texts_of, value_of
 from eval.benchmarks.loading import Source, open_source, read_json_file
 from eval.benchmarks.mmvp import ASK
-from eval.benchmarks.ratios import by_slice, equals_truth, mean_score
-from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
+from eval.benchmarks.ratios import by_slice, mean_score
+from eval.question import LETTERS, BenchmarkError, Metric, Question
 
 NAME = "scienceqa"
 
 
-class ScienceQa:
+class ScienceQa(Benchmark):
     """No options."""
 
     name, expected_size, headline = NAME, 2017, "accuracy"
-    options: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
+    def read(
+        self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`."""
-        checked_options(NAME, options, self.options)
         # lmms' copy on the Hub has the questions with an image as a configuration of their own.
         config = "ScienceQA-IMG" if "lmms" in source else None
-        found = open_source(
+        files = open_source(
             NAME, source, files=("problems.json",), read=_read_native, config=config
         )
         with_image = [
-            (row, record) for row, record in enumerate(found.records) if record.get("image")
+            (row, record) for row, record in enumerate(files.records) if record.get("image")
         ]
-        kept = take_evenly(with_image, limit, lambda _: None)
-        questions = [_question(found, row, record) for row, record in kept]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
+        return [_question(files, row, record) for row, record in with_image[:limit]]
 
-    def score(self, question: Question, verdict: Verdict) -> float | None:
-        """1 for the right letter."""
-        return equals_truth(question, verdict)
-
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
-    ) -> dict[str, Metric]:
+    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
         """accuracy, and accuracy per subject and range of grades."""
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
         return {
             "accuracy": mean_score(questions, scores),
             **by_slice(
@@ -75,9 +54,7 @@ class ScienceQa:
 
 
 def _read_native(path: Path) -> list[Record]:
-    """The test problems in the order of pid_splits.json, each with its `pid` and the path of its
-    image.
-    """
+    """The test problems as pid_splits.json orders them, each with `pid` and its image's path."""
     problems, splits = read_json_file(path), path.with_name("pid_splits.json")
     if not isinstance(problems, dict) or not all(
         isinstance(problem, dict) for problem in problems.values()
@@ -102,10 +79,10 @@ def _with_path(pid: str, problem: Record) -> Record:
     return problem | {"pid": pid, "image": image}
 
 
-def _question(found: Source, row: int, record: Record) -> Question:
+def _question(files: Source, row: int, record: Record) -> Question:
     pid = str(record.get("pid", record.get("id", row)))
     where = f"{NAME}: problem {pid}"
-    choices = tuple(str(choice) for choice in value_of(record, "choices", where, list))
+    choices = texts_of(record, "choices", where)
     answer = value_of(record, "answer", where, int)
     if len(choices) < 2 or not 0 <= answer < len(choices):
         raise BenchmarkError(f"{where}: the answer {answer} is none of the {len(choices)} choices")
@@ -115,7 +92,7 @@ def _question(found: Source, row: int, record: Record) -> Question:
     return Question(
         item_id=pid,
         prompt="\n".join([*([f"Context: {hint}"] if hint else []), text, *lines, ASK]),
-        image=found.image(record["image"], where, ("test", "images/test", "images", "")),
+        image=files.image(record["image"], where, ("test", "images/test", "images", "")),
         kind="choice",
         choices=choices,
         truth=LETTERS[answer],

@@ -1,5 +1,4 @@
-"""Short answers: what is the same answer, by our reading and by the VQA challenges' (EvalAI)
-normalisation.
+"""Short answers: what is the same answer, by our reading and that of the VQA challenges (EvalAI).
 
 The EvalAI rules and their tables are those of the VQA evaluation that TextVQA's authors use; their
 defects (a flag passed as a count, so that only 32 full stops are removed) are not repeated.
@@ -12,12 +11,16 @@ from eval.question import Question, Verdict
 
 # Written with their apostrophes; each is also accepted with any one of them left out.
 _CONTRACTIONS = """
- ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd've how'd how'll
- how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't
- she'd've should've shouldn't shouldn't've somebody'd somebody'd've somebody'll somebody's someone'd someone'd've someone'll someone's
- something'd something'd've something'll that's there'd there'd've there're there's they'd they'd've they'll they're they've 'twas wasn't
- we'd've we've weren't what'll what're what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
- why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're you've he'd he's""".split()
+ ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
+ haven't he'd've how'd how'll how's isn't it'd it'd've it'll ma'am mightn't mightn't've might've
+ mustn't must've needn't not've o'clock oughtn't 'ow's'at shan't she'd've should've shouldn't
+ shouldn't've somebody'd somebody'd've somebody'll somebody's someone'd someone'd've someone'll
+ someone's something'd something'd've something'll that's there'd there'd've there're there's
+ they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're
+ what's what've when's where'd where's where've who'd who'd've who'll who's who've why'll why're
+ why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll
+ you're you've he'd he's
+""".split()
 _WITHOUT_APOSTROPHE = {
     form[:place] + form[place + 1 :]: form
     for form in _CONTRACTIONS
@@ -34,8 +37,9 @@ _FULL_STOP = re.compile(r"\.(?!\d)")
 
 
 def evalai_normalize(text: str) -> str:
-    """An answer as the VQA challenges compare it: case, punctuation, articles, number words and
-    contractions.
+    """An answer as the VQA challenges compare it.
+
+    Case, punctuation, articles, number words and contractions are evened out.
 
     "The  Well-known Café, no. 3!" -> "well known café no 3";  "Dont" -> "don't"
     """
@@ -52,10 +56,10 @@ def evalai_normalize(text: str) -> str:
 
 
 def soft_accuracy(said: str, answers: tuple[str, ...]) -> float:
-    """The VQA accuracy: over each leave-one-out of the human answers, min(1, matches / 3),
-    averaged.
+    """The VQA accuracy: min(1, matches / 3), averaged over each leave-one-out of human answers.
 
-    ten answers, "red" 3 times: the 7 that leave out another see 3 matches (1.0 each), the 3 see 2 (2/3 each)  ->  0.9
+    ten answers, "red" 3 times: the 7 that leave out another see 3 matches (1.0 each), the 3 that
+    leave out a "red" see 2 (2/3 each)  ->  0.9
     """
     wanted = evalai_normalize(said)
     matches = [evalai_normalize(answer) == wanted for answer in answers]

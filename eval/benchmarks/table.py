@@ -1,5 +1,4 @@
-"""The answers of a model to a benchmark as a table: what a run leaves in
-`benchmarks/<name>.parquet`.
+"""A model's answers to a benchmark as a table: what a run leaves in `benchmarks/<name>.parquet`.
 
 One row per question and condition. It holds all that a metric needs, so that scores can be computed
 again (over the items that two runs share, say) without the benchmark's files and without images.
@@ -11,7 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from eval.question import Benchmark, Question, Verdict
+from eval.benchmarks.benchmark import Benchmark
+from eval.question import Question, Verdict
 
 CONDITIONS = ("image", "none", "blank", "shuffled", "counterpart")
 ANSWER_SCHEMA = pa.schema(

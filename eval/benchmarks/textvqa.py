@@ -17,7 +17,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from eval.benchmarks.checks import Record, checked, checked_options, take_evenly, value_of
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.checks import Record, texts_of, value_of
 from eval.benchmarks.loading import Source, open_source, read_file, read_json_file
 from eval.benchmarks.ratios import mean_score
 from eval.benchmarks.short import soft_accuracy
@@ -29,7 +30,7 @@ ASK = "Answer the question using a single word or phrase."
 LLAVA_PROMPTS, ROSETTA = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_Rosetta_OCR_v0.2_val.json"
 
 
-class TextVqa:
+class TextVqa(Benchmark):
     """`ocr`: whether the prompt names the words that an OCR system read (the paper's protocol does,
     most others do not).
     """
@@ -37,29 +38,20 @@ class TextVqa:
     name, expected_size, headline = NAME, 5000, "accuracy"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"ocr": ("without", "with")})
 
-    def load(
-        self,
-        source: str,
-        *,
-        limit: int | None = None,
-        expected_size: int | None = None,
-        **options: str,
-    ) -> list[Question]:
+    def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
         """See `Benchmark.load`."""
-        chosen = checked_options(NAME, options, self.options)
-        found = open_source(
+        files = open_source(
             NAME,
             source,
             files=("TextVQA_0.5.1_val.json", "TextVQA*val.json"),
             read=_read_native,
             split="validation",
         )
-        prompts = _ocr_prompts(found) if chosen["ocr"] == "with" else {}
-        kept = take_evenly(list(enumerate(found.records)), limit, lambda _: None)
-        questions = [_question(found, row, record, chosen["ocr"], prompts) for row, record in kept]
-        return checked(
-            NAME, questions, limit=limit, expected_size=expected_size or self.expected_size
-        )
+        prompts = _ocr_prompts(files) if options["ocr"] == "with" else {}
+        return [
+            _question(files, row, record, options["ocr"], prompts)
+            for row, record in enumerate(files.records[:limit])
+        ]
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """The VQA soft accuracy, in [0, 1]."""
@@ -67,14 +59,8 @@ class TextVqa:
             return None
         return soft_accuracy(verdict.value, tuple(question.truth)) if verdict.value else 0.0
 
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
-    ) -> dict[str, Metric]:
+    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
         """accuracy: the mean of the soft accuracy."""
-        scores = [
-            self.score(question, verdict)
-            for question, verdict in zip(questions, verdicts, strict=True)
-        ]
         return {"accuracy": mean_score(questions, scores)}
 
 
@@ -86,13 +72,11 @@ def _read_native(path: Path) -> list[Record]:
     return records
 
 
-def _ocr_prompts(found: Source) -> dict[tuple[str, str], str]:
-    """(image_id, question) -> the OCR line of its prompt, or with an empty question for all
-    questions of an image.
-    """
-    if found.root is None:
+def _ocr_prompts(files: Source) -> dict[tuple[str, str], str]:
+    """(image_id, question) -> the OCR line of its prompt; question "" for all of an image."""
+    if files.root is None:
         return {}
-    llava, rosetta = found.root / LLAVA_PROMPTS, found.root / ROSETTA
+    llava, rosetta = files.root / LLAVA_PROMPTS, files.root / ROSETTA
     if llava.is_file():
         lines = [
             (
@@ -119,15 +103,13 @@ def _ocr_line(tokens: Sequence[Any]) -> str:
 
 
 def _question(
-    found: Source, row: int, record: Record, ocr: str, prompts: Mapping[tuple[str, str], str]
+    files: Source, row: int, record: Record, ocr: str, prompts: Mapping[tuple[str, str], str]
 ) -> Question:
     item_id = value_of(record, "question_id", f"{NAME}: row {row + 1}", str)
     where = f"{NAME}: question {item_id}"
-    image_id, text = (
-        value_of(record, "image_id", where, str),
-        value_of(record, "question", where, str).strip(),
-    )
-    answers = tuple(str(answer) for answer in value_of(record, "answers", where, list))
+    image_id = value_of(record, "image_id", where, str)
+    text = value_of(record, "question", where, str).strip()
+    answers = texts_of(record, "answers", where)
     if len(answers) != NUM_ANSWERS:
         raise BenchmarkError(f"{where}: expected {NUM_ANSWERS} human answers, got {len(answers)}")
     # LLaVA's file and the data set do not agree on capitals.
@@ -142,7 +124,7 @@ def _question(
     return Question(
         item_id=item_id,
         prompt="\n".join([text, *([line or ""] if ocr == "with" else []), ASK]),
-        image=found.image(
+        image=files.image(
             record.get("image") or f"{image_id}.jpg", where, ("train_images", "images", "")
         ),
         kind="short",

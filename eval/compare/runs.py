@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.registry import benchmark as benchmark_named
 from eval.benchmarks.table import ANSWER_SCHEMA, read_back
 from eval.pairs.paired_scores import FloatArray, paired_scores, tie_nats_of
-from eval.question import Benchmark, Metric, Question, Unit, Verdict
+from eval.question import Metric, Question, Unit, Verdict
 from pipeline.core.recipe import UserError
 from pipeline.core.storage import read_json, read_table
 
@@ -42,7 +43,7 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One model in one folder: its answers by the benchmark's label, with the images and without."""
+    """One model in one folder: its answers by benchmark, with the images and without."""
 
     label: str
     model: str

@@ -136,8 +136,8 @@ def _agreement(facts: Mapping[str, Any]) -> Markup:
         return Markup()
     return paragraph(
         "In this precision an answer may depend on the other answers of its batch: of"
-        f" {agreement['num_checked']} answers that were made alone as well, {agreement['num_same']} are the"
-        " same."
+        f" {agreement['num_checked']} answers that were made alone as well,"
+        f" {agreement['num_same']} are the same."
     )
 
 

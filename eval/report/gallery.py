@@ -44,7 +44,7 @@ class _Said:
 
 
 def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int) -> Markup:
-    """Right, wrong and flipped items, each kind under its heading, in the order of a hash of ids."""
+    """Right, wrong and flipped items, each kind under its heading, in the order of a hash."""
     if not max_cards:
         return Markup()
     names = role_names([role for role, condition in responses if condition == "image"])

@@ -70,7 +70,7 @@ def _bars(
 def margin_histograms(
     model_scores: Mapping[Role, ModelScores], names: Mapping[Role, str]
 ) -> Figure:
-    """How the three margins of single texts are distributed, in nats; right of the line is right."""
+    """How the three margins of single texts are distributed, in nats; right of 0 is right."""
     figure = Figure(figsize=(11, 2.7), layout="constrained")
     panels = figure.subplots(1, len(MARGINS), squeeze=False)[0]
     for axes, (name, label) in zip(panels, MARGINS.items(), strict=True):
@@ -131,7 +131,7 @@ def slices_of(
 def slice_bars(
     title: str, slices: Mapping[str, Mapping[Role, Any]], names: Mapping[Role, str]
 ) -> Figure:
-    """One score per slice of a benchmark with intervals; the red mark is chance where it is known."""
+    """One score per slice of a benchmark with intervals; a red mark is chance, if known."""
     figure = Figure(figsize=(5.4, 0.9 + 0.42 * len(slices)), layout="constrained")
     axes = figure.subplots()
     places = np.arange(len(slices))[::-1].astype(float)

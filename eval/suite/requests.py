@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.registry import benchmark as benchmark_named
 from eval.config import BenchmarkSection, EvalSection
 from eval.generation.cache import Answer, answer_key
@@ -15,7 +16,7 @@ from eval.generation.image_conditions import (
 )
 from eval.inputs import EvaluatedModel, Role
 from eval.parsing.harness_parsers import Parser, parser
-from eval.question import Benchmark, Question, Verdict
+from eval.question import Question, Verdict
 from pipeline.core.recipe import fingerprint
 
 
