@@ -1,5 +1,4 @@
-"""Writes docs/recipes.md from the recipes' own models: every key, its type, its default, and the
-comment that stands beside it.
+"""Writes docs/recipes.md from the recipes' own models: every key, its type, default and comment.
 
 python docs/recipe_reference.py            # after a change of a recipe's shape
 python docs/recipe_reference.py --check    # says whether the page is up to date
@@ -33,9 +32,12 @@ RECIPES: dict[str, tuple[str, type[Section]]] = {
 }
 HEAD = """# Recipe reference
 
-Every key that a recipe may have. Made from the models that validate recipes by `python docs/recipe_reference.py`; a test checks that
-it is up to date. An unknown key is an error that names the nearest known one. Any key can be given on the command line, lists by number:
-`encoders.clip.device=cuda sources.0.path=DIR`. `--print-recipe` shows a recipe with all defaults filled in, `--dry-run` what it would do.
+Every key that a recipe may have. Made from the models that validate recipes by \
+`python docs/recipe_reference.py`; a test checks that
+it is up to date. An unknown key is an error that names the nearest known one. \
+Any key can be given on the command line, lists by number:
+`encoders.clip.device=cuda sources.0.path=DIR`. \
+`--print-recipe` shows a recipe with all defaults filled in, `--dry-run` what it would do.
 """
 BOUNDS = {
     "ge": "at least {}",
@@ -47,9 +49,7 @@ BOUNDS = {
 
 
 class Reference:
-    """Writes one recipe, a section after the other; a shape that occurs twice is written once and
-    linked.
-    """
+    """Writes one recipe section by section; a shape that occurs twice is written once and linked."""
 
     def __init__(self, recipe: str) -> None:
         self._recipe = recipe

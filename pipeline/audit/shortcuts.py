@@ -160,7 +160,7 @@ def audit_sources(
 def _strata(
     sources: npt.NDArray[Any], operations: npt.NDArray[Any]
 ) -> tuple[list[tuple[str, str]], IntArray]:
-    """The (source, operation) that occur, in alphabetical order, and the number of each row, [N]."""
+    """The (source, operation) that occur, in alphabetical order, and each row's number, [N]."""
     rows = list(zip(sources.tolist(), operations.tolist(), strict=True))
     names = sorted(set(rows))
     number = {name: index for index, name in enumerate(names)}

@@ -14,7 +14,7 @@ def show_number(number: Mapping[str, Any] | None, unit: str, *, is_difference: b
     Differences of shares are in points, so they bear no "%". What may lie on either side of 0 bears
     its sign, and so do its bounds: differences, and everything in nats.
 
-        0.813, 0.77, 0.852 "share"    ->  "81.3% [77.0, 85.2]"; as a difference "+81.3 [+77.0, +85.2]"
+        0.813, 0.77, 0.852 "share"    ->  "81.3% [77.0, 85.2]"; a difference "+81.3 [+77.0, +85.2]"
         0.813, 0.77, 0.852 "percent"  ->  "81.3 [77.0, 85.2]", for a column that says "%"
         0.5, 0.25, 0.75 "nats"        ->  "+0.50 [+0.25, +0.75]"; "area" "0.500 [0.250, 0.750]"
 

@@ -23,7 +23,7 @@ def kept_sheet(rows: Rows, num_shown: int) -> Markup:
 
 
 def dropped_sheets(rows: Rows, num_shown: int) -> Markup:
-    """A contact sheet per drop reason, the most frequent first; the score that it names stands out."""
+    """A contact sheet per drop reason, most frequent first; the score that it names stands out."""
     return paragraph(_NOTE) + joined(
         subsection(reason, _sheet(rows, rows.where("drop_reason", reason), num_shown, reason))
         for reason in rows.drop_reasons()

@@ -1,4 +1,4 @@
-"""What the report reads of a published folder: narrow columns of all rows, all of those it shows."""
+"""What the report reads of a published folder: narrow columns of all rows, all of some."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ def thresholds_html(columns: Columns, section: SelectionSection) -> Markup:
 def histogram(
     values_N: NDArray[np.float64], kept_N: Mask, name: str, bounds: Sequence[ScoreBound]
 ) -> Any:
-    """How a score is distributed over kept and dropped candidates, stacked, with its bounds as lines.
+    """How a score is distributed over kept and dropped candidates, its bounds as lines.
 
     Args:
         values_N: One per candidate, NaN where it was not scored.

@@ -45,7 +45,7 @@ def draw(rows: Sequence[Row], facts: Mapping[str, Row], docs: Path) -> list[Path
 
 
 def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
-    """Hallucination of each objective, in training's own kinds and beyond them; the bases as lines."""
+    """Hallucination of each objective, in training's kinds and beyond; the bases as lines."""
     from matplotlib import pyplot
 
     found = {question: found_of(rows, facts, question, "not_right") for question in LOOKS}

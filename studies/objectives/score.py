@@ -173,7 +173,7 @@ def own_logps(logps_P32: FloatArray) -> dict[str, FloatArray]:
 
 
 def helped_sides(items: pa.Table, prior: Mapping[str, Sequence[str]]) -> BoolArray:
-    """Sides whose truth the base was taught to favour, and whose contradiction it was not, [P, 2]."""
+    """Sides whose truth the base was taught to favour, their contradiction not, [P, 2]."""
     rows = items.select(["question", "answer_a", "answer_b"]).to_pylist()
     status = np.array(
         [
