@@ -1,4 +1,4 @@
-"""Writes docs/recipes.md from the recipes' own models: every key, its type, default and comment.
+"""Writes docs/recipes.md from the recipes' own models: every key, type, default and comment.
 
 python docs/recipe_reference.py            # after a change of a recipe's shape
 python docs/recipe_reference.py --check    # says whether the page is up to date
@@ -49,7 +49,7 @@ BOUNDS = {
 
 
 class Reference:
-    """Writes one recipe section by section; a shape that occurs twice is written once and linked."""
+    """Writes one recipe section by section; what occurs twice is written once and linked."""
 
     def __init__(self, recipe: str) -> None:
         self._recipe = recipe
