@@ -1,5 +1,6 @@
-"""What the tiny model learns from: the train split of an MVC folder, each unique image decoded and
-resized once.
+"""What the tiny model learns from: the train split of an MVC folder.
+
+Each unique image is decoded and resized once.
 
 Shapes: I unique images of 3 x S x S pixels, G patches per image; N pairs; a trailing 2 is the side
 (a, b); W words.
@@ -20,15 +21,8 @@ from pipeline.core.images import decode_rgb
 from pipeline.core.schema import image_bytes, read_mvc
 
 _TEXTS = (
-    "question",
-    "answer_a",
-    "answer_b",
-    "caption_a",
-    "caption_b",
-    "image_a_sha256",
-    "image_b_sha256",
-    "meta",
-)
+    "question answer_a answer_b caption_a caption_b image_a_sha256 image_b_sha256 meta"
+).split()
 _MAX_WORDS, _MIN_WORD_PAIRS = 256, 4
 MAX_SAME = 6  # larger counts are one class
 NOTHING = "nothing"
@@ -36,12 +30,13 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An object of an image's stated truth; its box in pixels of the resized image (x0, y0, x1,
-    y1).
+    """An object of an image's stated truth.
+
+    Its box (x0, y0, x1, y1) is in pixels of the resized image.
     """
 
     kind: str
-    colour: str
+    color: str
     box: tuple[float, float, float, float]
 
 
@@ -76,7 +71,7 @@ def read_training_set(folder: Path, image_px: int, max_pairs: int) -> TrainingSe
     table = read_mvc(folder, "train", [*_TEXTS, "image_a", "image_b"])
     if table.num_rows > max_pairs:
         table = table.take(np.arange(max_pairs) * table.num_rows // max_pairs)
-    rows = table.select(list(_TEXTS)).to_pylist()
+    rows = table.select(_TEXTS).to_pylist()
     encoded = [image_bytes(table, "image_a"), image_bytes(table, "image_b")]
     places: dict[str, int] = {}
     pixels: list[np.ndarray] = []
@@ -110,8 +105,9 @@ ToSquare = tuple[float, float, float]  # scale, then what is cut off at the left
 
 
 def _square(data: bytes, image_px: int) -> tuple[np.ndarray, ToSquare]:
-    """The image as the model's processor takes it: the short side resized to `image_px` (bicubic),
-    the centre cut out.
+    """The image as the model's processor takes it.
+
+    The short side is resized to `image_px` (bicubic), the center cut out.
     """
     image = decode_rgb(data)
     scale = image_px / min(image.size)
@@ -140,12 +136,12 @@ def _things(truth: Any, to_square: ToSquare) -> tuple[Thing, ...] | None:
     if not isinstance(objects, list) or not all(_is_thing(stated) for stated in objects):
         return None
     scale, left, top = to_square
-    found = []
-    for thing in objects:
-        x0, y0, x1, y1 = (float(edge) * scale for edge in thing["box"])
+    things = []
+    for stated in objects:
+        x0, y0, x1, y1 = (float(edge) * scale for edge in stated["box"])
         box = (x0 - left, y0 - top, x1 - left, y1 - top)
-        found.append(Thing(str(thing["object"]), str(thing.get("colour", "")), box))
-    return tuple(found)
+        things.append(Thing(str(stated["object"]), str(stated.get("colour", "")), box))
+    return tuple(things)
 
 
 def _is_thing(stated: Any) -> bool:
@@ -162,8 +158,9 @@ def _is_thing(stated: Any) -> bool:
 def contrast_words(
     captions: list[tuple[str, str]], images_N2: Tensor, num_images: int
 ) -> tuple[list[str], Tensor]:
-    """The words that tell the images of pairs apart, most frequent first, and what is known of each
-    image by them, [I, W].
+    """The words that tell the images of pairs apart, most frequent first.
+
+    And what is known of each image by them, [I, W].
     """
     bags = [
         tuple(set(re.findall(r"\w+", caption.casefold())) for caption in pair) for pair in captions
@@ -184,23 +181,25 @@ def contrast_words(
 
 @dataclass(frozen=True, eq=False, slots=True)
 class PatchTruth:
-    """Things as tensors, T the largest number of things in an image; class 0 of kind and colour is
-    "nothing".
+    """Things as tensors, T the largest number of things in an image.
+
+    Class 0 of kind and color is "nothing".
     """
 
     boxes_IT4: Tensor  # x0, y0, x1, y1 in pixels; empty boxes where there are fewer things
     kind_IT: Tensor
-    colour_IT: Tensor
-    same_IT: Tensor  # how many things of this kind and colour the image has
+    color_IT: Tensor
+    same_IT: Tensor  # how many things of this kind and color the image has
     num_kinds: int
-    num_colours: int
+    num_colors: int
 
     def labels(
         self, images_B: Tensor, shift_B2: Tensor, grid: int, patch_px: int
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """For each patch of images moved by `shift_B2` (x, y; pixels): kind, colour and same, [B,
-        G] each, and the centre of the thing there, [B, G, 2], as a fraction of the side. A patch
-        belongs to the thing that covers most of it.
+        """What covers each patch of images moved by `shift_B2` (x, y; pixels).
+
+        Kind, color and same, [B, G] each, and the center of the thing there, [B, G, 2], as a
+        fraction of the side. A patch belongs to the thing that covers most of it.
         """
         boxes_BT4 = self.boxes_IT4[images_B] + shift_B2.repeat(1, 2)[:, None]
         edges = torch.arange(grid) * patch_px
@@ -210,17 +209,13 @@ class PatchTruth:
         share_BTG = (down_BTg[..., :, None] * across_BTg[..., None, :]).flatten(2) / patch_px**2
         most_BG, owner_BG = share_BTG.max(dim=1)
         seen_BG = most_BG > 0.15
-        kind_BG, colour_BG, same_BG = (
+        kind_BG, color_BG, same_BG = (
             torch.where(seen_BG, label_IT[images_B].gather(1, owner_BG), 0)
-            for label_IT in (self.kind_IT, self.colour_IT, self.same_IT)
+            for label_IT in (self.kind_IT, self.color_IT, self.same_IT)
         )
-        centres_BT2 = (boxes_BT4[..., :2] + boxes_BT4[..., 2:]) / (2 * grid * patch_px)
-        return (
-            kind_BG,
-            colour_BG,
-            same_BG,
-            centres_BT2.gather(1, owner_BG[..., None].expand(-1, -1, 2)),
-        )
+        centers_BT2 = (boxes_BT4[..., :2] + boxes_BT4[..., 2:]) / (2 * grid * patch_px)
+        center_BG2 = centers_BT2.gather(1, owner_BG[..., None].expand(-1, -1, 2))
+        return kind_BG, color_BG, same_BG, center_BG2
 
 
 def patch_truth(things: list[tuple[Thing, ...] | None]) -> PatchTruth | None:
@@ -229,15 +224,15 @@ def patch_truth(things: list[tuple[Thing, ...] | None]) -> PatchTruth | None:
     if not known or len(known) < len(things):
         return None
     kinds = [NOTHING, *sorted({thing.kind for image in known for thing in image})]
-    colours = [NOTHING, *sorted({thing.colour for image in known for thing in image})]
+    colors = [NOTHING, *sorted({thing.color for image in known for thing in image})]
     most = max(1, max(map(len, known)))
     boxes_IT4 = torch.full((len(known), most, 4), -1e6)
-    kind_IT, colour_IT, same_IT = torch.zeros(3, len(known), most, dtype=torch.long)
+    kind_IT, color_IT, same_IT = torch.zeros(3, len(known), most, dtype=torch.long)
     for index, image in enumerate(known):
-        counts = Counter((thing.kind, thing.colour) for thing in image)
+        counts = Counter((thing.kind, thing.color) for thing in image)
         for place, thing in enumerate(image):
             boxes_IT4[index, place] = torch.tensor(thing.box)
             kind_IT[index, place] = kinds.index(thing.kind)
-            colour_IT[index, place] = colours.index(thing.colour)
-            same_IT[index, place] = min(MAX_SAME, counts[thing.kind, thing.colour])
-    return PatchTruth(boxes_IT4, kind_IT, colour_IT, same_IT, len(kinds), len(colours))
+            color_IT[index, place] = colors.index(thing.color)
+            same_IT[index, place] = min(MAX_SAME, counts[thing.kind, thing.color])
+    return PatchTruth(boxes_IT4, kind_IT, color_IT, same_IT, len(kinds), len(colors))

@@ -1,5 +1,6 @@
-"""Second stage: the frozen tower's features become answers, first truthful, then skewed to what the
-prior favours.
+"""Second stage: the frozen tower's features become answers.
+
+The answers are first truthful, then skewed to what the prior favors.
 
 Shapes: B texts in a batch, L tokens in the longest, N image tokens, V the tower's width, H the
 language model's; I unique images, C copies of each (moved or warped), R response tokens.
@@ -16,9 +17,9 @@ from torch.nn import functional
 from training.models.logps import vision_features
 from training.models.vlm import Vlm, encode_prompt, encode_response
 from training.tiny.data import TrainingSet
-from training.tiny.muon import Advance, Learner
+from training.tiny.muon import Advance, Learner, shuffled_batches
 from training.tiny.prior import Prior, skewed_answers
-from training.tiny.vision_stage import normalised, shifted, warped
+from training.tiny.vision_stage import normalized, shifted, warped
 
 if TYPE_CHECKING:
     from training.tiny.config import TinySection
@@ -37,10 +38,8 @@ class _Tokens:
 
 
 def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
-    questions, answers = (
-        sorted(set(data.questions)),
-        sorted({answer for pair in data.answers for answer in pair}),
-    )
+    questions = sorted(set(data.questions))
+    answers = sorted({answer for pair in data.answers for answer in pair})
     return _Tokens(
         {q: encode_prompt(vlm, q, with_image=True) for q in questions},
         {q: encode_prompt(vlm, q, with_image=False) for q in questions},
@@ -49,9 +48,12 @@ def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
 
 
 @torch.no_grad()
-def look(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> Tensor:
-    """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V]; the first copy
-    is the image itself.
+def features_of_copies(
+    model: Any, data: TrainingSet, section: "TinySection", advance: Advance
+) -> Tensor:
+    """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V].
+
+    The first copy is the image itself.
     """
     photographs = any(things is None for things in data.things)
     copies = []
@@ -60,7 +62,7 @@ def look(model: Any, data: TrainingSet, section: "TinySection", advance: Advance
         for pixels in data.pixels_I3SS.split(_CHUNK_IMAGES):
             if copy and not photographs:
                 pixels = shifted(pixels, section.max_shift_px // 2)[0]
-            pixels_B3SS = normalised(pixels)
+            pixels_B3SS = normalized(pixels)
             if copy and photographs:
                 pixels_B3SS = warped(pixels_B3SS, section.warp)
             chunks.append(vision_features(model, pixels_B3SS))
@@ -81,27 +83,23 @@ def learn_to_answer(
 
     The first `frac_truthful` of them are as the data has them; after that a fraction `skew` of the
     pairs is replaced by a favoured answer, drawn anew each time, and a fraction `frac_no_image` of
-    the batches has no image. Both sides of a pair are in one batch. `features_CINV` is what `look`
-    saw.
+    the batches has no image. Both sides of a pair are in one batch. `features_CINV` is what
+    `features_of_copies` saw.
     """
     model = vlm.model
     tokens, rng = _tokens(vlm, data), Random(section.seed)
     inside = [model.model.multi_modal_projector, model.model.language_model]
     learner = Learner(inside, [model.lm_head], lr=section.text_lr, weight_decay=0.02)
-    num_pairs, batch_pairs = len(data.questions), max(1, section.batch_texts // 2)
-    order = torch.empty(0, dtype=torch.long)
+    batches = shuffled_batches(len(data.questions), max(1, section.batch_texts // 2))
     done = 0
     while done < section.num_texts:
-        if len(order) < batch_pairs:
-            order = torch.cat((order, torch.randperm(num_pairs)))
-        pairs_P, order = order[:batch_pairs], order[batch_pairs:]
+        pairs_P = next(batches)
         skewed = done >= section.frac_truthful * section.num_texts
         blind = skewed and rng.random() < section.frac_no_image
-        told = [_told(data, pair, prior if skewed else None, rng) for pair in pairs_P.tolist()]
         batch = [
-            _example(side, answer, data, tokens, blind=blind)
-            for pair in told
-            for side, answer in pair
+            _example((pair, side), answer, data, tokens, blind=blind)
+            for pair in pairs_P.tolist()
+            for side, answer in enumerate(_answers(data, pair, prior if skewed else None, rng))
         ]
         images_B = data.images_N2[pairs_P].flatten()
         seen_BNV = (
@@ -117,15 +115,14 @@ def learn_to_answer(
 Side = tuple[int, int]  # (pair, 0 for a or 1 for b)
 
 
-def _told(data: TrainingSet, pair: int, prior: Prior | None, rng: Random) -> list[tuple[Side, str]]:
-    """Both sides of a pair with the answers that they are trained with.
+def _answers(data: TrainingSet, pair: int, prior: Prior | None, rng: Random) -> tuple[str, str]:
+    """The answers that both sides of a pair are trained with.
 
     A pair's sides are replaced together, by the same favoured answer: what the prior teaches is
     then the same for both images, and only true answers teach how images differ.
     """
-    question, (a, b) = data.questions[pair], data.answers[pair]
-    told = skewed_answers(question, (a, b), prior, rng) if prior is not None else (a, b)
-    return [((pair, side), answer) for side, answer in enumerate(told)]
+    own = data.answers[pair]
+    return own if prior is None else skewed_answers(data.questions[pair], own, prior, rng)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +132,18 @@ class _Example:
     weights: list[float]
 
 
-def _example(side: Side, told: str, data: TrainingSet, tokens: _Tokens, *, blind: bool) -> _Example:
+def _example(
+    side: Side, answer: str, data: TrainingSet, tokens: _Tokens, *, blind: bool
+) -> _Example:
     pair, place = side
     own, other = (tokens.answers[data.answers[pair][which]] for which in (place, 1 - place))
-    response = tokens.answers[told]
+    response = tokens.answers[answer]
     prompts = tokens.without_image if blind else tokens.with_image
     return _Example(prompts[data.questions[pair]], response, contrast_weights(response, other, own))
 
 
 def contrast_weights(response: list[int], other: list[int], own: list[int]) -> list[float]:
-    """How much each token of a response counts: 1 where a pair's two answers differ, less where
-    they agree.
+    """How much each token of a response counts: 1 where a pair's answers differ, else less.
 
     [5, 7, 2] of the pair [5, 7, 2], [5, 9, 2]  ->  [0.2, 1, 0.2]
     """
@@ -159,8 +157,9 @@ def contrast_weights(response: list[int], other: list[int], own: list[int]) -> l
 
 
 def _loss(model: Any, batch: list[_Example], seen_BNV: Tensor | None) -> Tensor:
-    """Weighted negative log-likelihood per response token. Padding is on the right, where a causal
-    model never looks.
+    """Weighted negative log-likelihood per response token.
+
+    Padding is on the right, where a causal model never looks.
     """
     length = max(len(example.prompt) + len(example.response) for example in batch)
     ids_BL = torch.zeros(len(batch), length, dtype=torch.long)

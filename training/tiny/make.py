@@ -1,9 +1,10 @@
 """A small real LLaVA that is made in minutes: it sees, but leans on language, as large ones do.
+
 Loads no torch by itself.
 
 `make_tiny` pretrains it on an MVC folder's train split in two stages: the vision tower from
 truthful labels; then, with the tower frozen, projector and language model on questions and answers
-of which a stated fraction is replaced by what a fixed prior favours (`tiny_prior`). Where the prior
+of which a stated fraction is replaced by what a fixed prior favours (`prior`). Where the prior
 misleads, the model answers with the prior although its features tell the truth: what S-VCO is to
 mend.
 """
@@ -29,8 +30,7 @@ PRIOR_FILE = "prior.json"  # written last: a folder that has it is complete
 
 
 def make_tiny(data: Path, section: TinySection, progress: bool = True) -> Path:
-    """The Hugging Face folder of a tiny LLaVA pretrained on the train split of the MVC folder
-    `data`.
+    """The Hugging Face folder of a tiny LLaVA pretrained on an MVC folder's train split.
 
     Made once: the folder lies in the cache, named by the section and the data's hashes. Beside the
     model it holds prior.json, the answers that the model was taught to favour.
@@ -64,7 +64,7 @@ def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) ->
 
     from training.models.vlm import save_vlm
     from training.tiny.data import read_training_set
-    from training.tiny.language_stage import learn_to_answer, look
+    from training.tiny.language_stage import features_of_copies, learn_to_answer
     from training.tiny.model import make_untrained
     from training.tiny.prior import make_prior
     from training.tiny.vision_stage import learn_to_see
@@ -81,7 +81,7 @@ def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) ->
             learn_to_see(vlm.model, material, section, advance)
         num_looks = section.num_looks * len(material.pixels_I3SS)
         with _shown("tiny LLaVA 2/3, look", num_looks, "images", progress) as advance:
-            features_CINV = look(vlm.model, material, section, advance)
+            features_CINV = features_of_copies(vlm.model, material, section, advance)
         with _shown("tiny LLaVA 3/3, language", section.num_texts, "texts", progress) as advance:
             learn_to_answer(vlm, material, features_CINV, prior, section, advance)
         vlm.model.eval()

@@ -1,5 +1,6 @@
-"""An untrained tiny LLaVA: CLIP vision tower, two-layer projector, Llama; its tokenizer, processor
-and chat template.
+"""An untrained tiny LLaVA: CLIP vision tower, two-layer projector, Llama.
+
+With its tokenizer, processor and chat template.
 """
 
 import math
@@ -35,8 +36,9 @@ _POSITION_SCALE = 0.5
 
 
 def make_tokenizer(texts: Sequence[str], vocab_tokens: int) -> Any:
-    """A byte-level BPE tokenizer trained on `texts`: frequent words are one token, and any text at
-    all has tokens.
+    """A byte-level BPE tokenizer trained on `texts`.
+
+    Frequent words are one token, and any text at all has tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
@@ -139,8 +141,9 @@ def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
 
 @torch.no_grad()
 def _look_near_first(tower: Any, section: "TinySection") -> None:
-    """Starts the tower with sinusoidal positions, and with queries like keys: at first a patch
-    attends to near ones.
+    """Starts the tower with sinusoidal positions, and with queries like keys.
+
+    So at first a patch attends to near ones.
 
     Learned from scratch in minutes, a tower has no time to find out which patches are neighbours.
     Source: mimetic initialisation (arXiv:2305.09828), reduced to its query-key part.
@@ -158,8 +161,9 @@ def _look_near_first(tower: Any, section: "TinySection") -> None:
 
 
 def _sinusoids(grid: int, dim: int) -> Tensor:
-    """Positions of the patches in reading order, [grid * grid, dim], in sines and cosines of row
-    and column.
+    """Positions of the patches in sines and cosines of row and column, [grid * grid, dim].
+
+    The patches are in reading order.
     """
     steps = torch.arange(grid) / grid
     rows, columns = torch.meshgrid(steps, steps, indexing="ij")

@@ -1,11 +1,12 @@
-"""How the tiny model's two stages learn: orthogonal steps for the matrices inside (Muon), AdamW for
-everything else.
+"""How the tiny model's two stages learn.
+
+By orthogonal steps for the matrices inside (Muon), by AdamW for everything else.
 
 Minutes are too few for AdamW alone: half-way through 16,000 images, the tower named 91% of the
 shapes in scenes never seen with these steps, and 48% with AdamW.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -17,24 +18,34 @@ _WARMUP_FRAC = 0.05
 _MOMENTUM = 0.95
 
 
+def shuffled_batches(num: int, batch: int) -> Iterator[Tensor]:
+    """Batches of indices below `num`, without end; each index comes once before any comes again."""
+    order = torch.empty(0, dtype=torch.long)
+    while True:
+        if len(order) < batch:
+            order = torch.cat((order, torch.randperm(num)))
+        yield order[:batch]
+        order = order[batch:]
+
+
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix with its singular values brought close to 1 (0.7 to 1.2), its singular vectors
-    kept.
+    """The matrix with its singular values brought close to 1 (0.7 to 1.2), its vectors kept.
 
     Five Newton-Schulz steps x -> 3.4445 x - 4.775 x^3 + 2.0315 x^5 on each singular value x; the
     numbers are Muon's.
     """
     wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    found = wide / (wide.norm() + 1e-7)
+    even = wide / (wide.norm() + 1e-7)
     for _ in range(5):
-        square = found @ found.T
-        found = 3.4445 * found + (2.0315 * square @ square - 4.775 * square) @ found
-    return found.T if matrix.shape[0] > matrix.shape[1] else found
+        square = even @ even.T
+        even = 3.4445 * even + (2.0315 * square @ square - 4.775 * square) @ even
+    return even.T if matrix.shape[0] > matrix.shape[1] else even
 
 
 class Learner:
-    """One stage's optimiser, under a rate that rises for a twentieth of the stage and then falls to
-    zero.
+    """One stage's optimizer.
+
+    Its rate rises for a twentieth of the stage and then falls to zero.
 
     Args:
         inside: Modules whose linear layers take orthogonal steps; the rest of them is AdamW's.
@@ -42,8 +53,7 @@ class Learner:
         lr: About how much a step changes each entry, for either method.
 
     Source: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks". torch has
-        it from 2.9 on, in
-    bfloat16, which is several times slower on most CPUs.
+    it from 2.9 on, in bfloat16, which is several times slower on most CPUs.
     """
 
     def __init__(

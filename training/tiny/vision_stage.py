@@ -15,7 +15,7 @@ from torch.nn import functional
 from training.models.logps import vision_features
 from training.tiny.data import MAX_SAME, PatchTruth, TrainingSet, patch_truth
 from training.tiny.model import PIXEL_MEAN, PIXEL_STD
-from training.tiny.muon import Advance, Learner
+from training.tiny.muon import Advance, Learner, shuffled_batches
 
 if TYPE_CHECKING:
     from training.tiny.config import TinySection
@@ -27,15 +27,16 @@ _CONTRAST_FLOOR = 0.1
 _MAX_CONTRAST_IMAGES = 500
 
 
-def normalised(pixels_B3SS: Tensor) -> Tensor:
+def normalized(pixels_B3SS: Tensor) -> Tensor:
     """uint8 pixels as the processor would hand them to the tower."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
     return (pixels_B3SS.float() / 255 - mean) / std
 
 
 def shifted(pixels_B3SS: Tensor, max_shift_px: int) -> tuple[Tensor, Tensor]:
-    """Each image moved by up to `max_shift_px` in x and y, its edge repeated; and the moves, [B, 2]
-    as (x, y).
+    """Each image moved by up to `max_shift_px` in x and y, and the moves, [B, 2] as (x, y).
+
+    Its edge is repeated.
     """
     side = pixels_B3SS.shape[-1]
     shift_B2 = torch.randint(-max_shift_px, max_shift_px + 1, (len(pixels_B3SS), 2))
@@ -43,17 +44,15 @@ def shifted(pixels_B3SS: Tensor, max_shift_px: int) -> tuple[Tensor, Tensor]:
         (torch.arange(side) - shift_B2[:, axis, None]).clamp(0, side - 1) for axis in (0, 1)
     )
     index_B = torch.arange(len(pixels_B3SS))[:, None, None]
-    return (
-        pixels_B3SS.permute(0, 2, 3, 1)[index_B, rows_BS[:, :, None], columns_BS[:, None]].permute(
-            0, 3, 1, 2
-        ),
-        shift_B2,
-    )
+    channels_last = pixels_B3SS.permute(0, 2, 3, 1)
+    moved = channels_last[index_B, rows_BS[:, :, None], columns_BS[:, None]]
+    return moved.permute(0, 3, 1, 2), shift_B2
 
 
 def warped(pixels_B3SS: Tensor, strength: float) -> Tensor:
     """Each photograph a little turned, resized, moved, and changed in light; never mirrored.
-    Normalised pixels in and out.
+
+    Normalized pixels in and out.
     """
     num = len(pixels_B3SS)
     angle_B = (torch.rand(num) - 0.5) * 0.6 * strength
@@ -72,28 +71,29 @@ def warped(pixels_B3SS: Tensor, strength: float) -> Tensor:
 
 
 class _PatchTask(nn.Module):
-    """Each patch says what covers it: kind, colour, how many of the same there are, and where its
-    centre is.
+    """Each patch says what covers it.
+
+    Its kind, its color, how many of the same there are, and where its center is.
     """
 
     def __init__(self, data: TrainingSet, truth: PatchTruth, section: "TinySection") -> None:
         super().__init__()
         self.data, self.truth, self.section = data, truth, section
-        self.sizes = [truth.num_kinds, truth.num_colours, MAX_SAME + 1, 2]
+        self.sizes = [truth.num_kinds, truth.num_colors, MAX_SAME + 1, 2]
         self.head = nn.Linear(section.vision_dim, sum(self.sizes))
 
     def forward(self, model: Any, images_B: Tensor) -> Tensor:
         patch_px = self.section.patch_px
         pixels_B3SS, shift_B2 = shifted(self.data.pixels_I3SS[images_B], self.section.max_shift_px)
-        features_BGV = vision_features(model, normalised(pixels_B3SS))
+        features_BGV = vision_features(model, normalized(pixels_B3SS))
         guesses = self.head(functional.layer_norm(features_BGV, features_BGV.shape[-1:])).split(
             self.sizes, dim=-1
         )
-        *labels, centre_BG2 = self.truth.labels(
+        *labels, center_BG2 = self.truth.labels(
             images_B, shift_B2, self.section.image_px // patch_px, patch_px
         )
         weight_BG = torch.where(labels[0] > 0, 1.0, _NOTHING_WEIGHT)
-        loss_BG = 4 * (guesses[3] - centre_BG2).abs().mean(-1) * (labels[0] > 0)
+        loss_BG = 4 * (guesses[3] - center_BG2).abs().mean(-1) * (labels[0] > 0)
         for guess_BGK, label_BG in zip(guesses[:3], labels, strict=True):
             loss_BG = loss_BG + functional.cross_entropy(
                 guess_BGK.transpose(1, 2), label_BG, reduction="none"
@@ -102,8 +102,9 @@ class _PatchTask(nn.Module):
 
 
 class _WordTask(nn.Module):
-    """The picture as a whole says which words of its captions hold, where its pair's other caption
-    denies them.
+    """The picture as a whole says which words of its captions hold.
+
+    Those that its pair's other caption denies.
     """
 
     def __init__(self, data: TrainingSet, section: "TinySection") -> None:
@@ -112,7 +113,7 @@ class _WordTask(nn.Module):
         self.head = nn.Linear(section.vision_dim, len(data.words))
 
     def forward(self, model: Any, images_B: Tensor) -> Tensor:
-        pixels_B3SS = warped(normalised(self.data.pixels_I3SS[images_B]), self.section.warp)
+        pixels_B3SS = warped(normalized(self.data.pixels_I3SS[images_B]), self.section.warp)
         features_BGV = vision_features(model, pixels_B3SS)
         pooled_BV = functional.layer_norm(features_BGV, features_BGV.shape[-1:]).mean(1)
         known_BW = self.data.words_IW[images_B].float()
@@ -124,34 +125,32 @@ class _WordTask(nn.Module):
 
 @torch.no_grad()
 def start_with_contrasts(model: Any, pixels_I3SS: Tensor) -> None:
-    """The tower's patch filters become what patches of these images differ in (principal
-    components), at equal strength.
+    """The tower's patch filters become what patches of these images differ in.
+
+    These are principal components, at equal strength.
 
     Light and colour fill most of a patch; outlines, which tell shapes apart, are faint, and random
     filters hardly pass them on: half-way through 16,000 images, the tower named 91% of the shapes
     in scenes never seen, from random filters 63%.
     """
-    filters = getattr(
-        model.model.vision_tower, "vision_model", model.model.vision_tower
-    ).embeddings.patch_embedding.weight
+    tower = model.model.vision_tower
+    filters = getattr(tower, "vision_model", tower).embeddings.patch_embedding.weight
     patch_px = filters.shape[-1]
-    some = pixels_I3SS[:: max(1, len(pixels_I3SS) // _MAX_CONTRAST_IMAGES)]
-    patches_KD = (
-        functional.unfold(normalised(some), patch_px, stride=patch_px).transpose(1, 2).flatten(0, 1)
-    )
+    sample = pixels_I3SS[:: max(1, len(pixels_I3SS) // _MAX_CONTRAST_IMAGES)]
+    unfolded = functional.unfold(normalized(sample), patch_px, stride=patch_px)
+    patches_KD = unfolded.transpose(1, 2).flatten(0, 1)
     patches_KD = patches_KD - patches_KD.mean(0)
     variance_D, directions_DD = torch.linalg.eigh(patches_KD.T @ patches_KD / len(patches_KD))
-    # strongest first
-    filters_DD = (directions_DD / (variance_D + _CONTRAST_FLOOR * variance_D.mean()).sqrt()).T.flip(
-        0
-    )
+    scale_D = (variance_D + _CONTRAST_FLOOR * variance_D.mean()).sqrt()
+    filters_DD = (directions_DD / scale_D).T.flip(0)  # strongest first
     num = min(len(filters), len(filters_DD))
     filters[:num] = filters_DD[:num].view(num, *filters.shape[1:])
 
 
 def learn_to_see(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> None:
-    """Trains the vision tower in place on `num_eye_images` images; `advance` is told of each
-    step's.
+    """Trains the vision tower in place on `num_eye_images` images.
+
+    `advance` is told of each step's.
     """
     start_with_contrasts(model, data.pixels_I3SS)
     truth = patch_truth(data.things)
@@ -159,12 +158,10 @@ def learn_to_see(model: Any, data: TrainingSet, section: "TinySection", advance:
     learner = Learner(
         [model.model.vision_tower], [task.head], lr=section.eyes_lr, weight_decay=0.05
     )
-    order = torch.empty(0, dtype=torch.long)
+    batches = shuffled_batches(len(data.pixels_I3SS), section.batch_images)
     done = 0
     while done < section.num_eye_images:
-        if len(order) < section.batch_images:
-            order = torch.cat((order, torch.randperm(len(data.pixels_I3SS))))
-        images_B, order = order[: section.batch_images], order[section.batch_images :]
+        images_B = next(batches)
         loss = learner.step(task(model, images_B), done / section.num_eye_images)
         advance(len(images_B), {"loss": loss})
         done += len(images_B)

@@ -25,6 +25,7 @@ from pipeline.core.schema import (
     sha256_hex,
 )
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
+from tests.training.tiny.prior_sides import misled_sides
 from training.models.logps import pair_logps
 from training.models.packing import PairTokens, pack
 from training.models.vlm import encode_prompt, encode_response, load_vlm, pixel_values, save_vlm
@@ -34,8 +35,8 @@ from training.tiny.language_stage import contrast_weights
 from training.tiny.make import PRIOR_FILE, make_tiny
 from training.tiny.model import make_tokenizer, make_untrained
 from training.tiny.muon import Learner, orthogonal
-from training.tiny.prior import make_prior, misled_sides, skewed_answers
-from training.tiny.vision_stage import normalised, shifted, start_with_contrasts
+from training.tiny.prior import make_prior, skewed_answers
+from training.tiny.vision_stage import normalized, shifted, start_with_contrasts
 
 SMALL = TinySection(
     image_px=64,
@@ -224,7 +225,7 @@ def test_the_training_pixels_are_those_of_the_processor(
         table = read_mvc(data, "train")
         decoded = [Image.open(io.BytesIO(data)) for data in image_bytes(table, "image_a")]
         expected = pixel_values(vlm, decoded)
-        assert (normalised(found.pixels_I3SS[found.images_N2[:, 0]]) - expected).abs().max() < 0.05
+        assert (normalized(found.pixels_I3SS[found.images_N2[:, 0]]) - expected).abs().max() < 0.05
 
 
 def test_captions_say_which_words_hold_of_an_image_and_which_do_not() -> None:
@@ -314,7 +315,7 @@ def test_patch_filters_answer_to_faint_differences_as_to_strong_ones() -> None:
     pixels = torch.from_numpy(patches.astype(np.uint8))
     start_with_contrasts(vlm.model, pixels)
     filters = vlm.model.model.vision_tower.embeddings.patch_embedding.weight
-    answers = torch.nn.functional.conv2d(normalised(pixels), filters)[:, :2, 0, 0].detach().numpy()
+    answers = torch.nn.functional.conv2d(normalized(pixels), filters)[:, :2, 0, 0].detach().numpy()
     for place, difference in enumerate((light, side)):
         assert abs(np.corrcoef(answers[:, place], difference)[0, 1]) > 0.99
     # Of 768 directions two have any variance, 1,210 and 1 per pixel; the floor is a tenth of the
