@@ -146,7 +146,8 @@ def data_uri(data: bytes) -> str:
         ImageError: The image cannot be used.
     """
     media_type = None
-    # Of the header alone; on what is broken Pillow's readers raise anything, and decoding says why.
+    # Of the header alone; where that is broken Pillow's readers raise anything. Decoding then says
+    # why, or leaves a broken EXIF block behind, over which a server might stumble.
     with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
         if is_upright and image.format in _SENT_AS_THEY_ARE and image.mode in ("RGB", "L"):
