@@ -63,7 +63,8 @@ def ask(
     from training.models.generation import generate
     from training.models.logps import pair_logps
     from training.models.packing import pack
-    from training.models.vlm import load_vlm, pair_tokens, pixel_values
+    from training.models.pair import short_pair
+    from training.models.vlm import load_vlm, pixel_values
 
     vlm = load_vlm(
         model, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, device=device
@@ -77,7 +78,8 @@ def ask(
                     f"{model} says nothing about image {side}; give the two answers to judge with"
                     " --answer, twice"
                 )
-        tokens = pair_tokens(vlm, (question, text_a, text_b), (images[0].size, images[1].size))
+        pair = short_pair(vlm, (question, text_a, text_b), (images[0].size, images[1].size))
+        tokens = pair.tokens(vlm)
         packed = pack([tokens], vlm.image_token_id).to(vlm.model.device)
     except AskError:
         raise

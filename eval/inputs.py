@@ -13,15 +13,13 @@ from eval.config import EvalSection
 from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, is_hub_id
 from pipeline.core.schema import MvcError, read_mvc, shard_paths
 from pipeline.core.storage import read_json, sha256_file
-from pipeline.core.training_record import RECORD, read_training_record
+from pipeline.core.training_record import MARKER, RECORD, read_training_record
 
 COLUMNS = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b", "meta")
 IMAGE_COLUMNS = ("image_a", "image_b")
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 # enough of a model on the Hub to say what would be done
 PLAN_FILES = ("config.json", "*/config.json", RECORD)
-# what the trainer leaves in its folder from the start, and svco.json only at the end
-TRAINING_MARKER = ".svco_train"
 ADAPTER_CONFIG = "adapter_config.json"  # in a folder of adapters, which names their base
 NOT_WEIGHTS = (RECORD, "prior.json", "metrics.json")
 
@@ -97,7 +95,7 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
         return Models(after, _model_folder(section.base, "base", weights))
     record = read_training_record(after)
     if record is None:
-        if (after / TRAINING_MARKER).exists():
+        if (after / MARKER).exists():
             raise RecipeError(
                 f"model={section.model}: its training did not finish (no svco.json); run it again,"
                 " or evaluate it as it is with base=FOLDER, or base=none"

@@ -22,6 +22,7 @@ from pipeline.core.storage import only_one, read_json
 from training.config import TrainSection
 from training.run_plan import (
     REFERENCE_DONE,
+    REFERENCE_PARTS,
     Plan,
     base_sha256,
     data_sha256,
@@ -88,7 +89,7 @@ def make_reference(plan: Plan) -> dict[str, Any]:
             say(f"{out}: the reference of this model on this data is there; nothing to do")
             return dict(done)
         (out / REFERENCE_DONE).unlink(missing_ok=True)
-        parts, started_s = out / ".parts" / name, time.monotonic()
+        parts, started_s = out / REFERENCE_PARTS / name, time.monotonic()
         parts.mkdir(parents=True, exist_ok=True)
         chunks = [
             (split, index)
@@ -113,7 +114,7 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         from training.data.reference_table import join_parts
 
         done = join_parts(out, parts, chunks, made_by=name)
-        shutil.rmtree(out / ".parts")
+        shutil.rmtree(out / REFERENCE_PARTS)
         more_said = " and the features of their images" if section.store_features else ""
         took_s = time.monotonic() - started_s
         say(

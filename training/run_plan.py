@@ -11,6 +11,7 @@ from pipeline.core.recipe import RecipeError, absolute_path, is_hub_id
 from pipeline.core.schema import MvcError, read_manifest, reading_shard, shard_paths
 from pipeline.core.storage import Owner, read_json, sha256_file
 from pipeline.core.training_record import (
+    MARKER,
     RECORD,
     RunFacts,
     TrainingRecord,
@@ -18,12 +19,23 @@ from pipeline.core.training_record import (
 )
 from training.config import TrainSection
 
-CHECKPOINTS = ".checkpoints"  # of an unfinished run, in `out`
-ATTEMPT = "attempt"  # in that folder: names the one process that may write there
-RUN = "run.json"  # in that folder: which run it is
-REFERENCE_DONE = "DONE.json"  # of a reference table: written last
-TRAINING_RUN = Owner("training run", (".svco_train", RECORD), never=("manifest.json",))
-REFERENCE_TABLE = Owner("reference table", (REFERENCE_DONE, ".parts"))
+# Of a run, in `out`, beside RECORD.
+RECIPE = "recipe.yaml"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+ADAPTER = "adapter"  # adapters, beside the model into which they are merged
+CHECKPOINTS = ".checkpoints"  # of an unfinished run
+# Of an unfinished run, in CHECKPOINTS.
+ATTEMPT = "attempt"  # names the one process that may write there
+RUN = "run.json"  # which run it is
+WANDB_ID = "wandb_id"
+BEST = "best"  # the checkpoint with the lowest validation loss
+STATE = "state.json"  # of a checkpoint: written last
+# Of a reference table.
+REFERENCE_DONE = "DONE.json"  # written last
+REFERENCE_PARTS = ".parts"
+TRAINING_RUN = Owner("training run", (MARKER, RECORD), never=("manifest.json",))
+REFERENCE_TABLE = Owner("reference table", (REFERENCE_DONE, REFERENCE_PARTS))
 # what may change while a run goes on: the result is the same
 NOT_THE_RUN = ("out", "workers", "log", "checkpoint", "store_features")
 

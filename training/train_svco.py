@@ -17,6 +17,8 @@ from training.config import TrainSection
 from training.run_plan import (
     ATTEMPT,
     CHECKPOINTS,
+    METRICS,
+    RECIPE,
     RUN,
     TRAINING_RUN,
     Plan,
@@ -38,7 +40,7 @@ def train(plan: Plan) -> TrainingRecord:
     with only_one(plan.out, "out"):
         note = "An unfinished or finished run of training/train_svco.py, which may write here.\n"
         TRAINING_RUN.claim(plan.out, note)
-        write_text(plan.out / "recipe.yaml", resolved_yaml(plan.section))
+        write_text(plan.out / RECIPE, resolved_yaml(plan.section))
         # of a run whose weights are gone: what is made now is not finished
         (plan.out / RECORD).unlink(missing_ok=True)
         begin_attempt(plan)
@@ -212,7 +214,7 @@ def print_result(plan: Plan, record: TrainingRecord) -> None:
         f"{record['steps']} steps in {seconds['training']:.1f} s ({seconds['total']:.1f} s with"
         " loading and the reference)"
     )
-    say(f"model   {plan.out}\nlog     {plan.out}/metrics.jsonl")
+    say(f"model   {plan.out}\nlog     {plan.out}/{METRICS}")
     on_gpu = " workers.use_gpu=true dtype=bfloat16" if plan.section.workers.use_gpu else ""
     command = "python eval/run_eval.py --recipe recipes/eval_contrast.yaml"
     say(f"next    {command} model={plan.out} data={plan.section.data} out={plan.out}-eval{on_gpu}")

@@ -169,14 +169,16 @@ def _logps(
     """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""
     from training.models.logps import pair_logps
     from training.models.packing import pack
-    from training.models.vlm import pair_tokens, pixel_values
+    from training.models.pair import short_pair
+    from training.models.vlm import pixel_values
 
     tokens = []
     rows = pairs.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
     for row, image_a, image_b in zip(rows, images_a, images_b, strict=True):
         texts = (row["question"], row["answer_a"], row["answer_b"])
         try:
-            tokens.append(pair_tokens(vlm, texts, (image_a.size, image_b.size), row["pair_id"]))
+            pair = short_pair(vlm, texts, (image_a.size, image_b.size))
+            tokens.append(pair.tokens(vlm, row["pair_id"]))
         except ValueError as error:
             raise MvcError(f"pair {row['pair_id']}: {error}") from error
     packed = pack(tokens, vlm.image_token_id).to(vlm.model.device)

@@ -5,6 +5,8 @@ from typing import Any, TypedDict
 
 from pipeline.core.storage import read_json
 
+# in a run's folder from the start; a folder of someone else's has not
+MARKER = ".svco_train"
 RECORD = "svco.json"  # written last: the run is finished
 
 

@@ -6,10 +6,10 @@ Shapes: N pairs in the split, I images, 3 x H x W pixels.
 import functools
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from torch import Tensor
 
 from pipeline.core.images import ImageError, decode_rgb, upright_size
 from pipeline.core.schema import MvcError, read_mvc
-from training.models.chat_template import short_prompt
 from training.models.families import Images
-from training.models.packing import Ints, Packed, PairTokens, pack
-from training.models.vlm import ANY_SIZE, Layout, Size, Vlm, encode_response, pixel_values, placed
+from training.models.packing import Ints, Packed, pack
+from training.models.pair import ShortPair, short_pair
+from training.models.vlm import ANY_SIZE, Size, Vlm, pixel_values
 from training.objectives.terms import ALL_CELLS
 
 COLUMNS = (
@@ -35,6 +35,8 @@ COLUMNS = (
     "image_b_sha256",
 )
 MAX_PIXEL_CACHE_BYTES = 1_000_000_000
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,7 @@ class PairReader:
         texts = self._table.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
         self.pair_ids: list[str] = []
         self.questions: list[str] = []
-        self._pairs: list[_Pair] = []
+        self._pairs: list[ShortPair] = []
         kept: list[int] = []
         for index, text in enumerate(texts):
             pair = _tokenize(vlm, text, self._sizes(index))
@@ -112,8 +114,7 @@ class PairReader:
         if not self._vlm.kind.any_size:
             return None
         size_a, size_b = (
-            _size(self._bytes(row, column), self._name(row, column))
-            for column in ("image_a", "image_b")
+            self._read(row, column, upright_size) for column in ("image_a", "image_b")
         )
         return size_a, size_b
 
@@ -165,8 +166,7 @@ class PairReader:
 
     def image(self, number: int) -> Image.Image:
         """An image (a number from `images_P2`) as RGB pixels."""
-        decoded: Image.Image = self._decode(number)
-        return decoded
+        return self._read(*self._places[number], decode_rgb)
 
     def packed(
         self, pairs: Sequence[int] | Ints, cells: Iterable[tuple[int, int]] = ALL_CELLS
@@ -204,7 +204,7 @@ class PairReader:
         return result if self._vlm.kind.any_size else torch.stack(result)
 
     def _preprocess(self, numbers: Sequence[int]) -> Images:
-        pixels = pixel_values(self._vlm, [self._decode(number) for number in numbers])
+        pixels = pixel_values(self._vlm, [self.image(number) for number in numbers])
         for number, image in zip(numbers, pixels, strict=True):
             num_features = self._vlm.kind.num_features(self._vlm.model.config, image)
             expected = self.num_image_tokens_I[number]
@@ -216,13 +216,14 @@ class PairReader:
                 )
         return pixels
 
-    def _decode(self, number: int) -> Any:
-        place = self._places[number]
+    def _read(self, row: int, column: str, read: Callable[[bytes], Read]) -> Read:
+        """What `read` makes of the bytes of an image."""
         try:
-            return decode_rgb(self._bytes(*place))
+            return read(self._bytes(row, column))
         except ImageError as error:
             raise MvcError(
-                f"{self._name(*place)} cannot be decoded ({error}); build the data again without it"
+                f"{self._name(row, column)} cannot be decoded ({error}); build the data again"
+                " without it"
             ) from error
 
     def _bytes(self, row: int, column: str) -> bytes:
@@ -232,73 +233,12 @@ class PairReader:
         return f"pair {self._table.column('pair_id')[row].as_py()}: {column}"
 
 
-def _size(data: bytes, name: str) -> Size:
-    try:
-        return upright_size(data)
-    except ImageError as error:
-        raise MvcError(
-            f"{name} cannot be decoded ({error}); build the data again without it"
-        ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """A pair's tokens with one placeholder per image, and what its two images become."""
-
-    prompt_image: list[int]
-    prompt_text: list[int]
-    responses: tuple[list[int], list[int]]
-    layouts: tuple[Layout, Layout]
-    sizes: tuple[Size, Size]
-
-    @property
-    def longest(self) -> int:
-        """Length of the longest of the six sequences."""
-        return (
-            len(self.prompt_image)
-            - 1
-            + max(layout.num_tokens for layout in self.layouts)
-            + max(map(len, self.responses))
-        )
-
-    @property
-    def num_tokens(self) -> int:
-        """Length of the packed row with all cells."""
-        prompts = (
-            2 * (len(self.prompt_image) - 1)
-            + sum(layout.num_tokens for layout in self.layouts)
-            + len(self.prompt_text)
-        )
-        return prompts + 3 * sum(map(len, self.responses))
-
-    def tokens(self, vlm: Vlm, pair_id: str) -> PairTokens:
-        """All tokens, one placeholder per feature."""
-        prompts = [placed(vlm, self.prompt_image, size) for size in self.sizes]
-        (prompt_a, positions_a), (prompt_b, positions_b) = prompts
-        return PairTokens(
-            prompt_a, self.prompt_text, *self.responses, prompt_b, positions_a, positions_b, pair_id
-        )
-
-
-def _tokenize(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size] | None) -> _Pair:
+def _tokenize(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size] | None) -> ShortPair:
     question = text["question"]
     try:
         if not isinstance(question, str):
             raise ValueError(f"expected a question, got {question!r}")
-        prompt_image, prompt_text = (
-            short_prompt(vlm.processor, question, with_image=with_image)
-            for with_image in (True, False)
-        )
-        if prompt_image.count(vlm.image_token_id) != 1 or vlm.image_token_id in prompt_text:
-            raise ValueError(
-                "expected one image in the prompt with an image, and none in that without; check"
-                " the chat template"
-            )
-        response_a, response_b = (
-            encode_response(vlm, text[name] or "") for name in ("answer_a", "answer_b")
-        )
-        size_a, size_b = sizes or (ANY_SIZE, ANY_SIZE)
-        layouts = vlm.layout(size_a), vlm.layout(size_b)
-        return _Pair(prompt_image, prompt_text, (response_a, response_b), layouts, (size_a, size_b))
+        texts = question, text["answer_a"] or "", text["answer_b"] or ""
+        return short_pair(vlm, texts, sizes or (ANY_SIZE, ANY_SIZE))
     except ValueError as error:
         raise MvcError(f"pair {text['pair_id']}: {error}") from error

@@ -19,7 +19,7 @@ from pipeline.core.recipe import UserError
 from training.models import chat_template as chat
 from training.models.attention import SPLIT, implementation, register
 from training.models.families import FAMILIES, Family, Images, parameters_of, refusal, unwrapped
-from training.models.packing import Ints, PairTokens
+from training.models.packing import Ints
 
 Size = tuple[int, int]  # width and height of an image in pixels, upright
 ANY_SIZE = (64, 64)  # for models that bring every image to one size
@@ -238,24 +238,6 @@ def placed(vlm: Vlm, short: Sequence[int], size: Size) -> tuple[list[int], Ints 
     layout = vlm.layout(size)
     ids = chat.with_placeholders(short, vlm.image_token_id, layout.num_tokens)
     return ids, vlm.kind.positions(unwrapped(vlm.model), ids, layout.pixels_shape)
-
-
-def pair_tokens(
-    vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size], pair_id: str = ""
-) -> PairTokens:
-    """The tokens of a pair from its question and two answers, and the sizes of its two images.
-
-    Raises:
-        ValueError: A text that cannot become tokens.
-    """
-    question, answer_a, answer_b = texts
-    prompt_text = chat.short_prompt(vlm.processor, question, with_image=False)
-    response_a, response_b = encode_response(vlm, answer_a), encode_response(vlm, answer_b)
-    short = chat.short_prompt(vlm.processor, question, with_image=True)
-    (prompt_a, positions_a), (prompt_b, positions_b) = (placed(vlm, short, size) for size in sizes)
-    return PairTokens(
-        prompt_a, prompt_text, response_a, response_b, prompt_b, positions_a, positions_b, pair_id
-    )
 
 
 def _layout(vlm: Vlm, size: Size) -> Layout:

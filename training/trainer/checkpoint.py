@@ -23,11 +23,10 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from pipeline.core.storage import StoreError, read_json, write_json
 from training.data.pairs import DataState
-from training.run_plan import ATTEMPT, CHECKPOINTS
+from training.run_plan import ATTEMPT, BEST, CHECKPOINTS, STATE
 from training.runtime.environment import Env
 from training.trainer.policy import TrainablePolicy
 
-BEST = "best"
 _ONLY_TRAINED = StateDictOptions(ignore_frozen_params=True)
 
 
@@ -53,7 +52,7 @@ def latest(out: str | Path) -> Path | None:
     complete = [
         path
         for path in run_folder(out).glob("step-*")
-        if (path / "state.json").is_file() and not path.suffix
+        if (path / STATE).is_file() and not path.suffix
     ]
     return max(complete, key=lambda path: path.name, default=None)
 
@@ -108,7 +107,7 @@ class Checkpoints:
                     no_dist=self._env.world_size == 1,
                 )
             if self._env.rank == 0:
-                write_json(temporary / "state.json", dataclasses.asdict(state))
+                write_json(temporary / STATE, dataclasses.asdict(state))
         except (OSError, CheckpointException, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise _explained(error, folder) from error
@@ -163,7 +162,7 @@ def restore(
         # the frozen weights are not in it
         options=dataclasses.replace(_ONLY_TRAINED, strict=False),
     )
-    facts: dict[str, Any] = read_json(folder / "state.json")
+    facts: dict[str, Any] = read_json(folder / STATE)
     return TrainState(**{**facts, "data": DataState(**facts["data"])})
 
 

@@ -10,11 +10,9 @@ from pipeline.core.storage import write_text
 from pipeline.core.training_record import TrainingRecord
 from training.config import TrainSection
 from training.models.vlm import Vlm, load_vlm
+from training.run_plan import ADAPTER
 from training.runtime.environment import Env
 from training.trainer.policy import TrainablePolicy, part_of
-
-# the sub-folder that holds adapters beside the model into which they are merged
-ADAPTER = "adapter"
 
 
 def export_model(

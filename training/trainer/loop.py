@@ -30,9 +30,9 @@ from training.estimate.advice import is_out_of_memory, out_of_memory
 from training.models.vlm import Vlm
 from training.objectives.losses import Objective, Scores
 from training.objectives.terms import ALL_CELLS, Cell
-from training.run_plan import REFERENCE_DONE, base_of_run, data_sha256, num_rows
+from training.run_plan import BEST, REFERENCE_DONE, base_of_run, data_sha256, num_rows
 from training.runtime.environment import Env
-from training.trainer.checkpoint import BEST, Checkpoints, TrainState, latest, restore, run_folder
+from training.trainer.checkpoint import Checkpoints, TrainState, latest, restore, run_folder
 from training.trainer.export import export_model
 from training.trainer.metrics_log import Log
 from training.trainer.mfu import Utilization

@@ -10,11 +10,8 @@ from typing import Any, Self
 from pipeline.core.recipe import RecipeError
 from pipeline.core.storage import write_text
 from training.config import TrainSection
-from training.run_plan import CHECKPOINTS
+from training.run_plan import CHECKPOINTS, METRICS, WANDB_ID
 from training.runtime.environment import Env
-
-METRICS_FILE = "metrics.jsonl"
-WANDB_ID = "wandb_id"  # in the folder of an unfinished run
 
 
 class Log:
@@ -32,10 +29,10 @@ class Log:
         if env.rank == 0:
             out = Path(section.out)
             if resumed_step is None:
-                (out / METRICS_FILE).unlink(missing_ok=True)
+                (out / METRICS).unlink(missing_ok=True)
             else:
-                _forget_after(out / METRICS_FILE, resumed_step)
-            self._file = (out / METRICS_FILE).open("a", encoding="utf-8")
+                _forget_after(out / METRICS, resumed_step)
+            self._file = (out / METRICS).open("a", encoding="utf-8")
             self._board = _tensorboard(out, resumed_step) if section.log.tensorboard else None
             self._wandb = (
                 _wandb(section, resuming=resumed_step is not None)

@@ -7,8 +7,7 @@ from typing import Any
 from training.data.pairs import PairReader
 from training.models.generation import generate
 from training.models.vlm import Vlm
-
-SAMPLES_FILE = "samples.jsonl"
+from training.run_plan import SAMPLES
 
 
 def sample_answers(
@@ -32,7 +31,7 @@ def sample_answers(
 
 def append_samples(out: Path, step: int, samples: list[dict[str, Any]]) -> None:
     """Adds the answers of one evaluation to the file."""
-    with (out / SAMPLES_FILE).open("a", encoding="utf-8") as file:
+    with (out / SAMPLES).open("a", encoding="utf-8") as file:
         file.writelines(
             json.dumps({"step": step, **sample}, ensure_ascii=False) + "\n" for sample in samples
         )

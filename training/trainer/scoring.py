@@ -131,15 +131,14 @@ class Scorer:
         Without a title nothing is shown.
         """
         table_N32 = torch.zeros(len(split.reader), 3, 2, device=self._env.device)
-        order = np.argsort(split.reader.lengths, kind="stable")
-        chunks = [order[start : start + self._size] for start in range(0, len(order), self._size)]
-        world_size = self._env.world_size
+        num_pairs, world_size = len(split.reader), self._env.world_size
+        chunks = list(self.passes(split, np.arange(num_pairs)))
         mine = chunks[self._env.rank :: world_size]
         # weights are gathered by all workers together, also by one without pairs
         if self._trained.sharded:
-            mine += [order[:0]] * (math.ceil(len(chunks) / world_size) - len(mine))
+            mine += [chunks[0][:0]] * (math.ceil(len(chunks) / world_size) - len(mine))
         with (
-            self._env.progress(title, len(order), "pairs") as progress,
+            self._env.progress(title, num_pairs, "pairs") as progress,
             self.prefetch(split, mine, cells) as ahead,
         ):
             for index, loaded in enumerate(ahead):

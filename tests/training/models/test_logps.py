@@ -17,7 +17,8 @@ from training.models.attention import DENSE, SPLIT, set_attention
 from training.models.families import parameters_of
 from training.models.logps import logps_of_features, pair_logps, token_logps, vision_features
 from training.models.packing import PairTokens, pack
-from training.models.vlm import Vlm, load_vlm, pair_tokens, pixel_values
+from training.models.pair import short_pair
+from training.models.vlm import Vlm, load_vlm, pixel_values
 from training.objectives.terms import ALL_CELLS
 
 TEXTS = [
@@ -74,7 +75,7 @@ def case(tiny_model: Path) -> Case:
     gradients = _gradients(vlm.model, (expected_P32 * WEIGHTS_P32).sum())
     sizes = [(a.size, b.size) for a, b in zip(IMAGES_A, IMAGES_B, strict=True)]
     pairs = [
-        pair_tokens(vlm, text, size, f"pair{i}")
+        short_pair(vlm, text, size).tokens(vlm, f"pair{i}")
         for i, (text, size) in enumerate(zip(TEXTS, sizes, strict=True))
     ]
     return Case(vlm, pairs, expected_P32.detach(), gradients)
@@ -230,7 +231,7 @@ def test_adapters_of_peft_get_the_gradients_and_start_as_nothing(tiny_qwen3_vl: 
     from peft import LoraConfig, get_peft_model
 
     vlm = load_vlm(tiny_qwen3_vl)
-    pairs = [pair_tokens(vlm, TEXTS[0], (IMAGES_A[0].size, IMAGES_B[0].size))]
+    pairs = [short_pair(vlm, TEXTS[0], (IMAGES_A[0].size, IMAGES_B[0].size)).tokens(vlm)]
     packed, pixels_a, pixels_b = (
         pack(pairs, vlm.image_token_id),
         pixel_values(vlm, IMAGES_A[:1]),

@@ -15,12 +15,12 @@ from pipeline.core.recipe import UserError
 from tests.training.tiny_families import inference_inputs
 from training.models.families import parameters_of
 from training.models.generation import generate
+from training.models.pair import short_pair
 from training.models.vlm import (
     Vlm,
     encode_prompt,
     encode_response,
     load_vlm,
-    pair_tokens,
     pixel_values,
     save_vlm,
 )
@@ -79,7 +79,7 @@ def test_a_prompt_has_the_documented_format_and_one_placeholder_per_feature(vlm:
 
 def test_positions_of_prompt_and_answer_are_the_models_own(vlm: Vlm) -> None:
     sizes = ((60, 90), (130, 64))
-    pair = pair_tokens(vlm, ("What is shown?", "A red bar.", "A blue bar."), sizes)
+    pair = short_pair(vlm, ("What is shown?", "A red bar.", "A blue bar."), sizes).tokens(vlm)
     if not vlm.kind.any_size:
         assert pair.positions_a is pair.positions_b is None
         return
