@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from rich.console import Console
@@ -68,12 +67,7 @@ class Progress:
             self._task = self._bar.add_task(self.title, total=self.total, facts="")
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif kind is None:
@@ -106,11 +100,9 @@ class Progress:
         What came before it loaded models, or counted the work of an earlier run.
         """
         first_s, first = self._first or (self._started_s, 0)
-        return (
-            (now_s - first_s) / (self._done - first)
-            if self._done > first
-            else (now_s - self._started_s) / max(self._done, 1)
-        )
+        if self._done > first:
+            return (now_s - first_s) / (self._done - first)
+        return (now_s - self._started_s) / max(self._done, 1)
 
 
 def summary_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -55,7 +55,7 @@ class Seen:
 
     def counts(self) -> dict[str, Any]:
         """The numbers of rows under the names that the manifest has for them."""
-        found: dict[str, Any] = {"in": self.num_rows.total(), "kept": 0, "dropped": 0}
+        counts: dict[str, Any] = {"in": self.num_rows.total(), "kept": 0, "dropped": 0}
         keys = (
             "by_split",
             "dropped_by_reason",
@@ -65,17 +65,17 @@ class Seen:
                 for name in ("category", "source")
             ),
         )
-        found |= {key: Counter[str]() for key in keys}
+        counts |= {key: Counter[str]() for key in keys}
         for (split, reason, category, source), number in self.num_rows.items():
             what = "dropped" if split == "rejects" else "kept"
-            found[what] += number
-            found[f"{what}_by_category"][category] += number
-            found[f"{what}_by_source"][source] += number
+            counts[what] += number
+            counts[f"{what}_by_category"][category] += number
+            counts[f"{what}_by_source"][source] += number
             if what == "dropped":
-                found["dropped_by_reason"][reason] += number
+                counts["dropped_by_reason"][reason] += number
             else:
-                found["by_split"][split] += number
-        return found
+                counts["by_split"][split] += number
+        return counts
 
     def in_words(self) -> str:
         """How many rows were read: "950 train, 50 validation, 12 rejects"."""
@@ -119,10 +119,12 @@ def shard_problems(
                 rows = file.read_row_group(group, columns=columns).to_pylist()
                 for number, row in enumerate(rows, start):
                     where = f"{name} row {number} (pair_id {row['pair_id']})"
-                    yield from (Problem(where, *found) for found in _row_problems(row, split, seen))
                     yield from (
-                        Problem(where, *found)
-                        for found in ([] if quick else _image_problems(row, seen))
+                        Problem(where, *problem) for problem in _row_problems(row, split, seen)
+                    )
+                    yield from (
+                        Problem(where, *problem)
+                        for problem in ([] if quick else _image_problems(row, seen))
                     )
                 start += len(rows)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
@@ -130,29 +132,29 @@ def shard_problems(
         yield Problem(name, "unreadable", f"cannot be read as Parquet ({error})")
 
 
-def _schema_problems(name: str, found: pa.Schema, expected: pa.Schema) -> Iterator[Problem]:
+def _schema_problems(name: str, actual: pa.Schema, expected: pa.Schema) -> Iterator[Problem]:
     for column in expected.names:
-        if column not in found.names:
+        if column not in actual.names:
             yield Problem(
                 name, "column_missing", f"column {column!r} is missing; its rows were not checked"
             )
-        elif found.field(column).type != expected.field(column).type:
+        elif actual.field(column).type != expected.field(column).type:
             said = (
-                f"column {column!r} is {found.field(column).type}, expected"
+                f"column {column!r} is {actual.field(column).type}, expected"
                 f" {expected.field(column).type}; its rows were not checked"
             )
             yield Problem(name, "column_type", said)
-    extra = [column for column in found.names if column not in expected.names]
+    extra = [column for column in actual.names if column not in expected.names]
     if extra:
         yield Problem(name, "column_extra", f"columns that an MVC has not: {', '.join(extra)}")
-    shared = [column for column in found.names if column in expected.names]
+    shared = [column for column in actual.names if column in expected.names]
     if shared != [column for column in expected.names if column in shared]:
         yield Problem(
             name,
             "column_order",
             f"columns are in the order {', '.join(shared)}, expected {', '.join(expected.names)}",
         )
-    if _features(found) != _features(expected):
+    if _features(actual) != _features(expected):
         yield Problem(
             name,
             "features",
@@ -184,10 +186,10 @@ def group_problems(name: str, group_bytes: list[int]) -> Iterator[Problem]:
 
 
 # Kind, message and, for a warning, True.
-Found = tuple[str, str] | tuple[str, str, bool]
+Finding = tuple[str, str] | tuple[str, str, bool]
 
 
-def _row_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Found]:
+def _row_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Finding]:
     is_kept = split != "rejects"
     identity = row["pair_id"] or ""
     seen.num_rows[
@@ -219,7 +221,7 @@ def _row_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Fo
                 )
 
 
-def _score_problems(row: Mapping[str, Any]) -> Iterator[Found]:
+def _score_problems(row: Mapping[str, Any]) -> Iterator[Finding]:
     for name in SCORE_COLUMNS:
         value = row[name]
         if value is None:
@@ -232,7 +234,7 @@ def _score_problems(row: Mapping[str, Any]) -> Iterator[Found]:
             yield "score_rounding", f"{name} is {value}, expected 4 decimals"
 
 
-def _split_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Found]:
+def _split_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Finding]:
     """What must be once in the data, and what must not be in both splits."""
     identity = row["pair_id"] or ""
     if identity in seen.split_of_pair:
@@ -248,7 +250,7 @@ def _split_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[
             yield f"{what}_in_both_splits", f"{name} {value!r} is in {home[value]} and in {split}"
 
 
-def _image_problems(row: Mapping[str, Any], seen: Seen) -> Iterator[Found]:
+def _image_problems(row: Mapping[str, Any], seen: Seen) -> Iterator[Finding]:
     for side in "ab":
         image, stated = row[f"image_{side}"], row[f"image_{side}_sha256"]
         if image is None:
@@ -257,12 +259,12 @@ def _image_problems(row: Mapping[str, Any], seen: Seen) -> Iterator[Found]:
         if data is None:
             yield "image_bytes", f"image_{side} has no bytes"
             continue
-        found = sha256_hex(data)
-        if found != stated:
-            yield "image_sha256", f"image_{side} has the sha256 {found}, its column says {stated}"
-        if found in seen.decoded:
+        sha256 = sha256_hex(data)
+        if sha256 != stated:
+            yield "image_sha256", f"image_{side} has the sha256 {sha256}, its column says {stated}"
+        if sha256 in seen.decoded:
             continue
-        seen.decoded.add(found)
+        seen.decoded.add(sha256)
         try:
             decode_rgb(data)
         except ImageError as error:

@@ -85,15 +85,15 @@ def _name_problems(names: list[str]) -> Iterator[Problem]:
     numbers: dict[tuple[str, int], set[int]] = {}
     for name in names:
         folder, _, file = name.partition("/")
-        found = _NAME.fullmatch(file)
-        if found is None or found["split"] not in _FOLDERS[folder]:
+        match = _NAME.fullmatch(file)
+        if match is None or match["split"] not in _FOLDERS[folder]:
             expected = " or ".join(
                 f"{folder}/{split}-00000-of-0000N.parquet" for split in _FOLDERS[folder]
             )
             yield Problem(name, "file_name", f"expected a name like {expected}")
             continue
-        numbers.setdefault((f"{folder}/{found['split']}", int(found["total"])), set()).add(
-            int(found["index"])
+        numbers.setdefault((f"{folder}/{match['split']}", int(match["total"])), set()).add(
+            int(match["index"])
         )
     for (stem, total), indices in numbers.items():
         if indices != set(range(total)):
@@ -127,9 +127,11 @@ def _file_problems(folder: Path, names: list[str], files: Any, quick: bool) -> I
     for name in sorted(set(names) - set(files)):
         yield Problem(name, "shard_extra", "here, but not in the manifest")
     for name in sorted(set(names) & set(files)) if not quick else ():
-        found = sha256_file(folder / name)
-        if found != files[name]:
-            yield Problem(name, "sha256", f"its sha256 is {found}, the manifest says {files[name]}")
+        sha256 = sha256_file(folder / name)
+        if sha256 != files[name]:
+            yield Problem(
+                name, "sha256", f"its sha256 is {sha256}, the manifest says {files[name]}"
+            )
 
 
 def _count_problems(stated: Any, seen: Seen) -> Iterator[Problem]:
@@ -139,11 +141,11 @@ def _count_problems(stated: Any, seen: Seen) -> Iterator[Problem]:
             "manifest.json", "manifest", "expected 'rows' with the numbers of rows, found none"
         )
         return
-    found = seen.counts()
-    for key in sorted(set(found) & set(stated)):
+    counts = seen.counts()
+    for key in sorted(set(counts) & set(stated)):
         there, said = (
             {name: number for name, number in _named(value).items() if number}
-            for value in (found[key], stated[key])
+            for value in (counts[key], stated[key])
         )
         for name in sorted(set(there) | set(said)):
             if there.get(name, 0) != said.get(name, 0):
@@ -173,19 +175,19 @@ def run(
     ] = LINES_PER_KIND,
 ) -> None:
     """Check an MVC folder against the schema and its manifest; exit code 1 if anything is wrong."""
-    seen, found = Seen(), Counter[tuple[str, bool]]()
+    seen, num_of_kind = Seen(), Counter[tuple[str, bool]]()
     for problem in problems(folder, quick=quick, seen=seen):
-        found[problem.kind, problem.is_warning] += 1
-        if not show or found[problem.kind, problem.is_warning] <= show:
+        num_of_kind[problem.kind, problem.is_warning] += 1
+        if not show or num_of_kind[problem.kind, problem.is_warning] <= show:
             print(problem.line())
-    for (kind, is_warning), number in found.items():
+    for (kind, is_warning), number in num_of_kind.items():
         if show and number > show:
             print(
                 f"... and {number - show:,} more {'warnings' if is_warning else 'problems'} of the"
                 f" kind {kind!r} (--show 0 shows all)"
             )
-    num_problems = sum(number for (_, is_warning), number in found.items() if not is_warning)
-    num_warnings = found.total() - num_problems
+    num_problems = sum(number for (_, is_warning), number in num_of_kind.items() if not is_warning)
+    num_warnings = num_of_kind.total() - num_problems
     verdict = _counted(num_problems, "problem") if num_problems else "fine"
     print(
         "; ".join(

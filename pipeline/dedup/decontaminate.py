@@ -49,10 +49,10 @@ def folder_identity(place: str) -> list[object]:
 
     Of a Hub data set it is the name alone.
     """
-    found = sorted(path for path in Path(place).rglob("*") if path.is_file())
+    files = sorted(path for path in Path(place).rglob("*") if path.is_file())
     return [
         [str(path.relative_to(place)), path.stat().st_size, path.stat().st_mtime_ns]
-        for path in found
+        for path in files
     ] or [place]
 
 
@@ -88,14 +88,14 @@ def _hub_images(name: str) -> Iterator[bytes]:
     import datasets
 
     try:
-        found = datasets.load_dataset(name, streaming=True)
+        splits = datasets.load_dataset(name, streaming=True)
     # the library raises many kinds for one fact: this data set cannot be had here
     except Exception as error:
         raise RecipeError(
             f"links.benchmarks: {name!r} is neither a folder nor a data set that can be loaded"
             f" ({error})"
         ) from error
-    for split in found.values():
+    for split in splits.values():
         columns = [
             column
             for column, feature in (split.features or {}).items()
@@ -116,12 +116,12 @@ def in_benchmark(
         pixels, hashes: Keys of the images, [N]; NULL_KEY where there is none.
         known: What `benchmark_keys` found.
     """
-    found: NDArray[np.bool_] = np.isin(pixels, known[0]) & (pixels != NULL_KEY)
+    is_known: NDArray[np.bool_] = np.isin(pixels, known[0]) & (pixels != NULL_KEY)
     if max_bits is None or not known[1].size:
-        return found
+        return is_known
     has_hash = hashes != NULL_KEY
     bits: NDArray[Any] = hashes.view(np.uint64)
     nearest = np.full(len(hashes), NUM_BITS + 1, np.uint8)
-    for one in known[1].view(np.uint64):
-        np.minimum(nearest, np.bitwise_count(bits ^ one), out=nearest)
-    return found | (has_hash & (nearest <= max_bits))
+    for known_hash in known[1].view(np.uint64):
+        np.minimum(nearest, np.bitwise_count(bits ^ known_hash), out=nearest)
+    return is_known | (has_hash & (nearest <= max_bits))

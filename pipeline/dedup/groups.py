@@ -146,8 +146,10 @@ def find_links(
     for benchmark in section.benchmarks:
         known = benchmark_keys(benchmark)
         for place, side in enumerate("ab"):
-            found = in_benchmark(pixels_N2[:, place], phash_N2[:, place], known, section.max_bits)
-            reason_N[found & (reason_N == "")] = f"image_{side}_in_benchmark"
+            is_known_N = in_benchmark(
+                pixels_N2[:, place], phash_N2[:, place], known, section.max_bits
+            )
+            reason_N[is_known_N & (reason_N == "")] = f"image_{side}_in_benchmark"
     usable_N = reason_N == ""
     pixels_N2, phash_N2 = (
         np.where(usable_N[:, None], keys, NULL_KEY) for keys in (pixels_N2, phash_N2)

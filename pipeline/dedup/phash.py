@@ -55,7 +55,7 @@ def near_pairs(hashes: Hashes, max_bits: int) -> tuple[Ints, Ints]:
     """
     num_bands = max_bits + 1
     edges = [NUM_BITS * band // num_bands for band in range(num_bands + 1)]
-    found: list[NDArray[np.int64]] = []
+    edges_found: list[NDArray[np.int64]] = []
     for low, high in itertools.pairwise(edges):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(band, kind="stable")
@@ -67,9 +67,9 @@ def near_pairs(hashes: Hashes, max_bits: int) -> tuple[Ints, Ints]:
                 break
             differing = np.bitwise_count(sorted_hashes[same] ^ sorted_hashes[same + apart])
             near = same[differing <= max_bits]
-            found.append(np.stack([order[near], order[near + apart]]))
+            edges_found.append(np.stack([order[near], order[near + apart]]))
             apart += 1
-    if not found:
+    if not edges_found:
         return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    pairs = np.unique(np.sort(np.concatenate(found, axis=1), axis=0), axis=1)
+    pairs = np.unique(np.sort(np.concatenate(edges_found, axis=1), axis=0), axis=1)
     return pairs[0], pairs[1]

@@ -43,7 +43,7 @@ class KnownVectors:
         self._paths = [
             path for folder in folders for path in sorted(folder.glob(f"*/{kind}-*.parquet"))
         ]
-        found: dict[str, list[_Places]] = {name: [] for name in fingerprints}
+        places_of: dict[str, list[_Places]] = {name: [] for name in fingerprints}
         for number, path in enumerate(self._paths):
             names = [
                 name for name, made_by in _makers(path).items() if fingerprints.get(name) == made_by
@@ -56,8 +56,8 @@ class KnownVectors:
                 key_M, np.full(len(key_M), number, np.int32), np.arange(len(key_M), dtype=np.int32)
             )
             for name in names:
-                found[name].append(places)
-        self._places = {name: _merged(parts) for name, parts in found.items() if parts}
+                places_of[name].append(places)
+        self._places = {name: _merged(parts) for name, parts in places_of.items() if parts}
 
     def take(self, name: str, keys: Sequence[str]) -> tuple[NDArray[np.int64], Floats | None]:
         """Which of `keys` (sha256 in hex) encoder `name` has embedded, and their vectors, [N, D].
@@ -162,5 +162,5 @@ def matrix(column: pa.ChunkedArray) -> Floats:
     """A column of vectors as one array, [M, D]."""
     width = column.type.list_size
     pieces = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
-    found: Floats = np.concatenate([np.zeros((0, width), np.float32), *pieces])
-    return found
+    vectors: Floats = np.concatenate([np.zeros((0, width), np.float32), *pieces])
+    return vectors

@@ -190,16 +190,12 @@ class _Runner:
         """`forward` over batches of exactly `batch_images`; the last repeats its first input."""
         import torch
 
-        size, device, wants_bfloat16 = (
-            self._section.batch_images,
-            self._section.device,
-            self._section.dtype == "bfloat16",
+        size, device = self._section.batch_images, self._section.device
+        autocast = torch.autocast(
+            device.split(":")[0], torch.bfloat16, enabled=self._section.dtype == "bfloat16"
         )
         rows = []
-        with (
-            torch.inference_mode(),
-            torch.autocast(device.split(":")[0], torch.bfloat16, enabled=wants_bfloat16),
-        ):
+        with torch.inference_mode(), autocast:
             for start in range(0, len(inputs), size):
                 batch = list(inputs[start : start + size])
                 padding = batch[:1] * (size - len(batch))
@@ -252,7 +248,9 @@ def encoder_fingerprints(section: EncodersSection) -> dict[str, str]:
     Raises:
         RecipeError: Every encoder is off.
     """
-    found = {"pixels": fingerprint("pixels", pixels.VERSION)} if section.pixels.enabled else {}
+    fingerprints = (
+        {"pixels": fingerprint("pixels", pixels.VERSION)} if section.pixels.enabled else {}
+    )
     for name in ("clip", "dinov2"):
         part = getattr(section, name)
         if part is not None:
@@ -260,7 +258,7 @@ def encoder_fingerprints(section: EncodersSection) -> dict[str, str]:
             files = model_files(part.model)
             if files:  # what lies in the folder counts, not where the folder lies
                 described |= {"model": None, "pretrained": None}
-            found[name] = fingerprint(name, VERSION, described, files)
-    if not found:
+            fingerprints[name] = fingerprint(name, VERSION, described, files)
+    if not fingerprints:
         raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
-    return found
+    return fingerprints

@@ -15,6 +15,12 @@ from pipeline.embedding.model_files import (
     local_folder,
 )
 
+# as open_clip looks for them in a repository
+_OPEN_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 _REMEDY = "fetch it once where there is a network, give a local folder, or leave this encoder out"
 
 
@@ -89,15 +95,7 @@ def _pretrained_fault(section: ClipSection) -> str:
         tags = ", ".join(list_pretrained_tags_by_model(section.model)) or "none"
         return f"it has no weights called {section.pretrained!r} (known: {tags})"
     repo, _, file = source.get("hf_hub", "").rpartition("/")
-    files = (
-        (file,)
-        if file
-        else (
-            "open_clip_model.safetensors",
-            "open_clip_pytorch_model.safetensors",
-            "open_clip_pytorch_model.bin",
-        )
-    )
+    files = (file,) if file else _OPEN_CLIP_WEIGHTS
     tokenizer = get_model_config(section.model)["text_cfg"].get("hf_tokenizer_name")
     # a bare URL: open_clip keeps its own cache of those
     fault = hub_fault(repo, files) if repo else ""

@@ -31,14 +31,14 @@ class Vectors:
     def of_images(self, keys: Sequence[str]) -> dict[str, Floats]:
         """One [N, D] array per encoder for images by sha256, in the order asked."""
         chunks = [self._library.chunk_of(key) for key in keys]
-        found: dict[str, Floats] = {}
+        vectors: dict[str, Floats] = {}
         for chunk in sorted({chunk for chunk in chunks if chunk is not None}):
             rows, arrays = self._part("images", chunk)
             places = [place for place, owner in enumerate(chunks) if owner == chunk]
             for name, array in arrays.items():
-                wide = found.setdefault(name, np.empty((len(keys), array.shape[1]), np.float32))
+                wide = vectors.setdefault(name, np.empty((len(keys), array.shape[1]), np.float32))
                 wide[places] = array[[rows[keys[place]] for place in places]]
-        return found
+        return vectors
 
     def of_captions(self, chunk: int, captions: Sequence[str]) -> Mapping[str, Floats]:
         """One [N, D] array per encoder that reads text, for captions of one chunk."""

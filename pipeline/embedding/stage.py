@@ -144,7 +144,7 @@ def embed_images(
         for place in places:
             takers.setdefault(place, []).append(name)
     waiting: dict[str, list[Any]] = {name: [] for name in wanted}
-    found: dict[str, list[Floats]] = {name: [] for name in wanted}
+    vectors: dict[str, list[Floats]] = {name: [] for name in wanted}
 
     def prepare(place: int) -> dict[str, Any]:
         picture = decode_rgb(encoded[place].as_py())
@@ -155,12 +155,12 @@ def embed_images(
         for name, picture in prepared.items():
             waiting[name].append(picture)
             if len(waiting[name]) == encoders[name].batch_images:
-                found[name].append(encoders[name].encode_images(waiting[name]))
+                vectors[name].append(encoders[name].encode_images(waiting[name]))
                 waiting[name] = []
     for name, rest in waiting.items():
         if rest:
-            found[name].append(encoders[name].encode_images(rest))
-    return {name: np.concatenate(batches) for name, batches in found.items() if batches}
+            vectors[name].append(encoders[name].encode_images(rest))
+    return {name: np.concatenate(batches) for name, batches in vectors.items() if batches}
 
 
 def _ahead(

@@ -246,7 +246,7 @@ def exempt_rows(columns: Columns, section: SelectionSection) -> Mask:
 def resolved_bounds(columns: Columns, section: SelectionSection) -> list[ScoreBound]:
     """Every bound that is set, quantiles as scores, in the order in which they are asked."""
     exempt = exempt_rows(columns, section)
-    found = []
+    bounds = []
     for score, general in bands(section).items():
         own = {
             category: by_score[score]
@@ -254,14 +254,12 @@ def resolved_bounds(columns: Columns, section: SelectionSection) -> list[ScoreBo
             if score in by_score
         }
         others = tuple(category for category in CATEGORIES if category not in own)
-        for categories, band in [
-            (others, general),
-            *(((category,), band) for category, band in own.items()),
-        ]:
+        judging = [(others, general), *(((category,), band) for category, band in own.items())]
+        for categories, band in judging:
             if band.binds:
                 judged = np.isin(columns["category"], categories) & ~exempt
-                found.append(ScoreBound(score, categories, *_limits(columns[score][judged], band)))
-    return found
+                bounds.append(ScoreBound(score, categories, *_limits(columns[score][judged], band)))
+    return bounds
 
 
 def _limits(values: NDArray[np.float64], band: Band) -> tuple[float | None, float | None]:

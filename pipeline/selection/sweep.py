@@ -146,10 +146,8 @@ def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = ""
     corners, sizes = [-0.5, -0.5], [len(across.edges), len(up.edges)]
     for dimension, axis in enumerate((across, up)):
         if axis.own is not None:
-            corners[dimension], sizes[dimension] = (
-                float(np.searchsorted(axis.edges, axis.own)) - 0.5,
-                1,
-            )
+            corners[dimension] = float(np.searchsorted(axis.edges, axis.own)) - 0.5
+            sizes[dimension] = 1
     if across.own is not None or up.own is not None:
         axes.add_patch(
             Rectangle(
@@ -168,11 +166,11 @@ def own_bound(bounds: Sequence[ScoreBound], axis: str, categories: Iterable[str]
     """The build's bound on an axis where all categories have the same one, else None."""
     score, _, side = axis.partition(".")
     bounds = [bound for bound in bounds if bound.score == score]
-    found = {
+    limits = {
         next((getattr(bound, side) for bound in bounds if category in bound.categories), None)
         for category in categories
     }
-    return found.pop() if len(found) == 1 else None
+    return limits.pop() if len(limits) == 1 else None
 
 
 def axis_names(columns: Columns, x: str | None, y: str | None) -> tuple[str, str]:
@@ -235,7 +233,7 @@ def sweeps(
         make_axis(columns, name, steps=steps, edges=given)
         for name, given in zip(names, edges, strict=True)
     ]
-    found = []
+    parts = []
     for title, categories in [("all", present), *((category, [category]) for category in present)]:
         part = {
             name: values[np.isin(columns["category"], categories)]
@@ -250,5 +248,5 @@ def sweeps(
             )
             for axis in lax
         )
-        found.append(Sweep(title, part, x, y, sweep_grid(part[x.score], part[y.score], x, y)))
-    return found
+        parts.append(Sweep(title, part, x, y, sweep_grid(part[x.score], part[y.score], x, y)))
+    return parts

@@ -176,20 +176,14 @@ class _Images:
         if isinstance(value, dict):
             value = value.get("bytes") or self._read_library(value.get("path"))
         elif isinstance(value, str):
-            value = (
-                self._root.read(self.file_name(value), self._max_bytes)
-                if self._root
-                else "path_without_folder"
-            )
+            if self._root is None:
+                return "path_without_folder"
+            value = self._root.read(self.file_name(value), self._max_bytes)
         if isinstance(value, bytes):
             return value if len(value) <= self._max_bytes else "file_too_large"
-        return (
-            value
-            if isinstance(value, str)
-            else "missing"
-            if value is None
-            else "not_an_image_column"
-        )
+        if isinstance(value, str):
+            return value
+        return "missing" if value is None else "not_an_image_column"
 
     def _read_library(self, path: object) -> bytes | str | None:
         """The file, perhaps in an archive, that `datasets` names for an image it did not read."""
@@ -197,24 +191,18 @@ class _Images:
             return None
         if path.startswith("zip://"):
             inner, _, archive = path.removeprefix("zip://").partition("::")
-            return (
-                self._read_zipped(inner, archive)
-                if any(root.exists(archive) for root in self._library_roots)
-                else "outside_root"
-            )
-        found = (root.read(path, self._max_bytes) for root in self._library_roots)
-        return next((data for data in found if data != "outside_root"), "outside_root")
+            is_inside = any(root.exists(archive) for root in self._library_roots)
+            return self._read_zipped(inner, archive) if is_inside else "outside_root"
+        contents = (root.read(path, self._max_bytes) for root in self._library_roots)
+        return next((data for data in contents if data != "outside_root"), "outside_root")
 
     def _read_zipped(self, inner: str, archive: str) -> bytes | str:
         try:
             if archive not in self._archives:
                 self._archives[archive] = zipfile.ZipFile(archive)
             opened = self._archives[archive]
-            return (
-                opened.read(inner)
-                if opened.getinfo(inner).file_size <= self._max_bytes
-                else "file_too_large"
-            )
+            num_bytes = opened.getinfo(inner).file_size
+            return opened.read(inner) if num_bytes <= self._max_bytes else "file_too_large"
         except KeyError:
             return "file_missing"
         # the last two: a cipher, an unknown method
@@ -255,11 +243,8 @@ def _open(section: HubSection, path: Path) -> tuple[Any, Any]:
         builder.download_and_prepare()
         return builder, builder.as_dataset(split=section.split)
     except Exception as error:  # ten kinds by now, from network to Arrow, and no common ancestor
-        cause = (
-            error.__cause__
-            if isinstance(error, datasets.exceptions.DatasetGenerationError) and error.__cause__
-            else error
-        )
+        is_wrapped = isinstance(error, datasets.exceptions.DatasetGenerationError)
+        cause = (error.__cause__ if is_wrapped else None) or error
         fact = f"{type(cause).__name__}: {' '.join(str(cause).split())[:300]}"
         hint = "" if section.is_local else f"; {remedy}; a gated one needs `hf auth login`"
         raise RecipeError(

@@ -64,11 +64,8 @@ class SourceFolder:
         "outside_root": an absolute name, one with "..", or a link that leads out; "file_missing",
         "file_too_large", "file_unreadable".
         """
-        return (
-            self._read_remote(name, max_bytes)
-            if self._is_remote
-            else self._read_local(name, max_bytes)
-        )
+        read = self._read_remote if self._is_remote else self._read_local
+        return read(name, max_bytes)
 
     def _read_local(self, name: str, max_bytes: int) -> bytes | str:
         try:
@@ -112,13 +109,13 @@ class SourceFolder:
     def names(self, ending: str) -> list[str]:
         """The files directly inside the root whose names end so, sorted."""
         if self._is_remote:
-            found = [
+            names = [
                 posixpath.basename(str(path))
                 for path in self._filesystem.ls(self._prefix, detail=False)
             ]
         else:
-            found = [path.name for path in self._local.iterdir()] if self._local.is_dir() else []
-        return sorted(name for name in found if name.endswith(ending))
+            names = [path.name for path in self._local.iterdir()] if self._local.is_dir() else []
+        return sorted(name for name in names if name.endswith(ending))
 
     def look(self, name: str) -> list[object]:
         """What changes when the file changes, without reading it: name, size and time.
@@ -127,11 +124,11 @@ class SourceFolder:
         """
         try:
             if self._is_remote:
-                found = self._info(f"{self._prefix}/{posixpath.normpath(name)}")
+                info = self._info(f"{self._prefix}/{posixpath.normpath(name)}")
                 return [
                     name,
-                    found.get("size"),
-                    str(found.get("ETag") or found.get("mtime") or found.get("LastModified")),
+                    info.get("size"),
+                    str(info.get("ETag") or info.get("mtime") or info.get("LastModified")),
                 ]
             local = (self._local / name).stat()
         except (OSError, ValueError):
@@ -154,8 +151,8 @@ class SourceFolder:
                 if file not in listing:
                     raise FileNotFoundError(path)
                 return listing[file]
-        found: dict[str, Any] = self._filesystem.info(path)
-        return found
+        info: dict[str, Any] = self._filesystem.info(path)
+        return info
 
     def _list(self, folder: str) -> dict[str, dict[str, Any]] | None:
         """What lies in a remote folder, by name.
@@ -165,7 +162,7 @@ class SourceFolder:
         try:
             # what fsspec remembers may be older than this job
             self._filesystem.invalidate_cache(folder)
-            found = {
+            entries = {
                 posixpath.basename(str(entry["name"]).rstrip("/")): entry
                 for entry in self._filesystem.ls(folder, detail=True)
             }
@@ -173,7 +170,7 @@ class SourceFolder:
             return {}
         except (OSError, ValueError, NotImplementedError):
             return None
-        return found if all(entry.get("size") is not None for entry in found.values()) else None
+        return entries if all(entry.get("size") is not None for entry in entries.values()) else None
 
 
 def _refuse(constant: str) -> None:

@@ -110,9 +110,9 @@ def _read_list(path: str) -> tuple[list[Any], str]:
     """The records, and the sha256 of the file."""
     value, sha256 = read_json(path, "sources (mvc_json)")
     if not isinstance(value, list) or not value:
-        found = "an empty list" if value == [] else type(value).__name__
+        content = "an empty list" if value == [] else type(value).__name__
         raise RecipeError(
-            f"sources (mvc_json): {path!r} holds {found}; expected a JSON list of records with"
+            f"sources (mvc_json): {path!r} holds {content}; expected a JSON list of records with"
             f" {IMAGES['a']!r}"
         )
     return value, sha256
@@ -125,11 +125,8 @@ def _path(record: dict[str, object], key: str) -> tuple[str, str]:
         return "", f"record_without_{key}"
     if not isinstance(paths, list) or len(paths) != 1:
         return "", f"record_{key}_not_one_image"
-    return (
-        (paths[0], "")
-        if isinstance(paths[0], str) and paths[0]
-        else ("", f"record_{key}_not_a_path")
-    )
+    is_path = isinstance(paths[0], str) and paths[0]
+    return (paths[0], "") if is_path else ("", f"record_{key}_not_a_path")
 
 
 def _fault(record: dict[str, object]) -> str:

@@ -62,18 +62,18 @@ class PairsSource(Source):
         self._check_columns()
 
     def _check_columns(self) -> None:
-        found = sorted({key for row in self._rows if isinstance(row, dict) for key in row})
-        if not found:
+        present = sorted({key for row in self._rows if isinstance(row, dict) for key in row})
+        if not present:
             raise RecipeError(
                 f"sources (pairs): {self._section.path!r} has no rows; expected JSON lines or CSV"
                 " with a header"
             )
         for name in REQUIRED:
             column = getattr(self._section.columns, name)
-            if column not in found:
+            if column not in present:
                 raise RecipeError(
                     f"sources (pairs): no row of {self._section.path!r} has {column!r} (for"
-                    f" {name}); it has {', '.join(found)}; map it with columns.{name}=NAME"
+                    f" {name}); it has {', '.join(present)}; map it with columns.{name}=NAME"
                 )
 
     def count(self) -> int:

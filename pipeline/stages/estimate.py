@@ -75,16 +75,15 @@ def _sample(plan: Plan) -> list[Pair]:
     sources = [open_source(section) for section in plan.section.sources]
     owners = np.repeat(np.arange(len(sources)), [source.count() for source in sources])
     rows = np.concatenate([np.arange(source.count()) for source in sources])
-    found = []
-    for at in (
-        np.unique(np.linspace(0, len(rows) - 1, SAMPLE_PAIRS).astype(int)).tolist()
-        if len(rows)
-        else []
-    ):
-        for item in sources[owners[at]].read(int(rows[at]), int(rows[at]) + 1):
-            if isinstance(item, Candidate):
-                found.append(Pair(item.caption_a, item.caption_b, item.category, item.question))
-    return found
+    if not len(rows):
+        return []
+    sampled = np.unique(np.linspace(0, len(rows) - 1, SAMPLE_PAIRS).astype(int)).tolist()
+    items = [sources[owners[place]].row(int(rows[place])) for place in sampled]
+    return [
+        Pair(item.caption_a, item.caption_b, item.category, item.question)
+        for item in items
+        if isinstance(item, Candidate)
+    ]
 
 
 def print_estimate(plan: Plan) -> None:
@@ -108,20 +107,20 @@ def print_estimate(plan: Plan) -> None:
 
 
 def _print(
-    what: str, where: str, endpoint: EndpointSection, found: Estimate, num_requests: int
+    what: str, where: str, endpoint: EndpointSection, costs: Estimate, num_requests: int
 ) -> None:
     rows = [
         [
             "pairs",
-            f"{found.num_pairs:,}",
-            "" if found.is_exact else "all candidates: selection has not run",
+            f"{costs.num_pairs:,}",
+            "" if costs.is_exact else "all candidates: selection has not run",
         ],
-        ["requests", f"{num_requests * found.num_pairs:,}", f"{num_requests} per pair"],
-        ["input tokens", f"{found.prompt_tokens:,}", ""],
-        ["output tokens", f"{found.completion_tokens:,}", ""],
+        ["requests", f"{num_requests * costs.num_pairs:,}", f"{num_requests} per pair"],
+        ["input tokens", f"{costs.prompt_tokens:,}", ""],
+        ["output tokens", f"{costs.completion_tokens:,}", ""],
     ]
     if endpoint.has_prices:
-        usd = endpoint.usd(found.prompt_tokens, found.completion_tokens)
+        usd = endpoint.usd(costs.prompt_tokens, costs.completion_tokens)
         rows.append(["USD", f"{usd:,.2f}", f"up to {2.2 * usd:,.2f} if every reply went back once"])
     summary_table(
         f"{what} with {endpoint.model}, estimated without asking it", ["", "number", ""], rows

@@ -113,9 +113,8 @@ def ingest_chunk(
     """Reads, checks, hashes and writes one chunk; returns its counts."""
     rows, facts = [], []
     checked: dict[str, IngestedImage] = {}
-    for position, item in enumerate(
-        _opened(section, stage.folder.name).read(chunk.start, chunk.stop), chunk.start
-    ):
+    items = _opened(section, stage.folder.name).read(chunk.start, chunk.stop)
+    for position, item in enumerate(items, chunk.start):
         row, fact = (
             _malformed_row(item, position)
             if isinstance(item, Malformed)
@@ -127,7 +126,7 @@ def ingest_chunk(
         raise AssertionError(
             f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})"
         )
-    images = {sha256_hex(one.data): one.data for one in checked.values() if not one.fault}
+    images = {sha256_hex(image.data): image.data for image in checked.values() if not image.fault}
     write_images(stage, chunk.index, images)
     write_table(stage.part("facts", chunk.index), pa.Table.from_pylist(facts, schema=FACTS_SCHEMA))
     # The rows come last: their presence means that the chunk is complete.
@@ -162,9 +161,9 @@ def _candidate_row(
     for side, data in (("a", item.image_a), ("b", item.image_b)):
         given = sha256_hex(data)
         # The same image in many pairs (an original with several edits) is decoded once per chunk.
-        one = sides[side] = checked[given] = checked.get(given) or _check(data, normalize)
-        row[f"image_{side}_sha256"] = sha256_hex(one.data)
-        row[f"image_{side}_pixels_sha256"] = one.pixels_sha256
+        image = sides[side] = checked[given] = checked.get(given) or _check(data, normalize)
+        row[f"image_{side}_sha256"] = sha256_hex(image.data)
+        row[f"image_{side}_pixels_sha256"] = image.pixels_sha256
     faults = [f"image_{side}_{sides[side].fault}" for side in "ab" if sides[side].fault]
     if not faults and sides["a"].pixels_sha256 == sides["b"].pixels_sha256:
         faults = ["images_equal"]
@@ -182,14 +181,15 @@ def _candidate_row(
         )
         facts["content_key"] = hash_key(content)
         facts |= caption_facts(item.caption_a, item.caption_b)
-    for side, one in sides.items():
+    for side, image in sides.items():
+        image_key = None if image.fault else hash_key(row[f"image_{side}_sha256"] or "")
         facts |= {
-            f"image_key_{side}": None if one.fault else hash_key(row[f"image_{side}_sha256"] or ""),
-            f"pixels_key_{side}": hash_key(one.pixels_sha256) if one.pixels_sha256 else None,
-            f"phash_{side}": None if one.phash is None else signed(one.phash),
-            f"num_bytes_{side}": len(one.data),
-            f"width_{side}": one.width,
-            f"height_{side}": one.height,
+            f"image_key_{side}": image_key,
+            f"pixels_key_{side}": hash_key(image.pixels_sha256) if image.pixels_sha256 else None,
+            f"phash_{side}": None if image.phash is None else signed(image.phash),
+            f"num_bytes_{side}": len(image.data),
+            f"width_{side}": image.width,
+            f"height_{side}": image.height,
         }
     return row, facts
 

@@ -226,11 +226,8 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
         # where a server stands and where its replies are kept is nobody else's business
         if endpoint is not None:
             endpoint |= {"base_url": None, "cache": None}
-            endpoint["model"] = (
-                Path(endpoint["model"]).name
-                if Path(endpoint["model"]).exists()
-                else endpoint["model"]
-            )
+            if Path(endpoint["model"]).exists():
+                endpoint["model"] = Path(endpoint["model"]).name
     for name in ("clip", "dinov2"):
         if shown["encoders"][name] is not None:
             described = shown["encoders"][name]

@@ -62,11 +62,9 @@ class Build:
 
     def decided_rows(self) -> DecidedRows:
         """Every candidate's row as it is published."""
-        decisions = (
-            read_table(self.stages["accept"].part("decisions", 0))
-            if "accept" in self.stages
-            else None
-        )
+        decisions = None
+        if "accept" in self.stages:
+            decisions = read_table(self.stages["accept"].part("decisions", 0))
         return DecidedRows(self.stages["rewrite"], len(self.plan.chunks), decisions)
 
     def timing(self, name: str, seconds: float, *, reused: bool) -> StageTiming:

@@ -92,7 +92,7 @@ class ImageLibrary:
 
     def read(self, keys: Sequence[str | None]) -> list[bytes | None]:
         """The bytes of many images in the order given; None for None and for what is not there."""
-        found: list[bytes | None] = [None] * len(keys)
+        encoded: list[bytes | None] = [None] * len(keys)
         for number, place in enumerate(self._places(keys).tolist()):
             if place >= 0:
                 hashes, images = self._opened(int(self._chunks[place]))
@@ -100,8 +100,8 @@ class ImageLibrary:
                 assert hashes[row].as_py() == keys[number], (
                     "two images share the first 64 bits of their sha256"
                 )
-                found[number] = images[row].as_py()
-        return found
+                encoded[number] = images[row].as_py()
+        return encoded
 
     def _places(self, keys: Sequence[str | None]) -> NDArray[np.int64]:
         """Where each key stands in the index; -1 for none."""

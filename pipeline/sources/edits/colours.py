@@ -137,7 +137,7 @@ def _agreed(names: NDArray[np.int8]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ThingMask:
     """Where a thing is: the pixels that are measured, and those that may turn with it."""
 
     thing: Mask
@@ -145,7 +145,7 @@ class Found:
     color: str
 
 
-def find_in_box(pixels: Pixels, box: Box) -> Found | None:
+def find_in_box(pixels: Pixels, box: Box) -> ThingMask | None:
     """The thing in a box, told from its surroundings by grabCut. [H, W, 3].
 
     None if it does not stand out or has no clear colour. Nothing of it reaches out of the box.
@@ -164,10 +164,10 @@ def find_in_box(pixels: Pixels, box: Box) -> Found | None:
     inside = np.zeros(pixels.shape[:2], bool)
     inside[box[1] : box[3], box[0] : box[2]] = True
     thing = _enlarged(marks == cv2.GC_PR_FGD, pixels) & inside
-    return _found(to_lab(pixels), thing, thing, inside)
+    return _thing_mask(to_lab(pixels), thing, thing, inside)
 
 
-def find_by_color(pixels: Pixels) -> Found | None:
+def find_by_color(pixels: Pixels) -> ThingMask | None:
     """The one patch of clear colour in a photograph's middle; None if not just one. [H, W, 3].
 
     It is in one piece, holds nearly all of its colour in the photograph, covers 6 to 60 % of it and
@@ -180,7 +180,7 @@ def find_by_color(pixels: Pixels) -> Found | None:
     if len(patches) != 1:
         return None
     thing, hull = (_enlarged(mask, pixels) for mask in patches[0])
-    return _found(to_lab(pixels), thing, hull, np.ones(thing.shape, bool))
+    return _thing_mask(to_lab(pixels), thing, hull, np.ones(thing.shape, bool))
 
 
 def _smaller(pixels: Pixels) -> Pixels:
@@ -226,7 +226,7 @@ def _patch(colored: Mask) -> tuple[Mask, Mask] | None:
     return (filled, hull) if fits else None
 
 
-def _found(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> Found | None:
+def _thing_mask(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> ThingMask | None:
     """The thing with its colour and reach.
 
     None if the colour is not clear, in the thing and in its hull, or goes on far beyond it.
@@ -247,7 +247,7 @@ def _found(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> Found | Non
     if shades.sum() > MAX_REACH * thing.sum():
         return None  # the surroundings have the same hue, and would turn as well
     reach = cv2.dilate((shades | thing).astype(np.uint8), np.ones((5, 5), np.uint8)).astype(bool)
-    return Found(thing, reach & allowed, color)
+    return ThingMask(thing, reach & allowed, color)
 
 
 def _main_hue(lab: Floats, color: str) -> float:
@@ -260,7 +260,7 @@ def _away(lab: Floats, hue: float) -> Floats:
     return abs((_hue(lab) - hue + 180) % 360 - 180)
 
 
-def recolor(pixels: Pixels, found: Found, target: str) -> Pixels | None:
+def recolor(pixels: Pixels, mask: ThingMask, target: str) -> Pixels | None:
     """The picture with the thing's own hue turned to that of `target`. [H, W, 3].
 
     None unless the result, measured, bears that name. Only pixels near the thing's main hue turn;
@@ -269,15 +269,15 @@ def recolor(pixels: Pixels, found: Found, target: str) -> Pixels | None:
     import cv2
 
     lab = to_lab(pixels)
-    hue = _main_hue(lab[found.thing], found.color)
+    hue = _main_hue(lab[mask.thing], mask.color)
     near_hue = np.clip((_HUE_FAR - _away(lab, hue)) / (_HUE_FAR - _HUE_NEAR), 0, 1)
     colorful = np.clip((_chroma(lab) - 0.02) / 0.03, 0, 1)
     # Soft at the rim, so that no line is drawn around the thing.
-    soft = cv2.GaussianBlur(found.reach.astype(np.float32), (5, 5), 0) * found.reach
+    soft = cv2.GaussianBlur(mask.reach.astype(np.float32), (5, 5), 0) * mask.reach
     weight = (near_hue * colorful * soft)[..., None]
     turned = lab * (1 - weight) + _turn(lab, COLORS[target].middle - hue) * weight
     result = np.where(weight > 0, to_rgb(turned), pixels)
-    return result if target != found.color and color_name(result[found.thing]) == target else None
+    return result if target != mask.color and color_name(result[mask.thing]) == target else None
 
 
 def _turn(lab: Floats, degrees: float) -> Floats:

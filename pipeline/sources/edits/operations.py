@@ -268,18 +268,18 @@ def recolor_one(rng: Random, album: Album, choice: Choice, size_px: int) -> Edit
     def attempt(photo: Photo, number: int) -> Edit | None:
         view = shrunk(album.look(photo), size_px)
         thing = view.things[number]
-        found = find_in_box(view.pixels, thing.box) if photo.things else find_by_color(view.pixels)
-        turned = ((target, recolor(view.pixels, found, target)) for target in targets if found)
+        mask = find_in_box(view.pixels, thing.box) if photo.things else find_by_color(view.pixels)
+        turned = ((target, recolor(view.pixels, mask, target)) for target in targets if mask)
         target, pixels = next(
             ((target, pixels) for target, pixels in turned if pixels is not None), ("", None)
         )
-        if found is None or pixels is None:
+        if mask is None or pixels is None:
             return None
         view_a, view_b = (
             View(shown, tuple(replace(t, color=color) if t is thing else t for t in view.things))
-            for shown, color in ((view.pixels, found.color), (pixels, target))
+            for shown, color in ((view.pixels, mask.color), (pixels, target))
         )
-        values = (found.color, target)
+        values = (mask.color, target)
         return Edit(
             views=(view_a, view_b),
             category="attribute",

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import posixpath
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -95,25 +96,16 @@ def _things(boxes: object) -> tuple[Thing, ...] | None:
         return None
     things = []
     for entry in boxes:
-        label, box = (
-            (entry.get("label"), entry.get("box")) if isinstance(entry, dict) else (None, None)
-        )
-        if (
-            not isinstance(label, str)
-            or not _clean(label)
-            or not isinstance(box, list)
-            or len(box) != 4
-        ):
+        known = entry if isinstance(entry, dict) else {}
+        label, box = known.get("label"), known.get("box")
+        if not isinstance(label, str) or not _clean(label):
+            return None
+        if not isinstance(box, list) or len(box) != 4:
             return None
         if not all(isinstance(edge, int | float) and abs(edge) < 1e6 for edge in box):
             return None
         # Outwards, so that a box of fractions still holds its thing.
-        x0, y0, x1, y1 = (
-            int(box[0] // 1),
-            int(box[1] // 1),
-            int(-(-box[2] // 1)),
-            int(-(-box[3] // 1)),
-        )
+        x0, y0, x1, y1 = *map(math.floor, box[:2]), *map(math.ceil, box[2:])
         if not (0 <= x0 < x1 and 0 <= y0 < y1):
             return None
         things.append(Thing(_clean(label), (x0, y0, x1, y1)))
@@ -197,9 +189,9 @@ class Album:
         """Whether a photograph shows anything that may be called so."""
         return self.number_of(photo, label) > 0
 
-    def differ(self, one: Photo, other: Photo) -> bool:
+    def differ(self, photo: Photo, other: Photo) -> bool:
         """Whether neither photograph shows what the other is of."""
-        return not self.shows(one, other.label) and not self.shows(other, one.label)
+        return not self.shows(photo, other.label) and not self.shows(other, photo.label)
 
     def look(self, photo: Photo) -> View:
         """The photograph, upright, with its boxes; without any, with one around all of it.
@@ -229,16 +221,16 @@ def check_columns(
     Raises:
         RecipeError: A wrong column map, or no rows.
     """
-    found = sorted({key for row in rows if not isinstance(row, str) for key in row})
-    if not found:
+    present = sorted({key for row in rows if not isinstance(row, str) for key in row})
+    if not present:
         raise RecipeError(
             f"sources (edits): {path!r} has no rows; expected one JSON object per line, with image"
             " and label"
         )
     for name in ("image", "label"):
         column = getattr(columns, name)
-        if column not in found:
+        if column not in present:
             raise RecipeError(
                 f"sources (edits): no row of {path!r} has {column!r} (for {name}); it has"
-                f" {', '.join(found)}; map it with columns.{name}=NAME"
+                f" {', '.join(present)}; map it with columns.{name}=NAME"
             )

@@ -101,10 +101,8 @@ def grid(views: Sequence[View | None], num_columns: int, tile_px: int, gutter_px
         tile = contained(view, tile_px)
         height, width = tile.pixels.shape[:2]
         row, column = divmod(place, num_columns)
-        top, left = (
-            gutter_px + row * step + (tile_px - height) // 2,
-            gutter_px + column * step + (tile_px - width) // 2,
-        )
+        top = gutter_px + row * step + (tile_px - height) // 2
+        left = gutter_px + column * step + (tile_px - width) // 2
         canvas[top : top + height, left : left + width] = tile.pixels
         things += [replace(thing, box=_moved(thing.box, left, top)) for thing in tile.things]
     return View(canvas, tuple(things))
@@ -150,10 +148,7 @@ def without(view: View, thing: Thing) -> View | None:
     if corner is None:
         return None
     stretch = (*corner, corner[0] + outer[2] - outer[0], corner[1] + outer[3] - outer[1])
-    patch, place = (
-        _cut(view.pixels, stretch).astype(np.float32),
-        _cut(view.pixels, outer).astype(np.float32),
-    )
+    patch, place = (_cut(view.pixels, box).astype(np.float32) for box in (stretch, outer))
     known = ~_inside(hole, outer)
     result = view.pixels.copy()
     fitted = np.rint(patch + _membrane(place - patch, known)).clip(0, 255)

@@ -226,8 +226,8 @@ def _place_related(
     a = (Thing(kind, color, *first, size), Thing(BOX, BOX_COLOR, *second, size))
     b = (Thing(kind, color, *second, size), Thing(BOX, BOX_COLOR, *first, size))
     rest = tuple(_free(rng, other, a, size_px) for other in _others(rng, choice, allowed, 1))
-    found = tuple(thing for thing in rest if thing is not None)
-    return a + found, b + found
+    placed = tuple(thing for thing in rest if thing is not None)
+    return a + placed, b + placed
 
 
 def _free(
