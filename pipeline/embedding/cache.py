@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from pipeline.core.hashing import hash_keys
 from pipeline.core.storage import write_atomically
 
 Floats = NDArray[np.float32]
@@ -51,7 +52,7 @@ class KnownVectors:
             keys = _read(path, ["sha256"]) if names else None
             if keys is None:
                 continue
-            key_M = _short_keys(keys["sha256"].to_pylist())
+            key_M = hash_keys(keys["sha256"].to_pylist())
             places = _Places(
                 key_M, np.full(len(key_M), number, np.int32), np.arange(len(key_M), dtype=np.int32)
             )
@@ -68,7 +69,7 @@ class KnownVectors:
         nothing: NDArray[np.int64] = np.zeros(0, np.int64)
         if name not in self._places or not keys:
             return nothing, None
-        known, asked_N = self._places[name], _short_keys(keys)
+        known, asked_N = self._places[name], hash_keys(keys)
         spot_N = np.minimum(np.searchsorted(known.key_M, asked_N), len(known.key_M) - 1)
         hit_N = np.flatnonzero(known.key_M[spot_N] == asked_N)
         file_N, row_N = known.file_M[spot_N], known.row_M[spot_N]
@@ -92,10 +93,6 @@ class KnownVectors:
         place_N = np.concatenate(places)
         order = np.argsort(place_N)
         return place_N[order], np.concatenate(vectors)[order] if len(place_N) else None
-
-
-def _short_keys(keys: Sequence[str]) -> NDArray[np.uint64]:
-    return np.array([int(key[:16], 16) for key in keys], np.uint64)
 
 
 def _merged(parts: Sequence[_Places]) -> _Places:

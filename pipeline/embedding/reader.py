@@ -1,6 +1,6 @@
 """Reads what the embed stage made, by content id, a few chunks in memory at a time."""
 
-from collections import OrderedDict
+import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,9 +24,7 @@ class Vectors:
 
     def __init__(self, stage: Stage, library: ImageLibrary) -> None:
         self._stage, self._library = stage, library
-        self._parts: OrderedDict[tuple[str, int], tuple[dict[str, int], dict[str, Floats]]] = (
-            OrderedDict()
-        )
+        self._part = functools.lru_cache(_MAX_PARTS)(self._read_part)
 
     def of_images(self, keys: Sequence[str]) -> dict[str, Floats]:
         """One [N, D] array per encoder for images by sha256, in the order asked."""
@@ -46,16 +44,9 @@ class Vectors:
         places = [rows[sha256_hex(caption.encode())] for caption in captions] if arrays else []
         return {name: array[places] for name, array in arrays.items()}
 
-    def _part(self, kind: str, chunk: int) -> tuple[dict[str, int], dict[str, Floats]]:
-        if (kind, chunk) in self._parts:
-            self._parts.move_to_end((kind, chunk))
-            return self._parts[kind, chunk]
+    def _read_part(self, kind: str, chunk: int) -> tuple[dict[str, int], dict[str, Floats]]:
+        """The row of each key in a part, and its columns of vectors."""
         table = read_table(self._stage.part(kind, chunk))
-        rows = {key: row for row, key in enumerate(table.column("sha256").to_pylist())}
-        self._parts[kind, chunk] = (
-            rows,
-            {name: matrix(table.column(name)) for name in table.column_names if name != "sha256"},
-        )
-        if len(self._parts) > _MAX_PARTS:
-            self._parts.popitem(last=False)
-        return self._parts[kind, chunk]
+        rows = {key: row for row, key in enumerate(table["sha256"].to_pylist())}
+        names = [name for name in table.column_names if name != "sha256"]
+        return rows, {name: matrix(table[name]) for name in names}

@@ -6,10 +6,11 @@ import io
 import json
 import posixpath
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.recipe import RecipeError
+from pipeline.core.recipe import RecipeError, Section
 
 # One picture; larger files are no photographs.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
@@ -195,6 +196,31 @@ def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
             f" {posixpath.basename(path)!r}"
         )
     return [_read_line(line) for line in data.splitlines() if line.strip()]
+
+
+def check_columns(
+    what: str, path: str, rows: Sequence[object], columns: Section, needed: Sequence[str]
+) -> None:
+    """Refuses a manifest of which no row has a needed column.
+
+    Args:
+        columns: Which key of the manifest holds what.
+
+    Raises:
+        RecipeError: A wrong column map, or no rows; `what` names the source.
+    """
+    present = sorted({key for row in rows if isinstance(row, dict) for key in row})
+    if not present:
+        raise RecipeError(
+            f"{what}: {path!r} has no rows; expected one per line, with {', '.join(needed)}"
+        )
+    for name in needed:
+        column = getattr(columns, name)
+        if column not in present:
+            raise RecipeError(
+                f"{what}: no row of {path!r} has {column!r} (for {name}); it has"
+                f" {', '.join(present)}; map it with columns.{name}=NAME"
+            )
 
 
 def _read_line(line: bytes) -> dict[str, object] | str:

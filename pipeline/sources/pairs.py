@@ -7,9 +7,16 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.core.recipe import RecipeError, Section, fingerprint
+from pipeline.core.recipe import Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, _refuse, read_rows, read_whole
+from pipeline.sources.io import (
+    MAX_IMAGE_BYTES,
+    SourceFolder,
+    _refuse,
+    check_columns,
+    read_rows,
+    read_whole,
+)
 from pipeline.sources.source import Source, with_images
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
@@ -59,22 +66,7 @@ class PairsSource(Source):
         self._sha256 = sha256_hex(data)
         self._root = SourceFolder(section.root or posixpath.dirname(section.path) or ".")
         self._rows = read_rows(section.path, data)
-        self._check_columns()
-
-    def _check_columns(self) -> None:
-        present = sorted({key for row in self._rows if isinstance(row, dict) for key in row})
-        if not present:
-            raise RecipeError(
-                f"sources (pairs): {self._section.path!r} has no rows; expected JSON lines or CSV"
-                " with a header"
-            )
-        for name in REQUIRED:
-            column = getattr(self._section.columns, name)
-            if column not in present:
-                raise RecipeError(
-                    f"sources (pairs): no row of {self._section.path!r} has {column!r} (for"
-                    f" {name}); it has {', '.join(present)}; map it with columns.{name}=NAME"
-                )
+        check_columns("sources (pairs)", section.path, self._rows, section.columns, REQUIRED)
 
     def count(self) -> int:
         """Number of rows in the manifest, good and bad."""

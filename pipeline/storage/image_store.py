@@ -5,7 +5,7 @@ order, which Parquet would answer by decompressing a whole row group per image. 
 bytes per image.
 """
 
-from collections import OrderedDict
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipeline.core.hashing import hash_keys
 from pipeline.core.storage import Stage, open_mapped, read_table, write_mapped, write_table
 
 IMAGES_SCHEMA = pa.schema([("sha256", pa.string()), ("bytes", pa.large_binary())])
@@ -41,7 +42,7 @@ def write_index(stage: Stage, num_chunks: int) -> int:
 
     The first chunk that has an image owns it, so that work is done once.
     """
-    keys = [_keys(_images(stage, index).column("sha256")) for index in range(num_chunks)]
+    keys = [hash_keys(_images(stage, index)["sha256"].to_pylist()) for index in range(num_chunks)]
     chunks = np.repeat(np.arange(num_chunks, dtype=np.int32), [len(part) for part in keys])
     rows = np.concatenate([np.arange(len(part), dtype=np.int32) for part in keys])
     unique, first = np.unique(np.concatenate(keys), return_index=True)
@@ -50,14 +51,6 @@ def write_index(stage: Stage, num_chunks: int) -> int:
         pa.table({"key": unique, "chunk": chunks[first], "row": rows[first]}),
     )
     return len(unique)
-
-
-def _keys(column: pa.ChunkedArray) -> np.ndarray:
-    """The first 64 bits of each sha256 in hex.
-
-    At ten million images two share one with probability 3e-6.
-    """
-    return np.array([int(sha256[:16], 16) for sha256 in column.to_pylist()], np.uint64)
 
 
 def owned_images(stage: Stage, index: int) -> pa.Table:
@@ -77,7 +70,12 @@ class ImageLibrary:
         self._keys, self._chunks, self._rows = (
             places[name].to_numpy() for name in ("key", "chunk", "row")
         )
-        self._open: OrderedDict[int, tuple[pa.StringArray, pa.LargeBinaryArray]] = OrderedDict()
+        self._columns = functools.lru_cache(_MAX_OPEN)(self._open)
+
+    def _open(self, chunk: int) -> tuple[pa.StringArray, pa.LargeBinaryArray]:
+        """Hashes and bytes of a chunk's images."""
+        images = _images(self._stage, chunk)
+        return images["sha256"].chunk(0), images["bytes"].chunk(0)
 
     def chunk_of(self, sha256: str) -> int | None:
         """The chunk that owns an image, or None where there is no such image."""
@@ -95,7 +93,7 @@ class ImageLibrary:
         encoded: list[bytes | None] = [None] * len(keys)
         for number, place in enumerate(self._places(keys).tolist()):
             if place >= 0:
-                hashes, images = self._opened(int(self._chunks[place]))
+                hashes, images = self._columns(int(self._chunks[place]))
                 row = int(self._rows[place])
                 assert hashes[row].as_py() == keys[number], (
                     "two images share the first 64 bits of their sha256"
@@ -107,24 +105,13 @@ class ImageLibrary:
         """Where each key stands in the index; -1 for none."""
         if not len(self._keys):
             return np.full(len(keys), -1)
-        wanted_N = np.array([int(key[:16], 16) if key else 0 for key in keys], np.uint64)
+        wanted_N = hash_keys([key or "0" for key in keys])
         place_N = np.searchsorted(self._keys, wanted_N).clip(max=len(self._keys) - 1)
         return np.where(
             (self._keys[place_N] == wanted_N) & np.array([bool(key) for key in keys], bool),
             place_N,
             -1,
         )
-
-    def _opened(self, chunk: int) -> tuple[pa.StringArray, pa.LargeBinaryArray]:
-        """Hashes and bytes of a chunk's images."""
-        if chunk in self._open:
-            self._open.move_to_end(chunk)
-        else:
-            images = _images(self._stage, chunk)
-            self._open[chunk] = images["sha256"].chunk(0), images["bytes"].chunk(0)
-        if len(self._open) > _MAX_OPEN:
-            self._open.popitem(last=False)
-        return self._open[chunk]
 
     def __contains__(self, sha256: object) -> bool:
         return isinstance(sha256, str) and self.chunk_of(sha256) is not None

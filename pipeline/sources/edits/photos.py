@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.core.images import ImageError, decode_rgb
-from pipeline.core.recipe import RecipeError, Section
+from pipeline.core.recipe import Section
 from pipeline.sources.edits.views import Thing, View
 from pipeline.sources.io import SourceFolder
 
@@ -211,26 +211,3 @@ class Album:
         if any(thing.box[2] > width or thing.box[3] > height for thing in photo.things):
             raise NotMade("photo_box_outside_image")
         return View(pixels, photo.things or (Thing(photo.label, (0, 0, width, height)),))
-
-
-def check_columns(
-    path: str, rows: Sequence[Mapping[str, Any] | str], columns: PhotoColumns
-) -> None:
-    """Refuses a manifest in which no row has an image or a label.
-
-    Raises:
-        RecipeError: A wrong column map, or no rows.
-    """
-    present = sorted({key for row in rows if not isinstance(row, str) for key in row})
-    if not present:
-        raise RecipeError(
-            f"sources (edits): {path!r} has no rows; expected one JSON object per line, with image"
-            " and label"
-        )
-    for name in ("image", "label"):
-        column = getattr(columns, name)
-        if column not in present:
-            raise RecipeError(
-                f"sources (edits): no row of {path!r} has {column!r} (for {name}); it has"
-                f" {', '.join(present)}; map it with columns.{name}=NAME"
-            )

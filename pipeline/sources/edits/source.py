@@ -25,9 +25,9 @@ from pipeline.core.images import encode_png
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import Candidate, Malformed, sha256_hex
 from pipeline.sources.edits.operations import OPERATIONS, Choice, Edit
-from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, check_columns, read_photos
+from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, read_photos
 from pipeline.sources.edits.views import View
-from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, read_rows, read_whole
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, check_columns, read_rows, read_whole
 from pipeline.sources.source import Source
 
 VERSION = 1
@@ -95,7 +95,7 @@ class EditsSource(Source):
                 f" {posixpath.basename(section.path)!r}"
             )
         rows = read_rows(section.path, data)
-        check_columns(section.path, rows, section.columns)
+        check_columns("sources (edits)", section.path, rows, section.columns, ("image", "label"))
         photos, self._faults = read_photos(rows, section.columns, section.license)
         self._root = SourceFolder(section.root or posixpath.dirname(section.path) or ".")
         self._album = Album(
