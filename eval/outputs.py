@@ -130,7 +130,7 @@ def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
     """Whether `out` already holds exactly this evaluation, with everything that it writes.
 
     Raises:
-        StoreError: It holds files of something else.
+        UserError: It holds files of something else.
         RecipeError: It holds another evaluation and `overwrite` is false.
     """
     out = Path(section.out)

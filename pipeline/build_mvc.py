@@ -29,7 +29,7 @@ def build(plan: Plan) -> Manifest:
     """Runs every stage of the plan that is not done yet; returns the manifest.
 
     Raises:
-        RecipeError, StoreError: Something that the user can mend, in one line.
+        UserError: Something that the user can mend, in one line.
     """
     done = finished_manifest(plan)
     if done is not None:

@@ -178,7 +178,7 @@ def _finished(section: TrainSection) -> TrainingRecord | None:
 
     Raises:
         RecipeError: `out` holds another run's result.
-        StoreError: `out` holds things that are not ours.
+        UserError: `out` holds things that are not ours.
     """
     out = Path(section.out)
     TRAINING_RUN.check(out)

@@ -67,7 +67,7 @@ class AnswerStore(SqliteStore):
         """Keeps answers; the first under a key stays.
 
         Raises:
-            StoreError: They could not be written.
+            UserError: They could not be written.
         """
         rows = [
             (key, answer.text, answer.num_tokens, int(answer.ended), answer.fault)

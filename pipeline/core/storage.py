@@ -26,10 +26,6 @@ from pipeline.core.recipe import UserError
 LOCK = ".lock"  # in every folder that a job has written into, see `only_one`
 
 
-class StoreError(UserError):
-    """A folder cannot be used: unwritable, in use, or holding something else."""
-
-
 def cache_dir() -> Path:
     """Where things made once per machine are kept: $SVCO_CACHE, or ~/.cache/svco."""
     return Path(os.environ.get("SVCO_CACHE") or Path.home() / ".cache" / "svco")
@@ -51,7 +47,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     except OSError as error:
         _discard(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StoreError(
+            raise UserError(
                 f"{path.parent}: the disk is full; free some space and run the same command again,"
                 " it will go on"
             ) from error
@@ -80,12 +76,12 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        StoreError: The file is not JSON.
+        UserError: The file is not JSON.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise StoreError(
+        raise UserError(
             f"{path}: expected JSON, got something else ({error}); delete the file to make it anew"
         ) from error
 
@@ -165,7 +161,7 @@ def open_stage(work: Path, name: str, fingerprint: str) -> Stage:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(
+        raise UserError(
             f"{folder}: cannot be written ({error.strerror}); choose another out or work folder"
         ) from error
     return Stage(name, folder)
@@ -178,20 +174,20 @@ def only_one(folder: Path, what: str) -> Iterator[None]:
     The lock is the operating system's: it ends with the process, however the process ends.
 
     Raises:
-        StoreError: Another process holds it, or the folder cannot be written.
+        UserError: Another process holds it, or the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("w")
     except OSError as error:
-        raise StoreError(
+        raise UserError(
             f"{what}={folder}: cannot be written ({error.strerror}); choose another folder"
         ) from error
     with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise StoreError(
+            raise UserError(
                 f"{what}={folder}: another job is writing there; wait for it or choose another"
                 " folder"
             ) from error
@@ -216,7 +212,7 @@ class Owner:
         """Refuses a folder that holds what this job did not write; a new or empty one is free.
 
         Raises:
-            StoreError: It holds something else, or is no folder; `what` names the recipe's key.
+            UserError: It holds something else, or is no folder; `what` names the recipe's key.
         """
         names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         strange = [name for name in names if name in self.never]
@@ -225,7 +221,7 @@ class Owner:
         if folder.is_file():
             strange = ["a file of this name"]
         if strange:
-            raise StoreError(
+            raise UserError(
                 f"{what}={folder}: expected a new folder or one of an earlier {self.job}, found"
                 f" {strange[0]!r}; choose another {what}"
             )

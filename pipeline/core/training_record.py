@@ -38,7 +38,7 @@ def read_training_record(folder: Path) -> TrainingRecord | None:
     """The record of the run that made a folder; None where no run finished in it.
 
     Raises:
-        StoreError: The file is not JSON.
+        UserError: The file is not JSON.
     """
     path = folder / RECORD
     if not path.is_file():

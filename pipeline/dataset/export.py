@@ -15,7 +15,7 @@ import typer
 
 from pipeline.core.images import image_ending
 from pipeline.core.progress import Progress, say
-from pipeline.core.recipe import absolute_path
+from pipeline.core.recipe import UserError, absolute_path
 from pipeline.core.schema import (
     IMAGE,
     MvcError,
@@ -24,7 +24,7 @@ from pipeline.core.schema import (
     sha256_hex,
     shard_paths,
 )
-from pipeline.core.storage import Owner, StoreError, only_one, remove_stale, write_atomically
+from pipeline.core.storage import Owner, only_one, remove_stale, write_atomically
 from pipeline.sources.mvc_json import default_root
 
 # The marker holds the format.
@@ -74,7 +74,7 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
 
     Raises:
         MvcError: `folder` is no MVC folder, or the split has no rows or an image that is none.
-        StoreError: `out` is another's folder, is in use, or cannot be written.
+        UserError: `out` is another's folder, is in use, or cannot be written.
     """
     read_manifest(folder)
     num_rows = _count_rows(folder, split)
@@ -90,7 +90,7 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
                 case Format.TRL:
                     write_trl(rows, out / f"{split}.parquet")
         except OSError as error:
-            raise StoreError(
+            raise UserError(
                 f"out={out}: cannot be written ({error.strerror or error}); choose another folder"
                 " or free some space"
             ) from error
@@ -101,7 +101,7 @@ def _refuse_other_format(out: Path, to: Format) -> None:
     marker = out / OWNER.marks[0]
     there = marker.read_text(encoding="utf-8").strip() if marker.is_file() else to
     if there != to:
-        raise StoreError(f"out={out}: holds an export of format {there}; choose another folder")
+        raise UserError(f"out={out}: holds an export of format {there}; choose another folder")
 
 
 def _count_rows(folder: Path, split: Split) -> int:
@@ -269,7 +269,7 @@ def run(
     source = absolute_path(folder, "DIR")
     target = absolute_path(out, "out") if out else f"{source}-{to}-{split}"
     if "://" in source + target:
-        raise StoreError(
+        raise UserError(
             f"{source} -> {target}: only local folders can be exported; copy the MVC here first,"
             " and the result there"
         )

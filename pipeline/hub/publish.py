@@ -14,7 +14,7 @@ import typer
 
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError, absolute_path, has_hub_form
-from pipeline.core.storage import LOCK, Owner, StoreError, only_one, remove_stale
+from pipeline.core.storage import LOCK, Owner, only_one, remove_stale
 from pipeline.hub.repository import Head, HubError, HubRepository, RemoteFile, content_size
 from pipeline.hub.upload_plan import UploadPlan, plan_upload
 
@@ -130,7 +130,7 @@ def write_dry_run(upload: UploadPlan, out: Path) -> None:
     An earlier dry run there is replaced.
 
     Raises:
-        StoreError: `out` holds something else, or cannot be written.
+        UserError: `out` holds something else, or cannot be written.
     """
     OWNER.check(out)
     with only_one(out, "out"):
@@ -209,7 +209,7 @@ def run(
     _check_names(repo, tag)
     source = absolute_path(folder, "DIR")
     if "://" in source:
-        raise StoreError(f"{source}: only local folders can be published; copy it here first")
+        raise UserError(f"{source}: only local folders can be published; copy it here first")
     say(f"checking {source}")
     upload = plan_upload(Path(source), repo, allow_license or [])
     if dry_run:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from pipeline.core.storage import StoreError
+from pipeline.core.recipe import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class SqliteStore:
         schema: The statements that make the tables.
 
     Raises:
-        StoreError: The file cannot be used.
+        UserError: The file cannot be used.
     """
 
     def __init__(self, path: Path, setting: str, what: str, schema: Sequence[str]) -> None:
@@ -60,7 +60,7 @@ class SqliteStore:
                 self._writer.execute(statement)
             self._reader = sqlite3.connect(path, timeout=60.0, isolation_level=None)
         except (OSError, sqlite3.Error) as error:
-            raise StoreError(
+            raise UserError(
                 f"{self._name}: cannot be used as a store of {what} ({error}); name another file"
             ) from error
 
@@ -79,8 +79,8 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise self._fault(error) from error
 
-    def _fault(self, error: sqlite3.Error) -> StoreError:
-        return StoreError(
+    def _fault(self, error: sqlite3.Error) -> UserError:
+        return UserError(
             f"{self._name}: {error}; what is in it stays, run the same command again, or move a"
             " damaged file away"
         )
@@ -133,7 +133,7 @@ class ResponseCache(SqliteStore):
             purpose: Names the budget that paid.
 
         Raises:
-            StoreError: It could not be written.
+            UserError: It could not be written.
         """
         stored = {name: getattr(reply, name) for name in _STORED}
         values = (

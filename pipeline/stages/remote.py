@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.manifest import Manifest
-from pipeline.core.recipe import fingerprint
-from pipeline.core.storage import StoreError, cache_dir
+from pipeline.core.recipe import UserError, fingerprint
+from pipeline.core.storage import cache_dir
 
 _PUBLISHED = ("data", "rejects")
 
@@ -25,7 +25,7 @@ def _open(out: str) -> tuple[Any, str]:
     try:
         filesystem, root = fsspec.core.url_to_fs(out)
     except (ValueError, ImportError) as error:
-        raise StoreError(f"out={out}: no such kind of storage here ({error})") from error
+        raise UserError(f"out={out}: no such kind of storage here ({error})") from error
     return filesystem, str(root).rstrip("/")
 
 
@@ -33,7 +33,7 @@ def remote_manifest(out: str) -> Manifest:
     """The manifest behind a URI, or an empty one where there is none.
 
     Raises:
-        StoreError: The storage cannot be reached.
+        UserError: The storage cannot be reached.
     """
     filesystem, root = _open(out)
     try:
@@ -41,7 +41,7 @@ def remote_manifest(out: str) -> Manifest:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise StoreError(
+        raise UserError(
             f"out={out}: cannot be read ({type(error).__name__}: {error}); check the address and"
             " the credentials"
         ) from error
@@ -54,7 +54,7 @@ def push(folder: Path, out: str) -> None:
     The manifest goes away first and comes back last.
 
     Raises:
-        StoreError: The storage cannot be written.
+        UserError: The storage cannot be written.
     """
     filesystem, root = _open(out)
     names = list(json.loads((folder / "manifest.json").read_text())["files"])
@@ -69,7 +69,7 @@ def push(folder: Path, out: str) -> None:
                 if f"{part}/{path.rsplit('/', 1)[1]}" not in names:
                     filesystem.rm_file(path)
     except OSError as error:
-        raise StoreError(
+        raise UserError(
             f"out={out}: cannot be written ({type(error).__name__}: {error}); run the same command"
             " again to go on"
         ) from error

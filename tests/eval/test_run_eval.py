@@ -24,8 +24,7 @@ from eval.pairs.run import missing_chunks
 from eval.run_eval import evaluate, plan_evaluation
 from eval.run_eval import run as eval_command
 from pipeline.core.cli import run_command
-from pipeline.core.recipe import RecipeError, load_recipe
-from pipeline.core.storage import StoreError
+from pipeline.core.recipe import RecipeError, UserError, load_recipe
 
 # Everything here needs a model and its scores.
 pytestmark = pytest.mark.slow
@@ -286,7 +285,7 @@ def test_a_folder_that_holds_something_else_is_refused_and_left_as_it_is(
         (finetuned, "evaluation, found"),
     ):
         before = sorted(out.rglob("*"))
-        with pytest.raises(StoreError, match=expected):
+        with pytest.raises(UserError, match=expected):
             evaluate(plan_evaluation(section_of(mvc, finetuned, out, "overwrite=true")))
         assert sorted(out.rglob("*")) == before
 

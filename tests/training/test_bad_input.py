@@ -13,7 +13,6 @@ import torch
 
 from pipeline.core.recipe import RecipeError, UserError
 from pipeline.core.schema import MvcError
-from pipeline.core.storage import StoreError
 from training.config import TrainSection
 from training.run_plan import RUN, plan_training, run_facts
 from training.runtime.environment import LocalEnv
@@ -149,7 +148,7 @@ def test_a_full_disk_while_saving_is_one_line_and_the_checkpoint_before_is_whole
     disk = small_disk("900k")  # holds one checkpoint of this model, of about 520 kB, and not two
     run_folder(asked.out).symlink_to(disk)
     with pytest.raises(
-        StoreError, match="the disk is full; the checkpoint before is whole: free some space"
+        UserError, match="the disk is full; the checkpoint before is whole: free some space"
     ) as caught:
         fit(asked, LocalEnv())
     assert isinstance(caught.value, UserError)

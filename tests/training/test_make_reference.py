@@ -13,7 +13,6 @@ import pytest
 import torch
 
 from pipeline.core.recipe import UserError
-from pipeline.core.storage import StoreError
 from tests.training.conftest import mvc_row, write_mvc
 from training import make_reference as reference
 from training.config import TrainSection
@@ -138,7 +137,7 @@ def test_other_words_or_pairs_are_refused_by_number_and_name(
 def test_a_folder_of_something_else_is_left_alone(recipe: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match="earlier reference table, found 'notes.txt'"):
+    with pytest.raises(UserError, match="earlier reference table, found 'notes.txt'"):
         plan_reference(section(recipe, tmp_path / "mine"))
     (tmp_path / "empty").mkdir()
     (tmp_path / "out").mkdir()

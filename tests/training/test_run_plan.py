@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.core.recipe import RecipeError
-from pipeline.core.storage import StoreError, sha256_file
+from pipeline.core.recipe import RecipeError, UserError
+from pipeline.core.storage import sha256_file
 from training.config import TrainSection
 from training.run_plan import TRAINING_RUN, base_sha256, plan_training
 
@@ -83,12 +83,12 @@ def test_a_folder_with_a_recipe_of_its_own_is_not_ours(finished: TrainSection) -
     for name in ("svco.json", TRAINING_RUN.marks[0]):
         (out / name).unlink()
     (out / "recipe.yaml").write_text("pancakes: 4 eggs")
-    with pytest.raises(StoreError, match="one of an earlier training run, found"):
+    with pytest.raises(UserError, match="one of an earlier training run, found"):
         plan_training(finished)
 
 
 def test_a_data_set_is_never_an_out(finished: TrainSection) -> None:
     (Path(finished.data) / "recipe.yaml").write_text("")
     (Path(finished.data) / TRAINING_RUN.marks[0]).write_text("")
-    with pytest.raises(StoreError, match="training run, found 'manifest.json'"):
+    with pytest.raises(UserError, match="training run, found 'manifest.json'"):
         plan_training(finished.model_copy(update={"out": finished.data}))

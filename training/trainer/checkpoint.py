@@ -21,7 +21,8 @@ from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from pipeline.core.storage import StoreError, read_json, write_json
+from pipeline.core.recipe import UserError
+from pipeline.core.storage import read_json, write_json
 from training.data.pairs import DataState
 from training.run_plan import ATTEMPT, BEST, CHECKPOINTS, STATE
 from training.runtime.environment import Env
@@ -70,7 +71,7 @@ class Checkpoints:
         """Makes the run continue from `state` if it is stopped after this call.
 
         Raises:
-            StoreError: The disk is full, or another run has taken over this folder; the checkpoints
+            UserError: The disk is full, or another run has taken over this folder; the checkpoints
                 before are untouched.
         """
         name = f"step-{state.step:08d}"
@@ -119,7 +120,7 @@ class Checkpoints:
     def _commit(self, temporary: Path, final: Path) -> None:
         if _attempt(self._out) != self._attempt:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise StoreError(
+            raise UserError(
                 f"{final.parent}: another run has taken over this folder; this one, left over from"
                 " a killed job, ends"
             )
@@ -142,7 +143,7 @@ def restore(
     """Puts a checkpoint's tensors into the model and its optimizer; returns the rest.
 
     Raises:
-        StoreError: The checkpoint does not fit the model.
+        UserError: The checkpoint does not fit the model.
     """
     tensors = _tensors(trained, optimizer)
     try:
@@ -150,7 +151,7 @@ def restore(
             state_dict_loader.load(tensors, checkpoint_id=folder, no_dist=env.world_size == 1)
     except (CheckpointException, RuntimeError, ValueError, OSError) as error:
         reason = str(error).strip().splitlines()[-1]
-        raise StoreError(
+        raise UserError(
             f"{folder}: the checkpoint does not fit this model ({reason}); delete {folder.parent}"
             " to train anew"
         ) from error
@@ -192,7 +193,7 @@ def _explained(error: BaseException, folder: Path) -> BaseException:
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
     free = shutil.disk_usage(folder).free
     if full or "No space left" in str(error) or free < 1_000_000:
-        return StoreError(
+        return UserError(
             f"{folder}: the disk is full; the checkpoint before is whole: free some space and run"
             " the same command again"
         )

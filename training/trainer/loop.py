@@ -13,7 +13,7 @@ import torch
 
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import MvcError
-from pipeline.core.storage import StoreError, write_json
+from pipeline.core.storage import write_json
 from pipeline.core.training_record import RECORD, TrainingRecord
 from training.config import TrainSection
 from training.data.feature_store import FeatureStore, stored_features
@@ -67,7 +67,7 @@ def fit(section: TrainSection, env: Env) -> TrainingRecord:
     Raises:
         UserError: Data, a model or a table that cannot be used.
         DivergedError: The loss became NaN or infinite.
-        StoreError: The disk is full.
+        UserError: The disk is full.
         OutOfMemoryInTrainingError: No memory left, with what to set.
     """
     started_s = time.monotonic()
@@ -221,7 +221,7 @@ class _Run:
                 self.env.device
             )
         if not fresh:
-            raise StoreError(
+            raise UserError(
                 f"{own}: the reference of this unfinished run is gone; delete"
                 f" {run_folder(self.out)} to train anew"
             )

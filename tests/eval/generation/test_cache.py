@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eval.generation.cache import Answer, AnswerStore, answer_key
-from pipeline.core.storage import StoreError
+from pipeline.core.recipe import UserError
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,5 +73,5 @@ def test_a_killed_process_loses_nothing_that_was_put(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.sqlite").write_text("something else, and long enough to be no empty file" * 40)
-    with pytest.raises(StoreError, match="answers.cache="):
+    with pytest.raises(UserError, match="answers.cache="):
         AnswerStore(tmp_path / "a.sqlite")

@@ -2,10 +2,10 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.core.recipe import UserError
 from pipeline.core.storage import (
     LOCK,
     Owner,
-    StoreError,
     only_one,
     open_stage,
     read_json,
@@ -40,7 +40,7 @@ def test_a_stage_is_done_only_when_its_marker_is_there(tmp_path: Path) -> None:
 
 def test_two_writers_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
     first, second = only_one(tmp_path / "out", "out"), only_one(tmp_path / "out", "out")
-    with first, pytest.raises(StoreError, match="another job is writing there"), second:
+    with first, pytest.raises(UserError, match="another job is writing there"), second:
         pass
     with only_one(tmp_path / "out", "out"):
         pass
@@ -49,7 +49,7 @@ def test_two_writers_in_one_folder_are_one_too_many(tmp_path: Path) -> None:
 def test_a_file_where_a_folder_should_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with (
-        pytest.raises(StoreError, match="cannot be written"),
+        pytest.raises(UserError, match="cannot be written"),
         only_one(tmp_path / "out" / "x", "out"),
     ):
         pass
@@ -82,7 +82,7 @@ def test_a_folder_of_somebody_else_is_refused(
         owner.check(tmp_path)
     else:
         with pytest.raises(
-            StoreError, match=f"^out=.*an earlier job, found '{refused}.*another out"
+            UserError, match=f"^out=.*an earlier job, found '{refused}.*another out"
         ):
             owner.check(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
@@ -92,7 +92,7 @@ def test_a_file_is_no_folder_of_a_job_and_a_new_folder_is_free(tmp_path: Path) -
     owner = Owner("job", (".mine",))
     owner.check(tmp_path / "new")
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"^to=.*found 'a file of this name'; choose another to$"):
+    with pytest.raises(UserError, match=r"^to=.*found 'a file of this name'; choose another to$"):
         owner.check(tmp_path / "file", "to")
 
 

@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from pipeline.core.recipe import UserError
 from pipeline.core.schema import SCHEMA_VERSION, Candidate, MvcError, mvc_schema, read_mvc
-from pipeline.core.storage import StoreError
 from pipeline.dataset.export import Format, Split, export
 from pipeline.sources.mvc_json import MvcJsonSection, MvcJsonSource
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
@@ -154,10 +154,10 @@ def test_a_folder_with_something_else_in_it_is_refused_and_untouched(
     for out in (mvc, tmp_path / "theirs"):
         out.mkdir(exist_ok=True)
         (out / "mvc.json").write_text("mine")
-        with pytest.raises(StoreError, match="one of an earlier export, found"):
+        with pytest.raises(UserError, match="one of an earlier export, found"):
             export(mvc, Format.MVC_JSON, out)
         assert (out / "mvc.json").read_text() == "mine"
-    with pytest.raises(StoreError, match="one of an earlier export, found"):
+    with pytest.raises(UserError, match="one of an earlier export, found"):
         export(mvc, Format.MVC_JSON, tmp_path / "theirs/mvc.json")
 
 

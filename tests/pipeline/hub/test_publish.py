@@ -18,7 +18,7 @@ from pipeline.cards.licenses import exceptions, refused
 from pipeline.core.cli import run_command
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import MvcError
-from pipeline.core.storage import StoreError, sha256_file
+from pipeline.core.storage import sha256_file
 from pipeline.hub.publish import OWNER, publish, write_dry_run
 from pipeline.hub.publish import run as publish_command
 from pipeline.hub.repository import HubError
@@ -385,7 +385,7 @@ def test_a_dry_run_replaces_a_dry_run_and_nothing_else(published: Make, tmp_path
         *(f"data/train-0000{i}-of-00002.parquet" for i in (0, 1)),
     }
     (out / OWNER.marks[0]).unlink()
-    with pytest.raises(StoreError, match="earlier dry run of svco publish, found"):
+    with pytest.raises(UserError, match="earlier dry run of svco publish, found"):
         write_dry_run(plan_upload(folder, REPO), out)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.core.storage import StoreError
+from pipeline.core.recipe import UserError
 from pipeline.llm.cache import Reply, ResponseCache
 from pipeline.llm.client import Endpoint, request_body, request_key
 from pipeline.llm.config import EndpointSection
@@ -390,7 +390,7 @@ def test_a_file_that_is_no_store_of_replies_is_left_alone(tmp_path: Path) -> Non
     (tmp_path / "notes").write_text(
         "my notes, longer than a header of one hundred bytes: " + "x" * 200
     )
-    with pytest.raises(StoreError, match="cannot be used as a store of replies"):
+    with pytest.raises(UserError, match="cannot be used as a store of replies"):
         ResponseCache(tmp_path / "notes")
 
 

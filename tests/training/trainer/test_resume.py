@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
-from pipeline.core.storage import StoreError, write_text
+from pipeline.core.recipe import UserError
+from pipeline.core.storage import write_text
 from training.config import TrainSection
 from training.models.vlm import load_vlm
 from training.run_plan import ATTEMPT
@@ -198,7 +199,7 @@ def test_the_worker_of_a_killed_job_cannot_write_into_its_successor(
         def report(self, metrics: Any) -> None:  # noqa: ARG002
             write_text(run_folder(tmp_path / "out") / ATTEMPT, "the successor")
 
-    with pytest.raises(StoreError, match="another run has taken over this folder"):
+    with pytest.raises(UserError, match="another run has taken over this folder"):
         fit(section(recipe, tmp_path / "out", checkpoint={"every_steps": 3}), _Overtaken(99))
     found = latest(tmp_path / "out")
     assert found is not None
