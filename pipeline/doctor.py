@@ -177,8 +177,8 @@ def check_ray(
     """Whether the Ray cluster that RAY_ADDRESS names answers."""
     address = environment.get("RAY_ADDRESS", "")
     if not address:
-        fact = "no RAY_ADDRESS: each job starts a Ray of its own on this machine and ends it"
-        return [Finding("OK", "Ray", fact)]
+        own = "no RAY_ADDRESS: each job starts a Ray of its own on this machine and ends it"
+        return [Finding("OK", "Ray", own)]
     target = _ray_target(address)
     if target is None:
         fact = f"RAY_ADDRESS={address} names no running cluster"

@@ -130,32 +130,34 @@ def audit(results: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     )
 
 
-def limits(manifest: Manifest) -> Iterator[str]:
+def limits(manifest: Manifest) -> list[str]:
     """What who uses the data set should know."""
     recipe = manifest["recipe"]
     encoders = recipe.get("encoders") or {}
-    yield (
-        "Captions, categories and groups are the sources' own statements; nobody looked at each"
-        " pair."
-    )
-    if (recipe.get("rewrite") or {}).get("backend") == "template":
-        yield (
+    missing = [name for name in ("clip", "dinov2") if not encoders.get(name)]
+    audited = manifest.get("audit") or []
+    applies = {
+        (
+            "Captions, categories and groups are the sources' own statements; nobody looked at each"
+            " pair."
+        ): True,
+        (
             "Questions and answers come from a template: correct where the captions are, and"
             " uniform in wording."
-        )
-    missing = [name for name in ("clip", "dinov2") if not encoders.get(name)]
-    if missing:
-        yield (
+        ): (recipe.get("rewrite") or {}).get("backend") == "template",
+        (
             f"{' and '.join(missing)} did not run, so nothing was selected by what an image means;"
             " the scores are null."
-        )
-    if any(result["verdict"] == "warning" for result in manifest.get("audit") or []):
-        yield (
+        ): bool(missing),
+        (
             "The shortcut audit warns: a model could learn how the edited side was made instead of"
             " what differs."
-        )
-    if not manifest["rows"]["by_split"].get("validation"):
-        yield "There is no validation split."
-    for warning in manifest.get("warnings") or []:
-        if not str(warning).startswith("shortcut audit"):
-            yield literal(warning)
+        ): any(result["verdict"] == "warning" for result in audited),
+        "There is no validation split.": not manifest["rows"]["by_split"].get("validation"),
+    }
+    warnings = [
+        literal(warning)
+        for warning in manifest.get("warnings") or []
+        if not str(warning).startswith("shortcut audit")
+    ]
+    return [*(text for text, holds in applies.items() if holds), *warnings]
