@@ -42,9 +42,7 @@ TITLES = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Trained on which folder, measured on which slice of the test, with the setting that wins on
-    which slice of the validation.
-    """
+    """A folder to train on, a slice of the test to measure, and one of validation to choose on."""
 
     train: str
     inside: str
@@ -98,8 +96,7 @@ def tune_runs(world: str, objectives: Sequence[str]) -> list[Run]:
 
 
 def test_runs(world: str, chosen: Mapping[str, Mapping[str, Setting]]) -> list[Run]:
-    """The runs that answer every question, once each, seed by seed, so that a stopped sweep is
-    even.
+    """The runs that answer every question, once each and seed by seed: a stopped sweep is even.
 
     Args:
         chosen: Settings by question and objective.
@@ -122,8 +119,9 @@ def test_runs(world: str, chosen: Mapping[str, Mapping[str, Setting]]) -> list[R
 
 
 def ablation_runs(svco: Setting) -> list[Run]:
-    """S-VCO on scenes: the filter, either term alone, fewer pairs, other betas, the other rate;
-    everything else as chosen.
+    """S-VCO on scenes, as chosen but for one thing.
+
+    The filter, either term alone, fewer pairs, other betas, the other learning rate.
     """
     attend, reject = ("beta_attend_a", "beta_attend_b"), ("beta_reject_a", "beta_reject_b")
     kinds = [
@@ -165,8 +163,7 @@ def keeps_ability(row: Row, base: Row, inside: str = "all") -> bool:
 
 
 def choose(rows: Sequence[Row], base: Row, inside: str = "all") -> tuple[Row, bool]:
-    """The row whose setting wins by the rule above over a slice of the pairs, and whether it keeps
-    ability there.
+    """The row whose setting wins by the rule above on a slice, and whether it keeps ability there.
 
     Raises:
         ValueError: No rows.
@@ -176,8 +173,8 @@ def choose(rows: Sequence[Row], base: Row, inside: str = "all") -> tuple[Row, bo
     keeping = [row for row in rows if keeps_ability(row, base, inside)]
 
     def rank(row: Row) -> tuple[float, float, str]:
-        found = row["measures"][inside]
-        return found["hallucination"], -found["group_score"], row["key"]
+        measures = row["measures"][inside]
+        return measures["hallucination"], -measures["group_score"], row["key"]
 
     return min(keeping or rows, key=rank), bool(keeping)
 
@@ -191,32 +188,31 @@ def setting_of(row: Row) -> Setting:
 def chosen_settings(
     rows: Sequence[Row], world: str, objectives: Sequence[str], inside: str = "all"
 ) -> dict[str, tuple[Setting, bool]]:
-    """The setting that wins over a slice, of every objective all of whose settings have been tried,
-    and whether it keeps ability.
+    """The setting that wins on a slice, and whether it keeps ability.
+
+    Of every objective all of whose settings have been tried.
     """
     own = [row for row in rows if row["world"] == world]
     base = [row for row in own if row["stage"] == "base" and row["measured"] == "valid"]
-    found = {}
+    chosen = {}
     for objective in objectives:
         tried = [row for row in own if row["stage"] == "tune" and row["objective"] == objective]
         if base and len(tried) == len(settings(objective)):
             row, keeps = choose(tried, base[0], inside)
-            found[objective] = setting_of(row), keeps
-    return found
+            chosen[objective] = setting_of(row), keeps
+    return chosen
 
 
 def rows_of(rows: Sequence[Row], world: str, question: Question) -> dict[str, list[Row]]:
-    """The test rows that answer a question, by objective: of the folder, and of the setting that
-    the rule chooses.
-    """
+    """The test rows that answer a question, by objective: those of the setting that was chosen."""
     chosen = chosen_settings(rows, world, (*OBJECTIVES, *CANDIDATES), question.chosen_on)
     tested = [
         row
         for row in rows
         if (row["world"], row["stage"], row["train"]) == (world, "test", question.train)
     ]
-    found = {
+    by_objective = {
         name: [row for row in tested if row["objective"] == name and setting_of(row) == setting]
         for name, (setting, _) in chosen.items()
     }
-    return {name: of for name, of in found.items() if of}
+    return {name: of for name, of in by_objective.items() if of}

@@ -1,14 +1,11 @@
-"""The pictures of `docs/results.md`: transparent SVGs in mid-tones that read on light and on dark
-pages.
-"""
+"""The pictures of `docs/results.md`: transparent SVGs in mid-tones for light and dark pages."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from studies.objectives.plan import MAX_NLL_RISE, TITLES
-from studies.objectives.report import found_of
-from studies.objectives.stats import Estimate, difference
+from studies.objectives.stats import Estimate, difference, estimates
 
 Row = Mapping[str, Any]
 # text and axes; then one colour a question
@@ -36,7 +33,7 @@ def draw(rows: Sequence[Row], facts: Mapping[str, Row], docs: Path) -> list[Path
     made = []
     with mpl.rc_context(style):
         for world, of in facts.items():
-            if found_of(rows, of, "all", "not_right").keys() - {"base"}:
+            if estimates(rows, of, "all", "not_right").keys() - {"base"}:
                 made += [
                     _hallucination(rows, of, docs / f"study-{world}.svg"),
                     _ability(rows, of, docs / f"study-{world}-ability.svg"),
@@ -48,10 +45,12 @@ def _hallucination(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     """Hallucination of each objective, in training's kinds and beyond; the bases as lines."""
     from matplotlib import pyplot
 
-    found = {question: found_of(rows, facts, question, "not_right") for question in LOOKS}
-    names = [name for name in TITLES if name != "base" and any(name in of for of in found.values())]
+    shares = {question: estimates(rows, facts, question, "not_right") for question in LOOKS}
+    names = [
+        name for name in TITLES if name != "base" and any(name in of for of in shares.values())
+    ]
     figure, axes = pyplot.subplots(figsize=(7.2, 0.5 * len(names) + 1.4), layout="constrained")
-    for question, of in found.items():
+    for question, of in shares.items():
         colour, shift, label = LOOKS[question]
         shown = [(place, of[name]) for place, name in enumerate(names) if name in of]
         _points(axes, [(value, place + shift) for place, value in shown], colour, label)
@@ -74,7 +73,7 @@ def _ability(rows: Sequence[Row], facts: Row, path: Path) -> Path:
     figure, panels = pyplot.subplots(1, 2, figsize=(7.2, 3.8), layout="constrained")
     for axes, question in zip(panels, ("all", "transfer"), strict=True):
         colour = LOOKS[question][0]
-        said, nll = (found_of(rows, facts, question, measure) for measure in ("not_right", "nll"))
+        said, nll = (estimates(rows, facts, question, measure) for measure in ("not_right", "nll"))
         places: list[tuple[float, float, str]] = []
         for name, value in said.items():
             rise = difference(nll[name], nll["base"])

@@ -1,6 +1,6 @@
-"""`docs/results.md`'s tables and pictures, from the rows and the committed facts alone. What they
-mean is written by hand.
+"""`docs/results.md`'s tables and pictures, from the rows and the committed facts alone.
 
+What they mean is written by hand.
 The page keeps everything outside its markers: <!-- study:NAME --> ... <!-- /study -->.
 """
 
@@ -25,6 +25,8 @@ from studies.objectives.stats import (
     adjusted_p,
     difference,
     estimate,
+    estimates,
+    groups_of,
     relative_fall,
     shared_seeds,
 )
@@ -38,44 +40,6 @@ SLICES = {
 BAR = 0.22  # the paper's headline: so much fewer hallucinations than the base
 
 
-def groups_of(rows: Sequence[Row], facts: Row, question: str) -> dict[str, list[Row]]:
-    """The rows that answer a question: of the base, and of each objective the seeds that all of
-    them have; of candidates that are whole.
-    """
-    base = [
-        row
-        for row in rows
-        if (row["world"], row["stage"], row["measured"]) == (facts["world"], "base", "test")
-    ]
-    found = rows_of(rows, facts["world"], QUESTIONS[question])
-    same = shared_seeds({name: of for name, of in found.items() if name in OBJECTIVES})
-    seeds = {row["seed"] for of in same.values() for row in of}
-    whole = {
-        name: [row for row in found.get(name, []) if row["seed"] in seeds] for name in CANDIDATES
-    }
-    return (
-        ({"base": base} if base else {})
-        | same
-        | {name: of for name, of in whole.items() if of and len(of) == len(seeds)}
-    )
-
-
-def found_of(rows: Sequence[Row], facts: Row, question: str, measure: str) -> dict[str, Estimate]:
-    """A measure of the base and of every objective, over the pairs that the question asks about."""
-    pairs, inside = Pairs.of(facts["test_pairs"]), QUESTIONS[question].inside
-    categories = None if inside == "all" else facts["slices"][inside]
-    return {
-        name: estimate(of, pairs, measure, categories)
-        for name, of in groups_of(rows, facts, question).items()
-        if of
-    }
-
-
-def percent(found: Estimate) -> str:
-    """A share with its interval, in percent."""
-    return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
-
-
 def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """A Markdown table."""
     return "\n".join(
@@ -84,11 +48,9 @@ def table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def main_table(rows: Sequence[Row], facts: Row, question: str) -> str:
-    """What the models say: answers that are not right, against the base and against S-VCO; false
-    claims; silence.
-    """
+    """What the models say: answers that are not right, against the base and S-VCO; false; none."""
     wrong, false, silent = (
-        found_of(rows, facts, question, name) for name in ("not_right", "false", "silent")
+        estimates(rows, facts, question, name) for name in ("not_right", "false", "silent")
     )
     if "base" not in wrong:
         return "No rows yet."
@@ -98,17 +60,21 @@ def main_table(rows: Sequence[Row], facts: Row, question: str) -> str:
     for name, value in wrong.items():
         fall = None if name == "base" else relative_fall(false[name], false["base"])
         beside = (
-            [percent(against[name]), sooner[name], f"{p[name]:.3f}" if name in p else ""]
+            [
+                against[name].shown("percent", is_difference=True),
+                sooner[name],
+                f"{p[name]:.3f}" if name in p else "",
+            ]
             if name in against
             else ["", "", ""]
         )
         lines.append(
             [
                 TITLES[name],
-                percent(value),
+                value.shown("percent"),
                 *beside,
-                percent(false[name]),
-                "" if fall is None else percent(fall) + (" *" if fall.low >= BAR else ""),
+                false[name].shown("percent"),
+                "" if fall is None else fall.shown("percent") + (" *" if fall.low >= BAR else ""),
                 f"{100 * silent[name].value:.1f}",
             ]
         )
@@ -125,49 +91,48 @@ def main_table(rows: Sequence[Row], facts: Row, question: str) -> str:
     return table(header, lines)
 
 
-def _against_svco(found: Mapping[str, Estimate]) -> dict[str, Estimate]:
+def _against_svco(by_name: Mapping[str, Estimate]) -> dict[str, Estimate]:
     return {
-        name: difference(value, found["svco"])
-        for name, value in found.items()
-        if "svco" in found and name not in ("base", "svco")
+        name: difference(value, by_name["svco"])
+        for name, value in by_name.items()
+        if "svco" in by_name and name not in ("base", "svco")
     }
 
 
 def _seeds_below_svco(rows: Sequence[Row], facts: Row, question: str) -> dict[str, str]:
     """Of how many seeds fewer answers are not right than S-VCO's of the same seed."""
     groups, inside = groups_of(rows, facts, question), QUESTIONS[question].inside
-    of = {
-        name: {row["seed"]: row["measures"][inside]["hallucination"] for row in found}
-        for name, found in groups.items()
+    by_seed = {
+        name: {row["seed"]: row["measures"][inside]["hallucination"] for row in group}
+        for name, group in groups.items()
     }
-    svco = of.get("svco", {})
+    svco = by_seed.get("svco", {})
     below = {
-        name: sum(value < svco[seed] for seed, value in found.items())
-        for name, found in of.items()
+        name: sum(value < svco[seed] for seed, value in of.items())
+        for name, of in by_seed.items()
         if name != "base" and svco
     }
     return {name: f"{number}/{len(svco)}" for name, number in below.items()}
 
 
 def scores_table(rows: Sequence[Row], facts: Row, question: str) -> str:
-    """What the models find likelier, and what they have kept: paired scores, accuracy by the prior,
-    the fit of true captions.
-    """
+    """What models find likelier and have kept: paired scores, accuracy by prior, fit."""
     names = ("text_score", "image_score", "group_score", "misled", "helped", "neutral", "nll")
-    found = {name: found_of(rows, facts, question, name) for name in names}
-    if "base" not in found["nll"]:
+    measured = {measure: estimates(rows, facts, question, measure) for measure in names}
+    nll = measured["nll"]
+    if "base" not in nll:
         return "No rows yet."
     lines = []
-    for name in found["nll"]:
-        rise = difference(found["nll"][name], found["nll"]["base"])
+    for name in nll:
+        rise = difference(nll[name], nll["base"])
         kept = (
             "yes" if rise.high <= MAX_NLL_RISE else "no" if rise.low > MAX_NLL_RISE else "unclear"
         )
-        scores = [f"{100 * found[one][name].value:.1f}" for one in names[:-2]]
+        scores = [f"{100 * measured[measure][name].value:.1f}" for measure in names[:-2]]
         cells = [
             *scores,
-            percent(found["neutral"][name]),
-            "" if name == "base" else f"{rise:+.2f} {kept}",
+            measured["neutral"][name].shown("percent"),
+            "" if name == "base" else f"{rise.shown('nats')} {kept}",
         ]
         lines.append([TITLES[name], *cells])
     right = [f"right, prior {status}, %" for status in ("misleads", "helps", "neutral")]
@@ -185,9 +150,7 @@ def scores_table(rows: Sequence[Row], facts: Row, question: str) -> str:
 
 
 def why_table(rows: Sequence[Row], facts: Row, question: str) -> str:
-    """What may explain the numbers, means over seeds: dependency on the image, margins, likelihoods
-    of texts, the size of the step.
-    """
+    """What may explain the numbers, means over seeds: flips, margins, likelihoods, step size."""
     inside = QUESTIONS[question].inside
     known = next(
         (row["measures"][inside].keys() for row in rows if row["world"] == facts["world"]), ()
@@ -213,9 +176,7 @@ def why_table(rows: Sequence[Row], facts: Row, question: str) -> str:
 
 
 def settings_table(rows: Sequence[Row], facts: Row) -> str:
-    """Every setting that was tried: what is not right on validation, over all pairs and over the
-    source's; what was chosen for which.
-    """
+    """Every setting that was tried: what is not right on validation, and what it was chosen for."""
     own = [row for row in rows if row["world"] == facts["world"]]
     base = next((row for row in own if row["stage"] == "base" and row["measured"] == "valid"), None)
     chosen = {
@@ -227,18 +188,18 @@ def settings_table(rows: Sequence[Row], facts: Row) -> str:
         (row for row in own if row["stage"] == "tune"),
         key=lambda row: [*TITLES].index(row["objective"]),
     ):
-        setting, found = setting_of(row), row["measures"]
+        setting, measures = setting_of(row), row["measures"]
         taken = [
             inside
             for inside, of in chosen.items()
             if row["objective"] in of and of[row["objective"]][0] == setting
         ]
         rise = (
-            base["measures"]["all"]["own_nats_per_token"] - found["all"]["own_nats_per_token"]
+            base["measures"]["all"]["own_nats_per_token"] - measures["all"]["own_nats_per_token"]
             if base
             else float("nan")
         )
-        wrong = [f"{100 * found[inside]['hallucination']:.1f}" for inside in ("all", "source")]
+        wrong = [f"{100 * measures[inside]['hallucination']:.1f}" for inside in ("all", "source")]
         beta = "" if row["objective"] == "sft" else f"{setting.beta:g}"
         lines.append(
             [
@@ -281,13 +242,14 @@ def ablation_table(rows: Sequence[Row], facts: Row) -> str:
         beside = (
             ""
             if compared is None or compared not in wrong
-            else f"{percent(difference(wrong[name], wrong[compared]))} to {compared}"
+            else difference(wrong[name], wrong[compared]).shown("percent", is_difference=True)
+            + f" to {compared}"
         )
         scores = [
-            f"{100 * estimate(of, pairs, one).value:.1f}"
-            for one in ("false", "text_score", "image_score", "group_score")
+            f"{100 * estimate(of, pairs, measure).value:.1f}"
+            for measure in ("false", "text_score", "image_score", "group_score")
         ]
-        lines.append([name, percent(wrong[name]), beside, *scores])
+        lines.append([name, wrong[name].shown("percent"), beside, *scores])
     return table(
         ["", "not right, %", "difference, points", "false claims, %", "text", "image", "group"],
         lines,
@@ -301,12 +263,12 @@ def base_table(facts: Mapping[str, Row]) -> str:
             world,
             SLICES[inside],
             *[
-                f"{100 * found[name]:.1f}"
+                f"{100 * measures[name]:.1f}"
                 for name in ("accuracy_neutral", "accuracy_misled", "hallucination")
             ],
         ]
         for world, of in facts.items()
-        for inside, found in of["base"].get("test", {}).items()
+        for inside, measures in of["base"].get("test", {}).items()
     ]
     return table(
         [
@@ -322,22 +284,20 @@ def base_table(facts: Mapping[str, Row]) -> str:
 
 def sections(rows: Sequence[Row], facts: Mapping[str, Row]) -> dict[str, str]:
     """Every generated part of the page, by its marker's name."""
-    found = {"bases": base_table(facts)}
+    parts = {"bases": base_table(facts)}
     for world, of in facts.items():
-        found[f"{world} settings"] = settings_table(rows, of)
+        parts[f"{world} settings"] = settings_table(rows, of)
         for question in QUESTIONS:
-            found[f"{world} {question}"] = main_table(rows, of, question)
-            found[f"{world} {question} scores"] = scores_table(rows, of, question)
-            found[f"{world} {question} why"] = why_table(rows, of, question)
+            parts[f"{world} {question}"] = main_table(rows, of, question)
+            parts[f"{world} {question} scores"] = scores_table(rows, of, question)
+            parts[f"{world} {question} why"] = why_table(rows, of, question)
         if any(row["stage"] == "ablation" and row["world"] == world for row in rows):
-            found[f"{world} ablations"] = ablation_table(rows, of)
-    return found
+            parts[f"{world} ablations"] = ablation_table(rows, of)
+    return parts
 
 
 def fill(page: str, parts: Mapping[str, str]) -> str:
-    """The page with its marked parts replaced; parts that it has no marker for are added at the
-    end.
-    """
+    """The page with its marked parts replaced; those without a marker are added at the end."""
     for name, text in parts.items():
         marked = f"<!-- study:{name} -->\n\n{text}\n\n<!-- /study -->"
         pattern = re.compile(rf"<!-- study:{re.escape(name)} -->.*?<!-- /study -->", re.DOTALL)

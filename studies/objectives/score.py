@@ -119,7 +119,7 @@ def judged(items: pa.Table, scores: ModelScores) -> list[str]:
     that can be checked.
     """
     assert scores.answers is not None, "the study generates answers"
-    found = []
+    judgements = []
     answers = list(zip(items["answer_a"].to_pylist(), items["answer_b"].to_pylist(), strict=True))
     known = {normalize(answer) for pair in answers for answer in pair}
     for pair, own in enumerate(answers):
@@ -136,8 +136,8 @@ def judged(items: pa.Table, scores: ModelScores) -> list[str]:
                 codes += (
                     TRUE if text == normalize(own[side]) else FALSE if text in known else SILENT
                 )
-        found.append(codes)
-    return found
+        judgements.append(codes)
+    return judgements
 
 
 def all_terms(

@@ -1,7 +1,7 @@
-"""Intervals of the study: whole groups (a person, a scene) and whole seeds are resampled, the same
-draws for all that is compared.
+"""Intervals of the study: whole groups (a person, a scene) and whole seeds are resampled.
 
-Pure functions of rows and of the committed facts of a world's test pairs.
+All that is compared has the same draws. Pure functions of rows and of the committed facts of a
+world's test pairs.
 
 Shapes: P pairs; G groups; S seeds; D draws.
 """
@@ -15,6 +15,8 @@ import numpy as np
 
 from eval.stats.intervals import FloatArray, cluster_counts, group_index, interval, sums_by_group
 from eval.stats.significance import bootstrap_p, holm
+from pipeline.pages.numbers import show_number
+from studies.objectives.plan import CANDIDATES, OBJECTIVES, QUESTIONS, rows_of
 from studies.objectives.score import FALSE, SILENT, TRUE
 
 NUM_DRAWS, CONFIDENCE, SEED = 10_000, 0.95, 0
@@ -38,17 +40,17 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number, its interval, and its draws, by which it can be compared with others of the same
-    pairs.
-    """
+    """A number, its interval, and its draws, by which it is compared with others of the pairs."""
 
     value: float
     low: float
     high: float
     draws_D: FloatArray
 
-    def __format__(self, spec: str) -> str:
-        return f"{self.value:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
+    def shown(self, unit: str, *, is_difference: bool = False) -> str:
+        """As a text; see `show_number`."""
+        number = {"value": self.value, "low": self.low, "high": self.high}
+        return show_number(number, unit, is_difference=is_difference)
 
 
 def _sides(text: str, wanted: str) -> FloatArray:
@@ -74,25 +76,21 @@ def _nll(text: str) -> Terms:
 
 
 MEASURES: dict[str, Callable[[Mapping[str, str], Pairs], Terms]] = {
-    "not_right": lambda found, _pairs: _share_of_sides(1 - _sides(found["said"], TRUE)),
-    "false": lambda found, _pairs: _share_of_sides(_sides(found["said"], FALSE)),
-    "silent": lambda found, _pairs: _share_of_sides(_sides(found["said"], SILENT)),
-    "accuracy": lambda found, _pairs: _share_of_sides(_sides(found["right"], "1")),
-    "text_score": lambda found, _pairs: _share_of_pairs(_sides(found["right"], "1").min(axis=1)),
-    "image_score": lambda found, _pairs: _share_of_pairs(_sides(found["image"], "1").min(axis=1)),
-    "group_score": lambda found, _pairs: _share_of_pairs(
-        np.minimum(_sides(found["right"], "1"), _sides(found["image"], "1")).min(axis=1)
+    "not_right": lambda of, _pairs: _share_of_sides(1 - _sides(of["said"], TRUE)),
+    "false": lambda of, _pairs: _share_of_sides(_sides(of["said"], FALSE)),
+    "silent": lambda of, _pairs: _share_of_sides(_sides(of["said"], SILENT)),
+    "accuracy": lambda of, _pairs: _share_of_sides(_sides(of["right"], "1")),
+    "text_score": lambda of, _pairs: _share_of_pairs(_sides(of["right"], "1").min(axis=1)),
+    "image_score": lambda of, _pairs: _share_of_pairs(_sides(of["image"], "1").min(axis=1)),
+    "group_score": lambda of, _pairs: _share_of_pairs(
+        np.minimum(_sides(of["right"], "1"), _sides(of["image"], "1")).min(axis=1)
     ),
-    "misled": lambda found, pairs: _share_of_sides(
-        _sides(found["right"], "1"), _sides(pairs.prior, "m")
+    "misled": lambda of, pairs: _share_of_sides(_sides(of["right"], "1"), _sides(pairs.prior, "m")),
+    "helped": lambda of, pairs: _share_of_sides(_sides(of["right"], "1"), _sides(pairs.prior, "h")),
+    "neutral": lambda of, pairs: _share_of_sides(
+        _sides(of["right"], "1"), _sides(pairs.prior, "n")
     ),
-    "helped": lambda found, pairs: _share_of_sides(
-        _sides(found["right"], "1"), _sides(pairs.prior, "h")
-    ),
-    "neutral": lambda found, pairs: _share_of_sides(
-        _sides(found["right"], "1"), _sides(pairs.prior, "n")
-    ),
-    "nll": lambda found, _pairs: _nll(found["nll"]),
+    "nll": lambda of, _pairs: _nll(of["nll"]),
 }
 
 
@@ -146,9 +144,7 @@ def _draws(number: int, seed: int) -> FloatArray:
 
 
 def shared_seeds(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    """The rows of each objective whose seed every objective has, so that all are compared over the
-    same draws of seeds.
-    """
+    """The rows of each objective whose seed every objective has, so that draws are the same."""
     shared = (
         set.intersection(*({int(row["seed"]) for row in of} for of in rows.values()))
         if rows
@@ -157,27 +153,61 @@ def shared_seeds(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     return {name: [row for row in of if int(row["seed"]) in shared] for name, of in rows.items()}
 
 
-def difference(one: Estimate, other: Estimate) -> Estimate:
-    """`one` minus `other` over the same pairs."""
-    return _with_interval(one.value - other.value, one.draws_D - other.draws_D)
+def difference(minuend: Estimate, subtrahend: Estimate) -> Estimate:
+    """`minuend` minus `subtrahend` over the same pairs."""
+    draws_D = minuend.draws_D - subtrahend.draws_D
+    return _with_interval(minuend.value - subtrahend.value, draws_D)
 
 
-def relative_fall(one: Estimate, base: Estimate) -> Estimate:
-    """By what share of the base's `one` is lower: (base - one) / base."""
+def relative_fall(tuned: Estimate, base: Estimate) -> Estimate:
+    """By what share of the base's a value is lower: (base - tuned) / base."""
     draws_D = np.divide(
-        base.draws_D - one.draws_D,
+        base.draws_D - tuned.draws_D,
         base.draws_D,
-        out=np.full_like(one.draws_D, np.nan),
+        out=np.full_like(tuned.draws_D, np.nan),
         where=base.draws_D > 0,
     )
-    return _with_interval(
-        (base.value - one.value) / base.value if base.value else float("nan"), draws_D
+    fall = (base.value - tuned.value) / base.value if base.value else float("nan")
+    return _with_interval(fall, draws_D)
+
+
+def groups_of(rows: Sequence[Row], facts: Row, question: str) -> dict[str, list[Row]]:
+    """The rows that answer a question, by objective, the base's first.
+
+    Of each objective the seeds that all of them have; of candidates those that have all these.
+    """
+    base = [
+        row
+        for row in rows
+        if (row["world"], row["stage"], row["measured"]) == (facts["world"], "base", "test")
+    ]
+    tested = rows_of(rows, facts["world"], QUESTIONS[question])
+    same = shared_seeds({name: of for name, of in tested.items() if name in OBJECTIVES})
+    seeds = {row["seed"] for of in same.values() for row in of}
+    whole = {
+        name: [row for row in tested.get(name, []) if row["seed"] in seeds] for name in CANDIDATES
+    }
+    return (
+        ({"base": base} if base else {})
+        | same
+        | {name: of for name, of in whole.items() if of and len(of) == len(seeds)}
     )
+
+
+def estimates(rows: Sequence[Row], facts: Row, question: str, measure: str) -> dict[str, Estimate]:
+    """A measure of the base and of every objective, over the pairs that the question asks about."""
+    pairs, inside = Pairs.of(facts["test_pairs"]), QUESTIONS[question].inside
+    categories = None if inside == "all" else facts["slices"][inside]
+    return {
+        name: estimate(of, pairs, measure, categories)
+        for name, of in groups_of(rows, facts, question).items()
+        if of
+    }
 
 
 def adjusted_p(differences: Mapping[str, Estimate]) -> dict[str, float]:
     """Two-sided p of each difference being none, adjusted by Holm over all of them."""
-    raw = {name: bootstrap_p(found.draws_D) for name, found in differences.items()}
+    raw = {name: bootstrap_p(change.draws_D) for name, change in differences.items()}
     return holm({name: p for name, p in raw.items() if p is not None})
 
 

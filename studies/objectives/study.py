@@ -102,13 +102,11 @@ class Study:
         started_s = time.monotonic()
         for number, row in enumerate(self._made(todo), 1):
             append_row(self.results, row)
-            found, left_s = (
-                row["measures"]["all"],
-                (time.monotonic() - started_s) / number * (len(todo) - number),
-            )
+            measures = row["measures"]["all"]
+            left_s = (time.monotonic() - started_s) / number * (len(todo) - number)
             say(
-                f"{number:4}/{len(todo)} {row['key']}: hallucination {found['hallucination']:.3f},"
-                f" group {found['group_score']:.3f}, {sum(row['seconds'].values()):.0f} s;"
+                f"{number:4}/{len(todo)} {row['key']}: hallucination {measures['hallucination']:.3f},"
+                f" group {measures['group_score']:.3f}, {sum(row['seconds'].values()):.0f} s;"
                 f" {left_s / 60:.0f} min left"
             )
 
