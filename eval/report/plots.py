@@ -1,6 +1,4 @@
-"""The pictures of the report: scores by category and where the margins lie. Values in, matplotlib
-figures out.
-"""
+"""The pictures of the report: scores by category, and where margins lie. Values in, figures out."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +13,7 @@ from eval.pairs.arrays import ModelScores
 from eval.pairs.measures import MEASURES
 from eval.pairs.paired_scores import margins
 
-COLOURS: dict[Role, str] = {"before": "#9aa5b4", "after": "#1f5fbf"}
+COLORS: dict[Role, str] = {"before": "#9aa5b4", "after": "#1f5fbf"}
 BARS = ("text_score", "image_score", "group_score", "side_accuracy")
 MARGINS = {
     "matching_contradictory": "matching over contradictory",
@@ -34,7 +32,8 @@ def category_bars(
     for axes, key in zip(panels, BARS, strict=True):
         for offset, role in zip((0.19, -0.19) if len(names) > 1 else (0.0,), names, strict=True):
             numbers = [by_category[category][key][role] for category in categories]
-            _bars(axes, np.arange(len(categories))[::-1] + offset, numbers, role, names[role])
+            places = np.arange(len(categories))[::-1] + offset
+            _bars(axes, places, numbers, COLORS[role], names[role])
         chance = MEASURES[key].chance
         if chance is not None:
             axes.axvline(chance, color="#b3261e", linewidth=0.9, linestyle="--")
@@ -43,28 +42,33 @@ def category_bars(
         axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
         _clean(axes)
     panels[0].set_yticks(np.arange(len(categories))[::-1], categories)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower left",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-    )
+    _legend(figure, panels[0], 2)
     return figure
 
 
 def _bars(
     axes: Axes,
-    positions: "np.ndarray[Any, Any]",
-    numbers: list[dict[str, Any]],
-    role: Role,
-    name: str,
+    places: "np.ndarray[Any, Any]",
+    numbers: Sequence[Mapping[str, Any]],
+    color: str,
+    label: str,
+    height: float = 0.36,
 ) -> None:
     values = [number["value"] for number in numbers]
-    axes.barh(positions, values, height=0.36, color=COLOURS[role], label=name)
-    for position, number in zip(positions, numbers, strict=True):
+    axes.barh(places, values, height=height, color=color, label=label)
+    for place, number in zip(places, numbers, strict=True):
         if number["low"] is not None:
-            axes.plot([number["low"], number["high"]], [position] * 2, color="#1c2430", linewidth=1)
+            axes.plot([number["low"], number["high"]], [place] * 2, color="#1c2430", linewidth=1)
+
+
+def _legend(figure: Figure, axes: Axes, num_columns: int) -> None:
+    figure.legend(
+        *axes.get_legend_handles_labels(),
+        loc="outside lower left",
+        ncols=num_columns,
+        frameon=False,
+        fontsize=9,
+    )
 
 
 def margin_histograms(
@@ -86,7 +90,7 @@ def margin_histograms(
             axes.hist(
                 held,
                 bins=list(edges),
-                color=COLOURS[role],
+                color=COLORS[role],
                 alpha=0.65,
                 label=names[role],
                 density=True,
@@ -97,13 +101,7 @@ def margin_histograms(
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5))
         _clean(axes)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside lower left",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-    )
+    _legend(figure, panels[0], 2)
     return figure
 
 
@@ -116,16 +114,17 @@ def _clean(axes: Axes) -> None:
 def slices_of(
     image: Mapping[str, Any], names: Mapping[Role, str]
 ) -> dict[str, dict[str, dict[Role, Any]]]:
-    """Metrics named "kind/slice" by kind and slice, where a kind has at least two slices that both
-    models have numbers for.
+    """Metrics named "kind/slice" by kind and slice.
+
+    Of kinds with at least two slices that both models have numbers for.
     """
-    found: dict[str, dict[str, dict[Role, Any]]] = {}
+    kinds: dict[str, dict[str, dict[Role, Any]]] = {}
     for key in image["after"]["metrics"]:
         kind, slash, slice_name = key.partition("/")
         numbers = {role: image[role]["metrics"].get(key) for role in names}
         if slash and all(numbers.values()):
-            found.setdefault(kind, {})[slice_name] = numbers
-    return {kind: slices for kind, slices in found.items() if len(slices) > 1}
+            kinds.setdefault(kind, {})[slice_name] = numbers
+    return {kind: slices for kind, slices in kinds.items() if len(slices) > 1}
 
 
 def slice_bars(
@@ -136,17 +135,13 @@ def slice_bars(
     axes = figure.subplots()
     places = np.arange(len(slices))[::-1].astype(float)
     for offset, role in zip((0.19, -0.19) if len(names) > 1 else (0.0,), names, strict=True):
-        _bars(
-            axes, places + offset, [numbers[role] for numbers in slices.values()], role, names[role]
-        )
-    for place, numbers in zip(places, slices.values(), strict=True):
-        if numbers["after"]["chance"] is not None:
-            axes.plot(
-                [numbers["after"]["chance"]] * 2,
-                [place - 0.4, place + 0.4],
-                color="#b3261e",
-                linewidth=1.2,
-            )
+        numbers = [of_slice[role] for of_slice in slices.values()]
+        _bars(axes, places + offset, numbers, COLORS[role], names[role])
+    for place, of_slice in zip(places, slices.values(), strict=True):
+        chance = of_slice["after"]["chance"]
+        if chance is not None:
+            ends = [place - 0.4, place + 0.4]
+            axes.plot([chance] * 2, ends, color="#b3261e", linewidth=1.2)
     axes.set_yticks(places, list(slices))
     _score_axis(axes, str(next(iter(slices.values()))["after"]["unit"]))
     axes.set_title(title, fontsize=10, loc="left")
@@ -162,7 +157,7 @@ def _score_axis(axes: Axes, unit: str) -> None:
         axes.set_xlim(left=0)
 
 
-CONDITION_COLOURS = {
+CONDITION_COLORS = {
     "image": "#1f5fbf",
     "none": "#9aa5b4",
     "blank": "#c3cad4",
@@ -174,68 +169,46 @@ CONDITION_COLOURS = {
 def condition_bars(
     results: Sequence[Mapping[str, Any]], names: Mapping[Role, str], conditions: Mapping[str, str]
 ) -> Figure:
-    """The headline score of every benchmark (that is a share) under every image condition, one
-    panel per model.
-    """
+    """The headline of every benchmark that is a share, under every condition; a panel per model."""
     shown = [
-        one
-        for one in results
-        if (one["scores"]["image"]["after"]["metrics"].get(one["headline"]) or {}).get("unit")
-        == "share"
+        result
+        for result in results
+        if (_headline(result, "image", "after") or {}).get("unit") == "share"
     ]
-    used = [
-        condition for condition in conditions if any(condition in one["scores"] for one in shown)
-    ]
+    used = [name for name in conditions if any(name in result["scores"] for result in shown)]
     figure = Figure(
         figsize=(11 if len(names) > 1 else 7.5, 1.1 + 0.14 * (len(used) + 1) * max(1, len(shown))),
         layout="constrained",
     )
     panels = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    centres = np.arange(len(shown))[::-1].astype(float)
+    centers = np.arange(len(shown))[::-1].astype(float)
     height = 0.8 / max(1, len(used))
     for axes, role in zip(panels, names, strict=True):
         for rank, condition in enumerate(used):
-            numbers = [
-                one["scores"]
-                .get(condition, {})
-                .get(role, {})
-                .get("metrics", {})
-                .get(one["headline"])
-                for one in shown
-            ]
-            known = [
-                (place, number) for place, number in zip(centres, numbers, strict=True) if number
-            ]
-            places = np.array([place for place, _ in known]) + 0.4 - height * (rank + 0.5)
-            axes.barh(
-                places,
-                [number["value"] for _, number in known],
-                height * 0.92,
-                color=CONDITION_COLOURS[condition],
-                label=conditions[condition],
-            )
-            for place, (_, number) in zip(places, known, strict=True):
-                if number["low"] is not None:
-                    axes.plot(
-                        [number["low"], number["high"]], [place] * 2, color="#1c2430", linewidth=0.9
-                    )
+            numbers = [_headline(result, condition, role) for result in shown]
+            is_known = np.array([number is not None for number in numbers], bool)
+            known = [number for number in numbers if number is not None]
+            places = centers[is_known] + 0.4 - height * (rank + 0.5)
+            color, label = CONDITION_COLORS[condition], conditions[condition]
+            _bars(axes, places, known, color, label, height * 0.92)
         axes.set_title(names[role], fontsize=10, loc="left")
         _score_axis(axes, "share")
         _clean(axes)
-    panels[0].set_yticks(centres, [one["label"] for one in shown])
-    figure.legend(
-        *panels[-1].get_legend_handles_labels(),
-        loc="outside lower left",
-        ncols=5,
-        frameon=False,
-        fontsize=9,
-    )
+    panels[0].set_yticks(centers, [result["label"] for result in shown])
+    _legend(figure, panels[-1], 5)
     return figure
 
 
+def _headline(result: Mapping[str, Any], condition: str, role: Role) -> dict[str, Any] | None:
+    of_role = result["scores"].get(condition, {}).get(role, {})
+    number: dict[str, Any] | None = of_role.get("metrics", {}).get(result["headline"])
+    return number
+
+
 def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """What the base loses without an image against what finetuning gained, one point per benchmark,
-    in % of the base's score.
+    """What the base loses without an image against what finetuning gained, a point per benchmark.
+
+    Both in % of the base's score.
     """
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -249,7 +222,7 @@ def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
                     *((ends, fixed) if horizontal else (fixed, ends)), color="#9aa5b4", linewidth=1
                 )
         axes.plot(
-            100 * across["value"], 100 * up["value"], "o", color=COLOURS["after"], markersize=6
+            100 * across["value"], 100 * up["value"], "o", color=COLORS["after"], markersize=6
         )
         axes.annotate(
             point["label"],

@@ -105,7 +105,8 @@ class Study:
             measures = row["measures"]["all"]
             left_s = (time.monotonic() - started_s) / number * (len(todo) - number)
             say(
-                f"{number:4}/{len(todo)} {row['key']}: hallucination {measures['hallucination']:.3f},"
+                f"{number:4}/{len(todo)} {row['key']}:"
+                f" hallucination {measures['hallucination']:.3f},"
                 f" group {measures['group_score']:.3f}, {sum(row['seconds'].values()):.0f} s;"
                 f" {left_s / 60:.0f} min left"
             )
