@@ -9,15 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pipeline.core.recipe import UserError
-
 Kind = Literal["choice", "yes_no", "short", "free"]
 Status = Literal["exact", "extracted", "ambiguous", "failed", "missing"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-
-
-class BenchmarkError(UserError):
-    """Files of a benchmark that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

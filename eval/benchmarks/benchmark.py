@@ -40,7 +40,7 @@ class Benchmark:
             expected_size: Questions that the source must hold; None: the published size.
 
         Raises:
-            BenchmarkError: Wrong, truncated or repeated records, an image that does not decode,
+            UserError: Wrong, truncated or repeated records, an image that does not decode,
                 another size.
         """
         chosen = checked_options(self.name, options, self.options)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from eval.question import BenchmarkError, Question
+from eval.question import Question
+from pipeline.core.recipe import UserError
 
 Record = dict[str, Any]
 T = TypeVar("T")
@@ -15,12 +16,12 @@ def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[
     A whole number may be written as text and the other way round.
 
     Raises:
-        BenchmarkError: It has none of them, or of another kind.
+        UserError: It has none of them, or of another kind.
     """
     wanted = (names,) if isinstance(names, str) else tuple(names)
     value = next((record[name] for name in wanted if record.get(name) is not None), None)
     if value is None:
-        raise BenchmarkError(
+        raise UserError(
             f"{where} has no {' or '.join(wanted)}; it has"
             f" {', '.join(map(str, record)) or 'nothing'}"
         )
@@ -30,7 +31,7 @@ def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[
     except ValueError:
         converted = value
     if not isinstance(converted, kind):
-        raise BenchmarkError(f"{where}: expected {wanted[0]} as {kind.__name__}, got {value!r:.80}")
+        raise UserError(f"{where}: expected {wanted[0]} as {kind.__name__}, got {value!r:.80}")
     return converted
 
 
@@ -77,19 +78,19 @@ def checked(
     """The questions, if their ids differ and their number is the expected one.
 
     Raises:
-        BenchmarkError: Otherwise.
+        UserError: Otherwise.
     """
     seen: set[str] = set()
     for question in questions:
         if question.item_id in seen:
-            raise BenchmarkError(
+            raise UserError(
                 f"{name}: the id {question.item_id!r} occurs twice; every question must occur once"
             )
         seen.add(question.item_id)
     if not questions:
-        raise BenchmarkError(f"{name}: no questions found")
+        raise UserError(f"{name}: no questions found")
     if limit is None and len(questions) != expected_size:
-        raise BenchmarkError(
+        raise UserError(
             f"{name}: expected {expected_size:,} questions, found {len(questions):,}; fetch the"
             " benchmark again, or state expected_size (another version of it) or limit (a part"
             " of it)"
@@ -103,15 +104,11 @@ def checked_options(
     """The options with defaults filled in.
 
     Raises:
-        BenchmarkError: An option or a value that the benchmark does not know.
+        UserError: An option or a value that the benchmark does not know.
     """
     for key, value in given.items():
         if key not in allowed:
-            raise BenchmarkError(
-                f"{name}: no option {key!r}; it has {', '.join(allowed) or 'none'}"
-            )
+            raise UserError(f"{name}: no option {key!r}; it has {', '.join(allowed) or 'none'}")
         if value not in allowed[key]:
-            raise BenchmarkError(
-                f"{name}: {key}={value!r}; expected one of {', '.join(allowed[key])}"
-            )
+            raise UserError(f"{name}: {key}={value!r}; expected one of {', '.join(allowed[key])}")
     return {key: given.get(key, values[0]) for key, values in allowed.items()}

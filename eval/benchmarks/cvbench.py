@@ -18,7 +18,8 @@ from eval.benchmarks.checks import Record, take_evenly, texts_of, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.mmvp import ASK
 from eval.benchmarks.ratios import by_slice, mean_score, weighted
-from eval.question import LETTERS, BenchmarkError, Metric, Question
+from eval.question import LETTERS, Metric, Question
+from pipeline.core.recipe import UserError
 from pipeline.core.schema import sha256_hex
 
 NAME = "cvbench"
@@ -64,11 +65,11 @@ def _question(files: Source, row: int, record: Record) -> Question:
     letter = value_of(record, "answer", where, str).strip().strip("()").upper()
     origin = value_of(record, "source", where, str)
     if letter not in LETTERS[: len(choices)] or len(letter) != 1:
-        raise BenchmarkError(
+        raise UserError(
             f"{where}: expected an answer like '(A)' among {len(choices)} choices, got {letter!r}"
         )
     if origin not in SOURCES:
-        raise BenchmarkError(f"{where}: expected source {', '.join(SOURCES)}, got {origin!r}")
+        raise UserError(f"{where}: expected source {', '.join(SOURCES)}, got {origin!r}")
     image = files.image(record.get("image"), where, ("", "img", "images"))
     return Question(
         item_id=item_id,

@@ -22,7 +22,8 @@ from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.checks import Record, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import all_right, by_slice, equals_truth, mean_score
-from eval.question import BenchmarkError, Metric, Question, Verdict
+from eval.question import Metric, Question, Verdict
+from pipeline.core.recipe import UserError
 
 NAME = "hallusionbench"
 SIZES = {"all": 1129, "image": 951}
@@ -112,7 +113,7 @@ def _question(
     where, cluster = f"{NAME}: {'_'.join(key)}", "_".join(key[:3])
     truth = {"1": "yes", "0": "no"}.get(value_of(record, "gt_answer", where, str))
     if truth is None or category not in ("VD", "VS"):
-        raise BenchmarkError(
+        raise UserError(
             f"{where}: expected gt_answer 0 or 1 and category VD or VS, got"
             f" {record.get('gt_answer')!r}, {category!r}"
         )

@@ -16,9 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from eval.benchmarks.checks import Record
-from eval.question import BenchmarkError
 from pipeline.core.images import ImageError, decode_rgb
-from pipeline.core.recipe import is_hub_id
+from pipeline.core.recipe import UserError, is_hub_id
 from pipeline.core.schema import sha256_hex
 
 MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold anything
@@ -45,7 +44,7 @@ class Source:
         does not decode is found here, before a model has answered half of the benchmark.
 
         Raises:
-            BenchmarkError: No such file, a path that leaves the folder, or bytes that do not
+            UserError: No such file, a path that leaves the folder, or bytes that do not
                 decode.
         """
         if isinstance(value, Mapping):
@@ -59,7 +58,7 @@ class Source:
             key, read = _found(self.root, folders, value, where)
             self.named[name] = key
         else:
-            raise BenchmarkError(
+            raise UserError(
                 f"{self.name}: {where} has no image; expected encoded bytes or the path of a file,"
                 f" got {type(value).__name__}"
             )
@@ -68,7 +67,7 @@ class Source:
             try:
                 decode_rgb(data)
             except ImageError as error:
-                raise BenchmarkError(
+                raise UserError(
                     f"{self.name}: the image of {where} cannot be used ({error}); fetch the"
                     " benchmark again"
                 ) from error
@@ -83,7 +82,7 @@ def _found(
     for folder in folders:
         path = (root / folder / relative).resolve()
         if not path.is_relative_to(root.resolve()):
-            raise BenchmarkError(
+            raise UserError(
                 f"{where}: the image path {relative!r} leaves {root}; expected a path inside it"
             )
         for candidate in (path, path.with_suffix(path.suffix.upper())):
@@ -98,7 +97,7 @@ def _found(
                         bytes, opened.read(entry)
                     )
     tried = ", ".join(str(Path(folder) / relative) for folder in folders)
-    raise BenchmarkError(
+    raise UserError(
         f"{where}: no image file; looked for {tried} in {root}; put the benchmark's images there"
     )
 
@@ -121,7 +120,7 @@ def open_source(
         file_repositories: Hub ids that hold the native files and no `datasets` table.
 
     Raises:
-        BenchmarkError: Nothing there that can be read.
+        UserError: Nothing there that can be read.
     """
     path = Path(source).expanduser()
     if is_hub_id(source):
@@ -135,7 +134,7 @@ def open_source(
             (read or read_file)(path) if path.suffix != ".parquet" else _parquet([path]),
         )
     if not path.is_dir():
-        raise BenchmarkError(
+        raise UserError(
             f"{name}: {source!r} is neither a file, nor a folder, nor a Hub id (ORG/NAME)"
         )
     for pattern in files:
@@ -150,7 +149,7 @@ def open_source(
     if parts:
         return Source(name, path, _parquet(parts))
     held = ", ".join(sorted(found.name for found in path.iterdir())[:8]) or "nothing"
-    raise BenchmarkError(
+    raise UserError(
         f"{name}: expected {' or '.join(files)}, Parquet files or a saved data set in {path}; found"
         f" {held}"
     )
@@ -160,7 +159,7 @@ def read_file(path: Path) -> list[Record]:
     """The records of a JSON list, JSON lines, CSV or TSV file.
 
     Raises:
-        BenchmarkError: It is cut off or holds something else; the message names the line.
+        UserError: It is cut off or holds something else; the message names the line.
     """
     text = read_text(path)
     if path.suffix in (".csv", ".tsv"):
@@ -173,7 +172,7 @@ def read_file(path: Path) -> list[Record]:
         )
         for number, row in enumerate(rows, start=2):
             if None in row or None in row.values():
-                raise BenchmarkError(
+                raise UserError(
                     f"{path}: row {number} has another number of columns than the header; the file"
                     " is damaged or cut off"
                 )
@@ -186,7 +185,7 @@ def read_file(path: Path) -> list[Record]:
         ]
     value = read_json_file(path, text)
     if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise BenchmarkError(f"{path}: expected a JSON list of objects, got {type(value).__name__}")
+        raise UserError(f"{path}: expected a JSON list of objects, got {type(value).__name__}")
     return value
 
 
@@ -195,7 +194,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BenchmarkError(
+        raise UserError(
             f"{path}: expected UTF-8 text, found other bytes at {error.start}"
         ) from error
 
@@ -204,12 +203,12 @@ def read_json_file(path: Path, text: str | None = None) -> Any:
     """The JSON value of a file.
 
     Raises:
-        BenchmarkError: It is no JSON or cut off.
+        UserError: It is no JSON or cut off.
     """
     try:
         return json.loads(read_text(path) if text is None else text)
     except json.JSONDecodeError as error:
-        raise BenchmarkError(
+        raise UserError(
             f"{path}: not valid JSON at line {error.lineno} ({error.msg}); the file is damaged or"
             " cut off"
         ) from error
@@ -219,11 +218,11 @@ def _line(path: Path, number: int, line: str) -> Record:
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
-        raise BenchmarkError(
+        raise UserError(
             f"{path}: line {number} is not valid JSON ({error.msg}); the file is damaged or cut off"
         ) from error
     if not isinstance(value, dict):
-        raise BenchmarkError(
+        raise UserError(
             f"{path}: line {number}: expected a JSON object, got {type(value).__name__}"
         )
     return value
@@ -235,7 +234,7 @@ def _parquet(parts: Sequence[Path]) -> list[Record]:
         try:
             rows += pq.read_table(part).to_pylist()
         except (OSError, ValueError) as error:
-            raise BenchmarkError(
+            raise UserError(
                 f"{part}: not a whole Parquet file ({_first_line(error)}); fetch it again"
             ) from error
     return rows
@@ -262,7 +261,7 @@ def _from_hub(name: str, repository: str, config: str | None, split: str) -> lis
         return _undecoded(datasets.load_dataset(repository, config, split=split))
     # the Hub client raises of many kinds: offline, no such split, no such repository, gated
     except Exception as error:
-        raise BenchmarkError(
+        raise UserError(
             f"{name}: {repository!r} (split {split}) cannot be loaded from the Hub:"
             f" {_first_line(error)}"
         ) from error
@@ -274,14 +273,12 @@ def _from_disk(name: str, folder: Path, split: str) -> list[Record]:
     try:
         dataset = datasets.load_from_disk(str(folder))
     except (OSError, ValueError) as error:
-        raise BenchmarkError(
+        raise UserError(
             f"{name}: {folder} cannot be read as a saved data set: {_first_line(error)}"
         ) from error
     if isinstance(dataset, datasets.DatasetDict):
         if split not in dataset:
-            raise BenchmarkError(
-                f"{name}: {folder} has no split {split!r}; it has {', '.join(dataset)}"
-            )
+            raise UserError(f"{name}: {folder} has no split {split!r}; it has {', '.join(dataset)}")
         dataset = dataset[split]
     return _undecoded(dataset)
 
@@ -292,6 +289,6 @@ def _fetched(name: str, repository: str) -> Path:
     try:
         return Path(snapshot_download(repository, repo_type="dataset"))
     except (OSError, ValueError) as error:
-        raise BenchmarkError(
+        raise UserError(
             f"{name}: {repository!r} cannot be fetched from the Hub: {_first_line(error)}"
         ) from error

@@ -22,7 +22,8 @@ from eval.benchmarks.benchmark import Benchmark, Scores
 from eval.benchmarks.checks import Record, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import by_slice, mean_score
-from eval.question import BenchmarkError, Metric, Question, Verdict
+from eval.question import Metric, Question, Verdict
+from pipeline.core.recipe import UserError
 
 NAME = "mmhal"
 TYPES = (
@@ -62,7 +63,7 @@ class MmHal(Benchmark):
             return None
         rating = float(verdict.value)
         if not 0.0 <= rating <= MAX_RATING:
-            raise BenchmarkError(
+            raise UserError(
                 f"{NAME}: question {question.item_id}: expected a rating from 0 to 6, got"
                 f" {verdict.value}"
             )
@@ -92,7 +93,7 @@ def _question(files: Source, row: int, record: Record) -> Question:
     # Graders find a question's type by its place (row % 8): a file in another order would be scored
     # under wrong names.
     if kind != TYPES[row % len(TYPES)]:
-        raise BenchmarkError(
+        raise UserError(
             f"{where}: expected type {TYPES[row % len(TYPES)]!r} at this place, got {kind!r}; rows"
             " are missing or reordered"
         )

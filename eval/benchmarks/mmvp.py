@@ -20,7 +20,8 @@ from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.checks import Record, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import all_right, mean_score
-from eval.question import LETTERS, BenchmarkError, Metric, Question, Verdict
+from eval.question import LETTERS, Metric, Question, Verdict
+from pipeline.core.recipe import UserError
 
 NAME = "mmvp"
 # index -> (original, corrected)
@@ -50,7 +51,7 @@ class Mmvp(Benchmark):
         questions = [_question(files, index, record, options["labels"]) for index, record in kept]
         for pair, count in Counter(question.cluster for question in questions).items():
             if count == 1:
-                raise BenchmarkError(
+                raise UserError(
                     f"{NAME}: pair {pair} has one question of two; fetch the benchmark again"
                 )
         return questions
@@ -86,7 +87,7 @@ def _question(files: Source, index: int, record: Record, labels: str) -> Questio
     choices = tuple(text for _, text in _OPTION.findall(options))
     letter = value_of(record, ("Correct Answer", "answer"), where, str).strip().strip("()").upper()
     if len(choices) < 2 or letter not in LETTERS[: len(choices)]:
-        raise BenchmarkError(
+        raise UserError(
             f"{where}: expected options like '(a) Open (b) Closed' and one of their letters, got"
             f" {options!r}, {letter!r}"
         )

@@ -19,7 +19,8 @@ from eval.benchmarks.benchmark import Benchmark, Scores
 from eval.benchmarks.checks import Record, take_whole, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import all_right, by_slice, mean_score
-from eval.question import BenchmarkError, Kind, Metric, Question
+from eval.question import Kind, Metric, Question
+from pipeline.core.recipe import UserError
 
 NAME = "naturalbench"
 ASK = {
@@ -69,7 +70,7 @@ def _questions(files: Source, row: int, record: Record) -> list[Question]:
     where = f"{NAME}: sample {sample}"
     form = value_of(record, ("Question_Type", "Question Type"), where, str)
     if form not in ASK:
-        raise BenchmarkError(f"{where}: expected Question_Type {' or '.join(ASK)}, got {form!r}")
+        raise UserError(f"{where}: expected Question_Type {' or '.join(ASK)}, got {form!r}")
     kind: Kind = "yes_no" if form == "yes_no" else "choice"
     images = [
         files.image(record.get(f"Image_{side}"), f"{where}, image {side}", ("", "images"))
@@ -82,7 +83,7 @@ def _questions(files: Source, row: int, record: Record) -> list[Question]:
             answer = value_of(record, f"Image_{side}_Question_{number}", where, str).strip()
             truth = answer.casefold() if kind == "yes_no" else answer.upper()
             if truth not in (("yes", "no") if kind == "yes_no" else ("A", "B")):
-                raise BenchmarkError(
+                raise UserError(
                     f"{where}: question {number} of image {side}: the answer {answer!r} does not"
                     f" fit {form}"
                 )
@@ -101,7 +102,7 @@ def _questions(files: Source, row: int, record: Record) -> list[Question]:
                 )
             )
         if questions[-1].truth == questions[-2].truth:
-            raise BenchmarkError(
+            raise UserError(
                 f"{where}: question {number} has the same answer on both images; the record is"
                 " damaged"
             )

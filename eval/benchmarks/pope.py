@@ -23,7 +23,8 @@ from eval.benchmarks.checks import Record, take_evenly, value_of
 from eval.benchmarks.loading import Source, open_source, read_file
 from eval.benchmarks.ratios import equals_truth, mean_score, weighted
 from eval.benchmarks.textvqa import ASK
-from eval.question import BenchmarkError, Metric, Question, Unit, Verdict
+from eval.question import Metric, Question, Unit, Verdict
+from pipeline.core.recipe import UserError
 
 NAME = "pope"
 SPLITS = ("random", "popular", "adversarial")
@@ -128,7 +129,7 @@ def _read_splits(path: Path) -> list[Record]:
     for split in SPLITS:
         part = path.with_name(f"coco_pope_{split}.json")
         if not part.is_file():
-            raise BenchmarkError(
+            raise UserError(
                 f"{NAME}: expected {part.name} beside {path.name} in {path.parent}, found none"
             )
         records += [record | {"category": split} for record in read_file(part)]
@@ -141,7 +142,7 @@ def _question(files: Source, row: int, record: Record, prompt: str) -> Question:
     where = f"{NAME}: question {number} ({split})"
     label = value_of(record, ("label", "answer"), where, str).strip().casefold()
     if label not in ("yes", "no") or split not in SPLITS:
-        raise BenchmarkError(
+        raise UserError(
             f"{where}: expected a label yes or no in a split {', '.join(SPLITS)}, got {label!r}"
         )
     text = value_of(record, ("text", "question"), where, str).strip()

@@ -19,7 +19,8 @@ from eval.benchmarks.checks import Record, value_of
 from eval.benchmarks.loading import Source, open_source
 from eval.benchmarks.ratios import by_slice, equals_truth, mean_score
 from eval.benchmarks.short import accepts
-from eval.question import LETTERS, BenchmarkError, Kind, Metric, Question, Verdict
+from eval.question import LETTERS, Kind, Metric, Question, Verdict
+from pipeline.core.recipe import UserError
 from pipeline.core.schema import sha256_hex
 
 NAME = "realworldqa"
@@ -63,7 +64,7 @@ def _question(files: Source, row: int, record: Record) -> Question:
     if "letter" in text and len(answer) == 1 and answer.isalpha():
         kind, truth = "choice", answer.upper()
         if choices and truth not in LETTERS[: len(choices)]:
-            raise BenchmarkError(
+            raise UserError(
                 f"{where}: the answer {answer!r} is none of the {len(choices)} options of its"
                 " question"
             )

@@ -18,7 +18,8 @@ from eval.benchmarks.checks import Record, texts_of, value_of
 from eval.benchmarks.loading import Source, open_source, read_json_file
 from eval.benchmarks.mmvp import ASK
 from eval.benchmarks.ratios import by_slice, mean_score
-from eval.question import LETTERS, BenchmarkError, Metric, Question
+from eval.question import LETTERS, Metric, Question
+from pipeline.core.recipe import UserError
 
 NAME = "scienceqa"
 
@@ -59,7 +60,7 @@ def _read_native(path: Path) -> list[Record]:
     if not isinstance(problems, dict) or not all(
         isinstance(problem, dict) for problem in problems.values()
     ):
-        raise BenchmarkError(f"{path}: expected an object of problems by id")
+        raise UserError(f"{path}: expected an object of problems by id")
     pids = (
         read_json_file(splits).get("test", [])
         if splits.is_file()
@@ -67,7 +68,7 @@ def _read_native(path: Path) -> list[Record]:
     )
     lost = [pid for pid in pids if str(pid) not in problems]
     if lost:
-        raise BenchmarkError(
+        raise UserError(
             f"{path}: {len(lost)} problems of pid_splits.json are not in it, {lost[0]} first; the"
             " file is cut off"
         )
@@ -85,7 +86,7 @@ def _question(files: Source, row: int, record: Record) -> Question:
     choices = texts_of(record, "choices", where)
     answer = value_of(record, "answer", where, int)
     if len(choices) < 2 or not 0 <= answer < len(choices):
-        raise BenchmarkError(f"{where}: the answer {answer} is none of the {len(choices)} choices")
+        raise UserError(f"{where}: the answer {answer} is none of the {len(choices)} choices")
     hint = str(record.get("hint") or "").strip()
     lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
     text = value_of(record, "question", where, str)

@@ -22,7 +22,8 @@ from eval.benchmarks.checks import Record, texts_of, value_of
 from eval.benchmarks.loading import Source, open_source, read_file, read_json_file
 from eval.benchmarks.ratios import mean_score
 from eval.benchmarks.short import soft_accuracy
-from eval.question import BenchmarkError, Metric, Question, Verdict
+from eval.question import Metric, Question, Verdict
+from pipeline.core.recipe import UserError
 
 NAME = "textvqa"
 NUM_ANSWERS = 10
@@ -68,7 +69,7 @@ def _read_native(path: Path) -> list[Record]:
     value = read_json_file(path)
     records = value.get("data") if isinstance(value, dict) else None
     if not isinstance(records, list):
-        raise BenchmarkError(f'{path}: expected {{"data": [..]}} as TextVQA has it')
+        raise UserError(f'{path}: expected {{"data": [..]}} as TextVQA has it')
     return records
 
 
@@ -111,13 +112,13 @@ def _question(
     text = value_of(record, "question", where, str).strip()
     answers = texts_of(record, "answers", where)
     if len(answers) != NUM_ANSWERS:
-        raise BenchmarkError(f"{where}: expected {NUM_ANSWERS} human answers, got {len(answers)}")
+        raise UserError(f"{where}: expected {NUM_ANSWERS} human answers, got {len(answers)}")
     # LLaVA's file and the data set do not agree on capitals.
     line = prompts.get((image_id, text.casefold())) or prompts.get((image_id, ""))
     if line is None and "ocr_tokens" in record:
         line = _ocr_line(record["ocr_tokens"] or [])
     if ocr == "with" and line is None:
-        raise BenchmarkError(
+        raise UserError(
             f"{where}: no OCR tokens; put {LLAVA_PROMPTS} or {ROSETTA} beside the questions, or use"
             " ocr=without"
         )

@@ -13,8 +13,9 @@ import numpy as np
 from PIL import Image
 
 from eval.config import ABLATIONS, Ablation
-from eval.question import BenchmarkError, Question
+from eval.question import Question
 from pipeline.core.images import ImageError, encode_png, upright_size
+from pipeline.core.recipe import UserError
 from pipeline.core.schema import sha256_hex
 
 GRAY = (128, 128, 128)
@@ -71,7 +72,7 @@ def ablated_images(
             images move together.
 
     Raises:
-        BenchmarkError: A blank image is wanted and an image has no readable size.
+        UserError: A blank image is wanted and an image has no readable size.
     """
     if ablation == "counterpart":
         place = {question.item_id: index for index, question in enumerate(questions)}
@@ -131,7 +132,7 @@ def _blank(question: Question, image_input: ImageInput) -> ImageInput:
     try:
         return ImageInput(blank_px=upright_size(image_input.image))
     except ImageError as error:
-        raise BenchmarkError(
+        raise UserError(
             f"item {question.item_id}: its image cannot be used ({error}); fetch the benchmark's"
             " files again"
         ) from error

@@ -19,8 +19,8 @@ from eval.benchmarks.short import evalai_normalize, soft_accuracy
 from eval.benchmarks.table import answer_table, read_back
 from eval.config import EvalSection
 from eval.parsing.harness_parsers import parser
-from eval.question import BenchmarkError, Metric, Question, Verdict
-from pipeline.core.recipe import RecipeError, load_recipe
+from eval.question import Metric, Question, Verdict
+from pipeline.core.recipe import RecipeError, UserError, load_recipe
 from tests.eval.benchmarks import native_benchmarks as native
 
 
@@ -232,7 +232,7 @@ def test_mmhal_rates_and_leaves_out_what_nobody_judged(ask: Callable[..., list[Q
         metrics["hallucination_rate"].higher_is_better is False and metrics["score"].chance is None
     )
     assert metrics["type/adversarial"].value == 2.5 and metrics["type/other"].value is None
-    with pytest.raises(BenchmarkError, match="a rating from 0 to 6, got 7"):
+    with pytest.raises(UserError, match="a rating from 0 to 6, got 7"):
         benchmark("mmhal").metrics(questions, said(questions, "7 " + "- " * 15))
 
 
@@ -355,7 +355,7 @@ def test_textvqa_is_scored_softly_and_with_or_without_ocr(
     )
     folder = copy("textvqa")
     (folder / "llava_textvqa_val_v051_ocr.jsonl").unlink()
-    with pytest.raises(BenchmarkError, match="no OCR tokens; put llava"):
+    with pytest.raises(UserError, match="no OCR tokens; put llava"):
         ask("textvqa", folder=folder, ocr="with")
 
 
@@ -412,7 +412,7 @@ def test_another_number_of_questions_is_an_error_unless_a_limit_is_given(
 ) -> None:
     expected = f"{benchmark(name).expected_size:,}"
     with pytest.raises(
-        BenchmarkError,
+        UserError,
         match=rf"expected {expected} questions, found \d+; fetch the benchmark again, or state",
     ):
         benchmark(name).load(str(folders[name]))
@@ -448,7 +448,7 @@ def test_a_file_that_is_cut_off_is_named(
 ) -> None:
     path = copy(name) / file
     path.write_bytes(path.read_bytes()[: -max(30, path.stat().st_size // 3)])
-    with pytest.raises(BenchmarkError) as caught:
+    with pytest.raises(UserError) as caught:
         ask(name, folder=path.parent.parent if name == "naturalbench" else path.parent)
     message = str(caught.value)
     assert "\n" not in message and (path.name in message or "expected 6 questions" in message)
@@ -472,7 +472,7 @@ def test_an_image_that_cannot_be_read_is_named(
             ]
         )
     with pytest.raises(
-        BenchmarkError, match="no image file; looked for|cannot be used .*fetch the benchmark again"
+        UserError, match="no image file; looked for|cannot be used .*fetch the benchmark again"
     ) as caught:
         ask(name, folder=folder)
     assert "\n" not in str(caught.value) and name in str(caught.value)
@@ -485,7 +485,7 @@ def test_repeated_ids_are_named(
     path = folder / "cvbench_test.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join([*lines[:-1], lines[0]]))
-    with pytest.raises(BenchmarkError, match="cvbench: the id '0' occurs twice"):
+    with pytest.raises(UserError, match="cvbench: the id '0' occurs twice"):
         ask("cvbench", folder=folder)
 
 
@@ -537,7 +537,7 @@ def test_a_record_with_something_else_in_it_is_named(
     for path in folder.glob("*.*"):
         if path.is_file() and path.suffix in (".json", ".jsonl", ".csv"):
             path.write_text(path.read_text().replace(old, new))
-    with pytest.raises(BenchmarkError, match=message):
+    with pytest.raises(UserError, match=message):
         ask(name, folder=folder)
 
 
@@ -545,26 +545,24 @@ def test_mmvp_with_half_a_pair_is_refused(copy: Callable[[str], Path]) -> None:
     folder = copy("mmvp")
     path = folder / "Questions.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    with pytest.raises(BenchmarkError, match="pair 2 has one question of two"):
+    with pytest.raises(UserError, match="pair 2 has one question of two"):
         benchmark("mmvp").load(str(folder), expected_size=5)
 
 
 def test_a_folder_of_something_else_lists_what_it_found(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(
-        BenchmarkError, match="pope: expected coco_pope_random.json .* found notes.txt"
-    ):
+    with pytest.raises(UserError, match="pope: expected coco_pope_random.json .* found notes.txt"):
         benchmark("pope").load(str(tmp_path))
-    with pytest.raises(BenchmarkError, match="neither a file, nor a folder, nor a Hub id"):
+    with pytest.raises(UserError, match="neither a file, nor a folder, nor a Hub id"):
         benchmark("pope").load(str(tmp_path / "nothing" / "there"))
 
 
 def test_unknown_names_options_and_values_are_refused(folders: dict[str, Path]) -> None:
     with pytest.raises(RecipeError, match="benchmark 'vqa': expected one of mmvp, cvbench"):
         benchmark("vqa")
-    with pytest.raises(BenchmarkError, match="mmvp: no option 'ocr'; it has labels"):
+    with pytest.raises(UserError, match="mmvp: no option 'ocr'; it has labels"):
         benchmark("mmvp").load(str(folders["mmvp"]), ocr="with")
-    with pytest.raises(BenchmarkError, match="textvqa: ocr='yes'; expected one of without, with"):
+    with pytest.raises(UserError, match="textvqa: ocr='yes'; expected one of without, with"):
         benchmark("textvqa").load(str(folders["textvqa"]), ocr="yes")
 
 

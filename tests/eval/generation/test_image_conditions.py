@@ -13,7 +13,8 @@ from eval.generation.image_conditions import (
     own_images,
     possible_ablations,
 )
-from eval.question import BenchmarkError, Question
+from eval.question import Question
+from pipeline.core.recipe import UserError
 
 
 def picture(color: str, size: tuple[int, int] = (8, 6), orientation: int | None = None) -> bytes:
@@ -121,7 +122,7 @@ def test_only_conditions_that_exist_are_asked() -> None:
 
 def test_an_image_without_a_readable_size_is_named() -> None:
     broken = [question("x", b"no image")]
-    with pytest.raises(BenchmarkError, match="item x: its image cannot be used"):
+    with pytest.raises(UserError, match="item x: its image cannot be used"):
         ablated_images("blank", broken, own_images(broken), 0)
 
 
