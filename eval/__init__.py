@@ -1,3 +1,1 @@
-"""Does the model look at the image? Paired log-likelihoods, dependency on the image, and
-hallucination, with intervals.
-"""
+"""Does the model look at the image? Paired scores, dependency, hallucination, intervals."""

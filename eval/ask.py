@@ -1,6 +1,4 @@
-"""`svco ask`: what a model says about each of two images, and how sure it is of the other image's
-answer.
-"""
+"""`svco ask`: what a model says of two images, and how sure it is of the other one's answer."""
 
 import math
 from collections.abc import Sequence
@@ -35,10 +33,6 @@ class Opinion:
     num_tokens: tuple[int, int]  # of those texts, with the end of turn
 
 
-class AskError(UserError):
-    """Images or a question that cannot be asked about."""
-
-
 def ask(
     model: Path,
     images: tuple[Any, Any],
@@ -55,8 +49,8 @@ def ask(
         texts: The answers to judge; None: the model's own.
 
     Raises:
-        AskError: A text that the model cannot take, or an answer without words.
-        UserError: A model that is not supported.
+        UserError: A text that the model cannot take, an answer without words, or a model that is
+            not supported.
     """
     import torch
 
@@ -72,19 +66,17 @@ def ask(
     try:
         said_a, said_b = generate(vlm, images, [question] * 2, max_new_tokens=max_new_tokens)
         text_a, text_b = texts or (said_a, said_b)
-        for side, text in (("a", text_a), ("b", text_b)):
-            if not text:
-                raise AskError(
-                    f"{model} says nothing about image {side}; give the two answers to judge with"
-                    " --answer, twice"
-                )
-        pair = short_pair(vlm, (question, text_a, text_b), (images[0].size, images[1].size))
-        tokens = pair.tokens(vlm)
-        packed = pack([tokens], vlm.image_token_id).to(vlm.model.device)
-    except AskError:
-        raise
+        if text_a and text_b:
+            sizes = (images[0].size, images[1].size)
+            tokens = short_pair(vlm, (question, text_a, text_b), sizes).tokens(vlm)
+            packed = pack([tokens], vlm.image_token_id).to(vlm.model.device)
     except ValueError as error:
-        raise AskError(f"{model}: {error}") from error
+        raise UserError(f"{model}: {error}") from error
+    if not (text_a and text_b):
+        raise UserError(
+            f"{model} says nothing about image {'b' if text_a else 'a'}; give the two answers to"
+            " judge with --answer, twice"
+        )
     with torch.inference_mode():
         logps_132 = pair_logps(
             vlm.model, packed, pixel_values(vlm, images[:1]), pixel_values(vlm, images[1:])
@@ -97,9 +89,7 @@ def ask(
 
 
 def share_of_first(logp_first: float, logp_second: float) -> float:
-    """How sure a model is of the first of two texts if it had to be one of them: its share of their
-    probability.
-    """
+    """How sure a model is of the first of two texts: its share of their probability."""
     difference = logp_second - logp_first
     return 1 / (1 + math.exp(difference)) if difference < 700 else 0.0  # beyond, exp overflows
 
@@ -108,10 +98,10 @@ def rgb_images(images: "Sequence[str | Path | Image]") -> "tuple[Image, Image]":
     """The two images, upright and RGB; files are read.
 
     Raises:
-        AskError: Not two, or one that cannot be read.
+        UserError: Not two, or one that cannot be read.
     """
     if len(images) != 2:
-        raise AskError(f"expected two images, got {len(images)}; give --image A.jpg --image B.jpg")
+        raise UserError(f"expected two images, got {len(images)}; give --image A.jpg --image B.jpg")
     decoded = []
     for image in images:
         if not isinstance(image, str | Path):
@@ -121,14 +111,12 @@ def rgb_images(images: "Sequence[str | Path | Image]") -> "tuple[Image, Image]":
             decoded.append(decode_rgb(Path(image).read_bytes()))
         except (OSError, ImageError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
-            raise AskError(f"--image {image}: cannot be read ({reason})") from error
+            raise UserError(f"--image {image}: cannot be read ({reason})") from error
     return decoded[0], decoded[1]
 
 
 def rows_of(opinions: dict[str, Opinion]) -> list[list[str]]:
-    """One row per condition: for each model the log-probability of either text, and how sure it is
-    of a.
-    """
+    """One row per condition: each model's log-probability of either text, its share of a."""
     rows = []
     for condition, label in enumerate(CONDITIONS):
         cells = [label]
@@ -177,12 +165,12 @@ def run(
 ) -> None:
     """Ask a model about each of two images, and see how sure it is of the other image's answer."""
     if not question.strip():
-        raise AskError(
+        raise UserError(
             "expected a question, got none; put it in quotes after the model and the images"
         )
     images = rgb_images(image)
     if answer is not None and len(answer) not in (0, 2):
-        raise AskError(
+        raise UserError(
             f"expected two answers to judge, got {len(answer)}; give --answer A --answer B"
         )
     models = models_of(model, base)
@@ -216,10 +204,10 @@ def device_of(asked: str) -> str:
     """The torch device for "auto", "cpu" or "cuda".
 
     Raises:
-        AskError: Another word, or a GPU that is not there.
+        UserError: Another word, or a GPU that is not there.
     """
     if asked not in ("auto", "cpu") and not asked.startswith("cuda"):
-        raise AskError(f"--device {asked!r}: expected auto, cpu or cuda")
+        raise UserError(f"--device {asked!r}: expected auto, cpu or cuda")
     if asked == "cpu":
         return asked
     import torch
@@ -227,7 +215,7 @@ def device_of(asked: str) -> str:
     if asked == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if not torch.cuda.is_available():
-        raise AskError("--device cuda: torch finds no GPU; give --device cpu")
+        raise UserError("--device cuda: torch finds no GPU; give --device cpu")
     return asked
 
 

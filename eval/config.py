@@ -39,8 +39,9 @@ class JudgeEndpoint(EndpointSection):
 
 
 class JudgeSection(Section):
-    """Who rates free answers. It sees texts only: the question, what is known of the image, the
-    reference, the answer.
+    """Who rates free answers, from texts only.
+
+    It is told the question, what is known of the image, the reference and the answer.
     """
 
     endpoint: JudgeEndpoint
@@ -102,9 +103,7 @@ class AnswerSection(Section):
 
 
 class IntervalSection(Section):
-    """Bootstrap intervals, clustered on the `group` column (pairs) or on pair or image
-    (benchmarks).
-    """
+    """Bootstrap intervals, clustered on `group` (pairs) or on pair or image (benchmarks)."""
 
     num_draws: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
@@ -126,8 +125,7 @@ class PageSettings(Section):
 
 
 class EvalSection(Section):
-    """One evaluation: one model (and the model it was finetuned from) on a split of an MVC folder,
-    on benchmarks, or both.
+    """One evaluation of a model and its base: on a split of an MVC folder, benchmarks, or both.
 
     `endpoint` instead of `model`: the model behind a server. It gives answers and no
     log-likelihoods, so `data` is refused.
@@ -180,8 +178,9 @@ class EvalSection(Section):
                 raise RecipeError(f"benchmarks: {name!r} occurs twice; give each its own label")
 
     def content(self) -> dict[str, Any]:
-        """What the numbers depend on, without where things lie, how fast they are made, and what is
-        hashed by content.
+        """What the numbers depend on.
+
+        Not where things lie, how fast they are made, and what is hashed by content.
         """
         places = {
             "model",

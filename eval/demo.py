@@ -19,10 +19,6 @@ from pipeline.core.storage import write_text
 IMAGE_ENDINGS = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
-class PhotosError(UserError):
-    """A folder that says nothing about its photographs."""
-
-
 def commands(out: Path, build: Sequence[str]) -> list[tuple[str, list[str]]]:
     """(What happens, verb and arguments) of each job.
 
@@ -52,7 +48,7 @@ def build_from(photos: Path | None, out: Path) -> list[str]:
     or one folder per label with photographs in it; for the last a manifest is written into `out`.
 
     Raises:
-        PhotosError: It has none of these.
+        UserError: It has none of these.
     """
     if photos is None:
         return ["--recipe", "mvc_demo"]
@@ -67,7 +63,7 @@ def build_from(photos: Path | None, out: Path) -> list[str]:
         if path.suffix.lower() in IMAGE_ENDINGS
     ]
     if not lines:
-        raise PhotosError(
+        raise UserError(
             f"photos={photos}: expected pairs.jsonl, labels.jsonl, or one folder per label with"
             " photographs in it, and found none; docs/own-data.md shows each, the shortest as"
             ' lines of {"image": "rex.jpg", "label": "dog"} in labels.jsonl'

@@ -28,9 +28,7 @@ Role = Literal["before", "after"]
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """The folder of the evaluated model, and of the model that it was finetuned from (None: no
-    comparison).
-    """
+    """The folders of the evaluated model and of its base (None: no comparison)."""
 
     after: Path
     before: Path | None
@@ -144,8 +142,7 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
 
 
 def weights_sha256(folder: Path) -> str:
-    """One hash over everything that decides what a model answers: weights, configuration,
-    tokenizer, processor.
+    """One hash over weights, configuration, tokenizer and processor: what a model answers by.
 
     Raises:
         RecipeError: A folder without safetensors (no other format is read).
@@ -195,8 +192,7 @@ def data_sha256(section: EvalSection) -> str:
 
 
 def stated_prior(models: Models) -> dict[str, list[str]] | None:
-    """What a stated language prior favours, by question: `prior.json` beside the base (or the
-    model), if there is one.
+    """What a stated language prior favours, by question: `prior.json` beside the base, if any.
 
     Raises:
         RecipeError: The file has another form than {"favoured": {question: [answer, ..]}}.

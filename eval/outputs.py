@@ -155,8 +155,9 @@ def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
 
 
 def begin(out: Path) -> None:
-    """Marks `out` as this job's, and removes an earlier result: what a killed run leaves must not
-    look like its own.
+    """Marks `out` as this job's, and removes an earlier result.
+
+    What a killed run leaves must not look like its own.
     """
     remove_stale(out, DONE, RESULT, PAGE, SCORES, ITEMS, f"{BENCHMARK_FOLDER}/*.*")
     OWNER.claim(out, "The folder of an evaluation; a new one may replace what is in it.\n")

@@ -1,8 +1,8 @@
-"""What a benchmark asks, what an answer says, and a score that can be resampled: the seam between
-benchmarks and everything else.
+"""What a benchmark asks, what an answer says, and a score that can be resampled.
 
-A benchmark turns files into questions and verdicts into metrics. Which image a model sees under
-which condition, how answers are generated, parsed, judged and stored is not its business.
+The seam between benchmarks and everything else: a benchmark turns files into questions and verdicts
+into metrics. Which image a model sees under which condition, how answers are generated, parsed,
+judged and stored is not its business.
 """
 
 from collections.abc import Mapping
@@ -47,11 +47,12 @@ class Question:
 class Verdict:
     """What an answer says.
 
-    value: the letter, "yes"/"no", the normalised text, or a judge's rating as a number in text;
-    None where none could be read. status: "exact" (the answer is nothing but the value),
-    "extracted" (the value stands in a sentence), "ambiguous" (it names
-        several), "failed" (it names none), "missing" (nobody judged: left out of the score, and
-        counted).
+    Attributes:
+        value: The letter, "yes"/"no", the normalized text, or a judge's rating as a number in text;
+            None where none could be read.
+        status: "exact" (the answer is nothing but the value), "extracted" (the value stands in a
+            sentence), "ambiguous" (it names several), "failed" (it names none), "missing" (nobody
+            judged: left out of the score, and counted).
     """
 
     value: str | None
@@ -60,9 +61,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """What a score counts: a question, a pair, a figure. `numerator` / `denominator` are its part
-    of the ratio `term`.
-    """
+    """What a score counts (a question, a pair, a figure) and its part of the ratio `term`."""
 
     unit_id: str
     cluster: str

@@ -1,7 +1,5 @@
 #!/usr/bin/env python3
-"""Measures whether a vision-language model looks at the image, before and after finetuning: the job
-behind `svco eval`.
-"""
+"""The job behind `svco eval`: does a model look at the image, before and after finetuning?"""
 
 import time
 from collections.abc import Sequence

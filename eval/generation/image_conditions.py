@@ -1,5 +1,4 @@
-"""What a model is shown with a benchmark's question under each image condition: questions in,
-images out. Knows no model.
+"""Which image a model gets with a question under each condition. Knows no model.
 
 image        as the benchmark asks it            none      the question alone, as a text-only prompt
 blank        mid-grey, of the image's own size    shuffled  the image of another item
@@ -23,9 +22,7 @@ GRAY = (128, 128, 128)
 
 @dataclass(frozen=True, slots=True)
 class ImageInput:
-    """A picture as encoded bytes with their sha256, a grey one of `blank_px` (width, height), or
-    nothing.
-    """
+    """A picture as encoded bytes, a gray one of `blank_px` (width, height), or nothing."""
 
     image: bytes | None = None
     sha256: str = ""
@@ -33,9 +30,7 @@ class ImageInput:
 
     @property
     def name(self) -> str | None:
-        """What the picture is known by: the sha256 of its bytes, "blank:640x480", or None for no
-        picture.
-        """
+        """The sha256 of the picture's bytes, "blank:640x480", or None for no picture."""
         return (
             f"blank:{self.blank_px[0]}x{self.blank_px[1]}" if self.blank_px else self.sha256 or None
         )
@@ -61,8 +56,7 @@ def own_images(questions: Sequence[Question]) -> list[ImageInput]:
 def ablated_images(
     ablation: Ablation, questions: Sequence[Question], own: Sequence[ImageInput], seed: int
 ) -> list[ImageInput | None]:
-    """What is shown instead of the images, one entry per question; None where the condition does
-    not exist for a question.
+    """What is shown instead of each question's image; None where the condition has nothing.
 
     A question that the benchmark asks without an image stays as it is under all but "counterpart".
 
@@ -100,9 +94,7 @@ def ablated_images(
 def possible_ablations(
     wanted: Sequence[Ablation], own: Sequence[ImageInput], questions: Sequence[Question]
 ) -> list[Ablation]:
-    """Those that exist for these questions: with any image at all, two different ones, any
-    counterpart.
-    """
+    """Those that exist: with any image at all, two different ones, any counterpart."""
     num_images = len({image.sha256 for image in own if image.image is not None})
     exists = {
         "none": num_images > 0,
@@ -114,8 +106,7 @@ def possible_ablations(
 
 
 def derangement(names: Sequence[str], seed: int) -> dict[str, str]:
-    """To each different name another one, each used once: one random cycle through all; empty for a
-    single name.
+    """To each name another one, each used once: one random cycle; empty for a single name.
 
     The same names and seed give the same cycle, in whatever order they come.
     """

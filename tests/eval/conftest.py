@@ -71,7 +71,7 @@ def write_mvc(folder: Path, rows: Sequence[dict[str, Any]]) -> Path:
 
 
 def write_llava(folder: Path, texts: Sequence[str], seed: int) -> Path:
-    """Saves a random LLaVA (Llama and CLIP) of some 20 thousand parameters in Hugging Face format."""
+    """Saves a random LLaVA (Llama and CLIP) of some 20 thousand parameters for Hugging Face."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import (

@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from eval import ask as ask_module
-from eval.ask import AskError, Opinion, ask, rgb_images, rows_of, run, share_of_first, verdict
+from eval.ask import Opinion, ask, rgb_images, rows_of, run, share_of_first, verdict
+from pipeline.core.recipe import UserError
 from training.models.generation import generate
 from training.models.vlm import encode_prompt, encode_response, load_vlm, pixel_values
 
@@ -155,7 +156,7 @@ def test_a_model_that_says_nothing_is_told(
 ) -> None:
     monkeypatch.setattr("training.models.generation.generate", lambda *_, **__: ["", "A star."])
     with pytest.raises(
-        AskError,
+        UserError,
         match="says nothing about image a; give the two answers to judge with --answer, twice",
     ):
         ask(finetuned, rgb_images(images), "What?", None, device="cpu", max_new_tokens=2)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.demo import PhotosError, build_from, commands, run
+from eval.demo import build_from, commands, run
+from pipeline.core.recipe import UserError
 
 
 def test_built_in_scenes_are_the_default(tmp_path: Path) -> None:
@@ -40,7 +41,7 @@ def test_a_folder_that_says_nothing_is_one_line(
     command_here: Callable[..., tuple[int, str]], tmp_path: Path
 ) -> None:
     with pytest.raises(
-        PhotosError, match="expected pairs.jsonl, labels.jsonl, or one folder per label"
+        UserError, match="expected pairs.jsonl, labels.jsonl, or one folder per label"
     ):
         build_from(tmp_path, tmp_path / "out")
     code, printed = command_here(run, "--photos", tmp_path)

@@ -1,4 +1,4 @@
-"""What is to be evaluated: pairs that lack something, models that are not whole, models on the Hub."""
+"""What is evaluated: pairs that lack something, models that are not whole, models on the Hub."""
 
 import json
 import shutil

@@ -245,9 +245,7 @@ def test_repeating_a_claim_does_not_count_it_twice() -> None:
 
 
 @pytest.mark.slow
-def test_every_caption_of_the_scene_generator_is_read_as_true_of_its_own_image_and_false_of_the_other() -> (
-    None
-):
+def test_every_caption_of_a_scene_is_read_as_true_of_its_own_image_and_false_of_the_other() -> None:
     section = ScenesSection(kind="scenes", num_pairs=300, seed=7)
     pairs = list(ScenesSource(section).read(0, 300))
     truths = [truths_in(pair.meta) for pair in pairs]

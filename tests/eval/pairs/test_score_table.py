@@ -1,4 +1,4 @@
-"""The whole table of scores on four pairs whose log-probabilities and answers are written by hand."""
+"""The table of scores on four pairs whose log-probabilities and answers are written by hand."""
 
 from typing import Any
 
@@ -60,9 +60,7 @@ def test_scores_of_four_pairs_by_hand() -> None:
     assert value["matching_contradictory_positive"] == (0.25, 0.5, 0.25)
 
 
-def test_the_area_under_the_curve_is_one_for_a_model_that_sees_and_a_half_for_one_that_does_not() -> (
-    None
-):
+def test_the_area_under_the_curve_is_one_for_a_model_that_sees_and_a_half_for_a_blind_one() -> None:
     area = {
         name: overall(after=model(*[logps] * 4))["auroc"]["after"]["value"]
         for name, logps in (("sees", SEES), ("blind", BLIND))

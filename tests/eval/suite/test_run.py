@@ -194,9 +194,12 @@ def test_another_out_asks_nothing_again_and_imports_neither_torch_nor_ray(
     )
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     code = (
-        "import sys\nfrom eval.config import EvalSection\nfrom eval.run_eval import evaluate,"
-        " plan_evaluation\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\nassert"
-        " not {'torch', 'ray', 'transformers'} & set(sys.modules), 'heavy import'"
+        "import sys\n"
+        "from eval.config import EvalSection\n"
+        "from eval.run_eval import evaluate, plan_evaluation\n"
+        "section = EvalSection.model_validate_json(open(sys.argv[1]).read())\n"
+        "evaluate(plan_evaluation(section))\n"
+        "assert not {'torch', 'ray', 'transformers'} & set(sys.modules), 'heavy import'"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", code, str(tmp_path / "recipe.json")]
@@ -334,14 +337,19 @@ def test_a_killed_run_repeats_only_the_batch_in_flight(
     )
     (tmp_path / "recipe.json").write_text(recipe.model_dump_json())
     code = (
-        "import os, signal, sys\nfrom eval.generation.generator import Generator\nfrom eval.config"
-        " import EvalSection\n"
-        "from eval.run_eval import evaluate, plan_evaluation\nplain, made = Generator.__call__, []\n"
-        "def dying(self, batch):\n    made.append(1)\n"
-        "    if len(made) == 4:\n        os.kill(os.getpid(), signal.SIGKILL)\n    return"
-        " plain(self, batch)\n"
-        "Generator.__call__ ="
-        " dying\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\n"
+        "import os, signal, sys\n"
+        "from eval.config import EvalSection\n"
+        "from eval.generation.generator import Generator\n"
+        "from eval.run_eval import evaluate, plan_evaluation\n"
+        "plain, made = Generator.__call__, []\n"
+        "def dying(self, batch):\n"
+        "    made.append(1)\n"
+        "    if len(made) == 4:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return plain(self, batch)\n"
+        "Generator.__call__ = dying\n"
+        "section = EvalSection.model_validate_json(open(sys.argv[1]).read())\n"
+        "evaluate(plan_evaluation(section))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     finished = subprocess.run(
