@@ -3,7 +3,8 @@
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.core.manifest import Manifest
+from pipeline.core.manifest import Manifest, RowCounts
 from pipeline.core.recipe import UserError
 
 SCHEMA_VERSION = 1
@@ -132,6 +133,33 @@ def _feature(kind: pa.DataType) -> dict[str, Any]:
     if kind == IMAGE:
         return {"_type": "Image"}
     return {"dtype": "float64" if kind == pa.float64() else "string", "_type": "Value"}
+
+
+def row_counts(numbers: Mapping[tuple[str, str, str, str], int]) -> RowCounts:
+    """The manifest's counts, of numbers of rows by (split, drop reason, category, source).
+
+    The split of a dropped row is "rejects".
+    """
+
+    def by(place: int, *, dropped: bool) -> dict[str, int]:
+        counter = Counter[str]()
+        for key, number in numbers.items():
+            if (key[0] == "rejects") == dropped:
+                counter[key[place]] += number
+        return dict(sorted(counter.items()))
+
+    by_split, by_reason = by(0, dropped=False), by(1, dropped=True)
+    return {
+        "in": sum(numbers.values()),
+        "kept": sum(by_split.values()),
+        "dropped": sum(by_reason.values()),
+        "by_split": dict.fromkeys(SPLITS, 0) | by_split,
+        "dropped_by_reason": by_reason,
+        "kept_by_category": by(2, dropped=False),
+        "dropped_by_category": by(2, dropped=True),
+        "kept_by_source": by(3, dropped=False),
+        "dropped_by_source": by(3, dropped=True),
+    }
 
 
 def read_manifest(folder: str | Path) -> Manifest:

@@ -53,30 +53,6 @@ class Seen:
     last_id: dict[str, str] = field(default_factory=dict)
     is_complete: bool = True  # whether the rows of every shard could be read
 
-    def counts(self) -> dict[str, Any]:
-        """The numbers of rows under the names that the manifest has for them."""
-        counts: dict[str, Any] = {"in": self.num_rows.total(), "kept": 0, "dropped": 0}
-        keys = (
-            "by_split",
-            "dropped_by_reason",
-            *(
-                f"{what}_by_{name}"
-                for what in ("kept", "dropped")
-                for name in ("category", "source")
-            ),
-        )
-        counts |= {key: Counter[str]() for key in keys}
-        for (split, reason, category, source), number in self.num_rows.items():
-            what = "dropped" if split == "rejects" else "kept"
-            counts[what] += number
-            counts[f"{what}_by_category"][category] += number
-            counts[f"{what}_by_source"][source] += number
-            if what == "dropped":
-                counts["dropped_by_reason"][reason] += number
-            else:
-                counts["by_split"][split] += number
-        return counts
-
     def in_words(self) -> str:
         """How many rows were read: "950 train, 50 validation, 12 rejects"."""
         splits = Counter[str]()

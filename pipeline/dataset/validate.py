@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pipeline.core.schema import SPLITS, MvcError, read_manifest
+from pipeline.core.schema import SPLITS, MvcError, read_manifest, row_counts
 from pipeline.core.storage import sha256_file
 from pipeline.dataset.row_checks import Problem, Seen, shard_problems
 
@@ -141,7 +141,7 @@ def _count_problems(stated: Any, seen: Seen) -> Iterator[Problem]:
             "manifest.json", "manifest", "expected 'rows' with the numbers of rows, found none"
         )
         return
-    counts = seen.counts()
+    counts: dict[str, Any] = {**row_counts(seen.num_rows)}
     for key in sorted(set(counts) & set(stated)):
         there, said = (
             {name: number for name, number in _named(value).items() if number}

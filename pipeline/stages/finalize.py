@@ -2,14 +2,13 @@
 
 import time
 from collections import Counter
-from typing import Any
 
 import numpy as np
 
 from pipeline.cards.dataset_card import render_card
 from pipeline.core.manifest import BuildResult, Manifest, RowCounts
 from pipeline.core.progress import Progress
-from pipeline.core.schema import SCHEMA_VERSION, SPLITS
+from pipeline.core.schema import SCHEMA_VERSION, row_counts
 from pipeline.core.storage import write_json, write_text
 from pipeline.report.page import write_report
 from pipeline.stages.ingest import read_facts
@@ -49,7 +48,7 @@ def _manifest(job: Build, rows: DecidedRows, files: dict[str, str]) -> Manifest:
         "name": job.plan.section.name,
         "recipe": published_recipe(job.plan.section),
         "fingerprints": job.plan.fingerprints,
-        "rows": counts(rows),
+        "rows": _counts(rows),
         "licenses": _licenses(rows),
         "links": facts["link"],
         "audit": facts["audit"]["results"],
@@ -80,32 +79,18 @@ def _result(job: Build, manifest: Manifest, seconds: float, written_mb: float) -
     }
 
 
-def counts(rows: DecidedRows) -> RowCounts:
+def _counts(rows: DecidedRows) -> RowCounts:
     """How many rows came in, stayed and left, by split, category, source and reason."""
-    reasons, splits = rows.column("drop_reason"), rows.column("split")
-    kept = reasons == ""
-    category, source = rows.column("category"), rows.column("source")
-    return {
-        "in": len(reasons),
-        "kept": int(kept.sum()),
-        "dropped": int((~kept).sum()),
-        "by_split": {split: int((kept & (splits == split)).sum()) for split in SPLITS},
-        "dropped_by_reason": _counted(reasons[~kept]),
-        "kept_by_category": _counted(category[kept]),
-        "dropped_by_category": _counted(category[~kept]),
-        "kept_by_source": _counted(source[kept]),
-        "dropped_by_source": _counted(source[~kept]),
-    }
-
-
-def _counted(values: "np.ndarray[Any, np.dtype[np.object_]]") -> dict[str, int]:
-    return dict(sorted(Counter(values.tolist()).items()))
+    reasons = rows.column("drop_reason")
+    splits = np.where(reasons == "", rows.column("split"), "rejects")
+    columns = splits, reasons, rows.column("category"), rows.column("source")
+    return row_counts(Counter(zip(*(column.tolist() for column in columns), strict=True)))
 
 
 def _licenses(rows: DecidedRows) -> dict[str, int]:
     """How many kept rows state which licence; "" where none is stated."""
     licenses, kept = rows.column("license"), rows.column("drop_reason") == ""
-    return _counted(np.array([name or "" for name in licenses[kept].tolist()], dtype=object))
+    return dict(sorted(Counter(name or "" for name in licenses[kept].tolist()).items()))
 
 
 def _warnings(manifest: Manifest) -> list[str]:

@@ -12,6 +12,7 @@ from pipeline.core.schema import (
     pair_id,
     read_mvc,
     read_shard,
+    row_counts,
     rows_at,
 )
 from pipeline.core.storage import write_json
@@ -98,3 +99,25 @@ def test_columns_of_a_shard_come_in_the_order_asked(tmp_path: Path) -> None:
     assert read_shard(path, ["b", "a"]).column_names == ["b", "a"]
     with pytest.raises(MvcError, match=r"x\.parquet: column 'c' is missing"):
         read_shard(path, ["a", "c"])
+
+
+def test_rows_are_counted_by_split_reason_category_and_source() -> None:
+    counts = row_counts(
+        {
+            ("train", "", "object", "b"): 3,
+            ("train", "", "count", "a"): 1,
+            ("rejects", "captions_equal", "object", "a"): 2,
+        }
+    )
+    assert counts == {
+        "in": 6,
+        "kept": 4,
+        "dropped": 2,
+        "by_split": {"train": 4, "validation": 0},
+        "dropped_by_reason": {"captions_equal": 2},
+        "kept_by_category": {"count": 1, "object": 3},
+        "dropped_by_category": {"object": 2},
+        "kept_by_source": {"a": 1, "b": 3},
+        "dropped_by_source": {"a": 2},
+    }
+    assert list(counts["kept_by_category"]) == ["count", "object"]  # the manifest is sorted
