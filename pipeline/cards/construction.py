@@ -6,9 +6,8 @@ from typing import Any
 import yaml
 
 from pipeline.cards.markdown import folded, literal, table
+from pipeline.core.manifest import Manifest
 from pipeline.core.schema import SCORE_COLUMNS
-
-Manifest = Mapping[str, Any]
 
 _JUDGE_CHOICES = ("on_contradiction", "on_affirmation", "on_missing_judgement")
 

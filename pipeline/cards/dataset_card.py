@@ -10,9 +10,10 @@ from typing import Any
 
 from huggingface_hub import DatasetCardData
 
-from pipeline.cards.construction import Manifest, audit, construction, limits
+from pipeline.cards.construction import audit, construction, limits
 from pipeline.cards.markdown import literal, plain, table
 from pipeline.cards.model_card import CITATION
+from pipeline.core.manifest import Manifest
 from pipeline.core.schema import CATEGORIES, SPLITS
 
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))

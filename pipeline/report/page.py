@@ -11,6 +11,7 @@ import typer
 import yaml
 from markupsafe import Markup
 
+from pipeline.core.manifest import BuildResult, GroupFacts, Manifest
 from pipeline.core.progress import say
 from pipeline.core.schema import SPLITS, read_manifest
 from pipeline.core.storage import read_json
@@ -36,7 +37,7 @@ from pipeline.selection.stored import read_scores
 NUM_KEPT_SHOWN, NUM_DROPPED_SHOWN = 24, 6  # where the manifest's recipe does not say
 
 
-def write_report(out: Path, result: Mapping[str, Any]) -> None:
+def write_report(out: Path, result: BuildResult) -> None:
     """Writes `out/report.html` from the shards and the manifest in `out`.
 
     Of the pictures only those shown are read.
@@ -58,7 +59,7 @@ def write_report(out: Path, result: Mapping[str, Any]) -> None:
 
 
 def _sections(
-    rows: Rows, manifest: Mapping[str, Any], result: Mapping[str, Any], out: Path
+    rows: Rows, manifest: Manifest, result: BuildResult, out: Path
 ) -> Iterator[tuple[str, Markup]]:
     """Headings and HTML, in the order of the page; what is not known is left out."""
     recipe: Mapping[str, Any] = manifest.get("recipe") or {}
@@ -152,7 +153,7 @@ def _licenses_html(rows: Rows) -> Markup:
     return html_table(["licence", "source", "kept rows"], counted)
 
 
-def _groups_html(links: Mapping[str, Any]) -> Markup:
+def _groups_html(links: GroupFacts) -> Markup:
     """How many groups are left once those that share a picture are one, and the largest's size."""
     note = (
         "Pairs of one group never stand in both splits. Groups that share a picture, or one that"
@@ -170,7 +171,7 @@ def _groups_html(links: Mapping[str, Any]) -> Markup:
     return tiles(facts) + paragraph(note)
 
 
-def _stages_html(result: Mapping[str, Any]) -> Markup:
+def _stages_html(result: BuildResult) -> Markup:
     stages = result["stages"]
     total_s = sum(stage["seconds"] for stage in stages) or 1.0
     lines = [

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import typer
 from markupsafe import Markup
 
+from pipeline.core.manifest import Manifest
 from pipeline.core.progress import say
 from pipeline.core.schema import SPLITS, MvcError, read_manifest, rows_at, shard_paths
 from pipeline.core.storage import Stage, read_table
@@ -103,7 +104,7 @@ def _rows_in(paths: Sequence[Path]) -> list[Row]:
     ]
 
 
-def _tries(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Row]:
+def _tries(folder: Path, manifest: Manifest) -> dict[str, Row]:
     """What was tried for each pair, from the build's stage folder; empty where that is gone."""
     fingerprint = (manifest.get("fingerprints") or {}).get("rewrite", "")
     stage = Stage("rewrite", folder / ".work" / "rewrite" / fingerprint)
