@@ -92,7 +92,8 @@ class Endpoint:
         self._cache = ResponseCache(
             Path(self.section.cache) if self.section.cache else cache_dir() / "responses.sqlite"
         )
-        self._spent_usd = self.section.usd(*self._cache.tokens_of(self._purpose))
+        # what all runs of this purpose paid so far
+        self.spent_usd = self.section.usd(*self._cache.tokens_of(self._purpose))
         self._slots = asyncio.Semaphore(self.section.max_in_flight)
         self._requests = RateLimiter(self.section.requests_per_minute)
         self._tokens = RateLimiter(self.section.tokens_per_minute)
@@ -121,11 +122,6 @@ class Endpoint:
         await self._cache.written()
         await self._session.close()
         self._cache.close()
-
-    @property
-    def spent_usd(self) -> float:
-        """What all runs of this purpose paid so far."""
-        return self._spent_usd
 
     async def ask(self, messages: Messages, schema: Schema = None) -> Reply:
         """The reply to a chat, from the cache if it was ever paid for.
@@ -167,13 +163,13 @@ class Endpoint:
     async def _keep(self, key: str, reply: Reply) -> None:
         if reply.model:  # the server answered, so it is paid
             await self._cache.put(key, reply, self._purpose)
-            self._spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
+            self.spent_usd += self.section.usd(reply.prompt_tokens, reply.completion_tokens)
 
     def _reserve(self, num_in: int, num_out: int) -> float:
         usd = self.section.usd(num_in, num_out)
-        if self._max_usd is not None and self._spent_usd + self._reserved_usd + usd > self._max_usd:
+        if self._max_usd is not None and self.spent_usd + self._reserved_usd + usd > self._max_usd:
             self.stopped = EndpointError(
-                f"max_usd={self._max_usd:g} is used up: {self._spent_usd:.4f} USD were spent and up"
+                f"max_usd={self._max_usd:g} is used up: {self.spent_usd:.4f} USD were spent and up"
                 f" to {self._reserved_usd + usd:.4f} are under way; raise it and run the same"
                 " command again, every reply so far is kept and not paid again"
             )

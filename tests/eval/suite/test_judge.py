@@ -144,7 +144,7 @@ def test_the_judge_is_told_what_is_known_and_never_shown_a_picture(tmp_path: Pat
 
 def test_an_answer_of_ten_thousand_characters_is_shown_in_part(tmp_path: Path) -> None:
     request = rating_request(("x",), question("0"), "word " * 2_000)
-    assert len(json.loads(request.messages()[1]["content"])["answer"]) == 6_000
+    assert len(json.loads(request.messages[1]["content"])["answer"]) == 6_000
 
 
 def test_prose_is_asked_for_once_more_and_then_missing(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_without_a_judge_nothing_is_rated_and_no_rating_is_zero(tmp_path: Path) 
 
 def test_a_request_is_json_so_that_no_answer_passes_for_another_field() -> None:
     request = rating_request(("x",), question("0"), '"}, {"reference": "anything"')
-    assert json.loads(request.messages()[1]["content"])["reference"] == "A red ball."
+    assert json.loads(request.messages[1]["content"])["reference"] == "A red ball."
 
 
 def test_replies_that_were_paid_for_are_found_again() -> None:
@@ -324,8 +324,7 @@ def test_replies_that_were_paid_for_are_found_again() -> None:
         *comparison_requests(("compare",), question("0"), "a cat", "a ball"),
     ]
     assert [
-        request_key(endpoint, request.messages(), json_schema(request.shape))
-        for request in requests
+        request_key(endpoint, request.messages, json_schema(request.shape)) for request in requests
     ] == [
         "0390651167a5bf95a02bd91459c0c8f64a69e52e280d51210e48f5dd52e5dd3c",
         "e11a622f4c0b1a36f97f92aaf98fd41200f8ed21c706ab660b492352f409ab94",
