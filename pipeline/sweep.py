@@ -33,11 +33,11 @@ def _print(sweep: Sweep) -> None:
     summary_table(title, ["", *(shown(sweep.y, edge) for edge in sweep.y.edges)], rows)
 
 
-def write_page(found: Sequence[Sweep], lead: str, name: str, path: Path) -> None:
+def write_page(parts: Sequence[Sweep], lead: str, name: str, path: Path) -> None:
     """Writes the heat maps as one self-contained page."""
     sections = [
         PageSection(sweep.title, figure_svg(sweep_figure(sweep.columns, sweep.x, sweep.y)))
-        for sweep in found
+        for sweep in parts
     ]
     try:
         render_page(f"Thresholds: {name}", sections, path, lead)
@@ -88,25 +88,15 @@ def run(
     """Show how many pairs other thresholds would keep, per category, from the stored scores."""
     columns, section = read_scores(folder)
     edges = _numbers(x_values, "--x-values"), _numbers(y_values, "--y-values")
-    found = sweeps(columns, section, axis_names(columns, x, y), steps=steps, edges=edges)
-    for sweep in found:
+    parts = sweeps(columns, section, axis_names(columns, x, y), steps=steps, edges=edges)
+    for sweep in parts:
         _print(sweep)
-    path, own = (
-        out or folder / "sweep.html",
-        "; the build's own bounds are marked (*, in the page framed)",
-    )
-    judged = (
-        f"{len(found[0].columns['category']):,} of {len(columns['category']):,} pairs that reached"
+    lead = (
+        f"{len(parts[0].columns['category']):,} of {len(columns['category']):,} pairs that reached"
         " selection are judged by these bounds"
     )
-    lead = (
-        judged
-        + (
-            own
-            if any(axis.own is not None for sweep in found for axis in (sweep.x, sweep.y))
-            else ""
-        )
-        + "."
-    )
-    write_page(found, lead, str(read_manifest(folder).get("name", folder.name)), path)
+    if any(axis.own is not None for sweep in parts for axis in (sweep.x, sweep.y)):
+        lead += "; the build's own bounds are marked (*, in the page framed)"
+    lead, path = f"{lead}.", out or folder / "sweep.html"
+    write_page(parts, lead, str(read_manifest(folder).get("name", folder.name)), path)
     say(f"{lead}\npage    {path}")
