@@ -1,4 +1,7 @@
-"""`svco sweep DIR`: how many pairs other thresholds would keep, from the scores of a finished MVC folder. Reads no picture and needs neither Ray nor torch."""
+"""`svco sweep DIR`: how many pairs other thresholds would keep, from a folder's stored scores.
+
+Reads no picture and needs neither Ray nor torch.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -36,7 +36,7 @@ class Pool:
                 of its own with `use_gpu`.
 
         Raises:
-            UserError: What `work` raised, as it was; also where a GPU is asked for that never comes.
+            UserError: What `work` raised, as it was; also where Ray sees no GPU that is asked for.
         """
         if not items:
             return
