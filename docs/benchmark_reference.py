@@ -7,18 +7,12 @@ python docs/benchmark_reference.py --check    # says whether the table is up to 
 
 import importlib
 import inspect
-import re
-import sys
-from pathlib import Path
 
+from docs.made_pages import DOCS, between_marks, write_or_check
 from eval.benchmarks.registry import MODULES, benchmark
 from eval.parsing.harness_parsers import COMPAT_PARSERS
 
-PAGE = Path(__file__).resolve().parent / "evaluation.md"
-START, END = (
-    "<!-- benchmarks: made by python docs/benchmark_reference.py -->\n",
-    "<!-- /benchmarks -->\n",
-)
+PAGE = DOCS / "evaluation.md"
 HEAD = [
     "| `name` | what | `source` | `options` | headline | chance | `parser` |",
     "|---|---|---|---|---|---|---|",
@@ -87,30 +81,8 @@ def _line(text: str) -> str:
 
 def page() -> str:
     """The whole page, with the table made anew."""
-    text, count = re.subn(
-        re.escape(START) + ".*?" + re.escape(END),
-        lambda _: f"{START}\n{table()}\n{END}",
-        PAGE.read_text(),
-        flags=re.DOTALL,
-    )
-    if count != 1:
-        raise ValueError(f"expected the table's two marks once in {PAGE.name}, found {count}")
-    return text
-
-
-def main() -> None:
-    """Writes the table, or checks it."""
-    if sys.argv[1:] == ["--check"]:
-        if PAGE.read_text() != page():
-            print(
-                "docs/evaluation.md is not what the benchmarks say; run: python"
-                " docs/benchmark_reference.py",
-                file=sys.stderr,
-            )
-            raise SystemExit(1)
-        return
-    PAGE.write_text(page())
+    return between_marks(PAGE, "benchmarks", table())
 
 
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, page, "benchmark_reference.py")

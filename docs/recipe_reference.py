@@ -9,22 +9,21 @@ import inspect
 import io
 import json
 import re
-import sys
 import textwrap
 import tokenize
 import types
 import typing
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.fields import FieldInfo
 
+from docs.made_pages import DOCS, write_or_check
 from eval.config import EvalSection
 from pipeline.config import BuildSection
 from pipeline.core.recipe import Section
 from training.config import TrainSection
 
-PAGE = Path(__file__).resolve().parent / "recipes.md"
+PAGE = DOCS / "recipes.md"
 RECIPES: dict[str, tuple[str, type[Section]]] = {
     "build": ("`svco build` (pipeline/build_mvc.py), recipes/mvc_*.yaml", BuildSection),
     "train": ("`svco train` and `svco reference` (training/), recipes/svco_*.yaml", TrainSection),
@@ -214,18 +213,5 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def main() -> None:
-    """Writes the page, or checks it."""
-    if sys.argv[1:] == ["--check"]:
-        if not PAGE.is_file() or PAGE.read_text() != page():
-            print(
-                "docs/recipes.md is not what the models say; run: python docs/recipe_reference.py",
-                file=sys.stderr,
-            )
-            raise SystemExit(1)
-        return
-    PAGE.write_text(page())
-
-
 if __name__ == "__main__":
-    main()
+    write_or_check(PAGE, page, "recipe_reference.py")

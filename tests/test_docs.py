@@ -62,6 +62,11 @@ def test_the_recipe_reference_is_what_the_models_say() -> None:
     assert set(re.findall(r"\]\(#([^)]+)\)", page)) <= set(anchors)
 
 
+def test_the_map_of_the_house_is_what_the_packages_say() -> None:
+    page = _script("house_map").page()
+    assert (ROOT / "docs" / "design.md").read_text() == page, "run: python docs/house_map.py"
+
+
 def test_the_table_of_benchmarks_is_what_they_say() -> None:
     reference = _script("benchmark_reference")
     assert (ROOT / "docs" / "evaluation.md").read_text() == reference.page(), (

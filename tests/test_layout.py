@@ -131,6 +131,28 @@ def test_every_package_folder_has_an_init_that_imports_nothing() -> None:
 
 
 @pytest.mark.slow
+def test_no_six_lines_stand_twice() -> None:
+    places: dict[tuple[str, ...], str] = {}
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        imports = {
+            line
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)
+        }
+        lines = [
+            (number, line.strip())
+            for number, line in enumerate(path.read_text().splitlines(), 1)
+            if re.search(r"\w", line) and number not in imports and not line.strip().startswith("#")
+        ]
+        for start in range(len(lines) - 5):
+            run = tuple(line for _, line in lines[start : start + 6])
+            place = f"{_name(path)}:{lines[start][0]}"
+            assert places.setdefault(run, place) == place, f"{place} repeats {places[run]}"
+
+
+@pytest.mark.slow
 def test_no_exception_is_swallowed() -> None:
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -49,20 +49,15 @@ HEADLINE = (
     "generated_neither",
     "answer_words",
 )
-TERMINAL = (
-    "text_score",
-    "image_score",
-    "group_score",
-    "side_accuracy",
-    "accuracy_neutral",
-    "accuracy_misled",
-    "accuracy_against_prior",
-    "flip_rate",
-    "hallucinated_answers",
-    "no_checkable_claim",
-    "generated_own",
-    "generated_other",
-)
+PAGE_ONLY = {
+    "accuracy_with_prior",
+    "matching_contradictory_nats_per_token",
+    "auroc",
+    "hallucinated_claims",
+    "generated_neither",
+    "answer_words",
+}
+TERMINAL = tuple(name for name in HEADLINE if name not in PAGE_ONLY)
 # fewer words, fewer claims
 IN_SLICES = (
     "text_score",
