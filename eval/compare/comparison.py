@@ -12,11 +12,10 @@ from eval.parsing.parse import status_rates
 from eval.question import Metric
 from eval.stats.dependency import Draws, Number, ScoredNumber, drop, relative_change, scored
 from eval.stats.significance import (
-    Difference,
-    Test,
+    TestedDifference,
+    adjust,
     average_relative_improvement,
     difference,
-    holm,
 )
 from pipeline.core.recipe import UserError
 from pipeline.pages.numbers import MISSING, show_chance, show_number
@@ -70,20 +69,6 @@ class ColumnFacts(TypedDict):
     chance: float | None
     unit: str
     higher_is_better: bool | None
-
-
-class TestedDifference(Number):
-    """A model's score minus the first model's: see `eval.stats.significance.Difference`.
-
-    p_holm is adjusted over the scores of one model; significant if it is at most 1 - confidence.
-    """
-
-    p: float | None
-    p_holm: float | None
-    test: Test
-    num_better: int | None
-    num_worse: int | None
-    significant: bool
 
 
 class Comparison(TypedDict):
@@ -161,7 +146,7 @@ def compare_runs(
             of_models = [of_model[column.metric] for of_model in metrics[label]]
             _compare_column(comparison, column.key, of_models, draws)
     for of_model in comparison["differences"].values():
-        _adjust(of_model, 1.0 - confidence)
+        adjust(of_model, 1.0 - confidence)
     return comparison
 
 
@@ -174,7 +159,7 @@ def _compare_column(
     for scores, metric in zip(comparison["scores"].values(), of_models, strict=True):
         scores[key] = scored(metric, draws)
     for name, metric in zip(comparison["differences"], of_models[1:], strict=True):
-        comparison["differences"][name][key] = _tested(difference(metric, base, draws))
+        comparison["differences"][name][key] = difference(metric, base, draws)
         improvement = relative_change(base, metric, draws, sign=sign)
         comparison["improvement"][name][key] = improvement
 
@@ -329,30 +314,6 @@ def _average(
         c.key for c in counted if metrics[c.label][0][c.metric].higher_is_better is False
     )
     return average_relative_improvement(values[0], values[1], lower)
-
-
-def _tested(found: Difference | None) -> TestedDifference | None:
-    """A difference as plain values; whether it is significant is entered by `_adjust`."""
-    if found is None:
-        return None
-    return {
-        **found.number,
-        "p": found.p,
-        "p_holm": None,
-        "test": found.test,
-        "num_better": found.num_better,
-        "num_worse": found.num_worse,
-        "significant": False,
-    }
-
-
-def _adjust(differences: Mapping[str, TestedDifference | None], level: float) -> None:
-    """Enters the p values of one model adjusted over its scores, and what they say."""
-    tested = {key: entry for key, entry in differences.items() if entry is not None}
-    adjusted = holm({key: entry["p"] for key, entry in tested.items() if entry["p"] is not None})
-    for key, p in adjusted.items():
-        tested[key]["p_holm"] = p
-        tested[key]["significant"] = p <= level
 
 
 def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

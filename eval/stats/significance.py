@@ -10,7 +10,6 @@ Shapes: D draws.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -22,20 +21,20 @@ from eval.stats.intervals import FloatArray
 Test = Literal["mcnemar", "bootstrap"]
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class TestedDifference(Number):
     """One score of a model minus that of another over the same questions.
 
     num_better / num_worse: units on which only this model, or only the other, does well; None where
     scores are no yes or no. p: two-sided, of `test`; None where nothing can be tested (one
-    cluster).
+    cluster). p_holm and significant are what `adjust` makes of several differences.
     """
 
-    number: Number
     p: float | None
+    p_holm: float | None
     test: Test
     num_better: int | None
     num_worse: int | None
+    significant: bool
 
 
 def mcnemar(num_better: int, num_worse: int) -> float:
@@ -89,7 +88,7 @@ def outcomes(metric: Metric) -> dict[str, bool] | None:
     return {unit.unit_id: unit.numerator == 1.0 for unit in metric.units}
 
 
-def difference(minuend: Metric, subtrahend: Metric, draws: Draws) -> Difference | None:
+def difference(minuend: Metric, subtrahend: Metric, draws: Draws) -> TestedDifference | None:
     """`minuend` minus `subtrahend`, paired; None where either has no value.
 
     The test is McNemar's where every unit is a cluster of its own and right or wrong, otherwise the
@@ -99,19 +98,37 @@ def difference(minuend: Metric, subtrahend: Metric, draws: Draws) -> Difference 
     if number is None:
         return None
     ours, theirs = outcomes(minuend), outcomes(subtrahend)
-    num_better = num_worse = None
+    tested: TestedDifference = {
+        **number,
+        "p": None,
+        "p_holm": None,
+        "test": "bootstrap",
+        "num_better": None,
+        "num_worse": None,
+        "significant": False,
+    }
     if ours is not None and theirs is not None:
         shared = ours.keys() & theirs.keys()
-        num_better = sum(ours[unit] and not theirs[unit] for unit in shared)
-        num_worse = sum(theirs[unit] and not ours[unit] for unit in shared)
+        better = sum(ours[unit] and not theirs[unit] for unit in shared)
+        worse = sum(theirs[unit] and not ours[unit] for unit in shared)
         if minuend.higher_is_better is False:
-            num_better, num_worse = num_worse, num_better
+            better, worse = worse, better
+        tested["num_better"], tested["num_worse"] = better, worse
         if len({unit.cluster for unit in minuend.units}) == len(minuend.units):
-            p = mcnemar(num_better, num_worse)
-            return Difference(number, p, "mcnemar", num_better, num_worse)
-    differences_D = draws.values(minuend) - draws.values(subtrahend)
-    p_drawn = None if number["low"] is None else bootstrap_p(differences_D)
-    return Difference(number, p_drawn, "bootstrap", num_better, num_worse)
+            tested["test"], tested["p"] = "mcnemar", mcnemar(better, worse)
+            return tested
+    if number["low"] is not None:
+        tested["p"] = bootstrap_p(draws.values(minuend) - draws.values(subtrahend))
+    return tested
+
+
+def adjust(differences: Mapping[str, TestedDifference | None], level: float) -> None:
+    """Enters the p values of one model adjusted over its scores, and what they say."""
+    tested = {key: entry for key, entry in differences.items() if entry is not None}
+    adjusted = holm({key: entry["p"] for key, entry in tested.items() if entry["p"] is not None})
+    for key, p in adjusted.items():
+        tested[key]["p_holm"] = p
+        tested[key]["significant"] = p <= level
 
 
 def average_relative_improvement(

@@ -1,4 +1,4 @@
-"""Finished evaluations side by side, on folders as the job leaves them; the numbers worked by hand."""
+"""Finished evaluations side by side, on folders as the job leaves them; numbers by hand."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -77,9 +77,9 @@ def test_independent_questions_are_tested_by_mcnemar() -> None:
         metric("1" * 8 + "0" * 4), metric("0" * 8 + "1" * 2 + "0" * 2), draws_over(12)
     )
     assert found is not None
-    assert (found.test, found.num_better, found.num_worse) == ("mcnemar", 8, 2)
-    assert found.p == pytest.approx(112 / 1024)
-    assert found.number["value"] == pytest.approx(6 / 12)
+    assert (found["test"], found["num_better"], found["num_worse"]) == ("mcnemar", 8, 2)
+    assert found["p"] == pytest.approx(112 / 1024)
+    assert found["value"] == pytest.approx(6 / 12)
 
 
 def test_questions_of_one_image_are_tested_by_their_images() -> None:
@@ -92,14 +92,14 @@ def test_questions_of_one_image_are_tested_by_their_images() -> None:
         draws_over(3),
     )
     assert found is not None
-    assert (found.test, found.num_better, found.num_worse) == ("bootstrap", 10, 0)
-    assert found.p is not None and found.p > 0.3
+    assert (found["test"], found["num_better"], found["num_worse"]) == ("bootstrap", 10, 0)
+    assert found["p"] is not None and found["p"] > 0.3
     assert mcnemar(10, 0) < 0.01
 
 
 def test_one_cluster_tests_nothing() -> None:
     found = difference(metric("11", cluster_size=2), metric("00", cluster_size=2), draws_over(1))
-    assert found is not None and found.p is None and found.number["low"] is None
+    assert found is not None and found["p"] is None and found["low"] is None
 
 
 def test_parts_and_weighted_means_are_no_yes_or_no() -> None:
