@@ -1,5 +1,6 @@
-"""`svco doctor`: each fact has its line, each fault its remedy, secrets stay secret, and the exit
-code says whether all is well.
+"""`svco doctor`: each fact has its line, each fault its remedy, and secrets stay secret.
+
+The exit code says whether all is well.
 """
 
 import os
@@ -41,8 +42,8 @@ def test_packages_that_are_missing_old_or_untested() -> None:
     there = {"alpha": "2.1.0", "beta": "0.9", "gamma-delta": "3.4.5+cpu", "fine": "1.0.7"}
     needed = ["alpha[x]>=2", "beta>=1", "gamma_delta>=3", "missing", "fine"]
     tested = {"alpha": "2.5.0", "beta": "1.0", "gamma-delta": "3.4.1", "fine": "1.0.0"}
-    found = check_packages(needed, tested, lambda name: there.get(name.replace("_", "-")))
-    assert found == [
+    findings = check_packages(needed, tested, lambda name: there.get(name.replace("_", "-")))
+    assert findings == [
         Finding("problem", "beta", "0.9, expected >=1", "pip install 'beta>=1' -c constraints.txt"),
         Finding("problem", "missing", "not installed", "pip install 'missing' -c constraints.txt"),
         Finding(
@@ -90,8 +91,8 @@ def test_the_address_of_ray_is_asked(address: str, asked: tuple[str, int]) -> No
         seen.append((host, port))
         return ""
 
-    found = check_ray({"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}, reach)
-    assert [finding.level for finding in found] == ["OK"]
+    findings = check_ray({"RAY_ADDRESS": address, "RAY_AUTH_MODE": "disabled"}, reach)
+    assert [finding.level for finding in findings] == ["OK"]
     assert seen == [asked]
 
 
@@ -100,9 +101,9 @@ def test_ray_that_answers_and_ray_that_does_not() -> None:
         server.bind(("127.0.0.1", 0))
         server.listen()
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        found = check_ray({"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "secret-token"})
-        assert [finding.level for finding in found] == ["OK"]
-        assert "secret-token" not in "".join(lines_of(found))
+        findings = check_ray({"RAY_ADDRESS": address, "RAY_AUTH_TOKEN": "secret-token"})
+        assert [finding.level for finding in findings] == ["OK"]
+        assert "secret-token" not in "".join(lines_of(findings))
     (finding,) = check_ray({"RAY_ADDRESS": address})
     assert finding.level == "problem"
     assert "does not answer" in finding.fact
@@ -113,8 +114,8 @@ def test_a_cluster_without_a_token_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "RAY_TOKEN_FILE", tmp_path / "none")
-    found = check_ray({"RAY_ADDRESS": "head:6379"}, lambda *_: "")
-    assert [finding.level for finding in found] == ["OK", "warning"]
+    findings = check_ray({"RAY_ADDRESS": "head:6379"}, lambda *_: "")
+    assert [finding.level for finding in findings] == ["OK", "warning"]
 
 
 @pytest.mark.parametrize("address", ["auto", "head", "head:words"])
@@ -132,11 +133,11 @@ def test_auto_is_the_cluster_that_was_started_here(
     file = tmp_path / "ray_current_cluster"
     file.write_text("10.0.0.7:6379\n")
     monkeypatch.setattr(doctor, "RAY_CLUSTER_FILE", file)
-    found = check_ray(
+    findings = check_ray(
         {"RAY_ADDRESS": "auto", "RAY_AUTH_MODE": "disabled"},
         lambda host, port: "" if (host, port) == ("10.0.0.7", 6379) else "no",
     )
-    assert found[0].level == "OK"
+    assert findings[0].level == "OK"
 
 
 def test_the_hub_token_is_there_or_not() -> None:

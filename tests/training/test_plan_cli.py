@@ -1,5 +1,6 @@
-"""`svco plan`: what it shows and advises; every recipe can be planned; memory that runs out becomes
-one line with advice.
+"""`svco plan`: what it shows and advises.
+
+Every recipe can be planned; memory that runs out becomes one line with advice.
 """
 
 import json
