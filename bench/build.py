@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How memory and time of a build grow with the data, and what a changed threshold costs.
 
-    python bench/build.py                       # 1,000, 10,000 and 100,000 drawn scenes: about 25 minutes on 2 cores
+    python bench/build.py  # 1,000, 10,000 and 100,000 drawn scenes: about 25 minutes on 2 cores
     python bench/build.py --sizes 500,5000
 
 Each size is built by the user's command in a process of its own, whose memory is read five times a

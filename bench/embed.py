@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """How near the embed stage of a real build comes to its models' bare forward passes.
 
-    python bench/embed.py                               # ViT-B/32 CLIP and DINOv2 ViT-S/14, random weights: minutes on 2 cores
+    python bench/embed.py  # ViT-B/32 CLIP and DINOv2 ViT-S/14, random weights: minutes on 2 cores
     python bench/embed.py --dinov2 base --pairs 480 --rounds 3
 
 Efficiency is images per second of the embed stage (steady: without the first and last tenth of the
@@ -199,7 +199,7 @@ def num_texts(embed: Stage, num_chunks: int) -> int:
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Raw and build in turn; a build is held against the mean of the raw runs before and after it."""
+    """Raw and build in turn; a build is held against the mean of the raw runs around it."""
     encoders = make_models(folder, options.dinov2)
     sections = [
         recipe(folder, encoders, options.pairs, options.chunk_pairs, options.size_px, seed)

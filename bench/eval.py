@@ -285,9 +285,12 @@ def write_pope(folder: Path, num_items: int) -> None:
 
 
 RERUN = (
-    "import sys\nfrom eval.config import EvalSection\nfrom eval.run_eval import evaluate,"
-    " plan_evaluation\nevaluate(plan_evaluation(EvalSection.model_validate_json(open(sys.argv[1]).read())))\nassert"
-    " not {'torch', 'ray', 'transformers'} & set(sys.modules), 'the rerun loaded torch or Ray'\n"
+    "import sys\n"
+    "from eval.config import EvalSection\n"
+    "from eval.run_eval import evaluate, plan_evaluation\n"
+    "section = EvalSection.model_validate_json(open(sys.argv[1]).read())\n"
+    "evaluate(plan_evaluation(section))\n"
+    "assert not {'torch', 'ray', 'transformers'} & set(sys.modules), 'loaded torch or Ray'\n"
 )
 
 

@@ -1,7 +1,7 @@
 """What `normalize` hides: the shortcut audit of pairs whose sides differ in nothing but how they
 were saved.
 
-    python bench/normalize.py PHOTOS        a folder of JPEG photographs (any depth); one line per case and setting
+    python bench/normalize.py PHOTOS  # JPEG photographs (any depth); one line per case and setting
 
 The photographs are shrunk first, by a factor that moves the block grid, so that their own
 compression does not show.

@@ -271,7 +271,8 @@ def report(results: dict[str, dict[str, Any]], options: argparse.Namespace) -> N
     print(f"{'':<22}" + "".join(f"{column:>12}" for column in columns))
     for name, found in results.items():
         waits = f"{found['frac_wait']:>12.2%}{found['frac_reading']:>12.2%}"
-        calls = f"{found['save_s']:>12.3f}{found['report_s']:>12.5f}{found['log_and_progress_s']:>12.5f}"
+        calls = f"{found['save_s']:>12.3f}{found['report_s']:>12.5f}"
+        calls += f"{found['log_and_progress_s']:>12.5f}"
         shares = f"{found['frac_overhead']:>12.3%}{found['frac_overhead_default_batch']:>12.3%}"
         print(f"{name:<22}{found['step_s']:>12.2f}{waits}{calls}{shares}")
     print(

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """What a training step costs against the official formulation, and that both compute the same loss.
 
-    python bench/step.py                               # two shapes on the CPU: some minutes on 2 free cores
-    python bench/step.py --device cuda --shape 7b      # random weights of a 7B model's shape, bf16, on one GPU
-    python bench/step.py --trl                         # also TRL's DPOTrainer on the part that it can do
+    python bench/step.py  # two shapes on the CPU: some minutes on 2 free cores
+    python bench/step.py --device cuda --shape 7b   # random weights of a 7B shape, bf16, one GPU
+    python bench/step.py --trl  # also TRL's DPOTrainer on the part that it can do
 
 The official side is the published code's arithmetic, written plainly: per pair four rows with an
 image and two without, each with its text padded to 128 tokens, logits over the whole vocabulary at

@@ -175,9 +175,8 @@ def run(
         recipe = DEFAULT_RECIPE
         say(f"no --recipe given: using {recipe}")
         if not any(override.startswith("out=") for override in given):
-            given.append(
-                f"out={cache_dir() / 'mvc_demo' if in_ray_job() else Path('build/mvc_demo').resolve()}"
-            )
+            out = cache_dir() / "mvc_demo" if in_ray_job() else Path("build/mvc_demo").resolve()
+            given.append(f"out={out}")
             say(f"writing to {given[-1].removeprefix('out=')}")
     section = load_recipe(recipe, given, BuildSection)
     if print_recipe:

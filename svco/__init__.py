@@ -4,7 +4,8 @@
 
     mvc = svco.build("mvc_pairs", out="build/mvc", overrides={"sources.0.path": "PAIRS.jsonl"})
     model = svco.train("svco_tiny", out="build/model", overrides={"data": mvc})
-    scores = svco.evaluate("eval_contrast", out="build/eval", overrides={"model": model, "data": mvc})
+    both = {"model": model, "data": mvc}
+    scores = svco.evaluate("eval_contrast", out="build/eval", overrides=both)
 
 A recipe is a YAML file, or the name of one that comes with the toolkit; overrides are its keys, as
 on the command line. What is there already from the same recipe is not made again. Importing this
@@ -26,7 +27,7 @@ __all__ = ["ask", "build", "evaluate", "load_pairs", "losses", "reference", "tra
 
 
 def __getattr__(name: str) -> Any:
-    """`svco.losses`, the objectives as functions of log-probabilities, once somebody asks for it."""
+    """`svco.losses`, the objectives as functions of log-ratios, once somebody asks for it."""
     if name == "losses":
         import importlib
 

@@ -2,11 +2,13 @@
 """A chat-completions server of our own on loopback that writes passable rewrites, counts what it
 was paid for, and misbehaves on command.
 
-In a test:            with ChatServer(["429 1", "half", "answer"]) as server: ... server.base_url, server.answered
-As a process:         python tests/pipeline/chat_server.py --port 0 --delay-s 0.2 --log answered.jsonl      (prints its address)
+In a test:      with ChatServer(["429 1", "half", "answer"]) as server: ... server.answered
+As a process:   python tests/pipeline/chat_server.py --port 0 --delay-s 0.2 --log answered.jsonl
+                (prints its address)
 
 Commands, one per request in order, then `answer` for ever (or a function of the request's body):
-    answer  raw TEXT  slow SECONDS  429 [RETRY_AFTER]  500  503 [RETRY_AFTER]  401  403  404  400  quota  no_schema
+    answer  raw TEXT  slow SECONDS  429 [RETRY_AFTER]  500  503 [RETRY_AFTER]  401  403  404  400
+    quota  no_schema
     half (a body that ends early)  cut (half of the JSON)  empty (no choice)  blank  reset
     refusal [TEXT]  filter [TEXT]  length [TEXT]
 """

@@ -133,7 +133,7 @@ def test_a_driver_that_is_killed_goes_on_when_run_again(
     assert {path: path.stat().st_mtime_ns for path in done} == done
 
 
-def test_a_worker_that_is_killed_costs_no_row_and_no_byte_and_a_second_build_into_the_folder_refuses(
+def test_a_worker_that_is_killed_costs_no_row_and_a_second_build_into_the_folder_refuses(
     whole: dict[str, bytes], run_here: Callable[..., str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"

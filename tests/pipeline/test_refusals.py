@@ -20,7 +20,7 @@ RECIPE = Path(__file__).resolve().parents[2] / "recipes/mvc_pairs.yaml"
 def refused(
     command_here: Callable[..., tuple[int, str]], manifest: Callable[..., Path]
 ) -> Callable[..., str]:
-    """`refused(*options)`: what the job says, in one line, of a good manifest with these options."""
+    """`refused(*options)`: what the job says, in one line, of a good manifest with these."""
 
     def run(*options: str) -> str:
         code, printed = command_here(
@@ -90,9 +90,7 @@ def test_in_a_job_the_stages_of_a_build_to_a_uri_need_a_shared_disk(
     assert "give work=/data/work" in refused("out=s3://bucket/mvc")
 
 
-def test_one_embedder_for_each_gpu_or_each_two_cpus_and_no_waiting_for_a_gpu_that_nobody_promised() -> (
-    None
-):
+def test_one_embedder_for_each_gpu_or_two_cpus_and_no_waiting_for_a_gpu_nobody_promised() -> None:
     section = BuildSection(sources=(ScenesSection(kind="scenes"),), out="x")
     on_gpu = section.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""Tiny random encoders saved as real ones are: open_clip's local folder, and transformers' DINOv2."""
+"""Tiny random encoders saved as real ones are: open_clip's folder, and transformers' DINOv2."""
 
 import json
 from pathlib import Path
