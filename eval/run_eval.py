@@ -7,13 +7,7 @@ from functools import partial
 
 from eval.config import EvalSection
 from eval.generation.endpoint import ask_server
-from eval.generation.generator import (
-    Generator,
-    ModelPlan,
-    Request,
-    batches_of,
-    device_of,
-)
+from eval.generation.generator import Generator, Request, batches_of
 from eval.inputs import EvaluatedModel, Role, data_sha256, stated_prior
 from eval.outputs import (
     BENCHMARK_FOLDER,
@@ -74,11 +68,10 @@ def answering(section: EvalSection) -> GenerateFn:
     """How requests are answered: by a server, by this process, or by a pool of Ray actors."""
     if section.endpoint is not None:
         return partial(ask_server, section.endpoint)
-    plan = ModelPlan(dtype=section.dtype, device=device_of(section))
 
     def generate(requests: Sequence[Request], keep: Keep) -> None:
         batches = batches_of(requests, section.answers.batch)
-        for batch, answers in pool_of(section).map(Generator, batches, (plan,)):
+        for batch, answers in pool_of(section).map(Generator, batches, (section,)):
             keep([(request.key, answer) for request, answer in zip(batch, answers, strict=True)])
 
     return generate

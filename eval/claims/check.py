@@ -4,44 +4,56 @@ Knows nothing of models. Truth is what the scene generator writes: objects with 
 a box in pixels.
 """
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated
+
+from pydantic import (
+    AliasPath,
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StringConstraints,
+    ValidationError,
+)
 
 from eval.claims.claims import Claim, Thing, read_claims
 from eval.claims.lexicon import Lexicon
 
+Word = Annotated[str, StringConstraints(pattern=r"\S", to_lower=True)]
 
-@dataclass(frozen=True, slots=True)
-class SeenObject:
-    """One object of the truth; the center of its box is in pixels (y grows downwards)."""
 
-    noun: str
-    color: str
-    center_x_px: float
-    center_y_px: float
+class SeenObject(BaseModel):
+    """One object of the truth; `box` is [x0, y0, x1, y1] in pixels (y grows downwards)."""
+
+    model_config = ConfigDict(strict=True, frozen=True)
+    noun: Word = Field(alias="object")
+    color: Word = Field(alias="colour")
+    box: list[FiniteFloat] = Field(min_length=4, max_length=4)
+
+    @property
+    def center_px(self) -> tuple[float, float]:
+        """Across and down."""
+        x0, y0, x1, y1 = self.box
+        return (x0 + x1) / 2, (y0 + y1) / 2
+
+
+class _Meta(BaseModel):
+    a: list[SeenObject] = Field(validation_alias=AliasPath("truth", "a", "objects"))
+    b: list[SeenObject] = Field(validation_alias=AliasPath("truth", "b", "objects"))
 
 
 @dataclass(frozen=True, slots=True)
 class Truth:
     """All that is known to be in one image, and the image's size."""
 
-    objects: tuple[SeenObject, ...]
+    objects: Sequence[SeenObject]
     width_px: int
     height_px: int
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerCheck:
-    """One generated answer against the truth: its checkable claims, and the false ones of them."""
-
-    num_claims: int
-    num_false: int
-
-
-def truths_in(meta: str | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]] | None:
+def truths_in(meta: str | None) -> tuple[list[SeenObject], list[SeenObject]] | None:
     """The objects of image a and of image b as `meta` states them; None without an exact truth.
 
     None too where `meta` is no JSON, or where any object is not a noun, a colour and a box of four
@@ -49,67 +61,22 @@ def truths_in(meta: str | None) -> tuple[list[dict[str, Any]], list[dict[str, An
     would call true claims false.
     """
     try:
-        value = json.loads(meta or "{}")
-    except json.JSONDecodeError:
+        stated = _Meta.model_validate_json(meta or "{}")
+    except ValidationError:
         return None
-    truth = value.get("truth") if isinstance(value, dict) else None
-    if not isinstance(truth, dict) or not all(_is_side(truth.get(side)) for side in ("a", "b")):
-        return None
-    return truth["a"]["objects"], truth["b"]["objects"]
+    return stated.a, stated.b
 
 
-def _is_side(side: object) -> bool:
-    objects = side.get("objects") if isinstance(side, dict) else None
-    return isinstance(objects, list) and all(
-        isinstance(item, dict) and _is_object(item) for item in objects
-    )
-
-
-def _is_object(item: Mapping[str, Any]) -> bool:
-    box = item.get("box")
-    named = all(
-        isinstance(item.get(key), str) and item[key].strip() for key in ("object", "colour")
-    )
-    return (
-        named
-        and isinstance(box, list)
-        and len(box) == 4
-        and all(_is_number(value) for value in box)
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def truth_of(objects: Sequence[Mapping[str, Any]], width_px: int, height_px: int) -> Truth:
-    """The truth of one image from its stated objects; `box` is [x0, y0, x1, y1] in pixels."""
-    seen = []
-    for item in objects:
-        x0, y0, x1, y1 = (float(value) for value in item["box"])
-        seen.append(
-            SeenObject(
-                str(item["object"]).lower(),
-                str(item["colour"]).lower(),
-                (x0 + x1) / 2,
-                (y0 + y1) / 2,
-            )
-        )
-    return Truth(tuple(seen), width_px, height_px)
-
-
-def lexicon_of(stated: Iterable[Sequence[Mapping[str, Any]]]) -> Lexicon:
+def lexicon_of(stated: Iterable[Sequence[SeenObject]]) -> Lexicon:
     """The lexicon of a folder: every object and colour that any of its truths names."""
     items = [item for objects in stated for item in objects]
-    return Lexicon.of(
-        {str(item["object"]) for item in items}, {str(item["colour"]) for item in items}
-    )
+    return Lexicon.of({item.noun for item in items}, {item.color for item in items})
 
 
-def check_answer(answer: str, question: str, truth: Truth, lexicon: Lexicon) -> AnswerCheck:
+def check_answer(answer: str, question: str, truth: Truth, lexicon: Lexicon) -> tuple[int, int]:
     """How many checkable claims an answer makes, and how many of them the truth contradicts."""
     claims = read_claims(answer, question, lexicon)
-    return AnswerCheck(len(claims), sum(not holds(claim, truth) for claim in claims))
+    return len(claims), sum(not holds(claim, truth) for claim in claims)
 
 
 def holds(claim: Claim, truth: Truth) -> bool:
@@ -152,16 +119,23 @@ def _fits(seen: SeenObject, thing: Thing, truth: Truth) -> bool:
 
 
 def _in_place(seen: SeenObject, place: str, truth: Truth) -> bool:
-    across, down = seen.center_x_px - truth.width_px / 2, seen.center_y_px - truth.height_px / 2
-    centered = abs(across) <= truth.width_px / 6 and abs(down) <= truth.height_px / 6
-    if place == "centre":
-        return centered
-    return (
-        not centered
-        and {"left": across < 0, "right": across > 0, "top": down < 0, "bottom": down > 0}[place]
-    )
+    (x, y), width, height = seen.center_px, truth.width_px, truth.height_px
+    across, down = x - width / 2, y - height / 2
+    centered = abs(across) <= width / 6 and abs(down) <= height / 6
+    return centered if place == "centre" else not centered and _leads(across, down, place)
 
 
 def _related(seen: SeenObject, relation: str, other: SeenObject) -> bool:
-    across, down = seen.center_x_px - other.center_x_px, seen.center_y_px - other.center_y_px
-    return {"left": across < 0, "right": across > 0, "above": down < 0, "below": down > 0}[relation]
+    (x, y), (other_x, other_y) = seen.center_px, other.center_px
+    return _leads(x - other_x, y - other_y, relation)
+
+
+def _leads(across: float, down: float, where: str) -> bool:
+    return {
+        "left": across < 0,
+        "right": across > 0,
+        "top": down < 0,
+        "above": down < 0,
+        "bottom": down > 0,
+        "below": down > 0,
+    }[where]

@@ -37,14 +37,6 @@ class Request:
     alone: bool = False  # in a batch of its own, to learn whether company changes an answer
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelPlan:
-    """How a worker loads models: plain values, so that it travels to any machine."""
-
-    dtype: str
-    device: str
-
-
 def device_of(section: EvalSection) -> str:
     """The torch device of a worker."""
     return "cuda" if section.workers.use_gpu else "cpu"
@@ -97,8 +89,8 @@ class Generator:
     at a time in memory.
     """
 
-    def __init__(self, plan: ModelPlan) -> None:
-        self.plan = plan
+    def __init__(self, section: EvalSection) -> None:
+        self.section = section
         self._loaded: tuple[str, Any] | None = None
 
     def __call__(self, batch: Sequence[Request]) -> list[Answer]:
@@ -130,8 +122,8 @@ class Generator:
             from training.models.vlm import load_vlm
 
             self._loaded = None  # free the last model before the next needs the memory
-            dtype = getattr(torch, self.plan.dtype)
-            self._loaded = folder, load_vlm(folder, dtype=dtype, device=self.plan.device)
+            dtype = getattr(torch, self.section.dtype)
+            self._loaded = folder, load_vlm(folder, dtype=dtype, device=device_of(self.section))
         return self._loaded[1]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from eval.claims.check import check_answer, lexicon_of, truth_of, truths_in
+from eval.claims.check import Truth, check_answer, lexicon_of, truths_in
 from eval.pairs.paired_scores import (
     TIE_NATS,
     BoolArray,
@@ -79,27 +79,25 @@ def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Ans
     questions, answers_a, answers_b = (
         items[name].to_pylist() for name in ("question", "answer_a", "answer_b")
     )
-    size_px = {name: sizes[name].to_pylist() for name in sizes.column_names if name.endswith("_px")}
-    verdicts = []
-    counts_3P2 = np.zeros((3, len(texts), 2), np.int64)
-    for row, (text_a, text_b) in enumerate(texts):
-        own, other = answers_a[row], answers_b[row]
-        verdicts.append((str(verdict(text_a, own, other)), str(verdict(text_b, other, own))))
-        for side, text in enumerate((text_a, text_b)):
-            counts_3P2[0, row, side] = num_words(text)
-            truths = stated[row]
-            if truths is not None:
-                width, height = (
-                    size_px[f"{name}_{'ab'[side]}_px"][row] for name in ("width", "height")
-                )
-                check = check_answer(
-                    text, questions[row], truth_of(truths[side], width, height), lexicon
-                )
-                counts_3P2[1:, row, side] = check.num_claims, check.num_false
-    has_truth_P2 = np.repeat(
-        np.array([row is not None for row in stated], bool)[:, None], 2, axis=1
+    sizes_P22 = np.stack(
+        [sizes[f"{name}_{side}_px"].to_numpy() for side in "ab" for name in ("width", "height")],
+        axis=1,
+    ).reshape(-1, 2, 2)
+    verdicts = [
+        (str(verdict(said_a, own, other)), str(verdict(said_b, other, own)))
+        for (said_a, said_b), own, other in zip(texts, answers_a, answers_b, strict=True)
+    ]
+    num_words_P2 = np.array([[num_words(text) for text in pair] for pair in texts], np.int64)
+    counts_P22 = np.zeros((len(texts), 2, 2), np.int64)
+    for row, truths in enumerate(stated):
+        for side, objects in enumerate(truths or ()):
+            truth = Truth(objects, *sizes_P22[row, side].tolist())
+            counts_P22[row, side] = check_answer(texts[row][side], questions[row], truth, lexicon)
+    has_truth_P2 = np.repeat([[truths is not None] for truths in stated], 2, axis=1)
+    num_claims_P2, num_false_P2 = counts_P22[:, :, 0], counts_P22[:, :, 1]
+    return Answers(
+        texts, verdicts, num_words_P2.reshape(-1, 2), has_truth_P2, num_claims_P2, num_false_P2
     )
-    return Answers(texts, verdicts, counts_3P2[0], has_truth_P2, counts_3P2[1], counts_3P2[2])
 
 
 def prior_sides_of(items: pa.Table, prior: Mapping[str, Sequence[str]] | None) -> PriorSides | None:

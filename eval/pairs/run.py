@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from eval.config import EvalSection
 from eval.generation.cache import open_answers
-from eval.generation.generator import decoding, device_of
+from eval.generation.generator import decoding
 from eval.inputs import EvaluatedModel, Role
 from eval.outputs import scoring_fingerprint
 from eval.pairs.scorer import (
@@ -22,7 +22,6 @@ from eval.pairs.scorer import (
     Chunk,
     PairScorer,
     Place,
-    ScoringPlan,
     answer_keys,
     with_answers,
 )
@@ -72,9 +71,7 @@ def score_models(
             total = num_pairs * len(models)
             with Progress("score", total, "pairs") as progress:
                 progress.advance(total - sum(chunk.pairs.num_rows for chunk in missing))
-                for chunk, (scores, made) in map_items(
-                    PairScorer, missing, (scoring_plan(section),)
-                ):
+                for chunk, (scores, made) in map_items(PairScorer, missing, (section,)):
                     if scores is not None:
                         write_table(parts[chunk.place], scores)
                     if store:
@@ -127,14 +124,3 @@ def missing_chunks(
         for place in parts
         if place in places
     ]
-
-
-def scoring_plan(section: EvalSection) -> ScoringPlan:
-    """What a worker that scores pairs must know."""
-    return ScoringPlan(
-        dtype=section.dtype,
-        device=device_of(section),
-        batch_pairs=section.batch_pairs,
-        batch_images=section.generate.batch_images,
-        max_new_tokens=section.generate.max_new_tokens,
-    )

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from eval.config import EvalSection
 from eval.generation.cache import Answer, answer_key
-from eval.generation.generator import Generator, ModelPlan, Request
+from eval.generation.generator import Generator, Request
 from eval.generation.image_conditions import ImageInput
 from eval.inputs import Role
 from pipeline.core.images import ImageError, decode_rgb
@@ -40,15 +41,6 @@ SCORE_SCHEMA = pa.schema(
         ("height_b_px", pa.int64()),
     ]
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringPlan(ModelPlan):
-    """All that a worker must know."""
-
-    batch_pairs: int
-    batch_images: int
-    max_new_tokens: int
 
 
 Place = tuple[Role, int]  # a model, and the number of a chunk of pairs
@@ -93,9 +85,9 @@ def with_answers(scores: pa.Table, keys: Sequence[str], answers: Mapping[str, An
 class PairScorer:
     """Works on chunks: a table of `SCORE_SCHEMA` in the order of the pairs, and the answers."""
 
-    def __init__(self, plan: ScoringPlan) -> None:
-        self.plan = plan
-        self.generator = Generator(plan)
+    def __init__(self, section: EvalSection) -> None:
+        self.section = section
+        self.generator = Generator(section)
 
     def __call__(self, chunk: Chunk) -> tuple[pa.Table | None, dict[str, Answer]]:
         """The scores of one chunk (None where it has them already) and its answers by their keys.
@@ -111,7 +103,7 @@ class PairScorer:
     def _scores(self, chunk: Chunk) -> pa.Table:
         import torch
 
-        pairs, size = chunk.pairs, self.plan.batch_pairs
+        pairs, size = chunk.pairs, self.section.batch_pairs
         vlm = self.generator.model(chunk.model)
         images = {side: _images(pairs, f"image_{side}") for side in "ab"}
         with torch.inference_mode():
@@ -151,13 +143,14 @@ class PairScorer:
                 labels[side],
                 questions[side],
                 ImageInput(images[side]),
-                self.plan.max_new_tokens,
+                self.section.generate.max_new_tokens,
             )
             for key, side in chunk.unanswered.items()
         ]
         answers: dict[str, Answer] = {}
-        for start in range(0, len(requests), self.plan.batch_images):
-            batch = requests[start : start + self.plan.batch_images]
+        size = self.section.generate.batch_images
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
             keys = [request.key for request in batch]
             answers |= zip(keys, self.generator(batch), strict=True)
         return answers

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from eval.config import EvalSection, GenerateSection, WorkerSection
 from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.measures import terms_of
 from eval.pairs.paired_scores import NONE, A, B, BoolArray, FloatArray, own_image_sides, right_sides
@@ -21,7 +22,6 @@ from eval.pairs.scorer import (
     NEEDED_COLUMNS,
     Chunk,
     PairScorer,
-    ScoringPlan,
     answer_keys,
     with_answers,
 )
@@ -60,14 +60,13 @@ class Scored:
     outcomes: dict[str, str]
 
 
-def plan_of(device: str) -> ScoringPlan:
+def plan_of(device: str) -> EvalSection:
     """How the study scores: float32, greedy answers, small batches."""
-    return ScoringPlan(
-        dtype="float32",
-        device=device,
+    return EvalSection(
+        out="-",
         batch_pairs=16,
-        batch_images=64,
-        max_new_tokens=MAX_NEW_TOKENS,
+        generate=GenerateSection(batch_images=64, max_new_tokens=MAX_NEW_TOKENS),
+        workers=WorkerSection(use_gpu=device != "cpu"),
     )
 
 
@@ -81,7 +80,7 @@ def score(
     folder: Path,
     prior: Mapping[str, Sequence[str]],
     slices: Mapping[str, Sequence[str]],
-    plan: ScoringPlan,
+    plan: EvalSection,
 ) -> Scored:
     """Scores a model on a folder.
 

@@ -21,7 +21,6 @@ from eval.benchmarks.table import ANSWER_SCHEMA, read_back
 from eval.config import EvalSection
 from eval.generation.generator import (
     Generator,
-    ModelPlan,
     Request,
     batches_of,
 )
@@ -296,7 +295,7 @@ def test_batches_hold_one_model_and_one_bound_and_like_lengths() -> None:
     ],
 )
 def test_what_cannot_be_asked_is_named(bad: Request, words: str, finetuned: Path) -> None:
-    generator = Generator(ModelPlan(dtype="float32", device="cpu"))
+    generator = Generator(EvalSection(out=str(finetuned)))
     batch = [
         replace(one, model=str(finetuned), max_new_tokens=2, alone=False)
         for one in (request("1"), bad)
