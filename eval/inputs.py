@@ -92,14 +92,12 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
     if section.base != "auto":
         return Models(after, _model_folder(section.base, "base", weights))
     record = read_training_record(after)
-    if record is None:
-        if (after / MARKER).exists():
-            raise RecipeError(
-                f"model={section.model}: its training did not finish (no svco.json); run it again,"
-                " or evaluate it as it is with base=FOLDER, or base=none"
-            )
-        return Models(after, None)
-    named = str(record.get("base_model") or "")
+    if record is None and (after / MARKER).exists():
+        raise RecipeError(
+            f"model={section.model}: its training did not finish (no svco.json); run it again,"
+            " or evaluate it as it is with base=FOLDER, or base=none"
+        )
+    named = str((record or {}).get("base_model") or "")
     if not named:
         return Models(after, None)
     inside = after / named

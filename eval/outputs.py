@@ -141,12 +141,12 @@ def is_finished(section: EvalSection, wanted: dict[str, Any]) -> bool:
     finished = read_json(done).get("identity", {})
     if finished == wanted:
         return all((out / name).is_file() for name in outputs_of(section))
-    different = [name for name in wanted if finished.get(name) != wanted[name]]
-    if "recipe" in different:
-        recipe, other = wanted["recipe"], finished.get("recipe", {})
-        different += [f"recipe.{name}" for name in recipe if other.get(name) != recipe[name]]
-        different.remove("recipe")
     if not section.overwrite:
+        recipe, other = wanted["recipe"], finished.get("recipe", {})
+        different = [
+            *(name for name in wanted if name != "recipe" and finished.get(name) != wanted[name]),
+            *(f"recipe.{name}" for name in recipe if other.get(name) != recipe[name]),
+        ]
         raise RecipeError(
             f"out={out}: holds a finished evaluation that differs in {', '.join(different)}; "
             "choose another out, or give overwrite=true to replace it"

@@ -1,13 +1,12 @@
 """An evaluation before it runs: all that it needs, checked without torch or Ray."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
 from eval.benchmarks.registry import benchmark
-from eval.config import EvalSection
+from eval.config import BenchmarkSection, EvalSection
 from eval.inputs import (
     EvaluatedModel,
     Models,
@@ -79,57 +78,46 @@ def evaluated_models(plan: Plan) -> dict[Role, EvaluatedModel]:
 
 def print_plan(plan: Plan) -> None:
     """What an evaluation would do, without doing it."""
-    section = plan.section
+    section, models, endpoint = plan.section, plan.models, plan.section.endpoint
     finished = " (finished)" if (plan.out / DONE).is_file() else ""
-    rows = [
-        *_model_rows(plan),
-        *_pair_rows(plan),
-        *_benchmark_rows(plan),
-        ["runs on", _place(section)],
-        ["out", section.out + finished],
-    ]
-    summary_table("Plan", ["what", "value"], rows)
-
-
-def _num_models(plan: Plan) -> int:
-    return len(plan.models.by_role()) if plan.models else 1
-
-
-def _model_rows(plan: Plan) -> Iterator[list[str]]:
-    models, endpoint = plan.models, plan.section.endpoint
+    num_models = len(models.by_role()) if models else 1
+    rows = []
     if models is not None:
-        yield ["model (after)", str(models.after)]
-        yield ["base (before)", str(models.before or "none: no comparison")]
+        rows += [
+            ["model (after)", str(models.after)],
+            ["base (before)", str(models.before or "none: no comparison")],
+        ]
     if endpoint is not None:
-        yield ["model", f"{endpoint.model} at {endpoint.base_url}"]
-
-
-def _pair_rows(plan: Plan) -> Iterator[list[str]]:
-    section, items, num_models = plan.section, plan.items, _num_models(plan)
-    if items is None:
-        return
-    num_pairs = items.num_rows
-    num_answers = 2 * num_pairs * num_models if section.generate.enabled else 0
-    num_chunks = -(-num_pairs // section.pairs_per_chunk)
-    yield ["data", f"{section.data}, split {section.split}"]
-    yield ["pairs", f"{num_pairs:,} in {len(set(items['group'].to_pylist())):,} groups"]
-    factors = f"3 image conditions x 2 answers x {num_models} models"
-    yield ["log-likelihoods", f"{6 * num_pairs * num_models:,} ({factors})"]
-    bound = f"{section.generate.max_new_tokens} tokens"
-    yield ["generated answers", f"{num_answers:,} of at most {bound}"]
-    yield ["chunks", f"{num_chunks:,} of {section.pairs_per_chunk} pairs, per model"]
-
-
-def _benchmark_rows(plan: Plan) -> Iterator[list[str]]:
-    section, num_models = plan.section, _num_models(plan)
-    for entry in section.benchmarks:
-        whole = entry.expected_size or benchmark(entry.name).expected_size
-        size = f"first {entry.limit:,}" if entry.limit else f"{whole:,}"
-        yield [entry.display_name, f"{size} questions of {entry.source}"]
+        rows.append(["model", f"{endpoint.model} at {endpoint.base_url}"])
+    if plan.items is not None:
+        rows += _pair_rows(section, plan.items, num_models)
+    rows += [[entry.display_name, _size(entry)] for entry in section.benchmarks]
     if section.benchmarks:
         conditions = ", ".join(["image", *section.answers.ablations])
         count = f"{num_models} model{'s' if num_models > 1 else ''}"
-        yield ["image conditions", f"{conditions}, by {count}"]
+        rows.append(["image conditions", f"{conditions}, by {count}"])
+    rows += [["runs on", _place(section)], ["out", section.out + finished]]
+    summary_table("Plan", ["what", "value"], rows)
+
+
+def _pair_rows(section: EvalSection, items: pa.Table, num_models: int) -> list[list[str]]:
+    num_pairs, generate = items.num_rows, section.generate
+    num_answers = 2 * num_pairs * num_models if generate.enabled else 0
+    num_chunks = -(-num_pairs // section.pairs_per_chunk)
+    factors = f"3 image conditions x 2 answers x {num_models} models"
+    return [
+        ["data", f"{section.data}, split {section.split}"],
+        ["pairs", f"{num_pairs:,} in {len(set(items['group'].to_pylist())):,} groups"],
+        ["log-likelihoods", f"{6 * num_pairs * num_models:,} ({factors})"],
+        ["generated answers", f"{num_answers:,} of at most {generate.max_new_tokens} tokens"],
+        ["chunks", f"{num_chunks:,} of {section.pairs_per_chunk} pairs, per model"],
+    ]
+
+
+def _size(entry: BenchmarkSection) -> str:
+    whole = entry.expected_size or benchmark(entry.name).expected_size
+    size = f"first {entry.limit:,}" if entry.limit else f"{whole:,}"
+    return f"{size} questions of {entry.source}"
 
 
 def _place(section: EvalSection) -> str:

@@ -75,19 +75,16 @@ def lmms_cv_bench(_: Question, response: str) -> Verdict:
 
 def lmms_mmvp(_: Question, response: str) -> Verdict:
     """lmms-eval on MMVP: A or B in the first of six forms, the last two inside any word."""
-    text = response.strip()
-    for pattern in (
+    patterns = (
         r"^\(?([ab])\)?\.?$",
         r"^\(?([ab])\)?[.\s]",
         r"answer\s+is\s+\(?([ab])",
         r"option\s+\(?([ab])",
         r"([ab])\)?(?:\s|$)",
         r"^([ab])",
-    ):
-        match = re.search(pattern, text, re.IGNORECASE)
-        if match:
-            return _said(match[1].upper())
-    return _said(None)
+    )
+    matches = (re.search(pattern, response.strip(), re.IGNORECASE) for pattern in patterns)
+    return _said(next((match[1].upper() for match in matches if match), None))
 
 
 def lmms_extract(question: Question, response: str) -> Verdict:

@@ -14,7 +14,7 @@ from typing import TypedDict
 import numpy as np
 
 from eval.parsing.parse import normalize
-from eval.question import Metric, Question, Verdict
+from eval.question import Metric, Question, Unit, Verdict
 from eval.stats.intervals import FloatArray, cluster_counts, interval
 
 READABLE = ("exact", "extracted")
@@ -152,12 +152,10 @@ def relative_change(
     return draws.number(ratio, sign * ratio_D, _num_shared_clusters(before, after))
 
 
-def flips(
-    questions: Sequence[Question],
-    seeing: Sequence[tuple[str, Verdict]],
-    ablated: Sequence[tuple[str, Verdict]],
-) -> list[bool | None]:
-    """Whether each answer becomes another one when the image is exchanged.
+def is_flipped(
+    question: Question, seeing: tuple[str, Verdict], ablated: tuple[str, Verdict]
+) -> bool | None:
+    """Whether an answer becomes another one when the image is exchanged.
 
     None where either cannot be read.
 
@@ -166,33 +164,27 @@ def flips(
             other by its verdict.
         ablated: The same under another condition.
     """
-    flipped: list[bool | None] = []
-    for question, (said, read), (said_then, read_then) in zip(
-        questions, seeing, ablated, strict=True
-    ):
-        if question.kind == "free":
-            flipped.append(normalize(said) != normalize(said_then))
-        elif read.status in READABLE and read_then.status in READABLE:
-            flipped.append(read.value != read_then.value)
-        else:
-            flipped.append(None)
-    return flipped
+    (said, read), (said_then, read_then) = seeing, ablated
+    if question.kind == "free":
+        return normalize(said) != normalize(said_then)
+    is_readable = read.status in READABLE and read_then.status in READABLE
+    return read.value != read_then.value if is_readable else None
 
 
-def flip_rate(
-    questions: Sequence[Question], flipped: Sequence[bool | None], draws: Draws
-) -> FlipRate | None:
+def flip_rate(flipped: Sequence[tuple[Question, bool | None]], draws: Draws) -> FlipRate | None:
     """The share of answers that change, of the `n` that can be read under both conditions."""
-    readable = [
-        (question.cluster, bool(flip))
-        for question, flip in zip(questions, flipped, strict=True)
+    units = tuple(
+        Unit(question.item_id, question.cluster, float(flip))
+        for question, flip in flipped
         if flip is not None
-    ]
-    if not readable:
+    )
+    number = scored(Metric(units=units, chance=None), draws)
+    if number is None:
         return None
-    rate_D = draws.ratios([(cluster, float(flip), 1.0) for cluster, flip in readable])
-    num_clusters = len({cluster for cluster, _ in readable})
-    rate = draws.number(sum(flip for _, flip in readable) / len(readable), rate_D, num_clusters)
-    if rate is None:
-        return None
-    return {**rate, "n": len(readable), "num_clusters": num_clusters}
+    return {
+        "value": number["value"],
+        "low": number["low"],
+        "high": number["high"],
+        "n": number["n"],
+        "num_clusters": number["num_clusters"],
+    }

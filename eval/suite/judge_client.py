@@ -31,10 +31,7 @@ PURPOSE = "judge"
 # of an answer that is shown to the judge: a model that never stops must not fill its window
 MAX_CHARS = 6000
 HALLUCINATION_BELOW = 3
-Outcome = Literal["after", "before", "equal", "inconsistent"]
 ORDERS = ("before_first", "after_first")
-_BEFORE_FIRST: dict[str, Outcome] = {"first": "before", "second": "after", "equal": "equal"}
-_AFTER_FIRST: dict[str, Outcome] = {"first": "after", "second": "before", "equal": "equal"}
 
 RATE = (
     "You check what was answered to a question about a picture. You cannot see the picture. "
@@ -91,12 +88,7 @@ class Preference(BaseModel):
     """Which of two answers is better."""
 
     model_config = ConfigDict(strict=True)
-    better: Literal["first", "second", "equal"]
-
-    @property
-    def value(self) -> str:
-        """The word itself."""
-        return self.better
+    value: Literal["first", "second", "equal"] = Field(alias="better")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +152,7 @@ def _facts(question: Question) -> dict[str, Any]:
     }
 
 
-def outcome(before_first: str | None, after_first: str | None) -> Outcome | None:
+def outcome(before_first: str | None, after_first: str | None) -> str | None:
     """What two orders of one comparison say together; None where either is missing.
 
     ("second", "first") -> after won both times -> "after"
@@ -168,8 +160,12 @@ def outcome(before_first: str | None, after_first: str | None) -> Outcome | None
     """
     if before_first is None or after_first is None:
         return None
-    winner, again = _BEFORE_FIRST[before_first], _AFTER_FIRST[after_first]
-    return winner if winner == again else "inconsistent"
+    agreed = {
+        ("first", "second"): "before",
+        ("second", "first"): "after",
+        ("equal", "equal"): "equal",
+    }
+    return agreed.get((before_first, after_first), "inconsistent")
 
 
 def judge_all(
@@ -195,17 +191,11 @@ async def _judged(request: JudgeRequest, endpoint: Endpoint) -> JudgeResponse:
     """One judgement; what cannot be read is asked for once more, in the same conversation."""
     chat = StructuredChat(endpoint, lambda failure: _AGAIN.get(failure.reason))
     said = await chat.ask(request.messages, request.shape)
-    raw = [text for _, text in chat.refused]
-    fault = ""
+    raw = tuple(text for _, text in chat.refused)
+    name = chat.replies[-1].model if chat.replies else endpoint.section.model
+    prompt = fingerprint(JUDGE_VERSION, request.messages)
     if said is not None:
-        raw.append(chat.replies[-1].text)
-    else:
-        failure, _ = chat.refused[-1]
-        fault = "reply_unreadable" if failure.reason in _AGAIN else failure.reason
-    return JudgeResponse(
-        said.value if said is not None else None,
-        tuple(raw),
-        fault,
-        chat.replies[-1].model if chat.replies else endpoint.section.model,
-        fingerprint(JUDGE_VERSION, request.messages),
-    )
+        return JudgeResponse(said.value, (*raw, chat.replies[-1].text), "", name, prompt)
+    reason = chat.refused[-1][0].reason
+    fault = "reply_unreadable" if reason in _AGAIN else reason
+    return JudgeResponse(None, raw, fault, name, prompt)

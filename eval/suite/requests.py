@@ -130,16 +130,6 @@ def alone(
     return pairs
 
 
-def read_answers(
-    run: BenchmarkRun, questions: Sequence[Question], answers: Sequence[Answer | None]
-) -> list[Verdict]:
-    """What each answer says; missing where none came, and where only a judge could tell."""
-    return [
-        Verdict(None, "missing") if answer is None else run.parse(question, answer.text)
-        for question, answer in zip(questions, answers, strict=True)
-    ]
-
-
 def agreement(
     pairs: Sequence[tuple[Request, Request]], answers: Mapping[str, Answer]
 ) -> dict[str, int] | None:

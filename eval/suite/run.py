@@ -13,6 +13,7 @@ from eval.generation.cache import Answer, open_answers
 from eval.generation.generator import Request
 from eval.inputs import EvaluatedModel, Role
 from eval.outputs import BENCHMARK_FOLDER, BenchmarkSummary, RunFacts
+from eval.question import Verdict
 from eval.suite.judge import judge_benchmark
 from eval.suite.requests import (
     BenchmarkRun,
@@ -20,7 +21,6 @@ from eval.suite.requests import (
     ResponsesByCondition,
     agreement,
     alone,
-    read_answers,
     requests_of,
 )
 from eval.suite.scores import BenchmarkScores, answers_table, benchmark_scores
@@ -162,15 +162,18 @@ def answers_to(
 def responses_of(
     run: BenchmarkRun, requests_of_run: RequestsByCondition, answers: Mapping[str, Answer]
 ) -> ResponsesByCondition:
-    """What each model answered under each condition, read."""
+    """What each model answered under each condition, read.
+
+    A verdict is missing where no answer came, and where only a judge could tell.
+    """
     responses: ResponsesByCondition = {}
     for (role, condition), requests in requests_of_run.items():
         questions = [run.questions[row] for row in run.rows(condition)]
         given = [answers.get(request.key) for request in requests]
-        responses[role, condition] = Responses(
-            questions,
-            [request.image_input for request in requests],
-            given,
-            read_answers(run, questions, given),
-        )
+        verdicts = [
+            Verdict(None, "missing") if answer is None else run.parse(question, answer.text)
+            for question, answer in zip(questions, given, strict=True)
+        ]
+        shown = [request.image_input for request in requests]
+        responses[role, condition] = Responses(questions, shown, given, verdicts)
     return responses

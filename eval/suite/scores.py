@@ -11,7 +11,7 @@ from eval.benchmarks.table import answer_table
 from eval.config import EvalSection
 from eval.inputs import EvaluatedModel, Role
 from eval.parsing.parse import num_words
-from eval.question import Metric, Verdict
+from eval.question import Metric
 from eval.stats.dependency import (
     Draws,
     FlipRate,
@@ -20,7 +20,7 @@ from eval.stats.dependency import (
     change,
     drop,
     flip_rate,
-    flips,
+    is_flipped,
     relative_change,
     scored,
 )
@@ -214,32 +214,26 @@ def _dependence(
 ) -> Dependence:
     seeing, ablated = responses[role, "image"], responses[role, condition]
     rows = run.rows(condition)
-    questions, verdicts = ablated.questions, [seeing.verdicts[row] for row in rows]
+    answers = [seeing.answers[row] for row in rows]
+    verdicts = [seeing.verdicts[row] for row in rows]
     with_image = (
         metrics[role, "image"]
         if len(rows) == len(run.questions)
-        else run.benchmark.metrics(questions, verdicts)
+        else run.benchmark.metrics(ablated.questions, verdicts)
     )
     drops = {
         name: drop(with_image[name], metric, draws)
         for name, metric in metrics[role, condition].items()
         if name in with_image and metric.higher_is_better is not None
     }
-    said = [_said(seeing, row, verdict) for row, verdict in zip(rows, verdicts, strict=True)]
-    said_then = [_said(ablated, row, verdict) for row, verdict in enumerate(ablated.verdicts)]
-    answered = [
-        row
-        for row in range(len(rows))
-        if seeing.answers[rows[row]] is not None and ablated.answers[row] is not None
+    flipped = [
+        (question, is_flipped(question, (said.text, verdict), (said_then.text, verdict_then)))
+        for question, said, verdict, said_then, verdict_then in zip(
+            ablated.questions, answers, verdicts, ablated.answers, ablated.verdicts, strict=True
+        )
+        if said is not None and said_then is not None
     ]
-    pick = [questions[row] for row in answered]
-    flipped = flips(pick, [said[row] for row in answered], [said_then[row] for row in answered])
-    return {"metrics": drops, "flip_rate": flip_rate(pick, flipped, draws), "n": len(rows)}
-
-
-def _said(responses: Responses, row: int, verdict: Verdict) -> tuple[str, Verdict]:
-    answer = responses.answers[row]
-    return ("" if answer is None else answer.text), verdict
+    return {"metrics": drops, "flip_rate": flip_rate(flipped, draws), "n": len(rows)}
 
 
 def dependency_points(

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 
 from eval.question import Metric, Question, Unit, Verdict
-from eval.stats.dependency import Draws, change, drop, flip_rate, flips, relative_change, scored
+from eval.stats.dependency import (
+    Draws,
+    change,
+    drop,
+    flip_rate,
+    is_flipped,
+    relative_change,
+    scored,
+)
 
 
 def metric(
@@ -125,19 +133,17 @@ def test_flips_need_two_readable_answers() -> None:
     questions = [question(str(index)) for index in range(4)]
     seeing = [("A", a), ("A", a), ("?", unclear), ("A", a)]
     ablated = [("B", b), ("A.", a), ("A", a), ("", silent)]
-    found = flips(questions, seeing, ablated)
+    found = list(map(is_flipped, questions, seeing, ablated))
     assert found == [True, False, None, None]
-    rate = flip_rate(questions, found, draws())
+    rate = flip_rate(list(zip(questions, found, strict=True)), draws())
     assert rate is not None
     assert (rate["value"], rate["n"]) == (0.5, 2)
-    assert flip_rate(questions, [None] * 4, draws()) is None
+    assert flip_rate([(asked, None) for asked in questions], draws()) is None
 
 
 def test_free_answers_flip_as_texts() -> None:
     missing = Verdict(None, "missing")
     questions = [question("0", "free"), question("1", "free")]
-    assert flips(
-        questions,
-        [("A dog.", missing), ("A dog.", missing)],
-        [("a dog", missing), ("A cat.", missing)],
-    ) == [False, True]
+    seeing = [("A dog.", missing), ("A dog.", missing)]
+    ablated = [("a dog", missing), ("A cat.", missing)]
+    assert list(map(is_flipped, questions, seeing, ablated)) == [False, True]
