@@ -15,6 +15,7 @@ from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
 from pipeline.sources.hub_config import HubColumns, HubSection
 from pipeline.sources.io import SourceFolder
+from pipeline.sources.io_json import text_of
 from pipeline.sources.source import Source, with_images
 
 SIDES = ("image_a", "image_b", "caption_a", "caption_b")
@@ -33,52 +34,34 @@ class HubSource(Source):
     """Random access to a data set in the Arrow cache of `datasets`, which is mapped, not read."""
 
     def __init__(self, section: HubSection) -> None:
-        self._section = section
+        super().__init__(section)
         path = Path(section.path).expanduser()
         self._folder = (path if path.is_dir() else path.parent) if section.is_local else None
         self._builder, data = _open(section, path)
         _check_columns(section, data.column_names)
         self._data, self._labels = _untouched(data, section.columns)
         self._images = _Images(section, self._folder)
-        self._pairs = self._join() if section.columns.original else None
-        if not self.count():
+        self._rows = self._join() if section.columns.original else range(len(self._data))
+        if not self._rows:
             raise RecipeError(
                 f"sources (hub): {section.path!r}, split {section.split!r}, has no pairs"
             )
 
-    def count(self) -> int:
-        """Number of pairs, good and bad."""
-        return len(self._data) if self._pairs is None else len(self._pairs)
-
-    def identity(self) -> dict[str, object]:
-        """What the rows depend on: the commit on the Hub, or size and time of local files."""
+    def _contents(self) -> dict[str, object]:
+        """The commit on the Hub, or size and time of local files."""
         if self._folder is None:
-            return {**self._section.model_dump(mode="json"), "commit": self._builder.hash}
+            return {"commit": self._builder.hash}
         root, columns = SourceFolder(str(self._folder)), self._section.columns
-        files = [
-            str(file)
+        names = {
+            os.path.relpath(str(file), self._folder)
             for files in (self._builder.config.data_files or {}).values()
             for file in files
-        ]
-        texts = self._data.select_columns(sorted({columns.image_a, columns.image_b}))
-        texts = texts.select_columns(
-            [
-                name
-                for name, kind in texts.features.items()
-                if getattr(kind, "dtype", "") in ("string", "large_string")
-            ]
-        )
-        named = {
-            self._images.file_name(text)
-            for values in texts.to_dict().values()
-            for text in values
-            if text
         }
-        names = sorted({os.path.relpath(file, self._folder) for file in files} | named)
-        return {
-            **self._section.model_dump(mode="json", exclude={"path"}),
-            "files": fingerprint([root.look(name) for name in names]),
-        }
+        for column in {columns.image_a, columns.image_b}:
+            if getattr(self._data.features[column], "dtype", "") in ("string", "large_string"):
+                texts = self._data.select_columns([column])[:][column]
+                names |= {self._images.file_name(text) for text in texts if text}
+        return {"files": fingerprint([root.look(name) for name in sorted(names)])}
 
     def _join(self) -> list[tuple[int | None, int]]:
         """(row of side a or None, row of side b) for each row that names an original."""
@@ -96,8 +79,8 @@ class HubSource(Source):
 
     def row(self, index: int) -> Candidate | Malformed:
         """A candidate, or why the pair is none."""
-        original, row = self._pairs[index] if self._pairs is not None else (index, index)
         section, columns = self._section, self._section.columns
+        original, row = self._rows[index] if columns.original else (index, index)
         record_b = self._data[row]
         record_a = (
             record_b if original == row else self._data[original] if original is not None else {}
@@ -115,8 +98,8 @@ class HubSource(Source):
             ),
             "operation": texts["operation"] or section.operation,
             "group": texts["group"] or texts["original"],
-            "caption_a": _string(values["caption_a"]),
-            "caption_b": _string(values["caption_b"]),
+            "caption_a": text_of(values["caption_a"]),
+            "caption_b": text_of(values["caption_b"]),
             "license": texts["license"] or section.license,
         }
         if known["category"] not in CATEGORIES:
@@ -283,10 +266,6 @@ def _untouched(data: Any, columns: HubColumns) -> tuple[Any, dict[str, list[str]
         for name, kind in data.features.items()
         if isinstance(kind, datasets.ClassLabel)
     }
-
-
-def _string(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _text(value: object) -> str:

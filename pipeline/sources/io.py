@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.core.recipe import RecipeError, Section
+from pipeline.core.recipe import RecipeError
+from pipeline.core.schema import sha256_hex
 
 # One picture; larger files are no photographs.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
+JSON_LINES = (".jsonl", ".ndjson")
 
 # A remote folder of which so many files were looked at one by one is listed as a whole: a listing
 # tells of a thousand files per request, and of a huge folder of which a recipe names a handful it
@@ -32,8 +34,7 @@ def read_whole(path: str, what: str) -> bytes:
             import fsspec
 
             with fsspec.open(path, "rb") as remote:
-                data: bytes = remote.read()
-                return data
+                return bytes(remote.read())
         return Path(path).read_bytes()
     except FileNotFoundError as error:
         raise RecipeError(f"{what}: expected a file at {path!r}, found none") from error
@@ -91,8 +92,7 @@ class SourceFolder:
         try:
             if self._filesystem.size(path) > max_bytes:
                 return "file_too_large"
-            data: bytes = self._filesystem.cat_file(path)
-            return data
+            return bytes(self._filesystem.cat_file(path))
         except FileNotFoundError:
             return "file_missing"
         except (OSError, ValueError):
@@ -152,8 +152,7 @@ class SourceFolder:
                 if file not in listing:
                     raise FileNotFoundError(path)
                 return listing[file]
-        info: dict[str, Any] = self._filesystem.info(path)
-        return info
+        return dict(self._filesystem.info(path))
 
     def _list(self, folder: str) -> dict[str, dict[str, Any]] | None:
         """What lies in a remote folder, by name.
@@ -174,53 +173,48 @@ class SourceFolder:
         return entries if all(entry.get("size") is not None for entry in entries.values()) else None
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+def read_rows(
+    section: Any, needed: Sequence[str], endings: Sequence[str]
+) -> tuple[list[dict[str, object] | str], str]:
+    """One entry per line of a manifest, its object or why it is none, and the sha256 of its bytes.
 
-
-def read_rows(path: str, data: bytes) -> list[dict[str, object] | str]:
-    """One entry per line of a manifest: its object, or why it is none; blank lines are no rows.
+    Blank lines are no rows.
 
     Args:
-        path: The manifest's name, whose ending tells its format.
+        section: Names the manifest (`path`), and which of its keys hold what (`columns`).
+        needed: The columns that some row must have.
+        endings: Of the formats that may be read.
 
     Raises:
-        RecipeError: Another kind of file, or a CSV that cannot be read as such.
+        RecipeError: No such file, another kind of file, a CSV that cannot be read as such, no rows,
+            or a wrong column map.
     """
-    kind = posixpath.splitext(path)[1].lower()
-    if kind in (".csv", ".tsv"):
-        return _read_csv(path, data, "\t" if kind == ".tsv" else ",")
-    if kind not in (".jsonl", ".ndjson"):
+    what, path = f"sources ({section.kind})", section.path
+    data = read_whole(path, what)
+    ending = posixpath.splitext(path)[1].lower()
+    if ending not in endings:
         raise RecipeError(
-            "sources (pairs): expected a manifest that ends in .jsonl, .ndjson, .csv or .tsv, got"
-            f" {posixpath.basename(path)!r}"
+            f"{what}: expected a manifest that ends in {', '.join(endings[:-1])} or {endings[-1]},"
+            f" got {posixpath.basename(path)!r}"
         )
-    return [_read_line(line) for line in data.splitlines() if line.strip()]
-
-
-def check_columns(
-    what: str, path: str, rows: Sequence[object], columns: Section, needed: Sequence[str]
-) -> None:
-    """Refuses a manifest of which no row has a needed column.
-
-    Args:
-        columns: Which key of the manifest holds what.
-
-    Raises:
-        RecipeError: A wrong column map, or no rows; `what` names the source.
-    """
+    rows = (
+        [_read_line(line) for line in data.splitlines() if line.strip()]
+        if ending in JSON_LINES
+        else _read_csv(path, data, "\t" if ending == ".tsv" else ",")
+    )
     present = sorted({key for row in rows if isinstance(row, dict) for key in row})
     if not present:
         raise RecipeError(
             f"{what}: {path!r} has no rows; expected one per line, with {', '.join(needed)}"
         )
     for name in needed:
-        column = getattr(columns, name)
+        column = getattr(section.columns, name)
         if column not in present:
             raise RecipeError(
                 f"{what}: no row of {path!r} has {column!r} (for {name}); it has"
                 f" {', '.join(present)}; map it with columns.{name}=NAME"
             )
+    return rows, sha256_hex(data)
 
 
 def _read_line(line: bytes) -> dict[str, object] | str:
@@ -231,12 +225,16 @@ def _read_line(line: bytes) -> dict[str, object] | str:
         return "line_not_json"
     if not isinstance(value, dict):
         return "line_not_an_object"
+    return value if is_unicode(value) else "line_not_unicode"
+
+
+def is_unicode(value: object) -> bool:
+    """False for half of a surrogate pair, which JSON can spell and no text file can hold."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
-    # half of a surrogate pair, which no text file can hold
     except (UnicodeEncodeError, RecursionError):
-        return "line_not_unicode"
-    return value
+        return False
+    return True
 
 
 def _read_csv(path: str, data: bytes, delimiter: str) -> list[dict[str, object] | str]:

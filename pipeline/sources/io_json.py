@@ -85,6 +85,11 @@ def storable(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
+def text_of(value: object) -> str:
+    """A text as it can be stored; "" for what is none."""
+    return storable(value) if isinstance(value, str) else ""
+
+
 def chosen(record: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     """The entries of a native record that are worth keeping, as far as it has them."""
     return {key: record[key] for key in keys if record.get(key) is not None}
@@ -119,19 +124,14 @@ class NativeSource(Source):
     VERSION: ClassVar[int]
 
     def __init__(self, section: Any) -> None:
-        self._section = section
-        self._sha256: dict[str, str] = {}
+        super().__init__(section)
         self._rows: list[Any] = []
+        self._sha256: dict[str, str] = {}
 
-    def count(self) -> int:
-        """Number of native records that are to be pairs, good and bad."""
-        return len(self._rows)
-
-    def identity(self) -> dict[str, object]:
+    def _contents(self) -> dict[str, object]:
         """The bytes of the JSON files, and size and time of change of each image."""
-        settings = self._section.model_dump(mode="json", exclude=set(self._section.PATHS))
         images = looks(places for row in self._rows for places in self._places(row))
-        return {**settings, "version": self.VERSION, "files": self._sha256, "images": images}
+        return {"version": self.VERSION, "files": self._sha256, "images": images}
 
     @abstractmethod
     def _places(self, row: Any) -> tuple[Places, Places]:

@@ -8,8 +8,8 @@ from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Category, Malformed
-from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder
-from pipeline.sources.io_json import read_json, text_fault
+from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, is_unicode
+from pipeline.sources.io_json import read_json, text_fault, text_of
 from pipeline.sources.source import Source, with_images
 
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
@@ -54,68 +54,57 @@ class MvcJsonSource(Source):
     """Reads the list once; images are read record by record."""
 
     def __init__(self, section: MvcJsonSection) -> None:
-        self._section = section
+        super().__init__(section)
         self._root = SourceFolder(section.root or default_root(section.path))
-        self._records, self._sha256 = _read_list(section.path)
+        self._rows, self._sha256 = read_json(section.path, "sources (mvc_json)")
+        if not isinstance(self._rows, list) or not self._rows:
+            content = "an empty list" if self._rows == [] else type(self._rows).__name__
+            raise RecipeError(
+                f"sources (mvc_json): {section.path!r} holds {content}; expected a JSON list of"
+                f" records with {IMAGES['a']!r}"
+            )
 
-    def count(self) -> int:
-        """Number of records in the list, good and bad."""
-        return len(self._records)
-
-    def identity(self) -> dict[str, object]:
-        """What the rows depend on: the list's bytes, and size and time of each image it names."""
-        paths = [
+    def _contents(self) -> dict[str, object]:
+        """The list's bytes, and size and time of each image that it names."""
+        paths = {
             _path(record, key)[0]
-            for record in self._records
+            for record in self._rows
             if isinstance(record, dict)
             for key in IMAGES.values()
-        ]
-        settings = self._section.model_dump(mode="json", exclude={"path", "root"})
-        looks = [self._root.look(path) for path in sorted(set(paths)) if path]
-        return {**settings, "list": self._sha256, "images": fingerprint(looks)}
+        }
+        looks = [self._root.look(path) for path in sorted(paths) if path]
+        return {"list": self._sha256, "images": fingerprint(looks)}
 
     def row(self, index: int) -> Candidate | Malformed:
         """A candidate, or why the record is none."""
-        record, section = self._records[index], self._section
-        defaults = {
+        record, section = self._rows[index], self._section
+        known: dict[str, Any] = {
+            "source": section.name,
+            "source_id": f"row-{index}",
             "category": section.category,
             "operation": section.operation,
-            "group": "",
             "license": section.license,
         }
-        known: dict[str, Any] = {"source": section.name, "source_id": f"row-{index}", **defaults}
         if not isinstance(record, dict):
             return Malformed(**known, reason="record_not_an_object")
-        if not _is_unicode(record):
+        if not is_unicode(record):
             return Malformed(**known, reason="record_not_unicode")
         # Pairs that were made from one original stay together.
         known["group"] = _path(record, IMAGES["a"])[0]
         known |= {
             key: record[key] for key in STATED if isinstance(record.get(key), str) and record[key]
         }
-        known |= {f"caption_{side}": _text(record.get(key)) for side, key in RESPONSES.items()}
+        known |= {f"caption_{side}": text_of(record.get(key)) for side, key in RESPONSES.items()}
         if known["category"] not in CATEGORIES:
             return Malformed(**{**known, "category": "other"}, reason="category_unknown")
         if reason := _fault(record):
             return Malformed(**known, reason=reason)
-        images = {f"image_{side}": self._image(record, key) for side, key in IMAGES.items()}
-        meta = json.dumps({SYSTEM: _text(record.get(SYSTEM))}, ensure_ascii=False)
+        images = {
+            f"image_{side}": self._root.read(_path(record, key)[0], section.max_image_bytes)
+            for side, key in IMAGES.items()
+        }
+        meta = json.dumps({SYSTEM: text_of(record.get(SYSTEM))}, ensure_ascii=False)
         return with_images(known, images, question=record.get(QUESTION), meta=meta)
-
-    def _image(self, record: dict[str, object], key: str) -> bytes | str:
-        return self._root.read(_path(record, key)[0], self._section.max_image_bytes)
-
-
-def _read_list(path: str) -> tuple[list[Any], str]:
-    """The records, and the sha256 of the file."""
-    value, sha256 = read_json(path, "sources (mvc_json)")
-    if not isinstance(value, list) or not value:
-        content = "an empty list" if value == [] else type(value).__name__
-        raise RecipeError(
-            f"sources (mvc_json): {path!r} holds {content}; expected a JSON list of records with"
-            f" {IMAGES['a']!r}"
-        )
-    return value, sha256
 
 
 def _path(record: dict[str, object], key: str) -> tuple[str, str]:
@@ -136,16 +125,3 @@ def _fault(record: dict[str, object]) -> str:
             return reason
     question_fault = text_fault(record, QUESTION) if record.get(QUESTION) is not None else ""
     return text_fault(record, *RESPONSES.values()) or question_fault
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
-
-
-def _is_unicode(record: dict[str, object]) -> bool:
-    """False for half of a surrogate pair, which JSON can spell and no text file can hold."""
-    try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except (UnicodeEncodeError, RecursionError):
-        return False
-    return True

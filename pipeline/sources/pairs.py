@@ -8,15 +8,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.recipe import Section, fingerprint
-from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
-from pipeline.sources.io import (
-    MAX_IMAGE_BYTES,
-    SourceFolder,
-    _refuse,
-    check_columns,
-    read_rows,
-    read_whole,
-)
+from pipeline.core.schema import CATEGORIES, Candidate, Malformed
+from pipeline.sources.io import JSON_LINES, MAX_IMAGE_BYTES, SourceFolder, read_rows
 from pipeline.sources.source import Source, with_images
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
@@ -61,18 +54,11 @@ class PairsSource(Source):
     """Reads a manifest once; images are read row by row."""
 
     def __init__(self, section: PairsSection) -> None:
-        self._section = section
-        data = read_whole(section.path, "sources (pairs)")
-        self._sha256 = sha256_hex(data)
+        super().__init__(section)
         self._root = SourceFolder(section.root or posixpath.dirname(section.path) or ".")
-        self._rows = read_rows(section.path, data)
-        check_columns("sources (pairs)", section.path, self._rows, section.columns, REQUIRED)
+        self._rows, self._sha256 = read_rows(section, REQUIRED, (*JSON_LINES, ".csv", ".tsv"))
 
-    def count(self) -> int:
-        """Number of rows in the manifest, good and bad."""
-        return len(self._rows)
-
-    def identity(self) -> dict[str, object]:
+    def _contents(self) -> dict[str, object]:
         """The manifest's bytes, and size and time of change of each image that it names."""
         columns = (self._section.columns.image_a, self._section.columns.image_b)
         names = sorted(
@@ -84,12 +70,8 @@ class PairsSource(Source):
                 if column in row
             }
         )
-        settings = self._section.model_dump(mode="json", exclude={"path", "root"})
-        return {
-            **settings,
-            "manifest": self._sha256,
-            "images": fingerprint([self._root.look(name) for name in names]),
-        }
+        images = fingerprint([self._root.look(name) for name in names])
+        return {"manifest": self._sha256, "images": images}
 
     def row(self, index: int) -> Candidate | Malformed:
         """A candidate, or why the line is none."""
@@ -123,12 +105,12 @@ class PairsSource(Source):
                 },
                 reason=reason,
             )
-        images = {name: self._image(texts[name]) for name in ("image_a", "image_b")}
+        images = {
+            name: self._root.read(texts[name], section.max_image_bytes)
+            for name in ("image_a", "image_b")
+        }
         meta = _json(values["meta"]) or "{}"
         return with_images(known, images, question=texts.get("question"), meta=meta)
-
-    def _image(self, name: str) -> bytes | str:
-        return self._root.read(name, self._section.max_image_bytes)
 
 
 def _plain(value: object) -> object:
@@ -151,7 +133,7 @@ def _fault(values: dict[str, object]) -> str:
 def _json(meta: object) -> str | None:
     """A row's meta, an object or a text in JSON, as JSON text; None if it is neither."""
     try:
-        value = json.loads(meta or "{}", parse_constant=_refuse) if isinstance(meta, str) else meta
+        value = json.loads(meta or "{}") if isinstance(meta, str) else meta
         return json.dumps(
             value if value is not None else {}, sort_keys=True, ensure_ascii=False, allow_nan=False
         )

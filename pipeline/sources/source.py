@@ -1,7 +1,7 @@
 """What every source of pairs offers, whatever its format."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pipeline.core.schema import Candidate, Malformed
@@ -12,19 +12,28 @@ class Source(ABC):
 
     The section of every source has `kind`, `name` (the column `source` of its rows) and the
     attribute `PATHS`: which of its fields are paths, made absolute by the plan and kept out of the
-    published recipe.
+    published recipe. `_rows` has one entry for each row.
     """
 
-    @abstractmethod
+    def __init__(self, section: Any) -> None:
+        self._section = section
+        self._rows: Sequence[Any] = ()
+
     def count(self) -> int:
         """Number of rows, good and bad."""
+        return len(self._rows)
 
-    @abstractmethod
     def identity(self) -> dict[str, object]:
         """What the rows depend on, wherever they lie: part of the fingerprint of their stage.
 
         No image is read for it: it would take as long as ingesting them.
         """
+        settings = self._section.model_dump(mode="json", exclude=set(self._section.PATHS))
+        return {**settings, **self._contents()}
+
+    @abstractmethod
+    def _contents(self) -> dict[str, object]:
+        """What the rows depend on besides the settings."""
 
     @abstractmethod
     def row(self, index: int) -> Candidate | Malformed:
@@ -32,8 +41,7 @@ class Source(ABC):
 
     def read(self, start: int, stop: int) -> Iterator[Candidate | Malformed]:
         """Rows [start, stop), as far as there are so many."""
-        for index in range(start, min(stop, self.count())):
-            yield self.row(index)
+        return map(self.row, range(start, min(stop, self.count())))
 
 
 def with_images(

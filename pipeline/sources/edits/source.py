@@ -23,11 +23,11 @@ from pydantic import Field, model_validator
 
 from pipeline.core.images import encode_png
 from pipeline.core.recipe import RecipeError, Section, fingerprint
-from pipeline.core.schema import Candidate, Malformed, sha256_hex
+from pipeline.core.schema import Candidate, Malformed
 from pipeline.sources.edits.operations import OPERATIONS, Choice, Edit
 from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, read_photos
 from pipeline.sources.edits.views import View
-from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, check_columns, read_rows, read_whole
+from pipeline.sources.io import JSON_LINES, MAX_IMAGE_BYTES, SourceFolder, read_rows
 from pipeline.sources.source import Source
 
 VERSION = 1
@@ -86,16 +86,8 @@ class EditsSource(Source):
     """
 
     def __init__(self, section: EditsSection) -> None:
-        self._section = section
-        data = read_whole(section.path, "sources (edits)")
-        self._sha256 = sha256_hex(data)
-        if posixpath.splitext(section.path)[1].lower() not in (".jsonl", ".ndjson"):
-            raise RecipeError(
-                "sources (edits): expected a manifest that ends in .jsonl or .ndjson, got"
-                f" {posixpath.basename(section.path)!r}"
-            )
-        rows = read_rows(section.path, data)
-        check_columns("sources (edits)", section.path, rows, section.columns, ("image", "label"))
+        super().__init__(section)
+        rows, self._sha256 = read_rows(section, ("image", "label"), JSON_LINES)
         photos, self._faults = read_photos(rows, section.columns, section.license)
         self._root = SourceFolder(section.root or posixpath.dirname(section.path) or ".")
         self._album = Album(
@@ -126,11 +118,10 @@ class EditsSource(Source):
         """Number of pairs that the section asks for, and of lines that name no photograph."""
         return self._section.num_pairs + len(self._faults)
 
-    def identity(self) -> dict[str, object]:
-        """Settings, version of the code, the manifest's bytes, size and time of photographs."""
-        settings = self._section.model_dump(mode="json", exclude={"path", "root"})
+    def _contents(self) -> dict[str, object]:
+        """Version of the code, the manifest's bytes, size and time of photographs."""
         images = fingerprint([self._root.look(photo.image) for photo in self._album.photos])
-        return {**settings, "version": VERSION, "manifest": self._sha256, "images": images}
+        return {"version": VERSION, "manifest": self._sha256, "images": images}
 
     def row(self, index: int) -> Candidate | Malformed:
         """A pair, or a fault of the manifest."""

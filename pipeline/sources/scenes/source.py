@@ -66,19 +66,16 @@ class ScenesSource(Source):
     """Random access: a row depends on the section's settings, the seed and its index alone."""
 
     def __init__(self, section: ScenesSection) -> None:
-        self._section = section
+        super().__init__(section)
+        self._rows = range(section.first, section.first + section.num_pairs)
 
-    def count(self) -> int:
-        """Number of pairs that the section asks for."""
-        return self._section.num_pairs
-
-    def identity(self) -> dict[str, object]:
-        """The settings, and the version of the drawing code."""
-        return {**self._section.model_dump(mode="json"), "version": VERSION}
+    def _contents(self) -> dict[str, object]:
+        """The version of the drawing code."""
+        return {"version": VERSION}
 
     def row(self, index: int) -> Candidate:
         """A pair of the section's range."""
-        return draw_pair(self._section, self._section.first + index)
+        return draw_pair(self._section, self._rows[index])
 
 
 def draw_pair(section: ScenesSection, index: int) -> Candidate:
