@@ -81,8 +81,7 @@ _HUE_NEAR, _HUE_FAR = 35.0, 55.0
 
 def to_lab(pixels: Pixels) -> Floats:
     """OKLab of 8-bit sRGB: lightness 0 to 1, then the two opponent axes. [..., 3] -> [..., 3]."""
-    lab: Floats = np.cbrt(_LINEAR[pixels] @ _LINEAR_TO_LMS.T) @ _LMS_TO_LAB.T
-    return lab
+    return np.cbrt(_LINEAR[pixels] @ _LINEAR_TO_LMS.T) @ _LMS_TO_LAB.T
 
 
 def to_rgb(lab: Floats) -> Pixels:
@@ -107,13 +106,12 @@ def named(lab: Floats) -> NDArray[np.int8]:
     hue, chroma, lightness = _hue(lab), _chroma(lab), lab[..., 0]
     names = np.full(lab.shape[:-1], -1, np.int8)
     for number, region in enumerate(COLORS.values()):
-        inside = (hue - region.hue) % 360 <= region.width
-        inside &= (
-            (lightness >= region.min_lightness)
+        names[
+            ((hue - region.hue) % 360 <= region.width)
+            & (lightness >= region.min_lightness)
             & (lightness <= region.max_lightness)
             & (chroma >= region.min_chroma)
-        )
-        names[inside] = number
+        ] = number
     return names
 
 
@@ -275,11 +273,8 @@ def recolor(pixels: Pixels, mask: ThingMask, target: str) -> Pixels | None:
     # Soft at the rim, so that no line is drawn around the thing.
     soft = cv2.GaussianBlur(mask.reach.astype(np.float32), (5, 5), 0) * mask.reach
     weight = (near_hue * colorful * soft)[..., None]
-    turned = lab * (1 - weight) + _turn(lab, COLORS[target].middle - hue) * weight
-    result = np.where(weight > 0, to_rgb(turned), pixels)
+    angle = np.radians(COLORS[target].middle - hue)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turned = lab @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])
+    result = np.where(weight > 0, to_rgb(lab * (1 - weight) + turned * weight), pixels)
     return result if target != mask.color and color_name(result[mask.thing]) == target else None
-
-
-def _turn(lab: Floats, degrees: float) -> Floats:
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    return lab @ np.array([[1, 0, 0], [0, cos, sin], [0, -sin, cos]])

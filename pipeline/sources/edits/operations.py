@@ -6,6 +6,7 @@ photograph is of, and boxes, where there are any, are complete for their labels.
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from random import Random
@@ -23,7 +24,6 @@ from pipeline.sources.edits.views import (
     mirrored,
     overlaps,
     shrunk,
-    tile_side,
     without,
 )
 
@@ -63,7 +63,8 @@ class Operation:
 
 def _collage(views: Sequence[View | None], num_columns: int, size_px: int) -> View:
     gutter_px = max(2, size_px // 64)
-    return grid(views, num_columns, tile_side(size_px, gutter_px), gutter_px)
+    # two tiles and three gutters fit into the size
+    return grid(views, num_columns, (size_px - 3 * gutter_px) // 2, gutter_px)
 
 
 def _draw(rng: Random, photos: Sequence[Photo]) -> Photo:
@@ -134,11 +135,13 @@ def _folds_to_count(album: Album) -> list[Choice]:
 
 def _countable(album: Album, fold: Choice) -> dict[str, list[Photo]]:
     """By label, two or more photographs that show one thing of it and nothing else called so."""
-    by_label: dict[str, list[Photo]] = {}
-    for photo in fold:
-        if album.number_of(photo, photo.label) == 1:
-            by_label.setdefault(photo.label, []).append(photo)
-    return {label: photos for label, photos in sorted(by_label.items()) if len(photos) > 1}
+    single = [photo for photo in fold if album.number_of(photo, photo.label) == 1]
+    numbers = Counter(photo.label for photo in single)
+    return {
+        label: [photo for photo in single if photo.label == label]
+        for label in sorted(numbers)
+        if numbers[label] > 1
+    }
 
 
 def count(rng: Random, album: Album, fold: Choice, size_px: int) -> Edit:

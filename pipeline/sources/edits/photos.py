@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 import posixpath
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,11 +31,7 @@ class PhotoColumns(Section):
 
 
 class NotMade(Exception):  # noqa: N818
-    """A pair cannot be made from these photographs; `reason` is the fact in snake case."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """A pair cannot be made from these photographs; its text is the fact in snake case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,9 +114,8 @@ def folds_of(photos: Sequence[Photo], num_folds: int | None) -> dict[str, int]:
     photographs agree on who is kept from whom. `num_folds` None stands for one fold per three
     subjects, at most 20.
     """
-    label_of: dict[str, str] = {}
-    for photo in photos:
-        label_of.setdefault(photo.subject, photo.label)
+    # of a subject's labels the first counts
+    label_of = {photo.subject: photo.label for photo in reversed(photos)}
     count = num_folds or max(1, min(MAX_FOLDS, len(label_of) // MIN_SUBJECTS_PER_FOLD))
     order = sorted(
         label_of, key=lambda subject: (_digest(label_of[subject]), _digest(subject), subject)
@@ -151,11 +145,7 @@ class Album:
         max_image_bytes: int,
     ) -> None:
         self._root, self._max_image_bytes = root, max_image_bytes
-        self._kin: defaultdict[str, set[str]] = defaultdict(set)
-        for group in alike:
-            labels = {_clean(label) for label in group}
-            for label in labels:
-                self._kin[label] |= labels
+        self._alike = [{_clean(label) for label in group} for group in alike]
         self._fold_of = folds_of(photos, num_folds)
         self.photos = tuple(photos)
         self.num_folds = max(self._fold_of.values(), default=0) + 1
@@ -175,7 +165,7 @@ class Album:
 
     def may_be(self, label: str, called: str) -> bool:
         """Whether a thing of one label may also be called by the other."""
-        return label == called or label in self._kin[called]
+        return label == called or any({label, called} <= labels for labels in self._alike)
 
     def number_of(self, photo: Photo, label: str) -> int:
         """How many things a photograph shows that may be called so.

@@ -151,7 +151,7 @@ class EditsSource(Source):
             edit = operation.make(rng, self._album, choice, section.size_px)
         except NotMade as outcome:
             return Malformed(
-                **known, category=operation.category, reason=outcome.reason, license=section.license
+                **known, category=operation.category, reason=str(outcome), license=section.license
             )
         return Candidate(
             **known,
@@ -183,10 +183,10 @@ def _meta(edit: Edit) -> dict[str, Any]:
 
 def _truth(view: View) -> dict[str, Any]:
     """As in the scenes source, but a colour is there only where it was measured."""
-    colored = [{"colour": thing.color} if thing.color else {} for thing in view.things]
     return {
         "objects": [
-            {"object": thing.label, "box": list(thing.box), **color}
-            for thing, color in zip(view.things, colored, strict=True)
+            {"object": thing.label, "box": list(thing.box)}
+            | ({"colour": thing.color} if thing.color else {})
+            for thing in view.things
         ]
     }

@@ -79,11 +79,6 @@ def shrunk(view: View, side_px: int) -> View:
     return contained(view, side_px) if max(view.pixels.shape[:2]) > side_px else view
 
 
-def tile_side(size_px: int, gutter_px: int) -> int:
-    """The side of square tiles of which two and three gutters fit into `size_px`."""
-    return (size_px - 3 * gutter_px) // 2
-
-
 def grid(views: Sequence[View | None], num_columns: int, tile_px: int, gutter_px: int) -> View:
     """Views in rows of square tiles on a neutral ground, with even gutters; None stays empty.
 

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
-Axis = NDArray[np.float64]
 
 KINDS = ("circle", "square", "triangle", "star", "cross", "heart")
 COLORS = {
@@ -31,7 +30,7 @@ BOX, BOX_COLOR = "box", "brown"
 _BOX_FILL, _BOX_SLAT = (120, 72, 30), (184, 128, 72)
 
 # Muted tones, far from every shape's colour, as (darker, lighter).
-_TONES = (
+TONES = (
     ((118, 112, 104), (142, 136, 126)),
     ((98, 106, 112), (122, 130, 138)),
     ((100, 110, 98), (124, 134, 120)),
@@ -39,9 +38,7 @@ _TONES = (
     ((106, 104, 118), (130, 128, 142)),
     ((92, 92, 90), (116, 116, 112)),
 )
-NUM_TONES = len(_TONES)
-_CLUTTER = ((72, 70, 66), (160, 154, 142), (84, 94, 98), (150, 140, 124))
-NUM_CLUTTER_TONES = len(_CLUTTER)
+CLUTTER_TONES = ((72, 70, 66), (160, 154, 142), (84, 94, 98), (150, 140, 124))
 NOISE_AMPLITUDE = 9
 
 
@@ -90,14 +87,14 @@ def draw_backdrop(backdrop: Backdrop, size_px: int) -> Pixels:
     # change).
     words = np.random.PCG64(backdrop.noise_seed).random_raw(size_px * size_px * 3 // 8 + 2)
     noise = words.view(np.uint8)[: size_px * size_px * 3].reshape(size_px, size_px, 3)
-    dark, light = _TONES[backdrop.tone]
+    dark, light = TONES[backdrop.tone]
     pattern = _pattern(
         backdrop.background, size_px, backdrop.period_px, backdrop.phase_px, noise[..., 0]
     )
     canvas = np.where(pattern[..., None], np.array(light, np.int16), np.array(dark, np.int16))
     for speck in backdrop.specks:
         canvas[speck.y0 : speck.y0 + speck.height_px, speck.x0 : speck.x0 + speck.width_px] = (
-            _CLUTTER[speck.tone]
+            CLUTTER_TONES[speck.tone]
         )
     canvas += (noise % (2 * NOISE_AMPLITUDE + 1)).astype(np.int16) - NOISE_AMPLITUDE
     return canvas.astype(np.uint8)
@@ -107,21 +104,21 @@ def _pattern(background: str, size_px: int, period_px: int, phase_px: int, noise
     """Where the lighter tone goes."""
     y, x = np.ogrid[:size_px, :size_px]
     x, y, half = x + phase_px, y + phase_px, period_px / 2
-    if background == "striped":
-        return np.asarray((x + y) % period_px < half)
-    if background == "checked":
-        return np.asarray((x // half + y // half) % 2 == 0)
-    if background == "dotted":
-        return np.asarray(
-            (x % period_px - half) ** 2 + (y % period_px - half) ** 2 < (period_px / 3) ** 2
-        )
-    if background == "wavy":
-        return np.asarray((y + 0.3 * period_px * np.sin(x * (4 / period_px))) % period_px < half)
-    if background == "brick":
-        row = y // half
-        return (y % half >= 1) & ((x + (row % 2) * half) % period_px >= 1)
-    blocks: Mask = noise[::2, ::2].repeat(2, 0).repeat(2, 1)[:size_px, :size_px] < 96
-    return blocks
+    match background:
+        case "striped":
+            lighter = (x + y) % period_px < half
+        case "checked":
+            lighter = (x // half + y // half) % 2 == 0
+        case "dotted":
+            squares = (x % period_px - half) ** 2 + (y % period_px - half) ** 2
+            lighter = squares < (period_px / 3) ** 2
+        case "wavy":
+            lighter = (y + 0.3 * period_px * np.sin(x * (4 / period_px))) % period_px < half
+        case "brick":
+            lighter = (y % half >= 1) & ((x + (y // half % 2) * half) % period_px >= 1)
+        case _:
+            lighter = noise[::2, ::2].repeat(2, 0).repeat(2, 1)[:size_px, :size_px] < 96
+    return np.asarray(lighter)
 
 
 def draw_things(backdrop_pixels: Pixels, things: tuple[Thing, ...]) -> Pixels:
@@ -132,10 +129,10 @@ def draw_things(backdrop_pixels: Pixels, things: tuple[Thing, ...]) -> Pixels:
         window = canvas[y0:y1, x0:x1]
         if thing.kind == BOX:
             _draw_box(window)
-            continue
-        shape, rim = _masks(thing.kind, thing.size_px)
-        window[rim] = OUTLINE
-        window[shape] = COLORS[thing.color]
+        else:
+            shape, rim = _masks(thing.kind, thing.size_px)
+            window[rim] = OUTLINE
+            window[shape] = COLORS[thing.color]
     return canvas
 
 
@@ -151,31 +148,32 @@ def _draw_box(window: Pixels) -> None:
 @functools.cache
 def _masks(kind: str, size_px: int) -> tuple[Mask, Mask]:
     """The shape's pixels and its one-pixel outline in a square of `size_px`."""
+    from scipy.ndimage import binary_dilation
+
     inner = size_px - 2
     axis = (2 * np.arange(inner) + 1 - inner) / inner
-    shape = np.zeros((size_px, size_px), np.bool_)
-    shape[1:-1, 1:-1] = _inside(kind, axis[None, :], axis[:, None])
-    grown = shape.copy()
-    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        # the margin of one pixel keeps a roll from wrapping
-        grown |= np.roll(shape, (dy, dx), (0, 1))
-    return shape, grown & ~shape
+    shape = np.pad(_inside(kind, axis[None, :], axis[:, None]), 1)
+    return shape, binary_dilation(shape) & ~shape
 
 
-def _inside(kind: str, u: Axis, v: Axis) -> Mask:
+def _inside(kind: str, u: NDArray[np.float64], v: NDArray[np.float64]) -> Mask:
     """Which points of the square [-1, 1] x [-1, 1] (v downwards) the shape covers."""
-    if kind == "circle":
-        return np.asarray(u**2 + v**2 <= 1)
-    if kind == "square":
-        return (abs(u) <= 0.9) & (abs(v) <= 0.9)
-    if kind == "triangle":
-        return np.asarray(abs(u) <= (v + 1) / 2)
-    if kind == "cross":
-        return (abs(u) <= 0.34) | (abs(v) <= 0.34)
-    if kind == "heart":
-        lobes = (abs(u) - 0.5) ** 2 + (v + 0.5) ** 2 <= 0.25
-        return np.asarray(lobes | ((v > -0.5) & (abs(u) <= (1 - v) / 1.6)))
-    # A star is what lies behind at most one of the five lines that its points are drawn with.
-    angles = np.deg2rad(90 + 36 + 72 * np.arange(5))
-    behind = sum((u * np.cos(a) - (v - 0.08) * np.sin(a) > 0.36).astype(np.int64) for a in angles)
-    return np.asarray(behind <= 1)
+    match kind:
+        case "circle":
+            inside = u**2 + v**2 <= 1
+        case "square":
+            inside = (abs(u) <= 0.9) & (abs(v) <= 0.9)
+        case "triangle":
+            inside = abs(u) <= (v + 1) / 2
+        case "cross":
+            inside = (abs(u) <= 0.34) | (abs(v) <= 0.34)
+        case "heart":
+            lobes = (abs(u) - 0.5) ** 2 + (v + 0.5) ** 2 <= 0.25
+            inside = lobes | ((v > -0.5) & (abs(u) <= (1 - v) / 1.6))
+        case _:
+            # A star is what lies behind at most one of the five lines that its points are drawn
+            # with.
+            angles = np.deg2rad(90 + 36 + 72 * np.arange(5))[:, None, None]
+            behind = u * np.cos(angles) - (v - 0.08) * np.sin(angles) > 0.36
+            inside = behind.sum(0) <= 1
+    return np.asarray(inside)

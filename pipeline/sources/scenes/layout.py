@@ -13,10 +13,10 @@ from pipeline.sources.scenes.drawing import (
     BACKGROUNDS,
     BOX,
     BOX_COLOR,
+    CLUTTER_TONES,
     COLORS,
     KINDS,
-    NUM_CLUTTER_TONES,
-    NUM_TONES,
+    TONES,
     Backdrop,
     Speck,
     Thing,
@@ -38,19 +38,25 @@ _MIN_THING, _MAX_RELATED, _MAX_THING = 0.22, 0.25, 0.30
 _MAX_TRIES = 60
 
 Combination = tuple[str, str]  # (kind, colour)
+Sides = tuple[tuple[Thing, ...], tuple[Thing, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """The fact that differs, before anything has a place."""
+
+    subject: str  # a colour for object, else a kind
+    values: tuple[str, str]
+    sides: tuple[Combination, Combination]
 
 
 @dataclass(frozen=True, slots=True)
 class PairLayout:
     """A pair before it is drawn: one backdrop, each side's things, the fact that differs."""
 
-    category: str
-    subject: str  # a colour for object, else a kind
-    value_a: str
-    value_b: str
+    contrast: Contrast
     backdrop: Backdrop
-    things_a: tuple[Thing, ...]
-    things_b: tuple[Thing, ...]
+    things: Sides
 
 
 def _fixed_order(names: tuple[str, ...]) -> dict[str, int]:
@@ -74,16 +80,6 @@ def usual_kind(background: str) -> str:
     return KINDS[BACKGROUNDS.index(background)]
 
 
-@dataclass(frozen=True, slots=True)
-class _Choice:
-    """What the pair is about, before anything has a place."""
-
-    subject: str
-    value_a: str
-    value_b: str
-    sides: tuple[Combination, Combination]
-
-
 def lay_out(
     rng: Random, category: str, *, combinations: str, co_occurrence: float, size_px: int
 ) -> PairLayout:
@@ -104,73 +100,68 @@ def lay_out(
     backdrop = _backdrop(rng, size_px)
     follows = rng.random() < co_occurrence
     kind = usual_kind(backdrop.background) if follows else rng.choice(KINDS)
-    choice = _choose(rng, category, kind, for_subject)
+    contrast = _choose(rng, category, kind, for_subject)
     places = {"count": _place_counted, "position": _place_positioned, "relation": _place_related}
-    things_a, things_b = places.get(category, _place_alike)(rng, choice, for_others, size_px)
-    return PairLayout(
-        category, choice.subject, choice.value_a, choice.value_b, backdrop, things_a, things_b
-    )
+    place = places.get(category, _place_alike)
+    return PairLayout(contrast, backdrop, place(rng, contrast, for_others, size_px))
 
 
-def _choose(rng: Random, category: str, kind: str, allowed: frozenset[Combination]) -> _Choice:
+def _choose(rng: Random, category: str, kind: str, allowed: frozenset[Combination]) -> Contrast:
     color = rng.choice([c for c in COLORS if (kind, c) in allowed])
     if category == "object":
         other = rng.choice([k for k in KINDS if (k, color) in allowed and k != kind])
         a, b = rng.sample((kind, other), 2)
-        return _Choice(color, a, b, ((a, color), (b, color)))
+        return Contrast(color, (a, b), ((a, color), (b, color)))
     if category == "attribute":
         a, b = rng.sample([c for c in COLORS if (kind, c) in allowed], 2)
-        return _Choice(kind, a, b, ((kind, a), (kind, b)))
+        return Contrast(kind, (a, b), ((kind, a), (kind, b)))
     pool = rng.choice(OPPOSITES) if category == "relation" else VALUES[category]
     a, b = rng.sample(pool, 2)
-    return _Choice(kind, a, b, ((kind, color), (kind, color)))
+    return Contrast(kind, (a, b), ((kind, color), (kind, color)))
 
 
 def _others(
-    rng: Random, choice: _Choice, allowed: frozenset[Combination], number: int
+    rng: Random, contrast: Contrast, allowed: frozenset[Combination], number: int
 ) -> list[Combination]:
     """Combinations for the other things.
 
     No kind and no colour stands twice in a scene, so every question is clear.
     """
-    chosen: list[Combination] = []
-    kinds, colors = {k for k, _ in choice.sides}, {c for _, c in choice.sides}
+    taken = list(contrast.sides)
     for _ in range(number):
+        kinds, colors = (set(names) for names in zip(*taken, strict=True))
         free = [
             (k, c)
             for k, c in product(KINDS, COLORS)
             if (k, c) in allowed and k not in kinds and c not in colors
         ]
-        if not free:
-            break
-        chosen.append(rng.choice(free))
-        kinds.add(chosen[-1][0])
-        colors.add(chosen[-1][1])
-    return chosen
+        if free:
+            taken.append(rng.choice(free))
+    return taken[2:]
 
 
-def _in_cell(rng: Random, combination: Combination, cell: tuple[int, int], size_px: int) -> Thing:
+def _in_cell(
+    rng: Random,
+    combination: Combination,
+    cell: tuple[int, int],
+    size_px: int,
+    thing_px: int | None = None,
+) -> Thing:
+    """A thing somewhere in a cell, of any size that is allowed or of a given one."""
     side = size_px // 3
-    size = _thing_size(rng, size_px)
+    size = thing_px or rng.randint(round(_MIN_THING * size_px), round(_MAX_THING * size_px))
     x0, y0 = (step * side + rng.randint(0, side - size) for step in cell)
     return Thing(*combination, x0, y0, size)
 
 
-def _thing_size(rng: Random, size_px: int) -> int:
-    return rng.randint(round(_MIN_THING * size_px), round(_MAX_THING * size_px))
-
-
-Sides = tuple[tuple[Thing, ...], tuple[Thing, ...]]
-
-
 def _place_alike(
-    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+    rng: Random, contrast: Contrast, allowed: frozenset[Combination], size_px: int
 ) -> Sides:
     """Object and attribute: the subject keeps place and size, and changes kind or colour."""
-    others = _others(rng, choice, allowed, rng.randint(1, 3))
+    others = _others(rng, contrast, allowed, rng.randint(1, 3))
     first, *cells = rng.sample(_CELLS, len(others) + 1)
-    spot = _in_cell(rng, choice.sides[0], first, size_px)
-    a, b = (Thing(*side, spot.x0, spot.y0, spot.size_px) for side in choice.sides)
+    spot = _in_cell(rng, contrast.sides[0], first, size_px)
+    a, b = (Thing(*side, spot.x0, spot.y0, spot.size_px) for side in contrast.sides)
     rest = tuple(
         _in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True)
     )
@@ -178,27 +169,25 @@ def _place_alike(
 
 
 def _place_counted(
-    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+    rng: Random, contrast: Contrast, allowed: frozenset[Combination], size_px: int
 ) -> Sides:
     """Count: the side with fewer shows a part of the other side's things."""
-    numbers = COUNTS[choice.value_a], COUNTS[choice.value_b]
-    others = _others(rng, choice, allowed, 1)
+    numbers = [COUNTS[value] for value in contrast.values]
+    others = _others(rng, contrast, allowed, 1)
     cells = rng.sample(_CELLS, max(numbers) + len(others))
     rest = tuple(_in_cell(rng, other, cells.pop(), size_px) for other in others)
-    counted = tuple(_in_cell(rng, choice.sides[0], cell, size_px) for cell in cells)
+    counted = tuple(_in_cell(rng, contrast.sides[0], cell, size_px) for cell in cells)
     return counted[: numbers[0]] + rest, counted[: numbers[1]] + rest
 
 
 def _place_positioned(
-    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+    rng: Random, contrast: Contrast, allowed: frozenset[Combination], size_px: int
 ) -> Sides:
     """Position: the subject moves to another part of the picture, as large as before."""
-    others = _others(rng, choice, allowed, rng.randint(1, 3))
-    own = [_POSITION_CELLS[value] for value in (choice.value_a, choice.value_b)]
-    a = _in_cell(rng, choice.sides[0], own[0], size_px)
-    side = size_px // 3
-    x0, y0 = (step * side + rng.randint(0, side - a.size_px) for step in own[1])
-    b = Thing(a.kind, a.color, x0, y0, a.size_px)
+    others = _others(rng, contrast, allowed, rng.randint(1, 3))
+    own = [_POSITION_CELLS[value] for value in contrast.values]
+    a = _in_cell(rng, contrast.sides[0], own[0], size_px)
+    b = _in_cell(rng, contrast.sides[1], own[1], size_px, a.size_px)
     cells = rng.sample([cell for cell in _CELLS if cell not in own], len(others))
     rest = tuple(
         _in_cell(rng, other, cell, size_px) for other, cell in zip(others, cells, strict=True)
@@ -207,7 +196,7 @@ def _place_positioned(
 
 
 def _place_related(
-    rng: Random, choice: _Choice, allowed: frozenset[Combination], size_px: int
+    rng: Random, contrast: Contrast, allowed: frozenset[Combination], size_px: int
 ) -> Sides:
     """Relation: the subject and the box change places, so that no place gives it away."""
     # Small and close together, so that both orders fit nearly everywhere.
@@ -217,15 +206,15 @@ def _place_related(
     along = rng.randint(0, size_px - 2 * size - gap)
     across = rng.randint(0, size_px - size - wobble)
     spots = [(along + step, across + rng.randint(0, wobble)) for step in (0, size + gap)]
-    if choice.value_a in OPPOSITES[1]:
+    if contrast.values[0] in OPPOSITES[1]:
         spots = [(across_, along_) for along_, across_ in spots]
     # side a has the subject in the second spot
-    if choice.value_a in (OPPOSITES[0][1], OPPOSITES[1][1]):
+    if contrast.values[0] in (OPPOSITES[0][1], OPPOSITES[1][1]):
         spots.reverse()
-    (kind, color), first, second = choice.sides[0], *spots
+    (kind, color), first, second = contrast.sides[0], *spots
     a = (Thing(kind, color, *first, size), Thing(BOX, BOX_COLOR, *second, size))
     b = (Thing(kind, color, *second, size), Thing(BOX, BOX_COLOR, *first, size))
-    rest = tuple(_free(rng, other, a, size_px) for other in _others(rng, choice, allowed, 1))
+    rest = tuple(_free(rng, other, a, size_px) for other in _others(rng, contrast, allowed, 1))
     placed = tuple(thing for thing in rest if thing is not None)
     return a + placed, b + placed
 
@@ -251,11 +240,11 @@ def _backdrop(rng: Random, size_px: int) -> Backdrop:
         if rng.random() < 0.5:
             width, height = height, width
         spot = rng.randint(0, size_px - width), rng.randint(0, size_px - height)
-        specks.append(Speck(*spot, width, height, rng.randrange(NUM_CLUTTER_TONES)))
+        specks.append(Speck(*spot, width, height, rng.randrange(len(CLUTTER_TONES))))
     period_px = 2 * rng.randint(size_px // 16, size_px // 9)
     return Backdrop(
         background=rng.choice(BACKGROUNDS),
-        tone=rng.randrange(NUM_TONES),
+        tone=rng.randrange(len(TONES)),
         period_px=period_px,
         phase_px=rng.randrange(period_px),
         specks=tuple(specks),

@@ -4,8 +4,6 @@ A phrasing is one question with one caption; both sides of a pair share it. The 
 pair differ in the contrast words alone, and no question contains a word that any value has.
 """
 
-from dataclasses import dataclass
-
 VALUES = {
     "count": ("two", "three", "four", "five"),
     "position": ("upper left", "upper right", "lower left", "lower right", "centre"),
@@ -15,66 +13,50 @@ COUNTS = {"two": 2, "three": 3, "four": 4, "five": 5}
 OPPOSITES = (("to the left of", "to the right of"), ("above", "below"))
 
 
-@dataclass(frozen=True, slots=True)
-class Phrasing:
-    """Templates with {subject}, the same on both sides, and {value}, the contrast."""
-
-    question: str
-    caption: str
-
-
-# subject: a colour for object, a kind for the others (its plural for count). value: what the
-# contrast is in.
-PHRASINGS: dict[str, tuple[Phrasing, ...]] = {
+# (question, caption). {subject}: a colour for object, a kind for the others (its plural for count),
+# the same on both sides. {value}: what the contrast is in.
+PHRASINGS: dict[str, tuple[tuple[str, str], ...]] = {
     "object": (
-        Phrasing("Which shape is {subject}?", "The {subject} shape is a {value}."),
-        Phrasing(
+        ("Which shape is {subject}?", "The {subject} shape is a {value}."),
+        (
             "What is the {subject} thing in the picture?",
             "The {subject} thing in the picture is a {value}.",
         ),
-        Phrasing("Which {subject} shape can be seen?", "A {subject} {value} can be seen."),
-        Phrasing("What was drawn in {subject}?", "A {value} was drawn in {subject}."),
+        ("Which {subject} shape can be seen?", "A {subject} {value} can be seen."),
+        ("What was drawn in {subject}?", "A {value} was drawn in {subject}."),
     ),
     "attribute": (
-        Phrasing("What colour is the {subject}?", "The {subject} is {value}."),
-        Phrasing("In which colour is the {subject} painted?", "The {subject} is painted {value}."),
-        Phrasing("What is the colour of the {subject}?", "The colour of the {subject} is {value}."),
-        Phrasing("Which colour does the {subject} have?", "It is a {value} {subject}."),
+        ("What colour is the {subject}?", "The {subject} is {value}."),
+        ("In which colour is the {subject} painted?", "The {subject} is painted {value}."),
+        ("What is the colour of the {subject}?", "The colour of the {subject} is {value}."),
+        ("Which colour does the {subject} have?", "It is a {value} {subject}."),
     ),
     "count": (
-        Phrasing("How many {subject} are there?", "There are {value} {subject}."),
-        Phrasing(
-            "How many {subject} does the picture show?", "The picture shows {value} {subject}."
-        ),
-        Phrasing("What is the number of {subject}?", "The number of {subject} is {value}."),
-        Phrasing("How many {subject} can be seen?", "You can see {value} {subject}."),
+        ("How many {subject} are there?", "There are {value} {subject}."),
+        ("How many {subject} does the picture show?", "The picture shows {value} {subject}."),
+        ("What is the number of {subject}?", "The number of {subject} is {value}."),
+        ("How many {subject} can be seen?", "You can see {value} {subject}."),
     ),
     "position": (
-        Phrasing(
+        (
             "Where in the picture is the {subject}?",
             "The {subject} is in the {value} of the picture.",
         ),
-        Phrasing("Where can the {subject} be found?", "The {subject} can be found in the {value}."),
-        Phrasing(
+        ("Where can the {subject} be found?", "The {subject} can be found in the {value}."),
+        (
             "Which part of the image holds the {subject}?",
             "The {value} of the image holds the {subject}.",
         ),
-        Phrasing(
-            "In what area was the {subject} drawn?", "The {subject} was drawn in the {value}."
-        ),
+        ("In what area was the {subject} drawn?", "The {subject} was drawn in the {value}."),
     ),
     "relation": (
-        Phrasing("Where is the {subject}, seen from the box?", "The {subject} is {value} the box."),
-        Phrasing(
+        ("Where is the {subject}, seen from the box?", "The {subject} is {value} the box."),
+        (
             "Where does the {subject} lie, compared with the box?",
             "The {subject} lies {value} the box.",
         ),
-        Phrasing(
-            "How are the {subject} and the box arranged?", "The {subject} stands {value} the box."
-        ),
-        Phrasing(
-            "On which side of the box is the {subject}?", "The box has the {subject} {value} it."
-        ),
+        ("How are the {subject} and the box arranged?", "The {subject} stands {value} the box."),
+        ("On which side of the box is the {subject}?", "The box has the {subject} {value} it."),
     ),
 }
 HELD_OUT_PHRASINGS = (3,)  # the same number in every category
@@ -101,9 +83,9 @@ def write(
     ("attribute", 0, "star", "red", "blue")
         ->  "What colour is the star?", "The star is red.", "The star is blue."
     """
-    chosen = PHRASINGS[category][phrasing]
+    question, caption = PHRASINGS[category][phrasing]
     words = plural(subject) if category == "count" else subject
     caption_a, caption_b = (
-        chosen.caption.format(subject=words, value=value) for value in (value_a, value_b)
+        caption.format(subject=words, value=value) for value in (value_a, value_b)
     )
-    return chosen.question.format(subject=words), caption_a, caption_b
+    return question.format(subject=words), caption_a, caption_b

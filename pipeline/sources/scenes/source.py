@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from pipeline.core.images import encode_png
 from pipeline.core.recipe import Section
 from pipeline.core.schema import Candidate
-from pipeline.sources.scenes.drawing import Thing, draw_backdrop, draw_things
+from pipeline.sources.scenes.drawing import draw_backdrop, draw_things
 from pipeline.sources.scenes.layout import PairLayout, lay_out
 from pipeline.sources.scenes.phrasing import phrasing_numbers, write
 from pipeline.sources.source import Source
@@ -100,11 +100,10 @@ def draw_pair(section: ScenesSection, index: int) -> Candidate:
     )
     backdrop = draw_backdrop(layout.backdrop, section.size_px)
     image_a, image_b = (
-        encode_png(Image.fromarray(draw_things(backdrop, things)))
-        for things in (layout.things_a, layout.things_b)
+        encode_png(Image.fromarray(draw_things(backdrop, things))) for things in layout.things
     )
     question, caption_a, caption_b = write(
-        category, phrasing, layout.subject, layout.value_a, layout.value_b
+        category, phrasing, layout.contrast.subject, *layout.contrast.values
     )
     name = f"scene-{section.seed}-{index}"
     return Candidate(
@@ -119,26 +118,25 @@ def draw_pair(section: ScenesSection, index: int) -> Candidate:
         caption_b=caption_b,
         license="Apache-2.0",
         question=question,
-        meta=json.dumps(_meta(layout, phrasing), sort_keys=True),
+        meta=json.dumps(_meta(layout, category, phrasing), sort_keys=True),
     )
 
 
-def _meta(layout: PairLayout, phrasing: int) -> dict[str, Any]:
-    background = layout.backdrop.background
+def _meta(layout: PairLayout, category: str, phrasing: int) -> dict[str, Any]:
+    contrast = layout.contrast
+    objects = [
+        [{"object": thing.kind, "colour": thing.color, "box": list(thing.box)} for thing in things]
+        for things in layout.things
+    ]
     return {
         "truth": {
-            side: {"background": background, "objects": [_object(thing) for thing in things]}
-            for side, things in (("a", layout.things_a), ("b", layout.things_b))
+            side: {"background": layout.backdrop.background, "objects": things}
+            for side, things in zip("ab", objects, strict=True)
         },
         "contrast": {
-            "category": layout.category,
-            "subject": layout.subject,
-            "a": layout.value_a,
-            "b": layout.value_b,
+            "category": category,
+            "subject": contrast.subject,
+            **dict(zip("ab", contrast.values, strict=True)),
         },
         "phrasing": phrasing,
     }
-
-
-def _object(thing: Thing) -> dict[str, Any]:
-    return {"object": thing.kind, "colour": thing.color, "box": list(thing.box)}
