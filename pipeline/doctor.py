@@ -6,25 +6,25 @@ sent, and no Ray is started or joined.
 
 import importlib.metadata
 import os
+import re
 import shutil
 import socket
 import sys
 import tomllib
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from pipeline.core.storage import cache_dir
 
 ROOT = Path(__file__).resolve().parent.parent
-DISTRIBUTION = "svco-toolkit"
 REACH_S = 3.0  # how long a Ray address may take to answer
-LITTLE_DISK_GB, NO_DISK_GB = 20.0, 1.0
-LITTLE_RAM_GB = 8.0
+LITTLE_DISK_GB, NO_DISK_GB, LITTLE_RAM_GB = 20.0, 1.0, 8.0
 RAY_CLUSTER_FILE = Path("/tmp/ray/ray_current_cluster")  # noqa: S108
 RAY_TOKEN_FILE = Path.home() / ".ray" / "auth_token"
 
@@ -56,19 +56,17 @@ def check_python(version: tuple[int, int] = sys.version_info[:2]) -> Finding:
 def requirements() -> list[str]:
     """What the project depends on: from its own metadata, or else from pyproject.toml."""
     try:
-        listed = importlib.metadata.requires(DISTRIBUTION) or []
+        listed = importlib.metadata.requires("svco-toolkit") or []
     except importlib.metadata.PackageNotFoundError:
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-        listed = project["dependencies"]
+        listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     return [line for line in listed if "extra ==" not in line]
 
 
 def versions_tested() -> dict[str, str]:
     """The versions in constraints.txt, by name; empty where that file is not installed."""
     file = ROOT / "constraints.txt"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    pairs = [line.split("==") for line in lines if "==" in line]
-    return {_plain(name): version for name, version in pairs}
+    pairs = re.findall(r"^(.+)==(.+)$", file.read_text() if file.is_file() else "", re.MULTILINE)
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def installed_version(name: str) -> str | None:
@@ -85,30 +83,28 @@ def check_packages(
     installed: Callable[[str], str | None] = installed_version,
 ) -> list[Finding]:
     """Whether all that is needed is there, and in which respects it is not what was tested."""
-    requirements = {line: Requirement(line) for line in needed}
-    findings, untested = [], {}
-    for line, requirement in requirements.items():
+    requirements = [(line, Requirement(line)) for line in needed]
+    faults, untested = {}, {}
+    for line, requirement in requirements:
         name, version = requirement.name, installed(requirement.name)
-        fact, wanted = "", tested.get(_plain(name))
+        wanted = tested.get(canonicalize_name(name))
         if version is None:
-            fact = "not installed"
+            faults[line] = (name, "not installed")
         elif not requirement.specifier.contains(version, prereleases=True):
-            fact = f"{version}, expected {requirement.specifier}"
+            faults[line] = (name, f"{version}, expected {requirement.specifier}")
         elif wanted and _short(version) != _short(wanted):
             untested[name] = f"{name} {version} (tested {wanted})"
-        if fact:
-            install = f"pip install '{line}'" + (" -c constraints.txt" if tested else "")
-            findings.append(Finding("problem", name, fact, install))
+    pinned = " -c constraints.txt" if tested else ""
+    findings = [
+        Finding("problem", name, fact, f"pip install '{line}'{pinned}")
+        for line, (name, fact) in faults.items()
+    ]
     if untested:
         fact = f"not those that were tested: {', '.join(untested.values())}"
         remedy = f"if something breaks: pip install -c constraints.txt {' '.join(sorted(untested))}"
         findings.append(Finding("warning", "versions", fact, remedy))
     fact = f"all {len(requirements)} there" + (", in versions that were tested" if tested else "")
     return findings or [Finding("OK", "packages", fact)]
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-").partition("[")[0]
 
 
 def _short(version: str) -> str:
@@ -125,15 +121,17 @@ def check_gpus() -> list[Finding]:
     if torch.cuda.is_available():
         return [_check_gpu(index) for index in range(torch.cuda.device_count())]
     fact, remedy = (
-        "none",
-        "data sets, the tiny model and tests need none; for models of billions of parameters use"
-        " a machine that has one",
-    )
-    if shutil.which("nvidia-smi"):
-        fact, remedy = (
+        (
             f"there is a driver, but torch {torch.__version__} cannot use it",
             "install torch for the driver's CUDA (pytorch.org/get-started), or update the driver",
         )
+        if shutil.which("nvidia-smi")
+        else (
+            "none",
+            "data sets, the tiny model and tests need none; for models of billions of parameters"
+            " use a machine that has one",
+        )
+    )
     return [Finding("warning", "GPU", fact, remedy)]
 
 
@@ -154,25 +152,38 @@ def _check_gpu(index: int) -> Finding:
 
 def check_processor(cores: int, ram_gb: float) -> list[Finding]:
     """Cores and main memory."""
-    few, little = "", ""
-    if cores <= 2:
-        few = (
-            "keep workers.cpus_per_worker at 0.5, as the recipes have it, so that two workers and a"
-            " driver fit"
-        )
-    if ram_gb < LITTLE_RAM_GB:
-        little = (
-            "keep workers.num_workers at 1 and micro batches small; `svco plan` says what a run"
-            " needs"
-        )
+    is_little = ram_gb < LITTLE_RAM_GB
+    few = (
+        "keep workers.cpus_per_worker at 0.5, as the recipes have it, so that two workers and a"
+        " driver fit"
+    )
+    little = (
+        "keep workers.num_workers at 1 and micro batches small; `svco plan` says what a run needs"
+    )
     return [
-        Finding("warning" if cores < 2 else "OK", "CPU", f"{cores} cores", few),
-        Finding("warning" if little else "OK", "memory", f"{ram_gb:.0f} GB", little),
+        Finding(
+            "warning" if cores < 2 else "OK", "CPU", f"{cores} cores", few if cores <= 2 else ""
+        ),
+        Finding(
+            "warning" if is_little else "OK",
+            "memory",
+            f"{ram_gb:.0f} GB",
+            little if is_little else "",
+        ),
     ]
 
 
+def reach(host: str, port: int) -> str:
+    """Why nothing answers at an address, or ""."""
+    try:
+        with socket.create_connection((host, port), REACH_S):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error) or type(error).__name__
+
+
 def check_ray(
-    environment: Mapping[str, str], reach: Callable[[str, int], str] | None = None
+    environment: Mapping[str, str], reach: Callable[[str, int], str] = reach
 ) -> list[Finding]:
     """Whether the Ray cluster that RAY_ADDRESS names answers."""
     address = environment.get("RAY_ADDRESS", "")
@@ -181,15 +192,24 @@ def check_ray(
         return [Finding("OK", "Ray", own)]
     target = _ray_target(address)
     if target is None:
-        fact = f"RAY_ADDRESS={address} names no running cluster"
-        remedy = (
-            "give host:port of a running cluster, or unset RAY_ADDRESS to start one for each job"
-        )
-        return [Finding("problem", "Ray", fact, remedy)]
-    if failure := (reach or _reach)(*target):
-        fact = f"RAY_ADDRESS={address} does not answer ({failure})"
-        remedy = "start the cluster (ray start --head), open the port, or unset RAY_ADDRESS"
-        return [Finding("problem", "Ray", fact, remedy)]
+        return [
+            Finding(
+                "problem",
+                "Ray",
+                f"RAY_ADDRESS={address} names no running cluster",
+                "give host:port of a running cluster, or unset RAY_ADDRESS to start one for each"
+                " job",
+            )
+        ]
+    if failure := reach(*target):
+        return [
+            Finding(
+                "problem",
+                "Ray",
+                f"RAY_ADDRESS={address} does not answer ({failure})",
+                "start the cluster (ray start --head), open the port, or unset RAY_ADDRESS",
+            )
+        ]
     findings = [Finding("OK", "Ray", f"RAY_ADDRESS={address} answers")]
     names = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
     has_token = any(environment.get(name) for name in names) or RAY_TOKEN_FILE.is_file()
@@ -216,42 +236,44 @@ def _ray_target(address: str) -> tuple[str, int] | None:
     return (parts.hostname, port) if parts.hostname and port else None
 
 
-def _reach(host: str, port: int) -> str:
-    """Why nothing answers there, or ""."""
-    try:
-        with socket.create_connection((host, port), REACH_S):
-            return ""
-    except OSError as error:
-        return error.strerror or str(error) or type(error).__name__
-
-
 def check_hub(environment: Mapping[str, str], has_token: bool) -> Finding:
     """Whether the Hub can be asked, and with a token, which is neither shown nor checked."""
     if environment.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-        remedy = "models must be folders or in the cache; unset it to download"
-        return Finding("warning", "Hub", "HF_HUB_OFFLINE is set", remedy)
+        return Finding(
+            "warning",
+            "Hub",
+            "HF_HUB_OFFLINE is set",
+            "models must be folders or in the cache; unset it to download",
+        )
     if has_token:
         return Finding("OK", "Hub", "a token is there (not shown, not checked)")
-    remedy = "public models and data need none; for gated ones and `svco publish`: hf auth login"
-    return Finding("warning", "Hub", "no token", remedy)
+    return Finding(
+        "warning",
+        "Hub",
+        "no token",
+        "public models and data need none; for gated ones and `svco publish`: hf auth login",
+    )
 
 
 def check_disk(what: str, folder: Path) -> Finding:
     """Whether a folder's disk has room and can be written to."""
     there = next(parent for parent in (folder, *folder.parents) if parent.is_dir())
     if not os.access(there, os.W_OK):
-        fact = f"{folder}: cannot be written to"
-        return Finding("problem", what, fact, "work in a folder of your own")
+        return Finding(
+            "problem", what, f"{folder}: cannot be written to", "work in a folder of your own"
+        )
     free_gb = shutil.disk_usage(there).free / 1e9
     fact = f"{folder}: {free_gb:,.{0 if free_gb >= 10 else 1}f} GB free"
     if free_gb < NO_DISK_GB:
         return Finding("problem", what, fact, "make room, or use another disk")
     if free_gb < LITTLE_DISK_GB:
-        remedy = (
+        return Finding(
+            "warning",
+            what,
+            fact,
             "enough for small data; a 7B model takes 15 GB, and a checkpoint of full finetuning"
-            " 85 GB"
+            " 85 GB",
         )
-        return Finding("warning", what, fact, remedy)
     return Finding("OK", what, fact)
 
 
@@ -280,14 +302,12 @@ def findings() -> list[Finding]:
     ]
 
 
-def lines_of(findings: Iterable[Finding]) -> list[str]:
+def lines_of(findings: Iterable[Finding]) -> Iterator[str]:
     """The report, and the remedy under each line that has one."""
-    lines = []
-    for finding in findings:
-        lines.append(f"{finding.level:<9}{finding.what:<18}{finding.fact}")
-        if finding.remedy:
-            lines.append(f"{'':<27}-> {finding.remedy}")
-    return lines
+    for level, what, fact, remedy in findings:
+        yield f"{level:<9}{what:<18}{fact}"
+        if remedy:
+            yield f"{'':<27}-> {remedy}"
 
 
 def run() -> None:
