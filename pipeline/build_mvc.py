@@ -36,11 +36,15 @@ def build(plan: Plan) -> Manifest:
         say(f"{plan.section.out}: already built from this recipe and these sources; nothing to do")
         return done
     from pipeline.embedding.preflight import check_encoders
-    from pipeline.rewrite.stage import check_writer
-    from pipeline.verify.judge import check_judge
+    from pipeline.llm.client import api_key
 
-    check_writer(plan.section.rewrite)
-    check_judge(plan.section.verify)
+    rewrite, verify = plan.section.rewrite, plan.section.verify
+    endpoints = [
+        rewrite.endpoint if rewrite.backend == "openai" else None,
+        verify.judge.endpoint if verify and verify.judge else None,
+    ]
+    for endpoint in filter(None, endpoints):
+        api_key(endpoint)  # if it is not there, that is told before anything has run for hours
     if not _is_mvc(plan.out):
         OWNER.check(plan.out)
     check_encoders(plan.section.encoders)

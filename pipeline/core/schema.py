@@ -246,6 +246,16 @@ def rows_at(
             start = stop
 
 
+def read_places(places: Sequence[tuple[Path, int]], columns: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of some shards that lie at (shard, number), in the order given; as `rows_at`."""
+    rows = {
+        (path, number): row
+        for path in sorted({path for path, _ in places})
+        for number, row in rows_at(path, sorted({n for p, n in places if p == path}), columns)
+    }
+    return [rows[place] for place in places]
+
+
 def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = None) -> pa.Table:
     """One split of an MVC folder in shard order, with all columns of the contract or some.
 

@@ -103,11 +103,6 @@ _SCHEMA = (
     " paid_at_s REAL NOT NULL) WITHOUT ROWID",
     "CREATE INDEX IF NOT EXISTS by_purpose ON replies (purpose)",
 )
-_INSERT = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)"
-_SUM_TOKENS = (
-    "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0) FROM replies"
-    " WHERE purpose = ?"
-)
 
 
 class ResponseCache(SqliteStore):
@@ -115,8 +110,9 @@ class ResponseCache(SqliteStore):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "cache", "replies", _SCHEMA)
-        self._waiting: list[tuple[tuple[Any, ...], asyncio.Future[None]]] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._waiting: list[tuple[Any, ...]] = []
+        self._writing: asyncio.Task[None] | None = None  # of what waits, after all before it
+        self._turn = asyncio.Lock()
 
     def get(self, key: str) -> Reply | None:
         """The reply to a request with this key, marked as cached, or None."""
@@ -144,34 +140,28 @@ class ResponseCache(SqliteStore):
             purpose,
             time.time(),
         )
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((values, done))
-        if self._writing is None:
+        if not self._waiting or self._writing is None:
             self._writing = asyncio.create_task(self._write())
-        await done
+        self._waiting.append(values)
+        await asyncio.shield(self._writing)  # every waiter is told if it fails
 
     async def _write(self) -> None:
-        while self._waiting:
-            await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(GATHER_S)
+        async with self._turn:
             batch, self._waiting = self._waiting, []
-            fault: Exception | None = None
-            try:
-                await asyncio.to_thread(self.insert, _INSERT, [values for values, _ in batch])
-            except Exception as error:  # every waiter is told
-                fault = error
-            for done in (done for _, done in batch if not done.done()):
-                if fault is None:
-                    done.set_result(None)
-                else:
-                    done.set_exception(fault)
-        self._writing = None
+            insert = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?)"
+            await asyncio.to_thread(self.insert, insert, batch)
 
     async def written(self) -> None:
         """Waits until all that `put` was given is on disk."""
-        while self._writing is not None:
-            await self._writing
+        if self._writing is not None:
+            await asyncio.wait([self._writing])
 
     def tokens_of(self, purpose: str) -> tuple[int, int]:
         """Input and output tokens that were paid for under a purpose, over all runs."""
-        prompt, completion = self.select(_SUM_TOKENS, purpose)[0]
+        prompt, completion = self.select(
+            "SELECT COALESCE(SUM(prompt_tokens), 0), COALESCE(SUM(completion_tokens), 0)"
+            " FROM replies WHERE purpose = ?",
+            purpose,
+        )[0]
         return prompt, completion

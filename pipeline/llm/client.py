@@ -14,7 +14,6 @@ import uuid
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -54,14 +53,21 @@ def request_key(section: EndpointSection, messages: Messages, schema: Schema) ->
 
 def request_body(section: EndpointSection, messages: Messages, schema: Schema) -> bytes:
     """What is sent; a schema's properties keep their order, which the model answers in."""
-    body: dict[str, Any] = {"model": section.model, **section.extra}
-    for name in ("temperature", "max_tokens"):
-        if getattr(section, name) is not None:
-            body[name] = getattr(section, name)
-    if schema is not None:
-        json_schema = {"name": "reply", "strict": True, "schema": schema}
-        body["response_format"] = {"type": "json_schema", "json_schema": json_schema}
-    return json.dumps({**body, "messages": list(messages)}).encode()
+    json_schema = {"name": "reply", "strict": True, "schema": schema}
+    stated = {
+        "temperature": section.temperature,
+        "max_tokens": section.max_tokens,
+        "response_format": (
+            None if schema is None else {"type": "json_schema", "json_schema": json_schema}
+        ),
+    }
+    body = {
+        "model": section.model,
+        **section.extra,
+        **{name: value for name, value in stated.items() if value is not None},
+        "messages": list(messages),
+    }
+    return json.dumps(body).encode()
 
 
 class Endpoint:
@@ -77,7 +83,7 @@ class Endpoint:
         self, section: EndpointSection, purpose: str, max_usd: float | None = None
     ) -> None:
         self.section, self._purpose, self._max_usd = section, purpose, max_usd
-        self._key = _api_key(section)
+        self._key = api_key(section)
         self.stopped: EndpointError | None = None  # set once, when no further request may be sent
         self.num_sent = self.num_in_flight = self.peak_in_flight = 0
         self._num_answered = self._num_refused = 0
@@ -108,12 +114,7 @@ class Endpoint:
         )
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         # Nothing new is sent; what is under way may be paid for already, so it is waited for and
         # kept.
         self.stopped = self.stopped or EndpointError("the endpoint was closed")
@@ -231,10 +232,10 @@ class Endpoint:
             async with self._session.post(self._url, data=body) as response:
                 text = (await response.read()).decode("utf-8", "replace")
                 status, headers = response.status, response.headers
-        except (aiohttp.ClientError, TimeoutError) as error:
-            is_late = isinstance(error, TimeoutError)
-            reason = "no answer within timeout_s" if is_late else str(error)
-            raise RetryableError(reason or type(error).__name__) from error
+        except TimeoutError as error:
+            raise RetryableError("no answer within timeout_s") from error
+        except aiohttp.ClientError as error:
+            raise RetryableError(str(error) or type(error).__name__) from error
         finally:
             self.num_in_flight -= 1
         if status == 200:
@@ -272,11 +273,14 @@ class Endpoint:
             )
 
 
-def _api_key(section: EndpointSection) -> str:
-    if section.api_key_env is None:
-        return ""
-    key = os.environ.get(section.api_key_env, "").strip()
-    if not key:
+def api_key(section: EndpointSection) -> str:
+    """The key that the environment holds for a server; "" for one that asks for none.
+
+    Raises:
+        EndpointError: The variable that should hold the key is not set.
+    """
+    key = os.environ.get(section.api_key_env or "", "").strip()
+    if section.api_key_env is not None and not key:
         raise EndpointError(
             f"api_key_env: {section.api_key_env} is not set here; export it, or give null for a"
             " server that asks for no key"

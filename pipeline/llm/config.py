@@ -60,11 +60,10 @@ class EndpointSection(Section):
 
     def usd(self, prompt_tokens: float, completion_tokens: float) -> float:
         """What so many tokens cost, in US dollars; 0 without prices."""
-        prices = (
-            self.usd_per_million_input_tokens or 0.0,
-            self.usd_per_million_output_tokens or 0.0,
-        )
-        return (prompt_tokens * prices[0] + completion_tokens * prices[1]) / 1e6
+        return (
+            prompt_tokens * (self.usd_per_million_input_tokens or 0.0)
+            + completion_tokens * (self.usd_per_million_output_tokens or 0.0)
+        ) / 1e6
 
     def content(self) -> dict[str, Any]:
         """What decides the content of replies: part of the cache's keys and of fingerprints."""

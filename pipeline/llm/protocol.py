@@ -45,17 +45,18 @@ def fatal_reason(status: int, text: str, model: str, api_key_env: str | None) ->
         if api_key_env
         else "a request without a key; name the variable that holds it in api_key_env"
     )
-    if status == 401:
-        return f"the server does not accept {key} (status 401)"
-    if status == 403:
-        return f"the server forbids this to {key} (status 403)"
-    if status == 402 or (status == 429 and "insufficient_quota" in text):
-        return f"the account behind {key} has no money left (status {status})"
-    if status in (400, 404, 422) and _NO_SUCH_MODEL.search(text):
-        return f"the server knows no model {model!r} (status {status})"
-    if status == 404:
-        return "there is no /chat/completions; base_url usually ends with /v1 (status 404)"
-    return None
+    reasons = {
+        f"the server does not accept {key}": status == 401,
+        f"the server forbids this to {key}": status == 403,
+        f"the account behind {key} has no money left": (
+            status == 402 or (status == 429 and "insufficient_quota" in text)
+        ),
+        f"the server knows no model {model!r}": (
+            status in (400, 404, 422) and _NO_SUCH_MODEL.search(text)
+        ),
+        "there is no /chat/completions; base_url usually ends with /v1": status == 404,
+    }
+    return next((f"{why} (status {status})" for why, holds in reasons.items() if holds), None)
 
 
 def plain_message(text: str, key: str) -> str:
@@ -99,13 +100,15 @@ def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
 
     A picture counts as ASSUMED_IMAGE_TOKENS, whatever its bytes.
     """
-    total = 0
-    for content in (message["content"] for message in messages):
-        for part in [content] if isinstance(content, str) else content:
-            text = part if isinstance(part, str) else part.get("text")
-            total += ASSUMED_IMAGE_TOKENS if text is None else num_tokens(text)
-        total += 4
-    return total
+    contents = (message["content"] for message in messages)
+    texts = (
+        part.get("text")
+        for content in contents
+        for part in ([{"text": content}] if isinstance(content, str) else content)
+    )
+    return 4 * len(messages) + sum(
+        ASSUMED_IMAGE_TOKENS if text is None else num_tokens(text) for text in texts
+    )
 
 
 def reply_of(
@@ -125,20 +128,16 @@ def reply_of(
         finish = choice.get("finish_reason")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RetryableError("status 200 with half an answer") from error
-    fault = ""
-    if refusal or finish == "content_filter":
-        fault = "reply_refused"
-    elif not content.strip():
-        fault = "reply_empty"
-    elif finish == "length":
-        fault = "reply_cut_off"
-    prompt_tokens = usage.get("prompt_tokens") or message_tokens(messages)
-    completion_tokens = usage.get("completion_tokens") or num_tokens(content)
+    faults = {
+        "reply_refused": refusal or finish == "content_filter",
+        "reply_empty": not str(content).strip(),
+        "reply_cut_off": finish == "length",
+    }
     return Reply(
         refusal or content,
-        fault,
+        next((fault for fault, holds in faults.items() if holds), ""),
         str(answer.get("model") or model),
-        int(prompt_tokens),
-        int(completion_tokens),
+        int(usage.get("prompt_tokens") or message_tokens(messages)),
+        int(usage.get("completion_tokens") or num_tokens(content)),
         round(latency_s, 4),
     )

@@ -10,7 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipeline.core.schema import SCORE_COLUMNS, SPLITS, MvcError, read_shard, rows_at, shard_paths
+from pipeline.core.schema import (
+    SCORE_COLUMNS,
+    SPLITS,
+    MvcError,
+    read_places,
+    read_shard,
+    shard_paths,
+)
 
 Mask = NDArray[np.bool_]
 
@@ -97,12 +104,8 @@ class Rows:
 
         Reads the row groups that hold them, one at a time.
         """
-        wanted = self.table.select(["file", "row"]).take(pa.array(rows, pa.int64())).to_pylist()
-        found: dict[tuple[int, int], dict[str, Any]] = {}
-        for file in sorted({place["file"] for place in wanted}):
-            mine = sorted({place["row"] for place in wanted if place["file"] == file})
-            found |= {(file, row): values for row, values in rows_at(self.files[file], mine, SHOWN)}
-        return [found[place["file"], place["row"]] for place in wanted]
+        places = self.table.select(["file", "row"]).take(pa.array(rows, pa.int64())).to_pylist()
+        return read_places([(self.files[at["file"]], at["row"]) for at in places], SHOWN)
 
 
 def read_rows(folder: Path) -> Rows:
@@ -123,10 +126,13 @@ def read_rows(folder: Path) -> Rows:
 
 
 def _narrow(path: Path, number: int, split: str) -> pa.Table:
-    columns = [*NARROW, *([] if split else ["drop_reason"])]
-    table = read_shard(path, columns)
-    if split:
-        table = table.append_column("drop_reason", pa.array([""] * len(table), pa.string()))
-    table = table.append_column("split", pa.array([split] * len(table), pa.string()))
-    table = table.append_column("file", pa.array(np.full(len(table), number), pa.int64()))
-    return table.append_column("row", pa.array(np.arange(len(table)), pa.int64()))
+    table = read_shard(path, NARROW if split else [*NARROW, "drop_reason"])
+    places = {
+        **({"drop_reason": pa.repeat("", len(table))} if split else {}),
+        "split": pa.repeat(split, len(table)),
+        "file": pa.repeat(number, len(table)),
+        "row": pa.array(np.arange(len(table)), pa.int64()),
+    }
+    for name, values in places.items():
+        table = table.append_column(name, values)
+    return table

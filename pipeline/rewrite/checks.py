@@ -6,7 +6,7 @@ meaning: a text that passes can be wrong.
 """
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -56,19 +56,17 @@ class ChecksSection(Section):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What each answer must keep of the contrast.
+    """What each answer must keep of the contrast, side a first.
 
     `own`: stems that only this side's caption has. `telling`: those of them that the other answer
     must not have. `swapped`: stems that both captions have, in another order. `is_exact`: these are
     words, not stems, because the captions differ in endings alone.
     """
 
-    own_a: frozenset[str]
-    own_b: frozenset[str]
-    telling_a: frozenset[str]
-    telling_b: frozenset[str]
+    own: tuple[frozenset[str], frozenset[str]]
+    telling: tuple[frozenset[str], frozenset[str]]
     swapped: frozenset[str]
-    is_exact: bool = False
+    is_exact: bool
 
 
 @lru_cache(maxsize=4096)
@@ -78,20 +76,19 @@ def kept_words(caption_a: str, caption_b: str) -> Kept:
     "one finger" / "two fingers"  ->  own {one} / {two}
     "a dog" / "dogs"              ->  own {dog} / {dogs}
     """
-    own_a, own_b = _one_sided(stems(caption_a), stems(caption_b))
+    side_a, side_b = frozenset(stems(caption_a)), frozenset(stems(caption_b))
     changed = contrast(caption_a, caption_b)
-    moved = (changed.words_a & changed.words_b) - FUNCTION_WORDS
-    swapped = frozenset(stem(word) for word in moved)
-    is_exact = not swapped and not (own_a | own_b) - GRAMMAR
+    swapped = frozenset(map(stem, (changed.words_a & changed.words_b) - FUNCTION_WORDS))
+    is_exact = not swapped and not (side_a ^ side_b) - GRAMMAR
     if is_exact:
-        own_a, own_b = _one_sided(words(caption_a), words(caption_b))
+        side_a, side_b = frozenset(words(caption_a)), frozenset(words(caption_b))
+    own_a, own_b = side_a - side_b, side_b - side_a
     return Kept(
-        _strongest(own_a), _strongest(own_b), _telling(own_a), _telling(own_b), swapped, is_exact
+        (_strongest(own_a), _strongest(own_b)),
+        (_telling(own_a), _telling(own_b)),
+        swapped,
+        is_exact,
     )
-
-
-def _one_sided(left: Sequence[str], right: Sequence[str]) -> tuple[frozenset[str], frozenset[str]]:
-    return frozenset(left) - frozenset(right), frozenset(right) - frozenset(left)
 
 
 def _strongest(marks: frozenset[str]) -> frozenset[str]:
@@ -122,8 +119,9 @@ def question_failure(
         return Failure(
             "question_too_short", f"The question has fewer than {MIN_QUESTION_WORDS} words."
         )
-    kept = kept_words(caption_a, caption_b)
-    telling = frozenset(stems(question)) & (kept.telling_a | kept.telling_b)
+    telling = frozenset(stems(question)).intersection(
+        frozenset.union(*kept_words(caption_a, caption_b).telling)
+    )
     if leaked := leaked_words(question, caption_a, caption_b) | telling:
         return Failure(
             "question_leaks_contrast",
@@ -183,14 +181,13 @@ def _text_failure(name: str, text: str, max_words: int, captions: str) -> Failur
 def _contrast_failure(
     name: str, answer: str, caption: str, kept: Kept, side: int
 ) -> Failure | None:
-    own, telling = (kept.own_a, kept.own_b)[side], (kept.telling_a, kept.telling_b)[1 - side]
     said, swapped = frozenset(words(answer) if kept.is_exact else stems(answer)), kept.swapped
-    if lost := own - said - (ONE if said & ONE else set()):
+    if lost := kept.own[side] - said - (ONE if said & ONE else set()):
         return Failure(
             f"{name}_lost_contrast",
             f"{name} must hold these words of its caption: {listed(lost, caption)}.",
         )
-    if foreign := telling & said:
+    if foreign := kept.telling[1 - side] & said:
         return Failure(
             f"{name}_has_other_contrast",
             f"{name} holds words that belong to the other side: {listed(foreign, answer)}.",

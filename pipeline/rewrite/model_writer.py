@@ -6,13 +6,12 @@ own row and no other.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from pipeline.llm.client import Endpoint
 from pipeline.llm.structured_chat import (
-    Failure,
     StructuredChat,
     first_messages,
     prompt_sha256,
@@ -37,15 +36,18 @@ _PROMPTS = Path(__file__).parent / "prompts"
 QUESTION_PROMPT, ANSWERS_PROMPT = _PROMPTS / "question.v1.txt", _PROMPTS / "answers.v1.txt"
 
 
+_Line = Annotated[str, AfterValidator(lambda text: " ".join(text.split()))]
+
+
 class _Question(BaseModel):
     model_config = ConfigDict(strict=True)
-    question: str
+    question: _Line
 
 
 class _Answers(BaseModel):
     model_config = ConfigDict(strict=True)
-    answer_a: str
-    answer_b: str
+    answer_a: _Line
+    answer_b: _Line
 
 
 def version() -> list[Any]:
@@ -71,8 +73,8 @@ def answers_messages(pair: Pair, question: str) -> list[dict[str, Any]]:
         "question": question,
         "caption_a": pair.caption_a,
         "caption_b": pair.caption_b,
-        "keep_in_a": listed(kept.own_a, pair.caption_a),
-        "keep_in_b": listed(kept.own_b, pair.caption_b),
+        "keep_in_a": listed(kept.own[0], pair.caption_a),
+        "keep_in_b": listed(kept.own[1], pair.caption_b),
     }
     return first_messages(read_prompt(ANSWERS_PROMPT), data)
 
@@ -110,20 +112,16 @@ async def _written(pair: Pair, chat: StructuredChat, section: RewriteSection) ->
         asked = await chat.ask(
             question_messages(pair),
             _Question,
-            lambda reply: question_failure(_line(reply.question), *pair.captions, section.checks),
+            lambda reply: question_failure(reply.question, *pair.captions, section.checks),
         )
         if asked is None:
             return None
-        question = _line(asked.question)
-
-    def fault(reply: _Answers) -> Failure | None:
-        return answers_failure(
-            question, (_line(reply.answer_a), _line(reply.answer_b)), pair.captions, section.checks
-        )
-
-    answers = await chat.ask(answers_messages(pair, question), _Answers, fault)
-    return Written(question, _line(answers.answer_a), _line(answers.answer_b)) if answers else None
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
+        question = asked.question
+    answers = await chat.ask(
+        answers_messages(pair, question),
+        _Answers,
+        lambda reply: answers_failure(
+            question, (reply.answer_a, reply.answer_b), pair.captions, section.checks
+        ),
+    )
+    return Written(question, answers.answer_a, answers.answer_b) if answers else None

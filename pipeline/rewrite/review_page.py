@@ -13,8 +13,8 @@ from markupsafe import Markup
 
 from pipeline.core.manifest import Manifest
 from pipeline.core.progress import say
-from pipeline.core.schema import SPLITS, MvcError, read_manifest, rows_at, shard_paths
-from pipeline.core.storage import Stage, read_table
+from pipeline.core.schema import SPLITS, MvcError, read_manifest, read_places, shard_paths
+from pipeline.core.storage import read_table
 from pipeline.pages.page import (
     PageSection,
     cards,
@@ -45,12 +45,14 @@ def num_words_off(row: Mapping[str, Any]) -> int:
 
     "A red star." -> "There is a lovely red star."   ->  1
     """
-    asked = set(stems(row["question"] or ""))
-    total = 0
-    for side in "ab":
-        said, stated = (set(stems(row[f"{text}_{side}"] or "")) for text in ("answer", "caption"))
-        total += len((said - stated - asked - FREE) | (stated - said - FREE))
-    return total
+    asked, *sides = (
+        set(stems(row[name] or ""))
+        for name in ("question", "answer_a", "caption_a", "answer_b", "caption_b")
+    )
+    return sum(
+        len((said - stated - asked - FREE) | (stated - said - FREE))
+        for said, stated in (sides[:2], sides[2:])
+    )
 
 
 def write_audit(folder: Path, page: Path, num_shown: int) -> dict[str, int]:
@@ -107,24 +109,19 @@ def _rows_in(paths: Sequence[Path]) -> list[Row]:
 def _tries(folder: Path, manifest: Manifest) -> dict[str, Row]:
     """What was tried for each pair, from the build's stage folder; empty where that is gone."""
     fingerprint = (manifest.get("fingerprints") or {}).get("rewrite", "")
-    stage = Stage("rewrite", folder / ".work" / "rewrite" / fingerprint)
-    paths = sorted(stage.folder.glob("tries-*.parquet")) if fingerprint else []
+    work = folder / ".work" / "rewrite" / fingerprint
+    paths = sorted(work.glob("tries-*.parquet")) if fingerprint else []
     return {row["pair_id"]: row for path in paths for row in read_table(path).to_pylist()}
 
 
 def _sheet(rows: Sequence[Row], tries: Mapping[str, Row], num_shown: int) -> Markup:
     chosen = rows[:num_shown]
-    shown = cards([_card(row, tries.get(row["pair_id"])) for row in _with_images(chosen)])
-    return paragraph(f"{len(chosen):,} of {len(rows):,}") + shown
-
-
-def _with_images(rows: Sequence[Row]) -> list[Row]:
-    """The rows with their pictures; of each shard only the row groups that hold them are read."""
-    pictures: dict[tuple[Path, int], Row] = {}
-    for path in sorted({row["place"][0] for row in rows}):
-        numbers = [row["place"][1] for row in rows if row["place"][0] == path]
-        pictures |= {(path, number): row for number, row in rows_at(path, numbers, _IMAGES)}
-    return [row | pictures[row["place"]] for row in rows]
+    pictures = read_places([row["place"] for row in chosen], _IMAGES)
+    shown = [
+        _card(row | images, tries.get(row["pair_id"]))
+        for row, images in zip(chosen, pictures, strict=True)
+    ]
+    return paragraph(f"{len(chosen):,} of {len(rows):,}") + cards(shown)
 
 
 def _card(row: Row, tried: Row | None) -> Markup:
@@ -135,17 +132,15 @@ def _card(row: Row, tried: Row | None) -> Markup:
         [Markup('<span class="soft">{}</span>').format(caption), answer]
         for caption, answer in zip(captions, answers, strict=True)
     ]
+    written_by = filter(None, (row["rewrite_status"], row["rewrite_model"], row["pair_id"]))
+    refused = zip(tried["reasons"], tried["refused"], strict=True) if tried else ()
     below = [
-        " \u00b7 ".join(
-            part for part in (row["rewrite_status"], row["rewrite_model"], row["pair_id"]) if part
-        )
+        " \u00b7 ".join(written_by),
+        *(
+            Markup('<b class="bad">{}</b> <span class="soft">{}</span>').format(why, text[:400])
+            for why, text in refused
+        ),
     ]
-    for reason, refused in zip(tried["reasons"], tried["refused"], strict=True) if tried else ():
-        below.append(
-            Markup('<b class="bad">{}</b> <span class="soft">{}</span>').format(
-                reason, refused[:400]
-            )
-        )
     return pair_card(bytes_a, bytes_b, sides[0], sides[1], below, row["question"] or "")
 
 

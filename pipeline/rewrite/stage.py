@@ -20,19 +20,8 @@ from pipeline.rewrite.tables import pairs_to_write, rewrite_chunk
 from pipeline.rewrite.types import Pair, Rewrite
 
 Tables = tuple[pa.Table, pa.Table, pa.Table]
-ReadChunk = Callable[[int], Tables]
 
 TRIES_SCHEMA = pa.schema([("pair_id", pa.string()), ("status", pa.string()), *SPENDING_SCHEMA])
-
-
-def check_writer(section: RewriteSection) -> None:
-    """Asks for what rewriting will need before anything else has run for hours.
-
-    Raises:
-        EndpointError: The variable that should hold the key is not set.
-    """
-    if section.backend == "openai" and section.endpoint is not None:
-        Endpoint(section.endpoint, "")
 
 
 def rewrite_chunks(
@@ -50,7 +39,7 @@ def rewrite_chunks(
 def ask_model(
     stage: Stage,
     indices: Sequence[int],
-    read: ReadChunk,
+    read: Callable[[int], Tables],
     section: RewriteSection,
     purpose: str,
     finished: Callable[[int], None],

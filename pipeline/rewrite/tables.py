@@ -1,7 +1,6 @@
 """Which pairs are written, and the table of what was written."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,7 +9,6 @@ from pipeline.core.schema import SCORE_COLUMNS
 from pipeline.rewrite.types import Pair, Rewrite
 
 REWRITE_VERSION = 3
-_WRITTEN = ("question", "answer_a", "answer_b", "rewrite_status", "rewrite_model")
 
 
 def pairs_to_write(rows: pa.Table, decisions: pa.Table) -> list[Pair | None]:
@@ -28,24 +26,28 @@ def rewrite_chunk(
     Args:
         rewrites: One per row; None for those that were dropped before.
     """
-    columns: dict[str, list[Any]] = {name: [] for name in _WRITTEN}
-    reasons: list[str] = []
-    given = rows.column("question").to_pylist()
-    for question, reason, rewrite in zip(
-        given, decisions.column("drop_reason").to_pylist(), rewrites, strict=True
-    ):
-        written = rewrite.written if rewrite else None
-        reasons.append(reason or (rewrite.drop_reason if rewrite else ""))
-        columns["question"].append(written.question if written else question)
-        columns["answer_a"].append(written.answer_a if written else None)
-        columns["answer_b"].append(written.answer_b if written else None)
-        columns["rewrite_status"].append(rewrite.status if rewrite and written else None)
-        columns["rewrite_model"].append(rewrite.model if rewrite and written else None)
+    written = [rewrite.written if rewrite else None for rewrite in rewrites]
+    texts = {
+        "question": [
+            texts.question if texts else given
+            for texts, given in zip(written, rows["question"].to_pylist(), strict=True)
+        ],
+        "answer_a": [texts.answer_a if texts else None for texts in written],
+        "answer_b": [texts.answer_b if texts else None for texts in written],
+        "rewrite_status": [rewrite.status or None if rewrite else None for rewrite in rewrites],
+        "rewrite_model": [rewrite.model if rewrite else None for rewrite in rewrites],
+    }
+    reasons = [
+        reason or (rewrite.drop_reason if rewrite else "")
+        for reason, rewrite in zip(decisions["drop_reason"].to_pylist(), rewrites, strict=True)
+    ]
+    columns = {
+        **{name: pa.array(values, pa.string()) for name, values in texts.items()},
+        **{name: scores[name] for name in SCORE_COLUMNS},
+        "drop_reason": pa.array(reasons, pa.string()),
+    }
+    columns["split"] = pc.if_else(pc.equal(columns["drop_reason"], ""), decisions["split"], "")
     table = rows.drop_columns(["question", "drop_reason"])
     for name, values in columns.items():
-        table = table.append_column(name, pa.array(values, pa.string()))
-    for name in SCORE_COLUMNS:
-        table = table.append_column(name, scores.column(name))
-    table = table.append_column("drop_reason", pa.array(reasons, pa.string()))
-    splits = pc.if_else(pc.equal(table.column("drop_reason"), ""), decisions.column("split"), "")
-    return table.append_column("split", splits)
+        table = table.append_column(name, values)
+    return table

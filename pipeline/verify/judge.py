@@ -29,7 +29,7 @@ from pipeline.llm.structured_chat import (
     read_prompt,
 )
 from pipeline.storage.image_store import ImageLibrary
-from pipeline.verify.config import JudgeSection, VerifySection
+from pipeline.verify.config import JudgeSection
 
 VERSION = 1
 
@@ -67,16 +67,6 @@ class Judged:
 def version(section: JudgeSection) -> list[Any]:
     """What verdicts depend on."""
     return [VERSION, section.endpoint.content(), prompt_sha256(PROMPT)]
-
-
-def check_judge(section: VerifySection | None) -> None:
-    """Asks for what judging will need before anything else has run for hours.
-
-    Raises:
-        EndpointError: The variable that should hold the key is not set.
-    """
-    if section is not None and section.judge is not None:
-        Endpoint(section.judge.endpoint, "")
 
 
 def judge_messages(question: str, answer: str, image_uri: str) -> list[dict[str, Any]]:
@@ -149,14 +139,10 @@ def ask_judge(
 
 def judged_table(pair_ids: Sequence[str], judged: Sequence[Judged | None]) -> pa.Table:
     """What was said of each row of a chunk; null where nothing was, or the row was dropped."""
-    nothing = Judged({}, (), ())
+    said = [row or Judged({}, (), ()) for row in judged]
     rows = [
-        {
-            "pair_id": pair_id,
-            **said.verdicts,
-            **spending(said.refused, said.replies),
-        }
-        for pair_id, said in zip(pair_ids, [row or nothing for row in judged], strict=True)
+        {"pair_id": pair_id, **row.verdicts, **spending(row.refused, row.replies)}
+        for pair_id, row in zip(pair_ids, said, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=JUDGED_SCHEMA)
 
@@ -169,20 +155,14 @@ def judge_facts(
     Args:
         is_judged_N: The rows of all chunks that the judge was asked about.
     """
-    judged = pa.concat_tables(
-        [read_table(stage.part("judged", index)) for index in range(num_chunks)]
-    )
-    asked = judged.filter(pa.array(is_judged_N))
-    verdicts = {}
-    for name in VERDICTS:
-        said = asked[name].to_pylist()
-        verdicts[name] = {
-            "true": said.count(True),
-            "false": said.count(False),
-            "missing": said.count(None),
-        }
+    parts = [read_table(stage.part("judged", index)) for index in range(num_chunks)]
+    asked = pa.concat_tables(parts).filter(pa.array(is_judged_N))
+    said = {name: asked[name].to_pylist() for name in VERDICTS}
     return {
         "model": Path(section.endpoint.model).name,
-        "verdicts": verdicts,
+        "verdicts": {
+            name: {"true": v.count(True), "false": v.count(False), "missing": v.count(None)}
+            for name, v in said.items()
+        },
         **tries_facts(asked, section.endpoint),
     }
