@@ -152,6 +152,11 @@ OBJECTIVES: Mapping[str, tuple[Term, ...]] = MappingProxyType(
 )
 
 
+def sides_of(cells: frozenset[Cell]) -> list[int]:
+    """The images that some cells look at, image a (0) first."""
+    return [side for side in (IMAGE_A, IMAGE_B) if any(side == condition for condition, _ in cells)]
+
+
 def coefficients_of(name: str) -> tuple[str, ...]:
     """The coefficients that an objective heeds."""
     names = itertools.chain.from_iterable(term.coefficients for term in OBJECTIVES[name])

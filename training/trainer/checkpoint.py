@@ -66,36 +66,25 @@ class Checkpoints:
         self._attempt = _attempt(out)
 
     def save(
-        self, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, state: TrainState
+        self,
+        trained: TrainablePolicy,
+        optimizer: torch.optim.Optimizer,
+        state: TrainState,
+        *,
+        as_best: bool = False,
     ) -> None:
         """Makes the run continue from `state` if it is stopped after this call.
+
+        Args:
+            as_best: Keep it as the best so far instead.
 
         Raises:
             UserError: The disk is full, or another run has taken over this folder; the checkpoints
                 before are untouched.
         """
-        name = f"step-{state.step:08d}"
-        self._write(trained, optimizer, state, name)
-        if self._env.rank == 0:
-            kept = sorted(path for path in run_folder(self._out).glob("step-*") if not path.suffix)
-            for old in kept[: -self._num_to_keep]:
-                shutil.rmtree(old, ignore_errors=True)
-
-    def save_best(
-        self, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, state: TrainState
-    ) -> None:
-        """Keeps what is trained now as the best so far."""
-        self._write(trained, optimizer, state, BEST)
-
-    def _write(
-        self,
-        trained: TrainablePolicy,
-        optimizer: torch.optim.Optimizer,
-        state: TrainState,
-        name: str,
-    ) -> None:
         folder = run_folder(self._out)
-        temporary = folder / f"{name}.{self._attempt}"
+        final = folder / (BEST if as_best else f"step-{state.step:08d}")
+        temporary = folder / f"{final.name}.{self._attempt}"
         if self._env.rank == 0:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -114,7 +103,10 @@ class Checkpoints:
             raise _explained(error, folder) from error
         self._env.barrier()
         if self._env.rank == 0:
-            self._commit(temporary, folder / name)
+            self._commit(temporary, final)
+            kept = sorted(path for path in folder.glob("step-*") if not path.suffix)
+            for old in kept[: -self._num_to_keep]:
+                shutil.rmtree(old, ignore_errors=True)
         self._env.barrier()
 
     def _commit(self, temporary: Path, final: Path) -> None:
@@ -124,14 +116,12 @@ class Checkpoints:
                 f"{final.parent}: another run has taken over this folder; this one, left over from"
                 " a killed job, ends"
             )
+        replaced = final.with_suffix(".old")
+        shutil.rmtree(replaced, ignore_errors=True)
         if final.exists():
-            replaced = final.with_suffix(".old")
-            shutil.rmtree(replaced, ignore_errors=True)
             os.replace(final, replaced)
-            os.replace(temporary, final)
-            shutil.rmtree(replaced, ignore_errors=True)
-        else:
-            os.replace(temporary, final)
+        os.replace(temporary, final)
+        shutil.rmtree(replaced, ignore_errors=True)
         directory = os.open(final.parent, os.O_RDONLY)
         os.fsync(directory)  # the new name, too, is to survive a power cut
         os.close(directory)
@@ -150,10 +140,9 @@ def restore(
         with _without_warnings():
             state_dict_loader.load(tensors, checkpoint_id=folder, no_dist=env.world_size == 1)
     except (CheckpointException, RuntimeError, ValueError, OSError) as error:
-        reason = str(error).strip().splitlines()[-1]
         raise UserError(
-            f"{folder}: the checkpoint does not fit this model ({reason}); delete {folder.parent}"
-            " to train anew"
+            f"{folder}: the checkpoint does not fit this model"
+            f" ({str(error).strip().splitlines()[-1]}); delete {folder.parent} to train anew"
         ) from error
     set_state_dict(
         trained.policy,

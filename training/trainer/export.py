@@ -57,10 +57,9 @@ def _save(vlm: Vlm, out: Path, kept: torch.dtype, weights: dict[str, Any] | None
     if weights is None and all(parameter.dtype == kept for parameter in vlm.model.parameters()):
         vlm.model.save_pretrained(out)
     else:
-        all_weights = vlm.model.state_dict() if weights is None else weights
         cast = {
             name: value.to(kept) if value.is_floating_point() else value
-            for name, value in all_weights.items()
+            for name, value in (weights or vlm.model.state_dict()).items()
         }
         vlm.model.save_pretrained(out, state_dict=cast)
         vlm.model.config.dtype = kept  # which save_pretrained states by the model's first parameter
@@ -81,13 +80,9 @@ def _merged(trained: TrainablePolicy, section: TrainSection, adapter: Path) -> V
 
     vlm = load_vlm(section.base_model, dtype=_stored_dtype(section))
     model: Any = PeftModel.from_pretrained(vlm.model, adapter).merge_and_unload()
-    others = {
-        name: p
-        for name, p in trained.vlm.model.named_parameters()
-        if p.requires_grad and part_of(model, name) != "adapters"
-    }
     mine = dict(model.named_parameters())
     with torch.no_grad():
-        for name, parameter in others.items():
-            mine[name].copy_(parameter)
+        for name, parameter in trained.vlm.model.named_parameters():
+            if parameter.requires_grad and part_of(model, name) != "adapters":
+                mine[name].copy_(parameter)
     return Vlm(model, vlm.processor, vlm.family)

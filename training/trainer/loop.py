@@ -16,9 +16,9 @@ from pipeline.core.schema import MvcError
 from pipeline.core.storage import write_json
 from pipeline.core.training_record import RECORD, TrainingRecord
 from training.config import TrainSection
-from training.data.feature_store import FeatureStore, stored_features
+from training.data.feature_store import stored_features
 from training.data.pairs import DataState, PairReader, batches
-from training.data.prefetch import Prefetcher
+from training.data.prefetch import prefetched
 from training.data.reference_table import (
     feature_facts,
     read_reference,
@@ -40,7 +40,6 @@ from training.trainer.optimizer import adamw, learning_rate
 from training.trainer.policy import (
     build_policy,
     check_frozen,
-    num_trained,
     parameter_table,
     trained_parts,
 )
@@ -92,7 +91,9 @@ class _Run:
         self.trained = build_policy(section, env.device, env.world_size)
         self.vlm: Vlm = self.trained.vlm
         check_frozen(self.vlm.model, trained_parts(section))
-        self.objective = objective_of(section)
+        self.objective = Objective(
+            section.objective.name, section.objective, section.objective.plus
+        )
         self.cells: frozenset[Cell] = self.objective.cells
         self.readers = _readers(section, self.vlm)
         self.splits = {
@@ -105,8 +106,7 @@ class _Run:
 
     def _split(self, reader: PairReader) -> Split:
         use = self.section.train
-        room = use.max_cache_gb * 1e9 if use.cache_vision else 0
-        stored: FeatureStore | None = None
+        stored = None
         if self.section.reference is not None and use.freeze_vision:
             facts = feature_facts(self.base_sha256 or self.section.model, self.vlm, use.weights)
             stored = stored_features(Path(self.section.reference), reader, facts)
@@ -115,7 +115,7 @@ class _Run:
             self.vlm,
             self.env,
             frozen=use.freeze_vision,
-            max_cache_bytes=room,
+            max_cache_bytes=use.max_cache_gb * 1e9 if use.cache_vision else 0,
             stored=stored,
         )
         return Split(reader, features, torch.empty(0))
@@ -142,11 +142,11 @@ class _Run:
             self.env.say(
                 f"keeping the model of step {state.best_step}, whose validation loss was the lowest"
             )
-        record = self._record(num_steps, state)
-        record["seconds"] = {
+        seconds = {
             "total": round(trained_s - started_s, 2),
             "training": round(trained_s - ready_s, 2),
         }
+        record = self._record(num_steps, state, seconds)
         export_model(self.trained, self.section, record, self.env)
         if self.env.rank == 0:
             write_json(self.out / RECORD, record)
@@ -158,19 +158,27 @@ class _Run:
         section, train = self.section, self.splits["train"]
         updater = Updater(section, self.trained, self.scorer, self.objective, self.env)
         utilization = Utilization(section, self.vlm, train, self.env.device, self.env.world_size)
-        source = batches(len(train.reader), section.optim.batch_pairs, state.data)
-        rest = itertools.islice(source, num_steps - state.step)
+        rest = itertools.islice(
+            batches(len(train.reader), section.optim.batch_pairs, state.data),
+            num_steps - state.step,
+        )
         with (
             self.env.progress("train", num_steps, "steps") as progress,
-            Prefetcher(rest, lambda batch: (*batch, updater.load(train, batch[0]))) as ahead,
+            prefetched(rest, lambda batch: (*batch, updater.load(train, batch[0]))) as ahead,
         ):
             progress.advance(state.step)
             for step in range(state.step + 1, num_steps + 1):
                 began_s = time.monotonic()
                 batch_B, data, passes = next(ahead)
                 wait_s = time.monotonic() - began_s
-                rate = learning_rate(section.optim, step - 1, num_steps)
-                metrics = updater.step(train, batch_B, passes, self.optimizer, rate, step)
+                metrics = updater.step(
+                    train,
+                    batch_B,
+                    passes,
+                    self.optimizer,
+                    learning_rate(section.optim, step - 1, num_steps),
+                    step,
+                )
                 took_s = time.monotonic() - began_s
                 num_tokens = self.env.world_size * sum(batch.num_tokens for batch in passes)
                 pairs_per_s = round(len(batch_B) / took_s, 2)
@@ -203,7 +211,7 @@ class _Run:
         if metrics and (state.best_loss is None or metrics["loss"] < state.best_loss):
             state = replace(state, best_step=state.step, best_loss=metrics["loss"])
             if self.section.checkpoint.keep_best:
-                self.checkpoints.save_best(self.trained, self.optimizer, state)
+                self.checkpoints.save(self.trained, self.optimizer, state, as_best=True)
         return state
 
     def _reference(self, name: str, split: Split, *, fresh: bool) -> torch.Tensor:
@@ -241,9 +249,10 @@ class _Run:
             return {}
         # At step 0 the policy is the reference, whose numbers are known.
         logps_N32 = split.reference_N32 if step == 0 else self.scorer.table(split)
-        num_tokens_N2 = split.reader.num_tokens_N2.to(self.env.device)
         scores = Scores(
-            D_P32=logps_N32 - split.reference_N32, logps_P32=logps_N32, num_tokens_P2=num_tokens_N2
+            D_P32=logps_N32 - split.reference_N32,
+            logps_P32=logps_N32,
+            num_tokens_P2=split.reader.num_tokens_N2.to(self.env.device),
         )
         values_NK = self.measure_all(scores)[1]
         stop_if_diverged(
@@ -290,10 +299,10 @@ class _Run:
         held_out = (
             f"{counts[1]} for validation" if "validation" in self.readers else "no validation split"
         )
-        trained = f"{num_trained(self.trained.parameters):,} trained parameters"
+        num_trained = sum(parameter.numel() for parameter in self.trained.parameters)
         self.env.say(
             f"{counts[0]}, {held_out}; {num_steps} steps of {self.section.optim.batch_pairs} pairs;"
-            f" {trained}"
+            f" {num_trained:,} trained parameters"
         )
         self.env.say(
             "; ".join(
@@ -307,7 +316,9 @@ class _Run:
                 " data with shorter texts"
             )
 
-    def _record(self, num_steps: int, state: TrainState) -> TrainingRecord:
+    def _record(
+        self, num_steps: int, state: TrainState, seconds: dict[str, float]
+    ) -> TrainingRecord:
         section = self.section
         return {
             "base_model": "base" if section.model == "tiny" else section.model,
@@ -325,25 +336,21 @@ class _Run:
             "start": state.start,
             "final": state.latest,
             "recipe": section.model_dump(mode="json"),
+            "seconds": seconds,
         }
-
-
-def objective_of(section: TrainSection) -> Objective:
-    """The loss of a recipe."""
-    return Objective(section.objective.name, section.objective, section.objective.plus)
 
 
 def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
     """The pairs of each split that is there; some of training must be left."""
-    names = [
-        name for name in ("train", "validation") if name == "train" or num_rows(section.data, name)
-    ]
     limit = section.max_length_tokens
-    readers = {name: PairReader(section.data, name, vlm, max_length_tokens=limit) for name in names}
+    readers = {
+        name: PairReader(section.data, name, vlm, max_length_tokens=limit)
+        for name in ("train", "validation")
+        if name == "train" or num_rows(section.data, name)
+    }
     if not len(readers["train"]):
-        num_pairs = readers["train"].num_dropped
         raise MvcError(
-            f"{section.data}: all {num_pairs} pairs of 'train' are longer than"
+            f"{section.data}: all {readers['train'].num_dropped} pairs of 'train' are longer than"
             f" max_length_tokens={limit}; raise it"
         )
     return readers

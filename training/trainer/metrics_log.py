@@ -79,18 +79,20 @@ class Log:
 
 def _forget_after(path: Path, step: int) -> None:
     if path.is_file():
-        # the last may be cut
-        lines = [
-            line for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")
+        kept = [
+            f"{line}\n"
+            for line in path.read_text(encoding="utf-8").splitlines()
+            if line.endswith("}") and json.loads(line)["step"] <= step  # the last may be cut
         ]
-        write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] <= step))
+        write_text(path, "".join(kept))
 
 
 def _tensorboard(out: Path, resumed_step: int | None) -> Any:
     from torch.utils.tensorboard import SummaryWriter
 
-    purge = None if resumed_step is None else resumed_step + 1
-    return SummaryWriter(out / "tensorboard", purge_step=purge)
+    return SummaryWriter(
+        out / "tensorboard", purge_step=None if resumed_step is None else resumed_step + 1
+    )
 
 
 def _wandb(section: TrainSection, *, resuming: bool) -> Any:

@@ -39,7 +39,7 @@ class Utilization:
             section,
             cached=split.features.kept,
         )
-        self._share_per_pair = (work.forward + work.backward + work.vision) / (peak * world_size)
+        self._share_per_pair = (work.useful) / (peak * world_size)
 
     def of(self, pairs_per_s: float) -> dict[str, float]:
         """{"mfu": share}, or nothing where it is not known."""

@@ -6,7 +6,6 @@ unnoticed.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +20,6 @@ from training.models.attention import DENSE, SPLIT
 from training.models.logps import logps_of_features
 from training.models.packing import Packed
 from training.models.vlm import Vlm, load_vlm
-
-PARTS = ("vision tower", "projector", "language model", "adapters")
 
 
 class Policy(nn.Module):
@@ -52,7 +49,7 @@ class TrainablePolicy:
 
 
 def part_of(model: Any, name: str) -> str:
-    """Which of `PARTS` a parameter of a model belongs to, by its name."""
+    """The part of a parameter of this name: "adapters", or as `families.part_of` says."""
     return "adapters" if ".lora_" in name else families.part_of(model, name)
 
 
@@ -103,21 +100,22 @@ def _recompute_activations(model: Any) -> None:
 
 def trained_parts(section: TrainSection) -> frozenset[str]:
     """The parts of the model that a recipe trains."""
-    parts = {"adapters" if section.lora is not None else "language model"}
-    if section.train.train_projector:
-        parts.add("projector")
-    if not section.train.freeze_vision:
-        parts.add("vision tower")
-    return frozenset(parts)
+    moves = {
+        "adapters": section.lora is not None,
+        "language model": section.lora is None,
+        "projector": section.train.train_projector,
+        "vision tower": not section.train.freeze_vision,
+    }
+    return frozenset(part for part, trained in moves.items() if trained)
 
 
 def _load(section: TrainSection, device: str) -> Vlm:
     dtype = torch.bfloat16 if section.train.weights == "bfloat16" else torch.float32
     kernel = SPLIT if section.train.attention == "split" else DENSE
-    if section.lora is None or section.lora.quantize is None:
-        return load_vlm(section.base_model, dtype=dtype, device=device, attention=kernel)
-    # Weights in 4 bits are put where they belong while they are read.
-    options = {"quantization_config": _four_bits(), "device_map": {"": device}}
+    options: dict[str, Any] = {}
+    if section.lora is not None and section.lora.quantize is not None:
+        # Weights in 4 bits are put where they belong while they are read.
+        options = {"quantization_config": _four_bits(), "device_map": {"": device}}
     return load_vlm(section.base_model, dtype=dtype, device=device, attention=kernel, **options)
 
 
@@ -148,11 +146,12 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
     """
     from peft import LoraConfig
 
-    names = [name for name, module in vlm.model.named_modules() if isinstance(module, nn.Linear)]
     language = [
         name
-        for name in names
-        if part_of(vlm.model, f"{name}.weight") == "language model" and name != "lm_head"
+        for name, module in vlm.model.named_modules()
+        if isinstance(module, nn.Linear)
+        and part_of(vlm.model, f"{name}.weight") == "language model"
+        and name != "lm_head"
     ]
     chosen = [name for name in language if re.fullmatch(lora.targets, name.rpartition(".")[2])]
     if not chosen:
@@ -163,10 +162,11 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
         )
     # Every layer by its whole name: a pattern would reach the vision tower's layers of the same
     # name.
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen, bias="none"
+    vlm.model.add_adapter(
+        LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=0.0, target_modules=chosen, bias="none"
+        )
     )
-    vlm.model.add_adapter(config)
 
 
 def _shard(policy: Policy, *, low_precision: bool) -> None:
@@ -181,9 +181,9 @@ def _shard(policy: Policy, *, low_precision: bool) -> None:
         if low_precision
         else MixedPrecisionPolicy()
     )
-    apart = set(families.parameters_of(policy.model, "vision tower"))
     for layer in policy.model.model.language_model.layers:
         fully_shard(layer, mp_policy=mixed)
+    apart = set(families.parameters_of(policy.model, "vision tower"))
     fully_shard(policy, mp_policy=mixed, ignored_params=apart)
     for module in policy.modules():
         if isinstance(module, FSDPModule):
@@ -216,8 +216,3 @@ def check_frozen(model: Any, trained: frozenset[str]) -> None:
         raise UserError(
             f"nothing would be trained: the model has no parameters in {', '.join(sorted(trained))}"
         )
-
-
-def num_trained(parameters: Sequence[Any]) -> int:
-    """How many numbers are trained."""
-    return sum(parameter.numel() for parameter in parameters)

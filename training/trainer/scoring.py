@@ -5,6 +5,7 @@ Shapes: N pairs in a split, P in a pass.
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from training.config import TrainSection
 from training.data.pairs import PairReader
-from training.data.prefetch import Prefetcher
+from training.data.prefetch import prefetched
 from training.data.vision_features import VisionFeatures
 from training.models.families import Images
 from training.models.packing import Ints, Packed
 from training.objectives.losses import Scores
-from training.objectives.terms import ALL_CELLS, IMAGE_A, IMAGE_B, Cell
+from training.objectives.terms import ALL_CELLS, Cell, sides_of
 from training.runtime.environment import Env
 from training.trainer.policy import TrainablePolicy
 
@@ -86,9 +87,9 @@ class Scorer:
 
     def prefetch(
         self, split: Split, passes: Iterable[Ints], cells: frozenset[Cell] = ALL_CELLS
-    ) -> Prefetcher[Ints, PackedBatch]:
+    ) -> AbstractContextManager[Iterator[PackedBatch]]:
         """What `run` takes for some passes, loaded while the one before runs."""
-        return Prefetcher(passes, lambda pairs: self.load(split, pairs, cells))
+        return prefetched(passes, lambda pairs: self.load(split, pairs, cells))
 
     @staticmethod
     def load(split: Split, pairs: Ints, cells: frozenset[Cell] = ALL_CELLS) -> PackedBatch:
@@ -103,7 +104,7 @@ class Scorer:
             pairs,
             asked,
             split.reader.packed(asked, cells),
-            split.features.load(asked, _sides(cells)),
+            split.features.load(asked, sides_of(cells)),
         )
 
     def run(self, split: Split, loaded: PackedBatch) -> Scores:
@@ -113,8 +114,8 @@ class Scorer:
         """
         packed, asked = loaded.packed.to(self._env.device), loaded.asked
         with self.autocast():
-            features_a, features_b = split.features.get(asked, _sides(packed.cells), loaded.images)
-            logps_P32 = self._trained.policy(packed, features_a, features_b)
+            features = split.features.get(asked, sides_of(packed.cells), loaded.images)
+            logps_P32 = self._trained.policy(packed, *features)
         reference_P32 = (
             split.reference_N32[torch.from_numpy(asked)].to(logps_P32.device)
             if len(split.reference_N32)
@@ -142,20 +143,11 @@ class Scorer:
             self.prefetch(split, mine, cells) as ahead,
         ):
             for index, loaded in enumerate(ahead):
-                scores = self.run(split, loaded)
+                logps_P32 = self.run(split, loaded).logps_P32
                 if len(loaded.pairs):
-                    table_N32[torch.from_numpy(loaded.pairs)] = scores.logps_P32.float()
+                    table_N32[torch.from_numpy(loaded.pairs)] = logps_P32.float()
                 progress.advance(
-                    sum(
-                        len(chunk)
-                        for chunk in chunks[index * world_size : (index + 1) * world_size]
-                    )
+                    sum(map(len, chunks[index * world_size : (index + 1) * world_size]))
                 )
         self._env.all_reduce(table_N32)
         return table_N32
-
-
-def _sides(cells: Iterable[Cell]) -> list[int]:
-    """The images that some cells need."""
-    conditions = {condition for condition, _ in cells}
-    return [side for side in (IMAGE_A, IMAGE_B) if side in conditions]
