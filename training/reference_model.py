@@ -9,7 +9,7 @@ from training.chunk_sizes import CHUNK_IMAGES
 from training.config import TrainSection
 from training.data.feature_store import FeatureStore, write_features
 from training.data.pairs import PairReader
-from training.data.prefetch import Prefetcher
+from training.data.prefetch import prefetched
 from training.data.reference_table import feature_facts, reference_facts, write_part
 from training.data.vision_features import VisionFeatures
 from training.models.families import Images
@@ -60,7 +60,7 @@ class ReferenceModel:
                 images, keep=False
             )
 
-        with Prefetcher(batches, load) as ahead:
+        with prefetched(batches, load) as ahead:
             made = (
                 (hashes, list(vision_features(self._trained.vlm.model, pixels)))
                 for hashes, pixels in ahead

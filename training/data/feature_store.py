@@ -53,10 +53,10 @@ def write_features(
                     image_NV.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
                     for image_NV in features
                 ]
-                table = pa.table(
-                    [list(hashes), [len(image_NV) for image_NV in features], values], schema=schema
+                writer.write_table(
+                    pa.table([hashes, list(map(len, features)), values], schema=schema),
+                    row_group_size=1,
                 )
-                writer.write_table(table, row_group_size=1)
 
     write_atomically(path, write)
 
@@ -106,8 +106,7 @@ class FeatureStore:
                     f"reference={self._folder}: {path.name} was made from something else"
                     f" ({differences}); {REMEDY}"
                 )
-            hashes: list[str] = file.read(columns=["image_sha256"])["image_sha256"].to_pylist()
-            return hashes
+            return list(file.read(columns=["image_sha256"])["image_sha256"].to_pylist())
 
     def read(self, images: Sequence[int] | Ints) -> list[Tensor]:
         """The features of some images by their numbers, [N, V] each.
@@ -123,8 +122,11 @@ class FeatureStore:
                 for row in rows:  # each is a row group of its own
                     group = file.read_row_group(row, columns=["num_features", "features"])
                     values = np.frombuffer(group["features"][0].as_buffer(), np.uint8).copy()
-                    values_n = torch.from_numpy(values).view(self._dtype)
-                    features[path, row] = values_n.view(group["num_features"][0].as_py(), -1)
+                    features[path, row] = (
+                        torch.from_numpy(values)
+                        .view(self._dtype)
+                        .view(group["num_features"][0].as_py(), -1)
+                    )
         return [features[place] for place in places]
 
     @contextlib.contextmanager

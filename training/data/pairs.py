@@ -6,6 +6,7 @@ Shapes: N pairs in the split, I images, 3 x H x W pixels.
 import functools
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,18 +91,12 @@ class PairReader:
         self._vlm, self._table = vlm, read_mvc(folder, split, COLUMNS)
         self._pixels: dict[int, Tensor] = {}
         texts = self._table.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
-        self.pair_ids: list[str] = []
-        self.questions: list[str] = []
-        self._pairs: list[ShortPair] = []
-        kept: list[int] = []
-        for index, text in enumerate(texts):
-            pair = _tokenize(vlm, text, self._sizes(index))
-            if max_length_tokens is not None and pair.longest > max_length_tokens:
-                continue
-            self.pair_ids.append(text["pair_id"])
-            self.questions.append(text["question"])
-            self._pairs.append(pair)
-            kept.append(index)
+        pairs = [_tokenize(vlm, text, self._sizes(index)) for index, text in enumerate(texts)]
+        limit = max_length_tokens or math.inf
+        kept = [index for index, pair in enumerate(pairs) if pair.longest <= limit]
+        self._pairs = [pairs[index] for index in kept]
+        self.pair_ids: list[str] = [texts[index]["pair_id"] for index in kept]
+        self.questions: list[str] = [texts[index]["question"] for index in kept]
         self.num_dropped = len(texts) - len(kept)
         # of a pair with all cells
         self.lengths: Ints = np.array([pair.num_tokens for pair in self._pairs], np.int64)
@@ -113,17 +108,17 @@ class PairReader:
         """The sizes of a row's two images, where the model needs to know them."""
         if not self._vlm.kind.any_size:
             return None
-        size_a, size_b = (
-            self._read(row, column, upright_size) for column in ("image_a", "image_b")
+        return (
+            self._read(row, "image_a", upright_size),
+            self._read(row, "image_b", upright_size),
         )
-        return size_a, size_b
 
     def _index_images(self, kept: Sequence[int]) -> None:
         """Numbers the distinct images; remembers a row and a column that hold the bytes of each."""
         numbers: dict[str | tuple[str, int], int] = {}
         self._places: list[tuple[int, str]] = []
         tokens: list[int] = []
-        images_P2 = np.empty((len(kept), 2), np.int64)
+        self.images_P2 = np.empty((len(kept), 2), np.int64)
         for side, column in enumerate(("image_a", "image_b")):
             hashes = self._table.column(f"{column}_sha256").to_pylist()
             for pair, row in enumerate(kept):
@@ -131,8 +126,7 @@ class PairReader:
                 if number == len(self._places):
                     self._places.append((row, column))
                     tokens.append(self._pairs[pair].layouts[side].num_tokens)
-                images_P2[pair, side] = number
-        self.images_P2 = images_P2
+                self.images_P2[pair, side] = number
         # features of each distinct image
         self.num_image_tokens_I: Ints = np.array(tokens, np.int64)
 
@@ -156,13 +150,14 @@ class PairReader:
     @functools.cached_property
     def digests(self) -> list[str]:
         """For each pair a hash of all that the model's numbers depend on: its tokens and images."""
-        images = self.image_hashes
-        content = [[pair.prompt_image, pair.prompt_text, *pair.responses] for pair in self._pairs]
-        sides = [[images[number] for number in numbers] for numbers in self.images_P2.tolist()]
-        return [
-            hashlib.sha256(json.dumps(both).encode()).hexdigest()[:32]
-            for both in zip(content, sides, strict=True)
-        ]
+        content = (
+            (
+                [pair.prompt_image, pair.prompt_text, *pair.responses],
+                [self.image_hashes[number] for number in numbers],
+            )
+            for pair, numbers in zip(self._pairs, self.images_P2.tolist(), strict=True)
+        )
+        return [hashlib.sha256(json.dumps(c).encode()).hexdigest()[:32] for c in content]
 
     def image(self, number: int) -> Image.Image:
         """An image (a number from `images_P2`) as RGB pixels."""
@@ -209,10 +204,9 @@ class PairReader:
             num_features = self._vlm.kind.num_features(self._vlm.model.config, image)
             expected = self.num_image_tokens_I[number]
             if num_features != expected:
-                where = self.image_name(number)
                 raise MvcError(
-                    f"{where} has {num_features} features, but {expected} placeholders in its"
-                    " prompt; its bytes state another size"
+                    f"{self.image_name(number)} has {num_features} features, but {expected}"
+                    " placeholders in its prompt; its bytes state another size"
                 )
         return pixels
 

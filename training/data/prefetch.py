@@ -1,18 +1,20 @@
 """Work on data while the model is busy with what came before."""
 
-from collections import deque
-from collections.abc import Callable, Iterable
+import contextlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Generic, Self, TypeVar
+from typing import TypeVar
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-class Prefetcher(Generic[Item, Made]):
+@contextlib.contextmanager
+def prefetched(items: Iterable[Item], make: Callable[[Item], Made]) -> Iterator[Iterator[Made]]:
     """What `make` makes of each item, in order, the next while the last one is used.
 
-        with Prefetcher(batches, load) as ahead:
+        with prefetched(batches, load) as ahead:
             for batch in ahead: ...
 
     One item is ahead, so at most two of what was made are in memory. Items are drawn in the
@@ -20,29 +22,9 @@ class Prefetcher(Generic[Item, Made]):
     its item is due. The thread ends with the `with`, also when the body raises; a `make` that is
     under way then is waited for.
     """
-
-    def __init__(self, items: Iterable[Item], make: Callable[[Item], Made]) -> None:
-        self._items, self._make = iter(items), make
-        self._coming: deque[Future[Made]] = deque()
-
-    def __enter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch")
-        self._begin()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown(wait=True, cancel_futures=True)
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Made:
-        if not self._coming:
-            raise StopIteration
-        self._begin()
-        return self._coming.popleft().result()
-
-    def _begin(self) -> None:
-        for item in self._items:
-            self._coming.append(self._thread.submit(self._make, item))
-            return
+    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="prefetch") as thread:
+        futures = (thread.submit(make, item) for item in items)
+        begun = list(itertools.islice(futures, 1))
+        after_the_last = Future[Made]()
+        coming = itertools.pairwise(itertools.chain(begun, futures, [after_the_last]))
+        yield (due.result() for due, _ in coming)

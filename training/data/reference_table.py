@@ -64,13 +64,11 @@ def write_part(
 ) -> None:
     """Writes the numbers of some pairs, and in the file's metadata what they were made from."""
     numbers_P6 = logps_P32.detach().cpu().to(torch.float32).reshape(-1, len(CELLS)).numpy()
-    columns = {name: numbers_P6[:, index] for index, name in enumerate(CELLS)}
-    chosen = pairs.tolist()
     table = pa.table(
         {
-            "pair_id": [reader.pair_ids[i] for i in chosen],
-            "digest": [reader.digests[i] for i in chosen],
-            **columns,
+            "pair_id": [reader.pair_ids[pair] for pair in pairs],
+            "digest": [reader.digests[pair] for pair in pairs],
+            **dict(zip(CELLS, numbers_P6.T, strict=True)),
         }
     )
     write_table(path, table.replace_schema_metadata({FACTS: json.dumps(facts)}))
@@ -147,8 +145,10 @@ def read_reference(folder: Path, reader: PairReader, facts: dict[str, str]) -> T
             f"reference={folder}: has no split {reader.split!r}; make it anew with `svco reference`"
         )
     table = read_table(path)
-    rows_of = enumerate(zip(table["pair_id"].to_pylist(), table["digest"].to_pylist(), strict=True))
-    known = {pair_id: (row, digest) for row, (pair_id, digest) in rows_of}
+    known = {
+        row["pair_id"]: (number, row["digest"])
+        for number, row in enumerate(table.select(["pair_id", "digest"]).to_pylist())
+    }
     missing = [pair_id for pair_id in reader.pair_ids if pair_id not in known]
     changed = [
         p

@@ -14,8 +14,8 @@ from torch import Tensor
 from training.chunk_sizes import CHUNK_IMAGES
 from training.data.feature_store import FeatureStore
 from training.data.pairs import PairReader
-from training.data.prefetch import Prefetcher
-from training.models.families import Images
+from training.data.prefetch import prefetched
+from training.models.families import Images, parameters_of
 from training.models.logps import vision_features
 from training.models.packing import Ints
 from training.models.vlm import Vlm, pixel_values
@@ -30,7 +30,7 @@ def freeze_unseen(vlm: Vlm) -> None:
     Such parameters never get a gradient, so weight decay alone would act on them and shrink them
     away.
     """
-    parameters = [p for p in vlm.tower_parameters if p.requires_grad]
+    parameters = [p for p in parameters_of(vlm.model, "vision tower") if p.requires_grad]
     (features_NV,) = vision_features(vlm.model, pixel_values(vlm, [Image.new("RGB", (64, 64))]))
     gradients = torch.autograd.grad(features_NV.sum(), parameters, allow_unused=True)
     for parameter, gradient in zip(parameters, gradients, strict=True):
@@ -58,8 +58,9 @@ class VisionFeatures:
         stored: FeatureStore | None = None,
     ) -> None:
         self._reader, self._vlm, self._env, self._frozen = reader, vlm, env, frozen
-        # where each image's features end among those of all
+        # where each image's features end, and start, among those of all
         self._ends_I: Ints = np.cumsum(reader.num_image_tokens_I)
+        self._starts_I = self._ends_I - reader.num_image_tokens_I
         self._stored = stored if frozen else None
         self._kept_AV: Tensor | None = None
         if frozen and max_cache_bytes > 0:
@@ -117,11 +118,7 @@ class VisionFeatures:
         if loaded is not None and not self._stored:
             return self._see(loaded)
         if self._kept_AV is not None:
-            places = zip(
-                (self._ends_I - self._reader.num_image_tokens_I)[images],
-                self._ends_I[images],
-                strict=True,
-            )
+            places = zip(self._starts_I[images], self._ends_I[images], strict=True)
             loaded = [self._kept_AV[start:end] for start, end in places]
         assert loaded is not None
         return [image_NV.to(self._env.device, non_blocking=True) for image_NV in loaded]
@@ -134,23 +131,25 @@ class VisionFeatures:
         """Every image once over all workers, in fixed chunks, whatever the number of workers."""
         num_images = self._reader.num_images
         kept_AV = torch.zeros((int(self._ends_I[-1]), like_NV.shape[1]), dtype=like_NV.dtype)
-        starts_I = self._ends_I - self._reader.num_image_tokens_I
         chunks = np.split(np.arange(num_images), range(CHUNK_IMAGES, num_images, CHUNK_IMAGES))
         if self._stored:  # which every worker reads for itself
             for chunk in chunks:
-                kept_AV[starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = torch.cat(
+                kept_AV[self._starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = torch.cat(
                     self._stored.read(chunk)
                 )
             return kept_AV
-        mine = chunks[self._env.rank :: self._env.world_size]
         with (
             self._env.progress(f"images, {self._reader.split}", num_images, "images") as progress,
-            Prefetcher(mine, functools.partial(self._reader.pixels, keep=False)) as ahead,
+            prefetched(
+                chunks[self._env.rank :: self._env.world_size],
+                functools.partial(self._reader.pixels, keep=False),
+            ) as ahead,
         ):
             for index, chunk in enumerate(chunks):
                 if index % self._env.world_size == self._env.rank:
-                    made_NV = torch.cat(list(self._see(next(ahead))))
-                    kept_AV[starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = made_NV.cpu()
+                    kept_AV[self._starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = torch.cat(
+                        list(self._see(next(ahead)))
+                    )
                 progress.advance(len(chunk))
         for part_NV in kept_AV.split(REDUCED_ROWS):
             self._env.all_reduce(part_NV)

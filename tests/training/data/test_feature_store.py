@@ -26,6 +26,7 @@ from training.data.feature_store import FeatureStore
 from training.data.pairs import PairReader
 from training.data.reference_table import feature_facts
 from training.make_reference import make_reference
+from training.models.families import parameters_of
 from training.models.vlm import load_vlm, save_vlm
 from training.run_plan import base_sha256, feature_parts, plan_reference
 from training.runtime.environment import LocalEnv
@@ -224,7 +225,7 @@ def test_features_of_another_tower_are_refused(recipe: dict[str, Any], tmp_path:
     table = made(recipe, tmp_path / "reference")
     vlm = load_vlm(recipe["model"])
     with torch.no_grad():
-        next(iter(vlm.tower_parameters)).add_(1)
+        parameters_of(vlm.model, "vision tower")[0].add_(1)
     save_vlm(vlm, tmp_path / "other")
     with pytest.raises(
         UserError,

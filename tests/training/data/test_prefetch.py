@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from pipeline.core.schema import MvcError
 from training.config import TrainSection
 from training.data import vision_features as features
-from training.data.prefetch import Prefetcher
+from training.data.prefetch import prefetched
 from training.runtime.environment import LocalEnv
 from training.trainer import loop, scoring
 from training.trainer.loop import fit
@@ -38,7 +38,7 @@ def test_items_come_in_order_each_made_once_and_at_most_one_ahead() -> None:
         made.append(item)
         return item * item
 
-    with Prefetcher(iter(range(6)), make) as ahead:
+    with prefetched(iter(range(6)), make) as ahead:
         for number, square in enumerate(ahead):
             time.sleep(0.02)
             assert square == number**2 and made == list(range(min(number + 2, 6)))
@@ -46,13 +46,13 @@ def test_items_come_in_order_each_made_once_and_at_most_one_ahead() -> None:
 
 
 def test_nothing_to_read_ends_at_once() -> None:
-    with Prefetcher([], str) as ahead:
+    with prefetched([], str) as ahead:
         assert list(ahead) == []
     assert not threads()
 
 
 def test_the_next_is_made_while_the_last_is_used() -> None:
-    with Prefetcher(range(5), lambda item: (time.sleep(0.1), item)[1]) as ahead:
+    with prefetched(range(5), lambda item: (time.sleep(0.1), item)[1]) as ahead:
         next(ahead)
         started_s = time.monotonic()
         for _ in range(4):
@@ -67,7 +67,7 @@ def test_an_error_comes_where_its_item_is_due() -> None:
             raise MvcError("pair p: image_a cannot be decoded")
         return item
 
-    with Prefetcher(range(5), make) as ahead:
+    with prefetched(range(5), make) as ahead:
         assert [next(ahead), next(ahead)] == [0, 1]
         with pytest.raises(MvcError, match="pair p: image_a cannot be decoded"):
             next(ahead)
@@ -77,7 +77,7 @@ def test_an_error_comes_where_its_item_is_due() -> None:
 def test_a_body_that_raises_leaves_no_thread() -> None:
     with (
         pytest.raises(KeyboardInterrupt),
-        Prefetcher(range(100), lambda item: (time.sleep(0.05), item)[1]) as ahead,
+        prefetched(range(100), lambda item: (time.sleep(0.05), item)[1]) as ahead,
     ):
         next(ahead)
         raise KeyboardInterrupt
@@ -85,7 +85,7 @@ def test_a_body_that_raises_leaves_no_thread() -> None:
 
 
 class OneAfterTheOther:
-    """As `Prefetcher`, without a thread."""
+    """As `prefetched`, without a thread."""
 
     def __init__(self, items: Iterable[Any], make: Callable[[Any], Any]) -> None:
         self._made: Iterator[Any] = map(make, items)
@@ -119,7 +119,7 @@ def run(
     out.mkdir()
     with monkeypatch.context() if not ahead else nullcontext() as patch:
         for module in (loop, scoring, features) if patch else ():
-            patch.setattr(module, "Prefetcher", OneAfterTheOther)
+            patch.setattr(module, "prefetched", OneAfterTheOther)
         fit(TrainSection.model_validate(recipe), LocalEnv())
     assert not threads()
     timed = ("pairs_per_s", "tokens_per_s", "data_wait_s")
