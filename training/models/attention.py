@@ -35,13 +35,8 @@ class Run(NamedTuple):
 
 def runs_of(groups: Sequence[Group], device: torch.device) -> tuple[Run, ...]:
     """A row's groups as runs, with their small masks."""
-    masks_RN: dict[Group, Tensor | None] = {}
-    runs = []
-    for group, same in groupby(groups):
-        if group not in masks_RN:
-            masks_RN[group] = _mask(group, device)
-        runs.append(Run(len(list(same)), group, masks_RN[group]))
-    return tuple(runs)
+    masks_RN = {group: _mask(group, device) for group in set(groups)}
+    return tuple(Run(len(list(same)), group, masks_RN[group]) for group, same in groupby(groups))
 
 
 def _mask(group: Group, device: torch.device) -> Tensor | None:
@@ -50,10 +45,8 @@ def _mask(group: Group, device: torch.device) -> Tensor | None:
     branch_R = torch.repeat_interleave(
         torch.arange(len(group.responses)), torch.tensor(group.responses)
     )
-    own_RR = (branch_R[:, None] == branch_R).tril()
-    return torch.cat((torch.ones(len(branch_R), group.prompt, dtype=torch.bool), own_RR), dim=1).to(
-        device
-    )
+    prompt_RP = torch.ones(len(branch_R), group.prompt, dtype=torch.bool)
+    return torch.cat((prompt_RP, (branch_R[:, None] == branch_R).tril()), dim=1).to(device)
 
 
 def attention_inputs(model: Any, packed: Packed) -> dict[str, Any]:
@@ -77,12 +70,6 @@ def attention_inputs(model: Any, packed: Packed) -> dict[str, Any]:
         f"packed rows need attn_implementation={SPLIT!r} or 'sdpa', got {kernel!r}, which would"
         " misread the mask"
     )
-
-
-def set_attention(model: Any, kernel: str) -> None:
-    """Has the language model attend by `kernel`: SPLIT, or DENSE, its slower check."""
-    register()
-    model.set_attn_implementation(implementation(kernel))
 
 
 def implementation(kernel: str) -> dict[str, str]:
@@ -140,15 +127,12 @@ def split_attention(
     parts = zip(
         packed_runs, *(states.split(sizes, dim=2) for states in (query, key, value)), strict=True
     )
-    seen = [
-        _attend(run, q_1HMD, k_1KMD, v_1KMD, options.get("scaling"))
-        for run, q_1HMD, k_1KMD, v_1KMD in parts
-    ]
+    seen = [_attend(options.get("scaling"), *part) for part in parts]
     return torch.cat(seen, dim=1), None
 
 
 def _attend(
-    run: Run, q_1HMD: Tensor, k_1KMD: Tensor, v_1KMD: Tensor, scaling: float | None
+    scaling: float | None, run: Run, q_1HMD: Tensor, k_1KMD: Tensor, v_1KMD: Tensor
 ) -> Tensor:
     """Attention within each group of a run, [1, G * N, H, D]."""
     shape = (run.num_groups, run.group.length)

@@ -70,11 +70,17 @@ def with_placeholders(short: Sequence[int], image_token_id: int, num_tokens: int
     ]
 
 
-def render(processor: Any, question: str, *, with_image: bool) -> str:
-    """The text of a conversation that asks a question, up to where the answer starts."""
-    conversation = _conversation(question, with_image=with_image)
+def render(processor: Any, question: str, *, with_image: bool, opened: bool = True) -> str:
+    """The text of a conversation that asks a question, up to where the answer starts.
+
+    Args:
+        opened: Whether the assistant's turn is opened, so that the answer can follow.
+    """
+    content = [*([{"type": "image"}] if with_image else []), {"type": "text", "text": question}]
     return str(
-        processor.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False)
+        processor.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=opened, tokenize=False
+        )
     )
 
 
@@ -98,8 +104,11 @@ def control_texts(processor: Any) -> tuple[str, ...]:
 
     No question or answer may hold one.
     """
-    tokens = processor.tokenizer.added_tokens_decoder.values()
-    return tuple(token.content for token in tokens if token.special and token.content.strip())
+    return tuple(
+        token.content
+        for token in processor.tokenizer.added_tokens_decoder.values()
+        if token.special and token.content.strip()
+    )
 
 
 def _refuse_control_texts(processor: Any, text: str) -> None:
@@ -111,20 +120,12 @@ def _refuse_control_texts(processor: Any, text: str) -> None:
             )
 
 
-def _conversation(question: str, *, with_image: bool) -> list[dict[str, Any]]:
-    image = [{"type": "image"}] if with_image else []
-    return [{"role": "user", "content": [*image, {"type": "text", "text": question}]}]
-
-
 def _opening(processor: Any) -> str:
     """What the chat template writes to open the assistant's turn.
 
     For example "<|im_start|>assistant" and a line end.
     """
-    conversation = _conversation("?", with_image=False)
-    closed = str(
-        processor.apply_chat_template(conversation, add_generation_prompt=False, tokenize=False)
-    )
+    closed = render(processor, "?", with_image=False, opened=False)
     opening = render(processor, "?", with_image=False).removeprefix(closed)
     if not opening:
         raise UserError(

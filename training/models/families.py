@@ -92,15 +92,14 @@ class Llava(Family):
         return (pixels.shape[-2] // side) * (pixels.shape[-1] // side) + int(whole)
 
     def see(self, model: Any, pixels: Images) -> Images:
-        config = model.config
         states = model.model.vision_tower(
             **self.model_inputs(pixels), output_hidden_states=True
         ).hidden_states
-        layers = config.vision_feature_layer
-        chosen = [states[layer] for layer in ([layers] if isinstance(layers, int) else layers)]
-        if config.vision_feature_select_strategy == "default":
-            chosen = [state[:, 1:] for state in chosen]  # without the class token
-        return torch.cat(chosen, dim=-1)
+        layers = model.config.vision_feature_layer
+        # where it is to be left out, without the class token
+        start = 1 if model.config.vision_feature_select_strategy == "default" else 0
+        chosen = [layers] if isinstance(layers, int) else layers
+        return torch.cat([states[layer][:, start:] for layer in chosen], dim=-1)
 
     def project(self, model: Any, features_NV: Sequence[Tensor]) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
@@ -153,9 +152,8 @@ class QwenVl(Family):
         return pixels.shape[0] * pixels.shape[1] // config.vision_config.spatial_merge_size**2
 
     def see(self, model: Any, pixels: Images) -> Images:
-        visual = model.model.visual
         with ExitStack() as stack:
-            for merger in _mergers(visual):
+            for merger in _mergers(model.model.visual):
                 # Its input takes the place of its output, so that the model's own code puts the
                 # features in order.
                 stack.callback(merger.register_forward_hook(_input_instead).remove)
@@ -190,9 +188,10 @@ class QwenVl(Family):
         ids_1L = torch.tensor([[*prompt, 0]])  # with the next token, whatever it be
         is_image_1L = (ids_1L == model.config.image_token_id).int()
         is_image_1L[0, -1] = 0
-        grid_13 = torch.tensor([[1, *pixels_shape[:2]]])
         positions_31L, _ = model.model.get_rope_index(
-            ids_1L, mm_token_type_ids=is_image_1L, image_grid_thw=grid_13
+            ids_1L,
+            mm_token_type_ids=is_image_1L,
+            image_grid_thw=torch.tensor([[1, *pixels_shape[:2]]]),
         )
         positions: Ints = positions_31L[:, 0].numpy()
         return positions
@@ -229,10 +228,9 @@ def refusal(config: Any) -> str:
 
 
 def _not_among(part: str, config: Any, supported: tuple[str, ...]) -> str:
-    known = config.model_type in supported
     return (
         ""
-        if known
+        if config.model_type in supported
         else f"its {part} is {config.model_type!r}; supported are {', '.join(supported)}"
     )
 

@@ -42,15 +42,16 @@ def generate_answers(
     Nothing of the checkpoint's own generation settings counts, except the tokens at which it stops:
     a base and its finetuned model are decoded alike, and what is measured is the model.
     """
-    asked = list(zip(images, questions, strict=True))
     prompts = [
         encode_prompt(vlm, q, with_image=i is not None, size=None if i is None else i.size)
-        for i, q in asked
+        for i, q in zip(images, questions, strict=True)
     ]
     if not prompts:
         return []
     device = vlm.model.device
-    stops, pad = vlm.stop_ids, _pad_id(vlm)
+    stops, pad = vlm.stop_ids, vlm.processor.tokenizer.pad_token_id
+    if pad is None:
+        pad = vlm.end_of_turn_id  # masked, so any but the image placeholder will do
     length = max(map(len, prompts))
     ids_BL = torch.tensor(
         [[pad] * (length - len(prompt)) + prompt for prompt in prompts], device=device
@@ -86,21 +87,15 @@ def _greedy(model: Any, **limits: Any) -> Iterator[Any]:
     from transformers import GenerationConfig
 
     own, model.generation_config = model.generation_config, GenerationConfig()
-    plain = {
-        "do_sample": False,
-        "num_beams": 1,
-        "repetition_penalty": 1.0,
-        "no_repeat_ngram_size": 0,
-        "min_length": 0,
-        "length_penalty": 1.0,
-    }
     try:
-        yield GenerationConfig(**plain, **limits)
+        yield GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            repetition_penalty=1.0,
+            no_repeat_ngram_size=0,
+            min_length=0,
+            length_penalty=1.0,
+            **limits,
+        )
     finally:
         model.generation_config = own
-
-
-def _pad_id(vlm: Vlm) -> int:
-    """A token to fill up with; masked, so any but the image placeholder will do."""
-    pad = vlm.processor.tokenizer.pad_token_id
-    return vlm.end_of_turn_id if pad is None else int(pad)

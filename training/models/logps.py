@@ -35,14 +35,11 @@ def vision_features(model: Any, pixels: Images) -> Images:
         pixels: As `training.models.vlm.pixel_values` makes them.
     """
     model = unwrapped(model)
-    return FAMILIES[model.config.model_type].see(model, _like(model, pixels))
-
-
-def _like(model: Any, pixels: Images) -> Images:
-    """Pixels on the model's device and of its type."""
-    if isinstance(pixels, Tensor):
-        return pixels.to(model.device, model.dtype, non_blocking=True)
-    return [image.to(model.device, model.dtype, non_blocking=True) for image in pixels]
+    like = {"device": model.device, "dtype": model.dtype, "non_blocking": True}
+    moved = (
+        pixels.to(**like) if isinstance(pixels, Tensor) else [image.to(**like) for image in pixels]
+    )
+    return FAMILIES[model.config.model_type].see(model, moved)
 
 
 def logps_of_features(
@@ -78,21 +75,16 @@ def logps_of_features(
     sums_S = logp_T.new_zeros(len(packed.num_tokens_P2) * NUM_SEQUENCES).index_add(
         0, packed.sequence_T, logp_T
     )
-    table_P32 = sums_S.view(-1, 3, 2)
     skipped = [
         [(condition, response) not in packed.cells for response in range(2)]
         for condition in range(3)
     ]
-    return table_P32.masked_fill(torch.tensor(skipped, device=table_P32.device), torch.nan)
+    return sums_S.view(-1, 3, 2).masked_fill(torch.tensor(skipped, device=sums_S.device), torch.nan)
 
 
 def pair_logps(model: Any, packed: Packed, pixels_a: Images, pixels_b: Images) -> Tensor:
     """The log-probabilities of each pair from pixels: [P, 3, 2], as `logps_of_features`."""
-    num_pairs = len(packed.num_tokens_P2)
-    if isinstance(pixels_a, Tensor) and isinstance(pixels_b, Tensor):
-        features = list(vision_features(model, torch.cat((pixels_a, pixels_b))))
-    else:
-        features = list(vision_features(model, [*pixels_a, *pixels_b]))
+    num_pairs, features = len(packed.num_tokens_P2), vision_features(model, [*pixels_a, *pixels_b])
     return logps_of_features(model, packed, features[:num_pairs], features[num_pairs:])
 
 
@@ -119,12 +111,14 @@ def _in_reading_order(
     for pair, side, num_tokens in packed.images:
         features, name = (features_a, features_b)[side], "ab"[side]
         if features is None or len(features) != num_pairs:
-            given = "none" if features is None else f"those of {len(features)}"
-            raise ValueError(f"image {name}: expected features of {num_pairs} pairs, got {given}")
-        if len(features[pair]) != num_tokens:
-            whose = packed.pair_ids[pair] or f"number {pair}"
             raise ValueError(
-                f"pair {whose}, image {name}: expected features of {num_tokens} placeholders, got"
+                f"image {name}: expected features of {num_pairs} pairs, got"
+                f" {'none' if features is None else f'those of {len(features)}'}"
+            )
+        if len(features[pair]) != num_tokens:
+            raise ValueError(
+                f"pair {packed.pair_ids[pair] or f'number {pair}'}, image {name}: expected"
+                f" features of {num_tokens} placeholders, got"
                 f" {len(features[pair])}; the processor and the model do not fit each other"
             )
         chosen.append(features[pair])

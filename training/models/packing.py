@@ -30,7 +30,6 @@ CONDITIONS, RESPONSES = 3, 2  # image a, image b, no image; response a, response
 NUM_SEQUENCES = CONDITIONS * RESPONSES  # in the order of logps_P32
 
 Ints = npt.NDArray[np.int64]
-Cells = frozenset[Cell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,16 +102,15 @@ class Packed:
     groups: tuple[Group, ...]
     images: tuple[PackedImage, ...]  # in reading order
     pair_ids: tuple[str, ...]
-    cells: Cells
+    cells: frozenset[Cell]
 
     def to(self, device: torch.device | str) -> "Packed":
         """The same row on another device."""
-        tensors: dict[str, Any] = {
-            f.name: value
+        moved: dict[str, Any] = {
+            f.name: value.to(device, non_blocking=True)
             for f in fields(self)
             if isinstance(value := getattr(self, f.name), Tensor)
         }
-        moved = {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
         return replace(self, **moved)
 
     @property
@@ -132,9 +130,8 @@ class Packed:
             for branch, length in enumerate((group.prompt, *group.responses)):
                 branch_of += [branch] * length
         group_L, branch_L = torch.tensor([group_of, branch_of], device=self.ids_L.device)
-        same_group_LL = group_L[:, None] == group_L
         on_path_LL = (branch_L == 0) | (branch_L[:, None] == branch_L)
-        return (same_group_LL & on_path_LL).tril()[None, None]
+        return ((group_L[:, None] == group_L) & on_path_LL).tril()[None, None]
 
 
 def pack(
@@ -163,9 +160,8 @@ def pack(
         raise ValueError(f"pack: expected cells among {sorted(ALL_CELLS)}, got {sorted(cells)}")
     for pair in pairs:
         _check(pair, image_token_id, num_image_tokens)
-    order = [*product(range(len(pairs)), (0, 1)), *product(range(len(pairs)), (2,))]
-    row = _Row()
-    for number, condition in order:
+    row, numbers = _Row(), range(len(pairs))
+    for number, condition in (*product(numbers, (0, 1)), *product(numbers, (2,))):
         responses = [response for response in range(RESPONSES) if (condition, response) in cells]
         if responses:
             row.add(pairs[number], number, condition, responses, image_token_id)
@@ -212,7 +208,7 @@ class _Row:
         if condition < 2:
             self.images.append(PackedImage(number, condition, prompt.count(image_token_id)))
 
-    def packed(self, pairs: Sequence[PairTokens], cells: Cells) -> Packed:
+    def packed(self, pairs: Sequence[PairTokens], cells: frozenset[Cell]) -> Packed:
         num_axes = max(map(len, self.positions_An))
         positions_AL = np.concatenate(
             [np.broadcast_to(p_An, (num_axes, p_An.shape[1])) for p_An in self.positions_An], axis=1
@@ -234,9 +230,10 @@ class _Row:
 def _check(pair: PairTokens, image_token_id: int, num_image_tokens: int | None) -> None:
     where = f"pair {pair.pair_id}: " if pair.pair_id else ""
     image_a, image_b, text = pair.prompts
-    named = {"prompt_image": image_a, "prompt_image_b": image_b, "prompt_text": text}
     for name, tokens in {
-        **named,
+        "prompt_image": image_a,
+        "prompt_image_b": image_b,
+        "prompt_text": text,
         "response_a": pair.response_a,
         "response_b": pair.response_b,
     }.items():

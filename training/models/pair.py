@@ -26,14 +26,14 @@ class ShortPair:
     @property
     def num_tokens(self) -> int:
         """Length of the packed row with all cells."""
-        image_tokens = sum(layout.num_tokens for layout in self.layouts)
-        prompts = 2 * (len(self.prompt_image) - 1) + image_tokens + len(self.prompt_text)
-        return prompts + CONDITIONS * sum(map(len, self.responses))
+        image_tokens = sum(len(self.prompt_image) - 1 + n.num_tokens for n in self.layouts)
+        return image_tokens + len(self.prompt_text) + CONDITIONS * sum(map(len, self.responses))
 
     def tokens(self, vlm: Vlm, pair_id: str = "") -> PairTokens:
         """All tokens, one placeholder per feature."""
-        prompts = [placed(vlm, self.prompt_image, size) for size in self.sizes]
-        (prompt_a, positions_a), (prompt_b, positions_b) = prompts
+        (prompt_a, positions_a), (prompt_b, positions_b) = (
+            placed(vlm, self.prompt_image, size) for size in self.sizes
+        )
         return PairTokens(
             prompt_a, self.prompt_text, *self.responses, prompt_b, positions_a, positions_b, pair_id
         )
@@ -55,6 +55,5 @@ def short_pair(vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size]) 
             " chat template"
         )
     responses = encode_response(vlm, answer_a), encode_response(vlm, answer_b)
-    size_a, size_b = sizes
-    layouts = vlm.layout(size_a), vlm.layout(size_b)
+    layouts = vlm.layout(sizes[0]), vlm.layout(sizes[1])
     return ShortPair(prompt_image, prompt_text, responses, layouts, sizes)

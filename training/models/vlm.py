@@ -18,7 +18,7 @@ from PIL import Image
 from pipeline.core.recipe import UserError
 from training.models import chat_template as chat
 from training.models.attention import SPLIT, implementation, register
-from training.models.families import FAMILIES, Family, Images, parameters_of, refusal, unwrapped
+from training.models.families import FAMILIES, Family, Images, refusal, unwrapped
 from training.models.packing import Ints
 
 Size = tuple[int, int]  # width and height of an image in pixels, upright
@@ -50,16 +50,6 @@ class Vlm:
     def image_token_id(self) -> int:
         """The token that stands for one image feature."""
         return int(self.model.config.image_token_id)
-
-    @property
-    def num_image_tokens(self) -> int:
-        """Placeholders of an image of 640 x 480 pixels; of every image, if all get one size."""
-        return self.layout((640, 480)).num_tokens
-
-    @property
-    def tower_parameters(self) -> list[torch.nn.Parameter]:
-        """Those of the vision tower without the projector."""
-        return parameters_of(self.model, "vision tower")
 
     def layout(self, size: Size) -> Layout:
         """What an image of this size becomes, found by giving the processor a blank one.
@@ -106,8 +96,7 @@ def load_model(
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     _without_bars()
-    config = _read(base_of_adapter(path) or path, AutoConfig.from_pretrained)
-    reason = refusal(config)
+    reason = refusal(_read(base_of_adapter(path) or path, AutoConfig.from_pretrained))
     if reason:
         raise UserError(f"model {str(path)!r} cannot be used: {reason}")
     register()
@@ -248,10 +237,8 @@ def _layout(vlm: Vlm, size: Size) -> Layout:
     )
     pixels = vlm.kind.per_image(processed)[0]
     ids = chat.left_open(processor, text, processed["input_ids"][0].tolist())
-    num_tokens, num_features = (
-        ids.count(image_token_id),
-        vlm.kind.num_features(vlm.model.config, pixels),
-    )
+    num_tokens = ids.count(image_token_id)
+    num_features = vlm.kind.num_features(vlm.model.config, pixels)
     if num_tokens != num_features:
         raise UserError(
             f"the processor makes {num_tokens} placeholders of an image, the model {num_features}"
