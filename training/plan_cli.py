@@ -5,8 +5,6 @@ Of a known model, it loads neither torch nor Ray.
 
 import math
 import os
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -31,30 +29,6 @@ WORTH_CACHING = 0.03  # of the work of a step
 MAX_CACHE_GB = 64.0  # of main memory: more is seldom there for one worker
 
 
-WORK_LABELS = {
-    "images": "images, once",
-    "reference": "reference",
-    "training": "training",
-    "validation": "validation",
-    "total": "all",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """FLOP of a whole run by what they are for."""
-
-    images: float
-    reference: float
-    training: float
-    validation: float
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return self.images + self.reference + self.training + self.validation
-
-
 def feature_bytes(shape: ModelShape, data: DataSize, section: TrainSection) -> float:
     """Main memory that one worker needs to keep the features of all images."""
     width = 2 if section.train.weights == "bfloat16" else 4
@@ -71,8 +45,8 @@ def keeps_features(shape: ModelShape, data: DataSize, section: TrainSection) -> 
     )
 
 
-def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
-    """What a run computes."""
+def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> dict[str, float]:
+    """FLOP of a whole run by what they are for."""
     optim, cached = section.optim, keeps_features(shape, data, section)
     adapters = adapter_weights(shape.text, section.lora) if section.lora else 0
     image = vision_flops(shape.vision, sum(data.mean.features) / 2)
@@ -89,12 +63,13 @@ def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> Work:
         else steps * min(optim.batch_pairs, train)
     )
     evaluations = (steps - 1) // section.eval_every_steps + 1 if section.eval_every_steps else 1
-    return Work(
-        images=data.num_images * image if cached else 0.0,
-        reference=0.0 if section.reference else train * needed + held_out * every,
-        training=num_pairs * train_flops_per_pair(shape, data.mean, section, cached=cached).total,
-        validation=evaluations * held_out * every,
-    )
+    step = train_flops_per_pair(shape, data.mean, section, cached=cached)
+    return {
+        "images, once": data.num_images * image if cached else 0.0,
+        "reference": 0.0 if section.reference else train * needed + held_out * every,
+        "training": num_pairs * step.total,
+        "validation": evaluations * held_out * every,
+    }
 
 
 def _load(recipe: str, overrides: list[str]) -> tuple[TrainSection, bool]:
@@ -111,10 +86,8 @@ def _load(recipe: str, overrides: list[str]) -> tuple[TrainSection, bool]:
     missing = [
         key for key in ("data", "out") if key not in named and given.get(key, "???") == "???"
     ]
-    section = load_recipe(
-        recipe, [*(f"{key}=not-given" for key in missing), *overrides], TrainSection
-    )
-    return section, "data" not in missing
+    placeholders = [f"{key}=not-given" for key in missing]
+    return load_recipe(recipe, [*placeholders, *overrides], TrainSection), "data" not in missing
 
 
 def _machine(
@@ -140,16 +113,15 @@ def hours_of(flops: float, *, peak: float, workers: int, mfu: float) -> float:
 
 
 def _memory_rows(memory: Memory, budget: float, start: float) -> list[list[str]]:
-    rows = [
-        [label, f"{getattr(memory, name) / GB:.2f}"]
-        for name, label in PARTS.items()
-        if getattr(memory, name) >= 0.005 * GB
-    ]
-    rows.append(["in a step, all", f"{memory.total / GB:.2f}"])
-    rows.append(["before training, while images are encoded", f"{start / GB:.2f}"])
     need = max(memory.total, start)
     return [
-        *rows,
+        *(
+            [label, f"{getattr(memory, name) / GB:.2f}"]
+            for name, label in PARTS.items()
+            if getattr(memory, name) >= 0.005 * GB
+        ),
+        ["in a step, all", f"{memory.total / GB:.2f}"],
+        ["before training, while images are encoded", f"{start / GB:.2f}"],
         ["there is", f"{budget / GB:.1f}"],
         ["fits", "yes" if need <= 0.9 * budget else "barely" if need <= budget else "NO"],
     ]
@@ -162,11 +134,10 @@ def _duration(hours: float) -> str:
 
 
 def _work_rows(
-    work: Work, *, peak: float | None, workers: int, mfu: float, price: float | None
+    work: dict[str, float], *, peak: float | None, workers: int, mfu: float, price: float | None
 ) -> list[list[str]]:
     rows = []
-    for name, label in WORK_LABELS.items():
-        flops = getattr(work, name)
+    for label, flops in {**work, "all": sum(work.values())}.items():
         hours = None if peak is None else hours_of(flops, peak=peak, workers=workers, mfu=mfu)
         cost = "" if hours is None or price is None else f"{hours * workers * price:,.2f}"
         rows.append(
@@ -203,38 +174,29 @@ def print_report(
 
 def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
     """Advice on pairs that are too long, and on a tower that sees the same images again."""
-    return [*_too_long(section, shape, data), *_kept_features(section, shape, data)]
-
-
-def _too_long(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
-    share, limit = data.share_over(section.max_length_tokens), section.max_length_tokens
-    if not share:
-        return []
-    smaller = (
-        ", or build with smaller images (normalize.mode=reencode normalize.scale=1"
-        " normalize.max_px=1024)"
-        if shape.vision.num_features is None
-        else ""
-    )
-    return [
-        f"max_length_tokens={limit} leaves out {share:.0%} of the pairs (the longest has"
-        f" {math.ceil(max(data.sequences)):,} tokens); raise it{smaller}"
-    ]
-
-
-def _kept_features(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
-    """Where the tower is a part of the work worth naming."""
-    if not section.train.freeze_vision or keeps_features(shape, data, section):
-        return []
-    flops = train_flops_per_pair(shape, data.mean, section, cached=False)
-    share, room_gb = flops.vision / flops.total, feature_bytes(shape, data, section) / 1e9
-    if share < WORTH_CACHING or room_gb > MAX_CACHE_GB:
-        return []
-    keys = f"train.cache_vision=true train.max_cache_gb={max(1, round(room_gb * 1.05))}"
-    return [
-        f"{keys}: {room_gb:.1f} GB of main memory for each worker keep what the tower sees, which"
-        f" is {share:.0%} of the work"
-    ]
+    lines = []
+    too_long, limit = data.share_over(section.max_length_tokens), section.max_length_tokens
+    if too_long:
+        smaller = (
+            ", or build with smaller images (normalize.mode=reencode normalize.scale=1"
+            " normalize.max_px=1024)"
+            if shape.vision.num_features is None
+            else ""
+        )
+        lines.append(
+            f"max_length_tokens={limit} leaves out {too_long:.0%} of the pairs (the longest has"
+            f" {math.ceil(max(data.sequences)):,} tokens); raise it{smaller}"
+        )
+    if section.train.freeze_vision and not keeps_features(shape, data, section):
+        flops = train_flops_per_pair(shape, data.mean, section, cached=False)
+        share, room_gb = flops.vision / flops.total, feature_bytes(shape, data, section) / 1e9
+        if share >= WORTH_CACHING and room_gb <= MAX_CACHE_GB:
+            lines.append(
+                f"train.cache_vision=true train.max_cache_gb={max(1, round(room_gb * 1.05))}:"
+                f" {room_gb:.1f} GB of main memory for each worker keep what the tower sees, which"
+                f" is {share:.0%} of the work"
+            )
+    return lines
 
 
 def run(
@@ -259,9 +221,10 @@ def run(
 ) -> None:
     """Show memory, time and cost of a training run before anything starts, with advice."""
     section, has_data = _load(recipe, list(overrides or []))
-    shape, known_from = find_shape(_local(section.model), section.tiny)
+    model = os.path.expanduser(section.model)
+    shape, known_from = find_shape(model, section.tiny)
     data = (
-        size_of_data(absolute_path(section.data, "data"), _local(section.model), shape)
+        size_of_data(absolute_path(section.data, "data"), model, shape)
         if has_data
         else default_size(shape)
     )
@@ -272,14 +235,16 @@ def run(
     on_gpu = section.workers.use_gpu or gpu is not None
     cached = keeps_features(shape, data, section)
     memory = memory_of(shape, data.longest, section, cached=cached, gpu=on_gpu)
-    start = start_bytes(shape, data.longest, section)
-    summary_table(
-        f"Memory of a worker, GB ({name})", ["", "GB"], _memory_rows(memory, budget, start)
+    memory_rows = _memory_rows(memory, budget, start_bytes(shape, data.longest, section))
+    summary_table(f"Memory of a worker, GB ({name})", ["", "GB"], memory_rows)
+    work_rows = _work_rows(
+        work_of(shape, data, section),
+        peak=peak,
+        workers=max(1, section.workers.num_workers),
+        mfu=mfu,
+        price=price_per_hour,
     )
-    workers = max(1, section.workers.num_workers)
-    work = work_of(shape, data, section)
-    rows = _work_rows(work, peak=peak, workers=workers, mfu=mfu, price=price_per_hour)
-    summary_table("Work", ["", "TFLOP", f"time at {mfu:.0%} of peak", "cost"], rows)
+    summary_table("Work", ["", "TFLOP", f"time at {mfu:.0%} of peak", "cost"], work_rows)
     if peak is None:
         say("no time: give --gpu, or --tflops of this CPU")
     say("loading, disk and communication between workers are not in the times")
@@ -288,7 +253,3 @@ def run(
     )
     for line in [*lines, *more_advice(section, shape, data)]:
         say(f"advice  {line}")
-
-
-def _local(model: str) -> str:
-    return str(Path(model).expanduser()) if model.startswith("~") else model

@@ -96,13 +96,13 @@ def test_work_of_a_run_by_hand() -> None:
     )
     data = default_size(LLAVA, {"train": 10, "validation": 3})
     work = work_of(LLAVA, data, section)
-    forward = work.reference / 13  # all pairs once, with their images
-    assert work.validation == pytest.approx(3 * forward * 3)  # after steps 2, 4 and 6
-    assert work.images == 0
+    forward = work["reference"] / 13  # all pairs once, with their images
+    assert work["validation"] == pytest.approx(3 * forward * 3)  # after steps 2, 4 and 6
+    assert work["images, once"] == 0
     # two epochs, forward and twice that backward
-    assert work.training == pytest.approx(2 * 10 * 3 * forward, rel=0.05)
+    assert work["training"] == pytest.approx(2 * 10 * 3 * forward, rel=0.05)
     stored = work_of(LLAVA, data, section.model_copy(update={"reference": "folder"}))
-    assert (stored.reference, stored.training) == (0, work.training)
+    assert (stored["reference"], stored["training"]) == (0, work["training"])
 
 
 def test_features_are_kept_only_where_they_fit() -> None:

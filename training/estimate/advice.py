@@ -82,15 +82,16 @@ def _suggestions(section: TrainSection) -> list[Changes]:
     lighter: Changes = {"optim.micro_batch_pairs": 1, "train.checkpoint_activations": True}
     if gpu:
         lighter["train.precision"] = "bfloat16"
-    ways: list[Changes] = [lighter]
-    if section.lora is None and section.workers.num_workers > 1:
-        ways.append({**lighter, "workers.shard": True})
     frozen: Changes = {**lighter, "train.freeze_vision": True, "workers.shard": False}
     if gpu:
         frozen["train.weights"] = "bfloat16"
-    ways.append(frozen if section.lora else {**frozen, "lora": {}})
-    if gpu:
-        ways.append({**frozen, "lora.quantize": "nf4"})
+    several = section.lora is None and section.workers.num_workers > 1
+    ways: list[Changes] = [
+        lighter,
+        *([{**lighter, "workers.shard": True}] if several else []),
+        frozen if section.lora else {**frozen, "lora": {}},
+        *([{**frozen, "lora.quantize": "nf4"}] if gpu else []),
+    ]
     return [
         {key: value for key, value in way.items() if _value(section, key) != value} for way in ways
     ]

@@ -56,16 +56,15 @@ def default_size(shape: ModelShape, num_pairs: dict[str, int] | None = None) -> 
     lengths = _lengths(
         features, features, DEFAULT_TEXT_TOKENS, DEFAULT_TEXT_TOKENS, DEFAULT_TEXT_TOKENS
     )
-    source = (
-        f"no data given: {features:.0f} features an image, {DEFAULT_TEXT_TOKENS} tokens a question"
-        " and an answer"
-    )
     return DataSize(
         num_pairs=pairs,
         num_images=2 * sum(pairs.values()),
         mean=lengths,
         longest=lengths,
-        source=source,
+        source=(
+            f"no data given: {features:.0f} features an image, {DEFAULT_TEXT_TOKENS} tokens a"
+            " question and an answer"
+        ),
     )
 
 
@@ -80,10 +79,9 @@ def size_of_data(folder: str | Path, model: str, shape: ModelShape) -> DataSize:
     table = read_mvc(
         folder, "train", ("question", "answer_a", "answer_b", "image_a_sha256", "image_b_sha256")
     )
-    counts, how = _token_counts(
+    (questions, answers_a, answers_b), how = _token_counts(
         [table.column(name).to_pylist() for name in ("question", "answer_a", "answer_b")], model
     )
-    questions, answers_a, answers_b = counts
     # and the end of turn
     questions, answers_a, answers_b = questions + TEMPLATE_TOKENS, answers_a + 1, answers_b + 1
     features_a, features_b = _image_features(folder, shape)
@@ -97,15 +95,15 @@ def size_of_data(folder: str | Path, model: str, shape: ModelShape) -> DataSize:
         *table.column("image_a_sha256").to_pylist(),
         *table.column("image_b_sha256").to_pylist(),
     }
-    means = (float(part.mean()) for part in (questions, answers_a, answers_b))
+    texts = questions, answers_a, answers_b
     return DataSize(
         num_pairs=num_pairs,
         num_images=len(hashes) + 2 * num_pairs["validation"],
-        mean=_lengths(float(features_a.mean()), float(features_b.mean()), *means),
+        mean=_lengths(*(float(part.mean()) for part in (features_a, features_b, *texts))),
         longest=_lengths(
             float(features_a.max()),
             float(features_b.max()),
-            *(float(n[worst]) for n in (questions, answers_a, answers_b)),
+            *(float(text[worst]) for text in texts),
         ),
         source=how,
         sequences=tuple(sequences.tolist()),
@@ -147,8 +145,10 @@ def _image_features(folder: str | Path, shape: ModelShape) -> tuple[np.ndarray, 
     for path in shard_paths(folder, "train"):
         for batch in pq.ParquetFile(path).iter_batches(64, columns=list(counts)):
             for name, features in counts.items():
-                images = batch.column(name).to_pylist()
-                features += [_features(shape, _size(image["bytes"])) for image in images]
+                features += [
+                    _features(shape, _size(image["bytes"]))
+                    for image in batch.column(name).to_pylist()
+                ]
             if len(counts["image_a"]) >= NUM_IMAGES_MEASURED:
                 break
     return np.array(counts["image_a"]), np.array(counts["image_b"])

@@ -19,7 +19,7 @@ from training.chunk_sizes import MAX_LOGITS
 from training.config import TrainSection
 from training.estimate.model_shape import ModelShape, TextShape, VisionShape
 from training.estimate.policy_size import adapter_weights
-from training.objectives.terms import ALL_CELLS, Cell
+from training.objectives.terms import ALL_CELLS, Cell, sides_of
 
 ATTENTION_BACKWARD = 2.5  # five products against two, because scores are computed again
 
@@ -130,12 +130,10 @@ def forward_flops(
     That is projector, language model and output layer.
     """
     text, tokens = shape.text, lengths.num_tokens(cells)
-    layers = 2 * tokens * (text.num_layers * text.num_layer_weights + lora_weights)
-    head = 2 * text.width * text.vocab * lengths.num_scored(cells)
     return (
-        layers
+        2 * tokens * (text.num_layers * text.num_layer_weights + lora_weights)
         + attention_flops(text, lengths, cells, causal)
-        + head
+        + 2 * text.width * text.vocab * lengths.num_scored(cells)  # the output layer
         + _projector(shape, lengths, cells)
     )
 
@@ -196,11 +194,6 @@ def train_flops_per_pair(
             vision_flops(shape.vision, lengths.features[side]) for side in sides_of(cells)
         ) * (1 if train.freeze_vision else 3)
     return Flops(forward=forward, backward=backward, recompute=recompute, vision=vision)
-
-
-def sides_of(cells: frozenset[Cell]) -> list[int]:
-    """The sides whose image some cell looks at."""
-    return [side for side in (0, 1) if any(condition == side for condition, _ in cells)]
 
 
 def _projector(shape: ModelShape, lengths: PairLengths, cells: frozenset[Cell]) -> float:

@@ -21,8 +21,7 @@ KNOWN_FILE = Path(__file__).with_name("known_models.json")
 @functools.cache
 def known_models() -> Mapping[str, Mapping[str, Any]]:
     """By its name on the Hub: a model's `config` and `shape`."""
-    models: dict[str, dict[str, Any]] = read_json(KNOWN_FILE)
-    return models
+    return dict(read_json(KNOWN_FILE))
 
 
 def known_shape(model: str) -> ModelShape:
@@ -36,9 +35,8 @@ def remember(model: str, config: Mapping[str, Any] | None = None) -> None:
     Args:
         config: What its config.json says; None: ask the Hub.
     """
-    config = _from_hub(model) if config is None else config
-    shape = shape_of_config(config)
-    entry = {"config": dict(config), "shape": shape.model_dump(mode="json")}
+    config = dict(_from_hub(model) if config is None else config)
+    entry = {"config": config, "shape": shape_of_config(config).model_dump(mode="json")}
     lines = (
         f"{json.dumps(name)}: {json.dumps(known)}"
         for name, known in sorted({**known_models(), model: entry}.items())
@@ -58,7 +56,10 @@ def find_shape(model: str, tiny: TinySection, *, hub: bool = True) -> tuple[Mode
         ShapeError: It cannot be known, with the reason.
     """
     if model == "tiny":
-        return _tiny_shape(tiny), "the recipe"
+        from training.tiny.model import untrained_config
+
+        # Its vocabulary may be smaller where the texts have fewer words.
+        return shape_of_config(untrained_config(tiny, tiny.vocab_tokens).to_dict()), "the recipe"
     if (Path(model) / "config.json").is_file():
         source, config = f"{model}/config.json", read_json(Path(model) / "config.json")
     elif model in known_models():
@@ -66,19 +67,13 @@ def find_shape(model: str, tiny: TinySection, *, hub: bool = True) -> tuple[Mode
     elif hub:
         source, config = "its config.json on the Hub", _from_hub(model)
     else:
-        known = ", ".join(known_models())
-        raise ShapeError(f"model={model}: no folder here, and not among {known}")
+        raise ShapeError(
+            f"model={model}: no folder here, and not among {', '.join(known_models())}"
+        )
     try:
         return shape_of_config(config), source
     except ShapeError as error:
         raise ShapeError(f"model={model}: {error}") from error
-
-
-def _tiny_shape(tiny: TinySection) -> ModelShape:
-    """Its vocabulary may be smaller where the texts have fewer words."""
-    from training.tiny.model import untrained_config
-
-    return shape_of_config(untrained_config(tiny, tiny.vocab_tokens).to_dict())
 
 
 def _from_hub(model: str) -> dict[str, Any]:
@@ -86,8 +81,7 @@ def _from_hub(model: str) -> dict[str, Any]:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        config: dict[str, Any] = read_json(Path(hf_hub_download(model, "config.json")))
-        return config
+        return dict(read_json(Path(hf_hub_download(model, "config.json"))))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ShapeError(

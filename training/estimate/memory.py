@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 
 from training.chunk_sizes import CHUNK_IMAGES, GRADIENT_BUCKET, MAX_LOGITS
 from training.config import TrainSection
-from training.estimate.flops import PairLengths, sides_of
+from training.estimate.flops import PairLengths
 from training.estimate.model_shape import ModelShape, TextShape
 from training.estimate.policy_size import PolicySize, adapted, policy_size
-from training.objectives.terms import Cell
+from training.objectives.terms import Cell, sides_of
 
 # half a byte, one byte of scale for 64 numbers, that of 256 scales in fp32
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
@@ -72,14 +72,12 @@ def memory_of(
         gpu: Whether there is a CUDA runtime that needs memory too.
     """
     size, use = policy_size(shape, section), section.train
-    shards = num_shards(section)
     low = use.precision == "bfloat16"
-    kept = weight_bytes(size, section)
-    trained_apart = size.trained_vision  # never sharded
-    moving = (size.trained - trained_apart) / shards + trained_apart
+    # the tower is never sharded
+    moving = (size.trained - size.trained_vision) / num_shards(section) + size.trained_vision
     cells, pairs = section.objective.cells, section.optim.micro_batch_pairs
     parts = {
-        "weights": kept,
+        "weights": weight_bytes(size, section),
         "gathered": _gathered_bytes(shape, size, section),
         "gradients": (
             4.0 * moving
@@ -106,10 +104,9 @@ def start_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) 
     vision = shape.vision
     # of all layers, or of the one at work
     states = vision.num_layers + 1 if shape.family == "llava" else 4
-    patches = vision.num_patches(max(lengths.features))
     at_work = (
         CHUNK_IMAGES
-        * patches
+        * vision.num_patches(max(lengths.features))
         * (vision.width * states + vision.ffn_width)
         * (2 if section.train.weights == "bfloat16" else 4)
     )
@@ -124,7 +121,6 @@ def num_shards(section: TrainSection) -> int:
 def weight_bytes(size: PolicySize, section: TrainSection) -> float:
     """Bytes of one worker's weights: what is trained in fp32, the rest as the recipe keeps it."""
     frozen = 2 if section.train.weights == "bfloat16" else 4
-    shards = num_shards(section)
     language = (
         4.0 * size.trained_language
         + frozen * (size.language - size.trained_language - size.quantized)
@@ -132,7 +128,7 @@ def weight_bytes(size: PolicySize, section: TrainSection) -> float:
     )
     projector = 4.0 * size.trained_projector + frozen * (size.projector - size.trained_projector)
     vision = 4.0 * size.trained_vision + frozen * (size.vision - size.trained_vision)
-    return (language + projector + 4.0 * size.adapters) / shards + vision
+    return (language + projector + 4.0 * size.adapters) / num_shards(section) + vision
 
 
 def _gathered_bytes(shape: ModelShape, size: PolicySize, section: TrainSection) -> float:
@@ -222,8 +218,7 @@ def logit_bytes(text: TextShape, scored: float, *, low: bool) -> float:
 
     Where there are many, they are computed in parts.
     """
-    numbers = min(scored * text.vocab, MAX_LOGITS)
-    return numbers * (14 if low else 12)
+    return min(scored * text.vocab, MAX_LOGITS) * (14 if low else 12)
 
 
 def _tower_bytes(

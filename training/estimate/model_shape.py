@@ -171,12 +171,14 @@ def _layers(model: Any, part: str) -> "nn.ModuleList":
 
     from training.models.families import part_of
 
-    lists = [
-        module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.ModuleList) and part_of(model, f"{name}.") == part
-    ]
-    return max(lists, key=len)
+    return max(
+        (
+            module
+            for name, module in model.named_modules()
+            if isinstance(module, nn.ModuleList) and part_of(model, f"{name}.") == part
+        ),
+        key=len,
+    )
 
 
 def _matrices(layer: "nn.Module") -> dict[str, Linear]:
@@ -192,7 +194,6 @@ def _text_shape(model: Any) -> TextShape:
     config, layers = model.config.text_config, _layers(model, "language model")
     linears = _matrices(layers[0])
     num_layer_parameters = _count(dict(layers[0].named_parameters()))
-    everything = _count(_part(model, "language model"))
     return TextShape(
         num_layers=len(layers),
         width=config.hidden_size,
@@ -200,7 +201,9 @@ def _text_shape(model: Any) -> TextShape:
         num_heads=config.num_attention_heads,
         linears=linears,
         num_layer_vectors=num_layer_parameters - sum(map(math.prod, linears.values())),
-        num_outside_parameters=everything - len(layers) * num_layer_parameters,
+        num_outside_parameters=(
+            _count(_part(model, "language model")) - len(layers) * num_layer_parameters
+        ),
         norms_heads=any(name.endswith("q_norm") for name, _ in layers[0].named_modules()),
     )
 
@@ -240,9 +243,5 @@ def _seen(model: Any, family: Any, parameters: "Mapping[str, nn.Parameter]") -> 
     gradients = torch.autograd.grad(
         features_1NV.sum(), list(parameters.values()), allow_unused=True
     )
-    unseen = {
-        name: parameter
-        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
-        if gradient is None
-    }
-    return features_1NV.shape[1], _count(unseen)
+    seen = zip(parameters.values(), gradients, strict=True)
+    return features_1NV.shape[1], sum(p.numel() for p, gradient in seen if gradient is None)

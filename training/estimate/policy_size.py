@@ -37,14 +37,12 @@ def policy_size(shape: ModelShape, section: TrainSection) -> PolicySize:
         RecipeError: `lora.targets` fits no layer.
     """
     use, text, lora = section.train, shape.text, section.lora
-    adapters = adapter_weights(text, lora) if lora else 0
-    quantized = text.num_layers * text.num_layer_weights if lora and lora.quantize else 0
     return PolicySize(
         language=text.num_parameters,
         projector=shape.num_projector_parameters,
         vision=shape.vision.num_parameters,
-        adapters=adapters,
-        quantized=quantized,
+        adapters=adapter_weights(text, lora) if lora else 0,
+        quantized=text.num_layers * text.num_layer_weights if lora and lora.quantize else 0,
         trained_language=0 if lora else text.num_parameters,
         trained_projector=shape.num_projector_parameters if use.train_projector else 0,
         trained_vision=(
@@ -70,10 +68,9 @@ def adapted(text: TextShape, lora: LoraSection) -> dict[str, tuple[int, int]]:
             f"lora.targets={lora.targets!r} is no regular expression ({error})"
         ) from error
     if not chosen:
-        known = ", ".join(text.linears)
         raise RecipeError(
             f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers"
-            f" are {known}"
+            f" are {', '.join(text.linears)}"
         )
     return chosen
 
