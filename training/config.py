@@ -183,30 +183,23 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if self.lora is not None and not self.train.freeze_vision:
-            raise ValueError(
-                "lora: adapters go on the language model only; set train.freeze_vision=true, or"
-                " leave out lora"
-            )
-        if self.lora is not None and self.workers.shard:
-            raise ValueError(
-                "lora: adapters are small and frozen weights better whole on each worker; set"
-                " workers.shard=false"
-            )
-        if self.lora is not None and not self.lora.merge and self.train.train_projector:
-            raise ValueError(
-                "lora.merge=false keeps the adapters alone; set train.train_projector=false, or"
-                " lora.merge=true"
-            )
-        if self.train.weights == "bfloat16" and self.train.precision == "float32":
-            raise ValueError(
-                "train.weights=bfloat16 cannot be computed with in float32; set"
-                " train.precision=bfloat16"
-            )
-        if self.workers.shard and not self.train.freeze_vision:
-            raise ValueError(
-                "workers.shard: the vision tower is not sharded; set train.freeze_vision=true"
-            )
+        lora, use, shard = self.lora, self.train, self.workers.shard
+        conflicts = {
+            "lora: adapters go on the language model only; set train.freeze_vision=true, or leave"
+            " out lora": lora and not use.freeze_vision,
+            "lora: adapters are small and frozen weights better whole on each worker; set"
+            " workers.shard=false": lora and shard,
+            "lora.merge=false keeps the adapters alone; set train.train_projector=false, or"
+            " lora.merge=true": lora and not lora.merge and use.train_projector,
+            "train.weights=bfloat16 cannot be computed with in float32; set"
+            " train.precision=bfloat16": use.weights == "bfloat16" and use.precision == "float32",
+            "workers.shard: the vision tower is not sharded; set train.freeze_vision=true": (
+                shard and not use.freeze_vision
+            ),
+        }
+        for message, is_there in conflicts.items():
+            if is_there:
+                raise ValueError(message)
         return self
 
     @property

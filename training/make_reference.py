@@ -80,9 +80,10 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         "weights": base_sha256(section),
         "data": data_sha256(section),
         "use": section.train.model_dump(),
+        "max_length_tokens": section.max_length_tokens,
+        **({"store_features": True} if section.store_features else {}),
     }
-    more = {"store_features": True} if section.store_features else {}
-    name = fingerprint({**facts, "max_length_tokens": section.max_length_tokens, **more})[:16]
+    name = fingerprint(facts)[:16]
     with only_one(out, "out"):
         done = read_json(out / REFERENCE_DONE) if (out / REFERENCE_DONE).is_file() else {}
         if done.get("made_by") == name:
@@ -115,11 +116,10 @@ def make_reference(plan: Plan) -> dict[str, Any]:
 
         done = join_parts(out, parts, chunks, made_by=name)
         shutil.rmtree(out / REFERENCE_PARTS)
-        more_said = " and the features of their images" if section.store_features else ""
-        took_s = time.monotonic() - started_s
+        and_features = " and the features of their images" if section.store_features else ""
         say(
-            f"{out}: six numbers of each of {total:,} pairs{more_said} in {took_s:.1f} s; train"
-            f" with reference={out}"
+            f"{out}: six numbers of each of {total:,} pairs{and_features} in"
+            f" {time.monotonic() - started_s:.1f} s; train with reference={out}"
         )
         return done
 
@@ -157,15 +157,11 @@ def _features_bytes(section: TrainSection) -> float:
     return feature_bytes(shape, size_of_data(section.data, section.model, shape), section)
 
 
-def _make(section: TrainSection) -> None:
-    make_reference(plan_reference(section))
-
-
 run = recipe_command(
     TrainSection,
     "svco_tiny",
     "Compute the reference model's log-probabilities of an MVC folder once.",
-    work=_make,
+    work=lambda section: make_reference(plan_reference(section)),
     show_plan=lambda section: print_plan(plan_reference(section)),
 )
 

@@ -50,10 +50,8 @@ class ReferenceModel:
         """
         reader = self._reader(split)
         # The batches that training would make, so that the numbers are the same in every bit.
-        starts = range(start, min(start + num_images, reader.num_images), CHUNK_IMAGES)
-        batches = [
-            np.arange(first, min(first + CHUNK_IMAGES, reader.num_images)) for first in starts
-        ]
+        images = np.arange(start, min(start + num_images, reader.num_images))
+        batches = [images[at : at + CHUNK_IMAGES] for at in range(0, len(images), CHUNK_IMAGES)]
 
         def load(images: Ints) -> tuple[list[str], Images]:
             return [reader.image_hashes[number] for number in images], reader.pixels(
@@ -88,22 +86,27 @@ class ReferenceModel:
 
     def _open(self, split: str) -> Split:
         reader = self._reader(split)
-        stored = (
-            None
-            if self._features is None
-            else FeatureStore(self._features, reader, self._feature_facts)
-        )
-        # Not kept: a chunk needs the features of its own images only.
         features = VisionFeatures(
-            reader, self._trained.vlm, self._env, frozen=True, max_cache_bytes=0, stored=stored
+            reader,
+            self._trained.vlm,
+            self._env,
+            frozen=True,
+            max_cache_bytes=0,  # a chunk needs the features of its own images only
+            stored=(
+                None
+                if self._features is None
+                else FeatureStore(self._features, reader, self._feature_facts)
+            ),
         )
         self._splits[split] = Split(reader, features, torch.empty(0))
         return self._splits[split]
 
     def _reader(self, split: str) -> PairReader:
         if split not in self._readers:
-            limit = self._section.max_length_tokens
             self._readers[split] = PairReader(
-                self._section.data, split, self._trained.vlm, max_length_tokens=limit
+                self._section.data,
+                split,
+                self._trained.vlm,
+                max_length_tokens=self._section.max_length_tokens,
             )
         return self._readers[split]

@@ -153,9 +153,11 @@ def base_sha256(section: TrainSection) -> str | None:
     folder = Path(section.model)
     if section.model == "tiny" or not folder.is_dir():
         return None
-    files = [folder / "config.json", *sorted(folder.glob("*.safetensors"))]
     return _sha256_of_all(
-        tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        tuple(
+            (file, file.stat().st_size, file.stat().st_mtime_ns)
+            for file in (folder / "config.json", *sorted(folder.glob("*.safetensors")))
+        )
     )
 
 

@@ -38,12 +38,17 @@ def train(plan: Plan) -> TrainingRecord:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
     with only_one(plan.out, "out"):
-        note = "An unfinished or finished run of training/train_svco.py, which may write here.\n"
-        TRAINING_RUN.claim(plan.out, note)
+        TRAINING_RUN.claim(
+            plan.out,
+            "An unfinished or finished run of training/train_svco.py, which may write here.\n",
+        )
         write_text(plan.out / RECIPE, resolved_yaml(plan.section))
         # of a run whose weights are gone: what is made now is not finished
         (plan.out / RECORD).unlink(missing_ok=True)
-        begin_attempt(plan)
+        write_json(plan.out / CHECKPOINTS / RUN, run_facts(plan.section))
+        # Workers of a driver that was killed may live for some seconds more; they find another
+        # name here than theirs and end.
+        write_text(plan.out / CHECKPOINTS / ATTEMPT, uuid.uuid4().hex)
         say(
             f"training {plan.section.model} with {plan.section.objective.name} on"
             f" {plan.section.data} -> {plan.out}"
@@ -57,17 +62,6 @@ def train(plan: Plan) -> TrainingRecord:
             return _fit_here(plan)
         with ray_session():
             return _fit_with_ray(plan)
-
-
-def begin_attempt(plan: Plan) -> None:
-    """Says whose checkpoints `out` holds, and that this process alone may go on with them.
-
-    Workers of a driver that was killed may live for some seconds more; they find another name here
-    and end.
-    """
-    folder = plan.out / CHECKPOINTS
-    write_json(folder / RUN, run_facts(plan.section))
-    write_text(folder / ATTEMPT, uuid.uuid4().hex)
 
 
 def _fit_here(plan: Plan) -> TrainingRecord:
@@ -88,13 +82,17 @@ def _fit_with_ray(plan: Plan) -> TrainingRecord:
     # of a run that was killed: Ray Train would take it up, but the loop does
     shutil.rmtree(scratch, ignore_errors=True)
     messages = scratch / "messages.jsonl"
-    number = (
-        workers.num_workers
-        if workers.min_workers is None
-        else (workers.min_workers, workers.num_workers)
-    )
     scaling = ScalingConfig(
-        num_workers=number, use_gpu=workers.use_gpu, resources_per_worker=_resources(plan.section)
+        num_workers=(
+            workers.num_workers
+            if workers.min_workers is None
+            else (workers.min_workers, workers.num_workers)
+        ),
+        use_gpu=workers.use_gpu,
+        resources_per_worker={
+            "CPU": workers.cpus_per_worker,
+            **({"GPU": 1} if workers.use_gpu else {}),
+        },
     )
     trainer = TorchTrainer(
         train_worker,
@@ -148,13 +146,6 @@ def _no_second_try() -> Any:
                 raise error
 
     return NoSecondTry()
-
-
-def _resources(section: TrainSection) -> dict[str, float]:
-    return {
-        "CPU": section.workers.cpus_per_worker,
-        **({"GPU": 1} if section.workers.use_gpu else {}),
-    }
 
 
 def _workers(number: int) -> str:
@@ -216,8 +207,10 @@ def print_result(plan: Plan, record: TrainingRecord) -> None:
     )
     say(f"model   {plan.out}\nlog     {plan.out}/{METRICS}")
     on_gpu = " workers.use_gpu=true dtype=bfloat16" if plan.section.workers.use_gpu else ""
-    command = "python eval/run_eval.py --recipe recipes/eval_contrast.yaml"
-    say(f"next    {command} model={plan.out} data={plan.section.data} out={plan.out}-eval{on_gpu}")
+    say(
+        "next    python eval/run_eval.py --recipe recipes/eval_contrast.yaml"
+        f" model={plan.out} data={plan.section.data} out={plan.out}-eval{on_gpu}"
+    )
 
 
 def _label(name: str) -> str:

@@ -19,11 +19,10 @@ class RayEnv(LocalEnv):
         import ray.train.torch
 
         context = ray.train.get_context()
-        device = str(ray.train.torch.get_device())
         super().__init__(
             context.get_world_rank(),
             context.get_world_size(),
-            device,
+            str(ray.train.torch.get_device()),
             say=lambda text: messages.send(kind="say", text=text),
             progress=functools.partial(DriverProgress, messages),
         )

@@ -30,7 +30,7 @@ def recipe_command(
     default: str,
     about: str,
     *,
-    work: Callable[[Shape], None],
+    work: Callable[[Shape], object],
     show_plan: Callable[[Shape], None],
 ) -> Callable[..., None]:
     """The command of a job that a recipe describes.

@@ -1,8 +1,8 @@
 """The seam between the training loop and what runs it: `fit(section, env)` never imports Ray."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
-from typing import Any, Protocol, Self
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 from pipeline.core.progress import Progress, say
 
@@ -41,17 +41,11 @@ class Env(Protocol):
 
 
 class _Silence:
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
     def advance(self, n: int = 1, **facts: float | str) -> None:
         """Shows nothing."""
 
 
-class LocalEnv:
+class LocalEnv(Env):
     """This process alone, or one of several in a torch.distributed group of the caller's."""
 
     def __init__(
@@ -67,7 +61,6 @@ class LocalEnv:
         self._say, self._progress = say, progress
 
     def all_reduce(self, tensor: Any) -> None:
-        """See Env."""
         if self.world_size > 1:
             import torch.distributed as dist
 
@@ -79,7 +72,6 @@ class LocalEnv:
                 tensor.copy_(there)
 
     def barrier(self) -> None:
-        """See Env."""
         if self.world_size > 1:
             import torch.distributed as dist
 
@@ -89,13 +81,14 @@ class LocalEnv:
         """Nobody listens: the metrics are in metrics.jsonl."""
 
     def say(self, text: str) -> None:
-        """See Env."""
         if self.rank == 0:
             self._say(text)
 
     def progress(
         self, title: str, total: int, unit: str
     ) -> AbstractContextManager[ProgressDisplay]:
-        """See Env."""
-        shown = self.rank == 0 and title
-        return self._progress(title, total, unit) if shown else _Silence()
+        return (
+            self._progress(title, total, unit)
+            if self.rank == 0 and title
+            else nullcontext(_Silence())
+        )

@@ -166,10 +166,8 @@ def contrast_words(
         tuple(set(re.findall(r"\w+", caption.casefold())) for caption in pair) for pair in captions
     ]
     counts = Counter(word for a, b in bags for word in a ^ b)
-    ranked = sorted((-count, word) for word, count in counts.items() if count >= _MIN_WORD_PAIRS)[
-        :_MAX_WORDS
-    ]
-    words = [word for _, word in ranked]
+    ranked = sorted((-count, word) for word, count in counts.items() if count >= _MIN_WORD_PAIRS)
+    words = [word for _, word in ranked[:_MAX_WORDS]]
     index = {word: place for place, word in enumerate(words)}
     words_IW = torch.zeros(num_images, len(words), dtype=torch.int8)
     for (a, b), (image_a, image_b) in zip(bags, images_N2.tolist(), strict=True):

@@ -6,9 +6,9 @@ Shapes: B texts in a batch, L tokens in the longest, N image tokens, V the tower
 language model's; I unique images, C copies of each (moved or warped), R response tokens.
 """
 
-from dataclasses import dataclass
+from itertools import chain
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,40 +16,21 @@ from torch.nn import functional
 
 from training.models.logps import vision_features
 from training.models.vlm import Vlm, encode_prompt, encode_response
+from training.tiny.config import TinySection
 from training.tiny.data import TrainingSet
 from training.tiny.muon import Advance, Learner, shuffled_batches
 from training.tiny.prior import Prior, skewed_answers
 from training.tiny.vision_stage import normalized, shifted, warped
 
-if TYPE_CHECKING:
-    from training.tiny.config import TinySection
+Example = tuple[list[int], list[int], list[float]]  # prompt, response, weight of each token of it
 
 _CHUNK_IMAGES = 64
 _IGNORED = -100
 
 
-@dataclass(frozen=True, eq=False, slots=True)
-class _Tokens:
-    """Tokens of every question, with and without an image, and of every answer."""
-
-    with_image: dict[str, list[int]]
-    without_image: dict[str, list[int]]
-    answers: dict[str, list[int]]
-
-
-def _tokens(vlm: Vlm, data: TrainingSet) -> _Tokens:
-    questions = sorted(set(data.questions))
-    answers = sorted({answer for pair in data.answers for answer in pair})
-    return _Tokens(
-        {q: encode_prompt(vlm, q, with_image=True) for q in questions},
-        {q: encode_prompt(vlm, q, with_image=False) for q in questions},
-        {a: encode_response(vlm, a) for a in answers},
-    )
-
-
 @torch.no_grad()
 def features_of_copies(
-    model: Any, data: TrainingSet, section: "TinySection", advance: Advance
+    model: Any, data: TrainingSet, section: TinySection, advance: Advance
 ) -> Tensor:
     """The frozen tower's features of `num_looks` copies of each image, [C, I, N, V].
 
@@ -76,7 +57,7 @@ def learn_to_answer(
     data: TrainingSet,
     features_CINV: Tensor,
     prior: Prior,
-    section: "TinySection",
+    section: TinySection,
     advance: Advance,
 ) -> None:
     """Trains projector and language model in place on `num_texts` texts, the tower frozen.
@@ -86,10 +67,21 @@ def learn_to_answer(
     the batches has no image. Both sides of a pair are in one batch. `features_CINV` is what
     `features_of_copies` saw.
     """
-    model = vlm.model
-    tokens, rng = _tokens(vlm, data), Random(section.seed)
-    inside = [model.model.multi_modal_projector, model.model.language_model]
-    learner = Learner(inside, [model.lm_head], lr=section.text_lr, weight_decay=0.02)
+    model, rng = vlm.model, Random(section.seed)
+    prompts = {
+        (question, blind): encode_prompt(vlm, question, with_image=not blind)
+        for question in sorted(set(data.questions))
+        for blind in (False, True)
+    }
+    responses = {
+        answer: encode_response(vlm, answer) for answer in sorted(set(chain(*data.answers)))
+    }
+    learner = Learner(
+        [model.model.multi_modal_projector, model.model.language_model],
+        [model.lm_head],
+        lr=section.text_lr,
+        weight_decay=0.02,
+    )
     batches = shuffled_batches(len(data.questions), max(1, section.batch_texts // 2))
     done = 0
     while done < section.num_texts:
@@ -97,7 +89,15 @@ def learn_to_answer(
         skewed = done >= section.frac_truthful * section.num_texts
         blind = skewed and rng.random() < section.frac_no_image
         batch = [
-            _example((pair, side), answer, data, tokens, blind=blind)
+            (
+                prompts[data.questions[pair], blind],
+                responses[answer],
+                contrast_weights(
+                    responses[answer],
+                    responses[data.answers[pair][1 - side]],
+                    responses[data.answers[pair][side]],
+                ),
+            )
             for pair in pairs_P.tolist()
             for side, answer in enumerate(_answers(data, pair, prior if skewed else None, rng))
         ]
@@ -112,9 +112,6 @@ def learn_to_answer(
         done += len(batch)
 
 
-Side = tuple[int, int]  # (pair, 0 for a or 1 for b)
-
-
 def _answers(data: TrainingSet, pair: int, prior: Prior | None, rng: Random) -> tuple[str, str]:
     """The answers that both sides of a pair are trained with.
 
@@ -123,23 +120,6 @@ def _answers(data: TrainingSet, pair: int, prior: Prior | None, rng: Random) -> 
     """
     own = data.answers[pair]
     return own if prior is None else skewed_answers(data.questions[pair], own, prior, rng)
-
-
-@dataclass(frozen=True, slots=True)
-class _Example:
-    prompt: list[int]
-    response: list[int]
-    weights: list[float]
-
-
-def _example(
-    side: Side, answer: str, data: TrainingSet, tokens: _Tokens, *, blind: bool
-) -> _Example:
-    pair, place = side
-    own, other = (tokens.answers[data.answers[pair][which]] for which in (place, 1 - place))
-    response = tokens.answers[answer]
-    prompts = tokens.without_image if blind else tokens.with_image
-    return _Example(prompts[data.questions[pair]], response, contrast_weights(response, other, own))
 
 
 def contrast_weights(response: list[int], other: list[int], own: list[int]) -> list[float]:
@@ -156,21 +136,21 @@ def contrast_weights(response: list[int], other: list[int], own: list[int]) -> l
     return [1.0 if start <= place < len(response) - end else 0.2 for place in range(len(response))]
 
 
-def _loss(model: Any, batch: list[_Example], seen_BNV: Tensor | None) -> Tensor:
+def _loss(model: Any, batch: list[Example], seen_BNV: Tensor | None) -> Tensor:
     """Weighted negative log-likelihood per response token.
 
     Padding is on the right, where a causal model never looks.
     """
-    length = max(len(example.prompt) + len(example.response) for example in batch)
+    length = max(len(prompt) + len(response) for prompt, response, _ in batch)
     ids_BL = torch.zeros(len(batch), length, dtype=torch.long)
     targets_BL = torch.full((len(batch), length), _IGNORED)
     weights_BL = torch.zeros(len(batch), length)
-    for row, example in enumerate(batch):
-        ids = example.prompt + example.response
+    for row, (prompt, response, weights) in enumerate(batch):
+        ids = prompt + response
         ids_BL[row, : len(ids)] = torch.tensor(ids)
-        scored = slice(len(example.prompt) - 1, len(ids) - 1)
-        targets_BL[row, scored] = torch.tensor(example.response)
-        weights_BL[row, scored] = torch.tensor(example.weights)
+        scored = slice(len(prompt) - 1, len(ids) - 1)
+        targets_BL[row, scored] = torch.tensor(response)
+        weights_BL[row, scored] = torch.tensor(weights)
     embedded_BLH = model.get_input_embeddings()(ids_BL)
     if seen_BNV is not None:
         projected_BNH = model.model.multi_modal_projector(seen_BNV)

@@ -15,16 +15,12 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.core.progress import Progress
 from pipeline.core.recipe import fingerprint
 from pipeline.core.schema import read_manifest, shard_paths
 from pipeline.core.storage import cache_dir, sha256_file, write_json
 from training.tiny.config import VERSION, TinySection
-
-if TYPE_CHECKING:
-    from training.models.vlm import Vlm
 
 PRIOR_FILE = "prior.json"  # written last: a folder that has it is complete
 
@@ -59,7 +55,7 @@ def make_tiny(data: Path, section: TinySection, progress: bool = True) -> Path:
     return folder
 
 
-def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) -> "Vlm":
+def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) -> None:
     import torch
 
     from training.models.vlm import save_vlm
@@ -72,9 +68,12 @@ def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) ->
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(section.seed)
         material = read_training_set(data, section.image_px, section.max_pairs)
-        answers = [answer for pair in material.answers for answer in pair]
-        questions = [question for question in material.questions for _ in range(2)]
-        prior = make_prior(questions, answers, skew=section.prior_skew, seed=section.seed)
+        prior = make_prior(
+            [question for question in material.questions for _ in range(2)],
+            [answer for pair in material.answers for answer in pair],
+            skew=section.prior_skew,
+            seed=section.seed,
+        )
         vlm = make_untrained(material.texts(), section)
         vlm.model.train()
         with _shown("tiny LLaVA 1/3, eyes", section.num_eye_images, "images", progress) as advance:
@@ -87,7 +86,6 @@ def _pretrain(data: Path, section: TinySection, folder: Path, progress: bool) ->
         vlm.model.eval()
     save_vlm(vlm, folder)
     write_json(folder / PRIOR_FILE, prior)
-    return vlm
 
 
 @contextlib.contextmanager

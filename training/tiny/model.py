@@ -149,9 +149,8 @@ def _look_near_first(tower: Any, section: "TinySection") -> None:
     Source: mimetic initialisation (arXiv:2305.09828), reduced to its query-key part.
     """
     vision = getattr(tower, "vision_model", tower)
-    grid = section.image_px // section.patch_px
     vision.embeddings.position_embedding.weight[1:] = _POSITION_SCALE * _sinusoids(
-        grid, section.vision_dim
+        section.image_px // section.patch_px, section.vision_dim
     )
     for layer in vision.encoder.layers:
         shared = torch.empty(section.vision_dim, section.vision_dim)

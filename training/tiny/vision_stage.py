@@ -6,19 +6,17 @@ elsewhere the whole picture learns the words by which its captions differ from t
 Shapes: B images in a batch, G patches per image, V the tower's width, S the image's side, W words.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from training.models.logps import vision_features
+from training.tiny.config import TinySection
 from training.tiny.data import MAX_SAME, PatchTruth, TrainingSet, patch_truth
 from training.tiny.model import PIXEL_MEAN, PIXEL_STD
 from training.tiny.muon import Advance, Learner, shuffled_batches
-
-if TYPE_CHECKING:
-    from training.tiny.config import TinySection
 
 # Most patches show nothing; so much less does each of them count.
 _NOTHING_WEIGHT = 0.2
@@ -76,7 +74,7 @@ class _PatchTask(nn.Module):
     Its kind, its color, how many of the same there are, and where its center is.
     """
 
-    def __init__(self, data: TrainingSet, truth: PatchTruth, section: "TinySection") -> None:
+    def __init__(self, data: TrainingSet, truth: PatchTruth, section: TinySection) -> None:
         super().__init__()
         self.data, self.truth, self.section = data, truth, section
         self.sizes = [truth.num_kinds, truth.num_colors, MAX_SAME + 1, 2]
@@ -107,7 +105,7 @@ class _WordTask(nn.Module):
     Those that its pair's other caption denies.
     """
 
-    def __init__(self, data: TrainingSet, section: "TinySection") -> None:
+    def __init__(self, data: TrainingSet, section: TinySection) -> None:
         super().__init__()
         self.data, self.section = data, section
         self.head = nn.Linear(section.vision_dim, len(data.words))
@@ -147,7 +145,7 @@ def start_with_contrasts(model: Any, pixels_I3SS: Tensor) -> None:
     filters[:num] = filters_DD[:num].view(num, *filters.shape[1:])
 
 
-def learn_to_see(model: Any, data: TrainingSet, section: "TinySection", advance: Advance) -> None:
+def learn_to_see(model: Any, data: TrainingSet, section: TinySection, advance: Advance) -> None:
     """Trains the vision tower in place on `num_eye_images` images.
 
     `advance` is told of each step's.

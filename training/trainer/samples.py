@@ -15,9 +15,12 @@ def sample_answers(
 ) -> list[dict[str, Any]]:
     """Greedy answers to the questions of the first pairs of a split, about either image."""
     pairs = range(min(num_pairs, len(reader)))
-    images = [reader.image(int(number)) for pair in pairs for number in reader.images_P2[pair]]
-    questions = [reader.questions[pair] for pair in pairs for _ in range(2)]
-    answers = generate(vlm, images, questions, max_new_tokens=max_new_tokens)
+    answers = generate(
+        vlm,
+        [reader.image(int(number)) for pair in pairs for number in reader.images_P2[pair]],
+        [reader.questions[pair] for pair in pairs for _ in range(2)],
+        max_new_tokens=max_new_tokens,
+    )
     return [
         {
             "pair_id": reader.pair_ids[pair],
