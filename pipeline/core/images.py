@@ -64,28 +64,28 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         # MPO is how many phones store a photograph: a JPEG whose first frame is the picture.
         num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    except Exception as error:
-        raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
-    if num_frames > 1:
-        raise ImageError("animated", f"{image.format} with {num_frames} frames")
-    try:
-        image.load()
-        return upright_rgb(image)
+        if num_frames == 1:
+            image.load()
+            return upright_rgb(image)
     # on broken bytes Pillow's readers raise anything: struct.error, IndexError, TypeError ..
     except Exception as error:
         raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
+    raise ImageError("animated", f"{image.format} with {num_frames} frames")
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
     """An opened picture as a person sees it: EXIF-rotated, 8-bit RGB, transparency on white."""
-    return _to_rgb(_upright(image))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a broken EXIF block around pixels that are fine
-        return image
+    with contextlib.suppress(Exception):  # a broken EXIF block around pixels that are fine
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):
+        # Pillow clips 16-bit grey to white when it converts; the upper byte is what an 8-bit file
+        # would hold.
+        gray = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(gray)
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    return image.convert("RGB")
 
 
 def orientation(image: Image.Image) -> int:
@@ -110,19 +110,6 @@ def upright_size(data: bytes) -> tuple[int, int]:
             return (height, width) if is_turned else (width, height)
     except Exception as error:  # on broken headers Pillow's readers raise anything
         raise ImageError("not_an_image", f"{len(data)} bytes that no decoder knows") from error
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        # Pillow clips 16-bit grey to white when it converts; the upper byte is what an 8-bit file
-        # would hold.
-        gray = (np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)
-        return Image.fromarray(gray).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
 
 
 def pixels_sha256(image: Image.Image) -> str:

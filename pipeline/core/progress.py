@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
-from rich.table import Table
+from rich.table import Column, Table
 
 LOG_EVERY_S = 10.0
 
@@ -88,28 +88,26 @@ class Progress:
         self._first = self._first or (now_s, self._done)
         if now_s - self._logged_s >= LOG_EVERY_S and self._done < self.total:
             self._logged_s = now_s
-            left_s = self._s_per_unit(now_s) * (self.total - self._done)
+            # The pace since the first report: what came before it loaded models, or counted the
+            # work of an earlier run.
+            since_s, before = self._first if self._done > self._first[1] else (self._started_s, 0)
+            s_per_unit = (now_s - since_s) / max(self._done - before, 1)
+            left_s = s_per_unit * (self.total - self._done)
             say(
                 f"{self.title}: {self._done}/{self.total} {self.unit}, about {left_s:.0f} s left "
                 f" {shown}".rstrip()
             )
 
-    def _s_per_unit(self, now_s: float) -> float:
-        """The pace since the first report.
-
-        What came before it loaded models, or counted the work of an earlier run.
-        """
-        first_s, first = self._first or (self._started_s, 0)
-        if self._done > first:
-            return (now_s - first_s) / (self._done - first)
-        return (now_s - self._started_s) / max(self._done, 1)
-
 
 def summary_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Prints a table with a title; the first column is left-aligned, the others right-aligned."""
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
+    headers = [
+        Column(name, justify="right" if index else "left", overflow="fold")
+        for index, name in enumerate(columns)
+    ]
+    table = Table(
+        *headers, title=title, title_justify="left", title_style="bold", header_style="bold"
+    )
     for row in rows:
         table.add_row(*row)
     console().print(table, markup=False)

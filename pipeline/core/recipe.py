@@ -6,6 +6,7 @@ Knows nothing of what a recipe is for; each package declares its own shape from 
 import difflib
 import hashlib
 import json
+import operator
 import os
 import re
 import typing
@@ -164,7 +165,10 @@ def _walk(
             named.append(step)
             continue
         tagged = [
-            model for model in models if "kind" in model.model_fields and step in _literals(model)
+            model
+            for model in models
+            if "kind" in model.model_fields
+            and step in typing.get_args(model.model_fields["kind"].annotation)
         ]
         if tagged:  # the tag of a discriminated union, which is no key of the recipe
             models = tagged
@@ -179,20 +183,16 @@ def _sections_in(annotation: Any) -> list[type[Section]]:
     return [model for argument in typing.get_args(annotation) for model in _sections_in(argument)]
 
 
-def _literals(model: type[Section]) -> tuple[Any, ...]:
-    return typing.get_args(model.model_fields["kind"].annotation)
-
-
 def fingerprint(*parts: object) -> str:
     """16 hex digits that change with any of `parts` (sections, dicts, texts, numbers)."""
     canonical = json.dumps(
-        [_plain(part) for part in parts], sort_keys=True, separators=(",", ":"), ensure_ascii=True
+        parts,
+        default=operator.methodcaller("model_dump", mode="json"),
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=True,
     )
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _plain(part: object) -> object:
-    return part.model_dump(mode="json") if isinstance(part, BaseModel) else part
 
 
 def resolved_yaml(section: Section) -> str:

@@ -2,8 +2,9 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
-from collections import Counter
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,11 +143,15 @@ def row_counts(numbers: Mapping[tuple[str, str, str, str], int]) -> RowCounts:
     """
 
     def by(place: int, *, dropped: bool) -> dict[str, int]:
-        counter = Counter[str]()
-        for key, number in numbers.items():
-            if (key[0] == "rejects") == dropped:
-                counter[key[place]] += number
-        return dict(sorted(counter.items()))
+        chosen = sorted(
+            (key[place], number)
+            for key, number in numbers.items()
+            if (key[0] == "rejects") == dropped
+        )
+        return {
+            value: sum(number for _, number in group)
+            for value, group in itertools.groupby(chosen, key=operator.itemgetter(0))
+        }
 
     by_split, by_reason = by(0, dropped=False), by(1, dropped=True)
     return {

@@ -33,33 +33,27 @@ def cache_dir() -> Path:
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a temporary neighbour of `path`, then renames it into place."""
-    temporary = ""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes 0600, which other users of a shared disk cannot read
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            # mkstemp makes 0600, which other users of a shared disk cannot read
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
     except OSError as error:
-        _discard(temporary)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise UserError(
                 f"{path.parent}: the disk is full; free some space and run the same command again,"
                 " it will go on"
             ) from error
         raise
-    except BaseException:
-        _discard(temporary)
-        raise
-
-
-def _discard(temporary: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(temporary)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -237,9 +231,8 @@ def remove_stale(folder: Path, *patterns: str, keep: Container[str] = ()) -> Non
     Args:
         keep: Paths relative to `folder` that stay.
     """
-    for path in [path for pattern in patterns for path in folder.glob(pattern)]:
-        if path.relative_to(folder).as_posix() in keep:
-            continue
+    stale = [path for pattern in patterns for path in folder.glob(pattern)]
+    for path in (path for path in stale if path.relative_to(folder).as_posix() not in keep):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
