@@ -127,13 +127,15 @@ def embedders(section: BuildSection, resources: Mapping[str, float]) -> int:
 
 def print_plan(plan: Plan) -> None:
     """What a build would do, without doing it."""
-    rows = []
     is_built = finished_manifest(plan) is not None
-    for name, fingerprint in plan.fingerprints.items():
-        folder = plan.work / name / fingerprint
-        rows.append(
-            [name, fingerprint, "done" if is_built or (folder / "DONE.json").is_file() else "to do"]
-        )
+    is_done = {
+        name: is_built or (plan.work / name / fingerprint / "DONE.json").is_file()
+        for name, fingerprint in plan.fingerprints.items()
+    }
+    rows = [
+        [name, fingerprint, "done" if is_done[name] else "to do"]
+        for name, fingerprint in plan.fingerprints.items()
+    ]
     title = (
         f"Plan: {plan.num_candidates:,} candidates in {len(plan.chunks)} chunks ->"
         f" {plan.section.out}"

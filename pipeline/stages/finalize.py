@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 
 from pipeline.cards.dataset_card import render_card
-from pipeline.core.manifest import BuildResult, Manifest, RowCounts
+from pipeline.core.manifest import BuildResult, Manifest
 from pipeline.core.progress import Progress
 from pipeline.core.schema import SCHEMA_VERSION, row_counts
 from pipeline.core.storage import write_json, write_text
@@ -42,14 +42,17 @@ def publish(job: Build) -> Manifest:
 
 
 def _manifest(job: Build, rows: DecidedRows, files: dict[str, str]) -> Manifest:
-    facts = job.facts
+    facts, reasons = job.facts, rows.column("drop_reason")
+    splits = np.where(reasons == "", rows.column("split"), "rejects")
+    columns = splits, reasons, rows.column("category"), rows.column("source")
+    licenses = Counter(name or "" for name in rows.column("license")[reasons == ""].tolist())
     manifest: Manifest = {
         "schema_version": SCHEMA_VERSION,
         "name": job.plan.section.name,
         "recipe": published_recipe(job.plan.section),
         "fingerprints": job.plan.fingerprints,
-        "rows": _counts(rows),
-        "licenses": _licenses(rows),
+        "rows": row_counts(Counter(zip(*(column.tolist() for column in columns), strict=True))),
+        "licenses": dict(sorted(licenses.items())),  # "" where none is stated
         "links": facts["link"],
         "audit": facts["audit"]["results"],
     }
@@ -77,20 +80,6 @@ def _result(job: Build, manifest: Manifest, seconds: float, written_mb: float) -
         },
         "warnings": manifest["warnings"],
     }
-
-
-def _counts(rows: DecidedRows) -> RowCounts:
-    """How many rows came in, stayed and left, by split, category, source and reason."""
-    reasons = rows.column("drop_reason")
-    splits = np.where(reasons == "", rows.column("split"), "rejects")
-    columns = splits, reasons, rows.column("category"), rows.column("source")
-    return row_counts(Counter(zip(*(column.tolist() for column in columns), strict=True)))
-
-
-def _licenses(rows: DecidedRows) -> dict[str, int]:
-    """How many kept rows state which licence; "" where none is stated."""
-    licenses, kept = rows.column("license"), rows.column("drop_reason") == ""
-    return dict(sorted(Counter(name or "" for name in licenses[kept].tolist()).items()))
 
 
 def _warnings(manifest: Manifest) -> list[str]:

@@ -23,6 +23,7 @@ from pipeline.dedup.phash import perceptual_hash
 from pipeline.sources.registry import open_source
 from pipeline.sources.source import Source
 from pipeline.stages.normalize import normalize_bytes
+from pipeline.storage.decided_rows import shared_texts
 from pipeline.storage.image_store import write_images
 from pipeline.text.captions import caption_facts, text_drop_reason
 
@@ -111,26 +112,23 @@ def ingest_chunk(
     stage: Stage, section: Section, normalize: NormalizeSection, chunk: Chunk
 ) -> dict[str, int]:
     """Reads, checks, hashes and writes one chunk; returns its counts."""
-    rows, facts = [], []
     checked: dict[str, IngestedImage] = {}
     items = _opened(section, stage.folder.name).read(chunk.start, chunk.stop)
-    for position, item in enumerate(items, chunk.start):
-        row, fact = (
-            _malformed_row(item, position)
-            if isinstance(item, Malformed)
-            else _candidate_row(item, normalize, checked)
-        )
-        rows.append(row)
-        facts.append(fact)
+    rows = [
+        _malformed_row(item, position)
+        if isinstance(item, Malformed)
+        else _candidate_row(item, normalize, checked)
+        for position, item in enumerate(items, chunk.start)
+    ]
     if len(rows) != chunk.stop - chunk.start:
         raise AssertionError(
             f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})"
         )
     images = {sha256_hex(image.data): image.data for image in checked.values() if not image.fault}
     write_images(stage, chunk.index, images)
-    write_table(stage.part("facts", chunk.index), pa.Table.from_pylist(facts, schema=FACTS_SCHEMA))
     # The rows come last: their presence means that the chunk is complete.
-    write_table(stage.part("rows", chunk.index), pa.Table.from_pylist(rows, schema=ROWS_SCHEMA))
+    for kind, schema in (("facts", FACTS_SCHEMA), ("rows", ROWS_SCHEMA)):
+        write_table(stage.part(kind, chunk.index), pa.Table.from_pylist(rows, schema=schema))
     return {
         "rows": len(rows),
         "images": len(images),
@@ -138,32 +136,39 @@ def ingest_chunk(
     }
 
 
-Row = dict[str, str | None]
-Facts = dict[str, str | int | float | None]
+Row = dict[str, str | int | float | None]  # the columns of both tables
 
 
-def _malformed_row(item: Malformed, position: int) -> tuple[Row, Facts]:
+def _malformed_row(item: Malformed, position: int) -> Row:
     """A row whose content has no address is named by where it stands."""
-    row: Row = {key: value for key, value in asdict(item).items() if key != "reason"}
-    row |= {
+    return asdict(item) | {
         "drop_reason": item.reason,
         "meta": "{}",
         "pair_id": malformed_id(item.source, position),
+        "group_key": _group_key(item.group),
     }
-    return row, _shared_facts(row)
 
 
 def _candidate_row(
     item: Candidate, normalize: NormalizeSection, checked: dict[str, IngestedImage]
-) -> tuple[Row, Facts]:
+) -> Row:
     row: Row = {name: getattr(item, name) for name in _TEXTS}
     sides: dict[str, IngestedImage] = {}
     for side, data in (("a", item.image_a), ("b", item.image_b)):
         given = sha256_hex(data)
         # The same image in many pairs (an original with several edits) is decoded once per chunk.
         image = sides[side] = checked[given] = checked.get(given) or _check(data, normalize)
-        row[f"image_{side}_sha256"] = sha256_hex(image.data)
-        row[f"image_{side}_pixels_sha256"] = image.pixels_sha256
+        sha256 = sha256_hex(image.data)
+        row |= {
+            f"image_{side}_sha256": sha256,
+            f"image_{side}_pixels_sha256": image.pixels_sha256,
+            f"image_key_{side}": None if image.fault else hash_key(sha256),
+            f"pixels_key_{side}": hash_key(image.pixels_sha256) if image.pixels_sha256 else None,
+            f"phash_{side}": None if image.phash is None else signed(image.phash),
+            f"num_bytes_{side}": len(image.data),
+            f"width_{side}": image.width,
+            f"height_{side}": image.height,
+        }
     faults = [f"image_{side}_{sides[side].fault}" for side in "ab" if sides[side].fault]
     if not faults and sides["a"].pixels_sha256 == sides["b"].pixels_sha256:
         faults = ["images_equal"]
@@ -171,7 +176,7 @@ def _candidate_row(
         str(row["image_a_sha256"]), item.caption_a, str(row["image_b_sha256"]), item.caption_b
     )
     row["drop_reason"] = faults[0] if faults else text_drop_reason(item.caption_a, item.caption_b)
-    facts = _shared_facts(row)
+    row["group_key"] = _group_key(item.group)
     if not row["drop_reason"]:
         content = pair_id(
             str(sides["a"].pixels_sha256),
@@ -179,27 +184,13 @@ def _candidate_row(
             str(sides["b"].pixels_sha256),
             item.caption_b,
         )
-        facts["content_key"] = hash_key(content)
-        facts |= caption_facts(item.caption_a, item.caption_b)
-    for side, image in sides.items():
-        image_key = None if image.fault else hash_key(row[f"image_{side}_sha256"] or "")
-        facts |= {
-            f"image_key_{side}": image_key,
-            f"pixels_key_{side}": hash_key(image.pixels_sha256) if image.pixels_sha256 else None,
-            f"phash_{side}": None if image.phash is None else signed(image.phash),
-            f"num_bytes_{side}": len(image.data),
-            f"width_{side}": image.width,
-            f"height_{side}": image.height,
-        }
-    return row, facts
+        row["content_key"] = hash_key(content)
+        row |= caption_facts(item.caption_a, item.caption_b)
+    return row
 
 
-def _shared_facts(row: Row) -> Facts:
-    facts: Facts = {
-        name: row[name]
-        for name in ("pair_id", "source", "source_id", "category", "operation", "drop_reason")
-    }
-    return facts | {"group_key": hash_key(sha256_hex(str(row["group"]).encode()))}
+def _group_key(group: str) -> int:
+    return hash_key(sha256_hex(group.encode()))
 
 
 def _check(data: bytes, normalize: NormalizeSection) -> IngestedImage:
@@ -229,8 +220,7 @@ def _array(column: pa.ChunkedArray, name: str) -> np.ndarray:
     if name == "pair_id":
         return np.array(column.to_pylist(), dtype="S32")
     if pa.types.is_string(column.type):
-        encoded = column.combine_chunks().dictionary_encode()
-        return np.array(encoded.dictionary.to_pylist(), dtype=object)[encoded.indices.to_numpy()]
+        return shared_texts(column)
     if pa.types.is_integer(column.type):
         return column.fill_null(NULL_KEY).to_numpy()
     array: np.ndarray = column.to_numpy()

@@ -24,19 +24,6 @@ from pipeline.stages.remote import local_folder
 from pipeline.verify import accept, judge, margins
 from pipeline.verify.config import VerifySection, check_verify
 
-STAGES = (
-    "ingest",
-    "link",
-    "embed",
-    "score",
-    "select",
-    "rewrite",
-    "verify",
-    "accept",
-    "audit",
-    "finalise",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -79,15 +66,16 @@ def plan_build(section: BuildSection) -> Plan:
 
 
 def _with_absolute_paths(section: BuildSection) -> BuildSection:
-    sources = []
-    for index, source in enumerate(section.sources):
-        given = {name: getattr(source, name) for name in source.PATHS}
-        update = {
-            name: absolute_path(path, f"sources.{index}.{name}")
-            for name, path in given.items()
-            if path
-        }
-        sources.append(source.model_copy(update=update))
+    sources = tuple(
+        source.model_copy(
+            update={
+                name: absolute_path(getattr(source, name), f"sources.{index}.{name}")
+                for name in source.PATHS
+                if getattr(source, name)
+            }
+        )
+        for index, source in enumerate(section.sources)
+    )
     if "://" in (section.work or ""):
         raise RecipeError(
             f"work={section.work}: the stages' folder is local or on a disk that all nodes share;"
@@ -105,9 +93,7 @@ def _with_absolute_paths(section: BuildSection) -> BuildSection:
     )
     links = section.links.model_copy(update={"benchmarks": places})
     out = absolute_path(section.out, "out")
-    return section.model_copy(
-        update={"sources": tuple(sources), "links": links, "out": out, "work": work}
-    )
+    return section.model_copy(update={"sources": sources, "links": links, "out": out, "work": work})
 
 
 def _check_bounds(section: BuildSection) -> None:
@@ -119,8 +105,7 @@ def _check_bounds(section: BuildSection) -> None:
         "caption_margin_b": encoders.clip is not None,
         "dinov2_image_cos": encoders.dinov2 is not None,
     }
-    if not any(made.values()):
-        raise RecipeError("encoders: every encoder is off; enable pixels, clip or dinov2")
+    encoder_fingerprints(encoders)
     if section.verify is not None:
         check_verify(section.verify, has_clip=encoders.clip is not None)
     check_bounds(
@@ -148,7 +133,7 @@ def _check_names(section: BuildSection) -> None:
 
 
 def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> dict[str, str]:
-    """One per stage that the recipe needs.
+    """One per stage that the recipe needs, in order.
 
     Each also hashes the one before, so a change re-runs its own stage and those after it.
     """
@@ -179,7 +164,7 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
             REWRITE_VERSION,
             template.VERSION,
             section.rewrite.content(),
-            *_writer_version(section),
+            *(model_writer.version() if section.rewrite.backend == "openai" else []),
         ],
         **_verify_parts(section.verify),
         "audit": [shortcuts.VERSION, section.audit.model_dump(mode="json")],
@@ -192,8 +177,8 @@ def _fingerprints(section: BuildSection, sources: list[dict[str, object]]) -> di
     }
     named: dict[str, str] = {}
     upstream = ""
-    for stage in (stage for stage in STAGES if stage in parts):
-        upstream = named[stage] = fingerprint(stage, parts[stage], upstream)
+    for stage, part in parts.items():
+        upstream = named[stage] = fingerprint(stage, part, upstream)
     return named
 
 
@@ -203,10 +188,6 @@ def _verify_parts(section: VerifySection | None) -> dict[str, list[Any]]:
         return {}
     asked = judge.version(section.judge) if section.judge is not None else []
     return {"verify": [margins.VERSION, asked], "accept": [accept.VERSION, section.thresholds()]}
-
-
-def _writer_version(section: BuildSection) -> list[Any]:
-    return model_writer.version() if section.rewrite.backend == "openai" else []
 
 
 def published_recipe(section: BuildSection) -> dict[str, Any]:
@@ -228,9 +209,8 @@ def published_recipe(section: BuildSection) -> dict[str, Any]:
             endpoint |= {"base_url": None, "cache": None}
             if Path(endpoint["model"]).exists():
                 endpoint["model"] = Path(endpoint["model"]).name
-    for name in ("clip", "dinov2"):
-        if shown["encoders"][name] is not None:
-            described = shown["encoders"][name]
+    for described in (shown["encoders"]["clip"], shown["encoders"]["dinov2"]):
+        if described is not None:
             described["files"] = model_files(described["model"])
             if described["files"]:
                 described["model"] = Path(described["model"]).name

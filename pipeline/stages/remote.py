@@ -11,8 +11,6 @@ from pipeline.core.manifest import Manifest
 from pipeline.core.recipe import UserError, fingerprint
 from pipeline.core.storage import cache_dir
 
-_PUBLISHED = ("data", "rejects")
-
 
 def local_folder(out: str) -> Path:
     """Where the content of `out` is made: there, or for a URI in the cache."""
@@ -64,7 +62,7 @@ def push(folder: Path, out: str) -> None:
         for name in [*names, "README.md", "report.html", "result.json", "manifest.json"]:
             filesystem.makedirs(f"{root}/{name}".rsplit("/", 1)[0], exist_ok=True)
             filesystem.put_file(str(folder / name), f"{root}/{name}")
-        for part in _PUBLISHED:
+        for part in ("data", "rejects"):
             for path in filesystem.glob(f"{root}/{part}/*.parquet"):
                 if f"{part}/{path.rsplit('/', 1)[1]}" not in names:
                     filesystem.rm_file(path)

@@ -28,7 +28,6 @@ from pipeline.stages.tables import FACTS, score_chunk, select
 from pipeline.storage.decided_rows import DecidedRows
 from pipeline.storage.image_store import ImageLibrary, write_index
 from pipeline.verify.accept import accept, accept_facts, read_measured
-from pipeline.verify.config import VerifySection
 from pipeline.verify.judge import ask_judge, judge_facts
 from pipeline.verify.margins import MARGINS, EmbedAnswers, margin_facts, write_margins
 
@@ -49,16 +48,20 @@ class Build:
 
     def run(self) -> None:
         """Every stage up to `audit`; what is published is written by `publish`."""
-        self._stage("ingest", self._ingest)
-        self._stage("link", self._link)
-        self._stage("embed", self._embed)
-        self._stage("score", self._score)
-        self._stage("select", self._select)
-        self._stage("rewrite", self._rewrite)
-        if self.plan.section.verify is not None:
-            self._stage("verify", self._verify)
-            self._stage("accept", self._accept)
-        self._stage("audit", self._audit)
+        works = {
+            "ingest": self._ingest,
+            "link": self._link,
+            "embed": self._embed,
+            "score": self._score,
+            "select": self._select,
+            "rewrite": self._rewrite,
+            "verify": self._verify,
+            "accept": self._accept,
+            "audit": self._audit,
+        }
+        for name, stage in self.stages.items():
+            if name in works:
+                self._finish(name, stage, works[name])
 
     def decided_rows(self) -> DecidedRows:
         """Every candidate's row as it is published."""
@@ -76,20 +79,15 @@ class Build:
             "fingerprint": self.plan.fingerprints[name],
         }
 
-    def _stage(self, name: str, work: Callable[[Stage], dict[str, Any]]) -> None:
-        stage, started_s = self.stages[name], time.monotonic()
-        done = stage.done()
+    def _finish(self, name: str, stage: Stage, work: Callable[[Stage], dict[str, Any]]) -> None:
+        started_s, seconds = time.monotonic(), 0.0
+        earlier = done = stage.done()
         if done is None:
-            facts = work(stage)
-            done = stage.finish({"fingerprint": self.plan.fingerprints[name], **facts})
-            self.timings.append(self.timing(name, time.monotonic() - started_s, reused=False))
-        else:
-            self.timings.append(self.timing(name, 0.0, reused=True))
+            done = stage.finish({"fingerprint": self.plan.fingerprints[name], **work(stage)})
+            seconds = time.monotonic() - started_s
+        self.timings.append(self.timing(name, seconds, reused=earlier is not None))
         about_stage = ("stage", "fingerprint", "files")
         self.facts[name] = {key: value for key, value in done.items() if key not in about_stage}
-
-    def _missing(self, stage: Stage, kind: str, suffix: str = "parquet") -> list[int]:
-        return stage.missing(kind, len(self.plan.chunks), suffix)
 
     def _each(
         self,
@@ -112,10 +110,16 @@ class Build:
         """
         sizes = [1] * len(self.plan.chunks) if sizes is None else sizes
         missing = stage.missing(kind, len(sizes), suffix)
-        run = work if isinstance(work, type) else unless_done(work, stage, kind, suffix)
+
+        def run(index: int) -> None:
+            # A worker that dies between writing a part and saying so is asked for it again.
+            if not stage.part(kind, index, suffix).is_file():
+                work(index)
+
         with Progress(title, sum(sizes), unit) as progress:
             progress.advance(sum(sizes) - sum(sizes[index] for index in missing))
-            for index, _ in self._map(run, missing, arguments):
+            made = self._map(work if isinstance(work, type) else run, missing, arguments)
+            for index, _ in made:
                 progress.advance(sizes[index])
         return len(missing)
 
@@ -221,13 +225,11 @@ class Build:
         starts = np.cumsum([0, *(chunk.stop - chunk.start for chunk in chunks)])
 
         def read(index: int) -> tuple[pa.Table, pa.Table, pa.Table]:
-            decisions = read_table(select_.part("decisions", 0)).slice(
-                starts[index], starts[index + 1] - starts[index]
-            )
+            num_rows = starts[index + 1] - starts[index]
             return (
                 read_table(ingest.part("rows", index)),
                 read_table(score.part("scores", index)),
-                decisions,
+                read_table(select_.part("decisions", 0)).slice(starts[index], num_rows),
             )
 
         def work(index: int) -> None:
@@ -242,7 +244,7 @@ class Build:
         if section.backend == "template":
             self._each("rewrite", "chunks", stage, "rows", work, suffix="arrow")
             return {"num_rows": int(starts[-1])}
-        missing = self._missing(stage, "rows", "arrow")
+        missing = stage.missing("rows", len(chunks), "arrow")
         with Progress("rewrite", len(chunks), "chunks") as progress:
             progress.advance(len(chunks) - len(missing))
             asked = ask_model(stage, missing, read, section, str(self.plan.out), progress.advance)
@@ -253,7 +255,8 @@ class Build:
         section, chunks = self.plan.section, self.plan.chunks
         ingest, rewrite = self.stages["ingest"], self.stages["rewrite"]
         assert section.verify is not None
-        if section.encoders.clip is not None:
+        has_clip = section.encoders.clip is not None
+        if has_clip:
             arguments = (rewrite, stage, section.encoders, self._num_threads)
             self._each(
                 "verify", "chunks of answers", stage, "texts", EmbedAnswers, arguments=arguments
@@ -261,7 +264,7 @@ class Build:
             write_margins(ingest, self.stages["embed"], rewrite, stage, len(chunks))
         spent: dict[str, float] = {}
         if section.verify.judge is not None:
-            missing = self._missing(stage, "judged")
+            missing = stage.missing("judged", len(chunks))
             with Progress("judge", len(chunks), "chunks") as progress:
                 progress.advance(len(chunks) - len(missing))
                 spent = ask_judge(
@@ -273,21 +276,13 @@ class Build:
                     f"{self.plan.out} judge",
                     progress.advance,
                 )
-        return self._verified(stage, section.verify, spent)
-
-    def _verified(
-        self, stage: Stage, section: VerifySection, spent: dict[str, float]
-    ) -> dict[str, Any]:
-        """What the manifest and the report say of it."""
-        num_chunks, facts = len(self.plan.chunks), dict[str, Any]()
-        measured = read_measured(
-            stage, num_chunks, section, has_clip=self.plan.section.encoders.clip is not None
-        )
-        if margins := {name: measured[name] for name in MARGINS if name in measured}:
-            facts["margins"] = margin_facts(margins)
-        if section.judge is not None:
-            asked = DecidedRows(self.stages["rewrite"], num_chunks).column("drop_reason") == ""
-            facts["judge"] = spent | judge_facts(stage, num_chunks, asked, section.judge)
+        facts: dict[str, Any] = {}
+        if has_clip:
+            measured = read_measured(stage, len(chunks), section.verify, has_clip=has_clip)
+            facts["margins"] = margin_facts({name: measured[name] for name in MARGINS})
+        if section.verify.judge is not None:
+            asked = DecidedRows(rewrite, len(chunks)).column("drop_reason") == ""
+            facts["judge"] = spent | judge_facts(stage, len(chunks), asked, section.verify.judge)
         return {"verify": facts}
 
     def _accept(self, stage: Stage) -> dict[str, Any]:
@@ -349,18 +344,3 @@ class Build:
         return pa.concat_tables(
             [read_table(stage.part("features", index)) for index in range(len(pieces))]
         )
-
-
-def unless_done(
-    work: Callable[[int], None], stage: Stage, kind: str, suffix: str = "parquet"
-) -> Callable[[int], None]:
-    """`work` on a chunk number, except where its part is there already.
-
-    A worker that dies between writing a part and saying so is asked for it again.
-    """
-
-    def run(index: int) -> None:
-        if not stage.part(kind, index, suffix).is_file():
-            work(index)
-
-    return run

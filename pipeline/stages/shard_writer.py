@@ -76,25 +76,20 @@ def _order(rows: DecidedRows) -> Ints:
     """Rows by pair_id, and rows of one pair by source and source_id."""
     ids = rows.column("pair_id", "S32")
     order = np.argsort(ids, kind="stable")
-    repeated = np.flatnonzero(ids[order][1:] == ids[order][:-1])
-    for start in repeated:
-        stop = int(np.searchsorted(ids[order], ids[order[start]], side="right"))
-        if start and ids[order[start - 1]] == ids[order[start]]:
-            continue  # sorted with the first of its run
-        run = order[start:stop]
+    _, starts, counts = np.unique(ids[order], return_index=True, return_counts=True)
+    for start, count in zip(starts[counts > 1], counts[counts > 1], strict=True):
+        run = order[start : start + count]
         names = rows.gather(run).select(["source", "source_id"]).to_pylist()
-        order[start:stop] = run[
-            sorted(range(len(run)), key=lambda i: (names[i]["source"], names[i]["source_id"]))
+        order[start : start + count] = run[
+            sorted(range(count), key=lambda i: (names[i]["source"], names[i]["source_id"]))
         ]
     return order
 
 
 def _pieces(stem: str, chosen: Ints, num_bytes: Ints) -> Iterator[tuple[str, Ints, int]]:
     """(file name, rows, rows per row group) of each shard of one split."""
-    if not len(chosen):
-        return
     total = int(num_bytes[chosen].sum())
-    num_shards = max(1, math.ceil(total / SHARD_BYTES))
+    num_shards = max(1, math.ceil(total / SHARD_BYTES)) if len(chosen) else 0
     for shard in range(num_shards):
         start, stop = (edge * len(chosen) // num_shards for edge in (shard, shard + 1))
         yield (

@@ -11,6 +11,12 @@ from pipeline.core.storage import Stage, open_mapped
 Ints = NDArray[np.int64]
 
 
+def shared_texts(column: pa.ChunkedArray) -> NDArray[np.object_]:
+    """A column of texts as objects that equal values share; None where null."""
+    encoded = column.combine_chunks().dictionary_encode()
+    return np.array(encoded.dictionary.to_pylist(), dtype=object)[encoded.indices.to_numpy()]
+
+
 class DecidedRows:
     """Every candidate's final row, in the chunks' mapped files.
 
@@ -40,19 +46,15 @@ class DecidedRows:
 
     def column(self, name: str, dtype: str = "object") -> NDArray[Any]:
         """One column of all rows: texts as objects that equal values share, or as bytes ("S32")."""
-        parts = []
-        for table in self._tables:
-            values = table.column(name)
-            if dtype == "object":
-                encoded = values.combine_chunks().dictionary_encode()
-                parts.append(
-                    np.array(encoded.dictionary.to_pylist(), dtype=object)[
-                        encoded.indices.to_numpy()
-                    ]
-                )
-            else:
-                parts.append(np.array(values.to_pylist(), dtype=dtype))
-        return np.concatenate(parts)
+        columns = [table.column(name) for table in self._tables]
+        return np.concatenate(
+            [
+                shared_texts(values)
+                if dtype == "object"
+                else np.array(values.to_pylist(), dtype=dtype)
+                for values in columns
+            ]
+        )
 
     def gather(self, rows: Ints) -> pa.Table:
         """The given rows in the given order."""
