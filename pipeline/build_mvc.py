@@ -181,9 +181,9 @@ def run(
         recipe = DEFAULT_RECIPE
         say(f"no --recipe given: using {recipe}")
         if not any(override.startswith("out=") for override in given):
-            out = cache_dir() / "mvc_demo" if in_ray_job() else Path("build/mvc_demo").resolve()
+            out = (cache_dir() if in_ray_job() else Path("build").resolve()) / "mvc_demo"
             given.append(f"out={out}")
-            say(f"writing to {given[-1].removeprefix('out=')}")
+            say(f"writing to {out}")
     section = load_recipe(recipe, given, BuildSection)
     if print_recipe:
         print(resolved_yaml(section), end="")

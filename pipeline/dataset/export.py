@@ -1,13 +1,11 @@
 """`svco export`: an MVC folder in a format that another trainer reads, a function for each."""
 
-import contextlib
 import itertools
 import json
 import posixpath
 from collections.abc import Iterator
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,21 +50,11 @@ STATED = ("pair_id", "source", "category", "operation", "group", "license")
 Row = dict[str, Any]
 
 
-class Format(StrEnum):
-    """What an MVC folder can be written as."""
-
-    MVC_JSON = "mvc_json"
-    TRL = "trl"
+Format = Literal["mvc_json", "trl"]
+Split = Literal["train", "validation"]
 
 
-class Split(StrEnum):
-    """The splits of an MVC folder."""
-
-    TRAIN = "train"
-    VALIDATION = "validation"
-
-
-def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> int:
+def export(folder: Path, to: Format, out: Path, split: Split = "train") -> int:
     """Writes one split of an MVC folder into `out` in another format; returns the number of pairs.
 
     An earlier export of the same format in `out` is replaced. Memory does not grow with the number
@@ -79,16 +67,18 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
     read_manifest(folder)
     num_rows = _count_rows(folder, split)
     OWNER.check(out)
-    _refuse_other_format(out, to)
+    marker = out / OWNER.marks[0]
+    there = marker.read_text(encoding="utf-8").strip() if marker.is_file() else to
+    if there != to:
+        raise UserError(f"out={out}: holds an export of format {there}; choose another folder")
     with only_one(out, "out"), Progress("export", num_rows, "pairs") as progress:
         OWNER.claim(out, f"{to}\n")
         try:
             rows = _read_rows(folder, split, progress)
-            match to:
-                case Format.MVC_JSON:
-                    write_mvc_json(rows, out)
-                case Format.TRL:
-                    write_trl(rows, out / f"{split}.parquet")
+            if to == "mvc_json":
+                write_mvc_json(rows, out)
+            else:
+                write_trl(rows, out / f"{split}.parquet")
         except OSError as error:
             raise UserError(
                 f"out={out}: cannot be written ({error.strerror or error}); choose another folder"
@@ -97,24 +87,17 @@ def export(folder: Path, to: Format, out: Path, split: Split = Split.TRAIN) -> i
     return num_rows
 
 
-def _refuse_other_format(out: Path, to: Format) -> None:
-    marker = out / OWNER.marks[0]
-    there = marker.read_text(encoding="utf-8").strip() if marker.is_file() else to
-    if there != to:
-        raise UserError(f"out={out}: holds an export of format {there}; choose another folder")
-
-
 def _count_rows(folder: Path, split: Split) -> int:
     num_rows = 0
     for path in shard_paths(folder, split):
-        with _shard(path) as shard:
+        with reading_shard(path), pq.ParquetFile(path, pre_buffer=False) as shard:
             missing = [name for name in COLUMNS if name not in shard.schema_arrow.names]
             if missing:
                 raise MvcError(f"{path}: column {missing[0]!r} is missing; build the folder again")
             num_rows += shard.metadata.num_rows
     if not num_rows:
         raise MvcError(
-            f"{folder}: split {split.value!r} has no rows; give --split another one, or build with"
+            f"{folder}: split {split!r} has no rows; give --split another one, or build with"
             " more pairs"
         )
     return num_rows
@@ -123,17 +106,10 @@ def _count_rows(folder: Path, split: Split) -> int:
 def _read_rows(folder: Path, split: Split, progress: Progress) -> Iterator[Row]:
     """The rows of a split in shard order, a few at a time."""
     for path in shard_paths(folder, split):
-        with _shard(path) as shard:
+        with reading_shard(path), pq.ParquetFile(path, pre_buffer=False) as shard:
             for batch in shard.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
                 yield from batch.to_pylist()
                 progress.advance(batch.num_rows)
-
-
-@contextlib.contextmanager
-def _shard(path: Path) -> Iterator[pq.ParquetFile]:
-    """A shard open for reading."""
-    with reading_shard(path), pq.ParquetFile(path, pre_buffer=False) as shard:
-        yield shard
 
 
 def write_mvc_json(rows: Iterator[Row], out: Path) -> None:
@@ -201,10 +177,9 @@ def write_trl(rows: Iterator[Row], path: Path) -> None:
 
 def _preference(row: Row, side: str, other: str) -> Row:
     """The row in which this side's image is shown, and its answer preferred to the other's."""
-    data = _image_bytes(row, side)
     prompt = [("system", _system_prompt(row["meta"])), ("user", row["question"])]
     return {
-        "images": [{"bytes": data, "path": None}],
+        "images": [{"bytes": _image_bytes(row, side), "path": None}],
         "prompt": [{"role": role, "content": text} for role, text in prompt if text],
         "chosen": [{"role": "assistant", "content": row[f"answer_{side}"]}],
         "rejected": [{"role": "assistant", "content": row[f"answer_{other}"]}],
@@ -263,7 +238,7 @@ def run(
     out: Annotated[
         str | None, typer.Option(help="Where to; by default DIR-FORMAT-SPLIT beside DIR.")
     ] = None,
-    split: Annotated[Split, typer.Option(help="Which split.")] = Split.TRAIN,
+    split: Annotated[Split, typer.Option(help="Which split.")] = "train",
 ) -> None:
     """Write one split of an MVC folder in the format that another trainer reads."""
     source = absolute_path(folder, "DIR")

@@ -35,10 +35,7 @@ def problems(folder: Path, *, quick: bool, seen: Seen | None = None) -> Iterator
         raise MvcError(
             f"{folder}: expected an MVC folder, found none there; make one with svco build"
         )
-    return _problems(folder, Seen() if seen is None else seen, quick)
-
-
-def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
+    seen = seen or Seen()
     try:
         manifest = read_manifest(folder)
     except MvcError as error:
@@ -68,16 +65,11 @@ def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
         yield from _file_problems(folder, names, manifest.get("files"), quick)
     for path, name in zip(shards, names, strict=True):
         if path.suffix == ".parquet":
-            yield from shard_problems(path, name, split_of(name), seen, quick=quick)
+            is_kept = name.startswith("data/")
+            split = path.name.partition("-")[0] if is_kept else "rejects"  # proper or not
+            yield from shard_problems(path, name, split, seen, quick=quick)
     if manifest and seen.is_complete:
         yield from _count_problems(manifest.get("rows"), seen)
-
-
-def split_of(name: str) -> str:
-    """The split of a shard by its path, proper or not; "rejects" for dropped rows."""
-    return (
-        "rejects" if name.startswith("rejects/") else name.removeprefix("data/").partition("-")[0]
-    )
 
 
 def _name_problems(names: list[str]) -> Iterator[Problem]:

@@ -8,7 +8,6 @@ work folder, whatever else has changed: another source, another chunk size, anot
 # Shapes: N keys asked for, M vectors known, D dimensions.
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,19 +17,13 @@ from numpy.typing import NDArray
 
 from pipeline.core.hashing import hash_keys
 from pipeline.core.storage import write_atomically
-
-Floats = NDArray[np.float32]
+from pipeline.embedding.pixels import Floats
 
 _MADE_BY = b"encoder"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Places:
-    """Where one encoder's vectors lie: ascending 64-bit keys, and the file and row of each."""
-
-    key_M: NDArray[np.uint64]
-    file_M: NDArray[np.int32]
-    row_M: NDArray[np.int32]
+# Where one encoder's vectors lie: 64-bit keys, and the file and row of each, [M].
+_Places = tuple[NDArray[np.uint64], NDArray[np.int32], NDArray[np.int32]]
 
 
 class KnownVectors:
@@ -53,11 +46,9 @@ class KnownVectors:
             if keys is None:
                 continue
             key_M = hash_keys(keys["sha256"].to_pylist())
-            places = _Places(
-                key_M, np.full(len(key_M), number, np.int32), np.arange(len(key_M), dtype=np.int32)
-            )
+            row_M = np.arange(len(key_M), dtype=np.int32)
             for name in names:
-                places_of[name].append(places)
+                places_of[name].append((key_M, np.full_like(row_M, number), row_M))
         self._places = {name: _merged(parts) for name, parts in places_of.items() if parts}
 
     def take(self, name: str, keys: Sequence[str]) -> tuple[NDArray[np.int64], Floats | None]:
@@ -69,10 +60,10 @@ class KnownVectors:
         nothing: NDArray[np.int64] = np.zeros(0, np.int64)
         if name not in self._places or not keys:
             return nothing, None
-        known, asked_N = self._places[name], hash_keys(keys)
-        spot_N = np.minimum(np.searchsorted(known.key_M, asked_N), len(known.key_M) - 1)
-        hit_N = np.flatnonzero(known.key_M[spot_N] == asked_N)
-        file_N, row_N = known.file_M[spot_N], known.row_M[spot_N]
+        (key_M, file_M, row_M), asked_N = self._places[name], hash_keys(keys)
+        spot_N = np.minimum(np.searchsorted(key_M, asked_N), len(key_M) - 1)
+        hit_N = np.flatnonzero(key_M[spot_N] == asked_N)
+        file_N, row_N = file_M[spot_N], row_M[spot_N]
         places, vectors = [nothing], []
         for number in np.unique(file_N[hit_N]).tolist():
             mine = hit_N[file_N[hit_N] == number]
@@ -96,12 +87,10 @@ class KnownVectors:
 
 
 def _merged(parts: Sequence[_Places]) -> _Places:
-    keys, files, rows = (
-        np.concatenate([getattr(part, field) for part in parts])
-        for field in ("key_M", "file_M", "row_M")
-    )
+    """The places of all parts by ascending key, the first part's where several have one."""
+    keys, files, rows = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     unique, first = np.unique(keys, return_index=True)
-    return _Places(unique, files[first], rows[first])
+    return unique, files[first], rows[first]
 
 
 def _makers(path: Path) -> dict[str, str]:

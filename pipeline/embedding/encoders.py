@@ -9,25 +9,23 @@ were known before.
 
 # Shapes: N images or texts, D dimensions.
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.embedding import pixels
 from pipeline.embedding.model_files import HF_HUB, LOCAL_DIR, local_folder, model_files
-from pipeline.embedding.pixels import PixelsEncoder
+from pipeline.embedding.pixels import Floats, PixelsEncoder
 
 if TYPE_CHECKING:
     import torch
 
 VERSION = 1  # of how models are run; the weight-free encoder has its own
 
-Floats = NDArray[np.float32]
 Device = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
 
 
@@ -119,7 +117,7 @@ class ClipEncoder:
             ) from error
         self.batch_images = section.batch_images
         self._run = _Runner(section)
-        self._model = self._run.placed(model)
+        self._model: Any = model.eval().to(section.device)
         self._preprocess: Callable[[Image.Image], torch.Tensor] = preprocess
         self._tokenizer = tokenizer
 
@@ -157,7 +155,7 @@ class Dinov2Encoder:
         self.batch_images = section.batch_images
         self._pooling = section.pooling
         self._run = _Runner(section)
-        self._model: Any = self._run.placed(model)
+        self._model: Any = model.eval().to(section.device)
         # The class token and, in some models, registers come before the patches.
         self._num_prefix = 1 + getattr(model.config, "num_register_tokens", 0)
 
@@ -182,9 +180,6 @@ class _Runner:
 
     def __init__(self, section: ClipSection | Dinov2Section) -> None:
         self._section = section
-
-    def placed(self, model: Any) -> Any:
-        return model.eval().to(self._section.device)
 
     def __call__(self, inputs: Sequence["torch.Tensor"], forward: Callable[[Any], Any]) -> Floats:
         """`forward` over batches of exactly `batch_images`; the last repeats its first input."""
@@ -216,7 +211,7 @@ class Encoders:
 
     def __init__(self, section: EncodersSection) -> None:
         self._section = section
-        self._opened: dict[str, Encoder] = {}
+        self._open = functools.cache(self._load)
         self.fingerprints = encoder_fingerprints(section)
 
     def open(self, name: str) -> Encoder:
@@ -225,9 +220,7 @@ class Encoders:
         Raises:
             RecipeError: It cannot be loaded, with the reason.
         """
-        if name not in self._opened:
-            self._opened[name] = self._load(name)
-        return self._opened[name]
+        return self._open(name)
 
     def _load(self, name: str) -> Encoder:
         if name == "clip" and self._section.clip is not None:

@@ -54,7 +54,5 @@ def pixels_descriptor(image: Image.Image) -> Floats:
 def _unit(vector: Floats) -> Floats:
     length = float(np.linalg.norm(vector))
     if length < 1e-6:
-        vector = np.zeros_like(vector)
-        vector[0] = 1.0
-        return vector
+        return np.eye(1, len(vector), dtype=np.float32)[0]
     return vector / np.float32(length)

@@ -4,14 +4,12 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.core.schema import sha256_hex
 from pipeline.core.storage import Stage, read_table
 from pipeline.embedding.cache import matrix
+from pipeline.embedding.pixels import Floats
 from pipeline.storage.image_store import ImageLibrary
-
-Floats = NDArray[np.float32]
 
 _MAX_PARTS = 16
 

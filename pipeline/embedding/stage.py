@@ -1,7 +1,7 @@
 """Stage `embed`: unique images, and captions where an encoder reads text, become vectors."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from pipeline.core.images import decode_rgb
 from pipeline.core.schema import sha256_hex
 from pipeline.core.storage import Stage, read_table
 from pipeline.embedding.cache import KnownVectors, write_vectors
 from pipeline.embedding.encoders import Encoder, Encoders, EncodersSection, TextEncoder
+from pipeline.embedding.pixels import Floats
 from pipeline.storage.image_store import owned_images
 
 VERSION = 2
@@ -24,7 +24,6 @@ TEXT_ENCODERS = ("clip",)
 # the stages that embed; a text is embedded once, whether as a caption or as an answer
 MAKERS_OF_VECTORS = ("embed", "verify")
 
-Floats = NDArray[np.float32]
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -39,43 +38,40 @@ def embed_chunk(
     Args:
         num_threads: How many pictures are decoded and prepared at a time, beside the model.
     """
-    captions = _captions(ingest, index)
+    rows = read_table(
+        ingest.part("rows", index), ["caption_a", "caption_b", "drop_reason"]
+    ).to_pylist()
+    captions = {row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"}
+    embed_texts(stage, index, captions, encoders)
     images = owned_images(ingest, index)
 
     def images_by(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
         opened = {name: encoders.open(name) for name in missing}
         return embed_images(images["bytes"], opened, missing, num_threads)
 
-    def texts_by(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
-        return {
-            name: embed_texts(encoders.open(name), [captions[place] for place in places])
-            for name, places in missing.items()
-        }
-
-    read_text = {
-        name: made_by for name, made_by in encoders.fingerprints.items() if name in TEXT_ENCODERS
-    }
-    caption_keys = [sha256_hex(caption.encode()) for caption in captions]
-    write_part(stage, "texts", index, caption_keys, read_text, texts_by)
     # The images come last: their presence means that the chunk is complete.
     write_part(
         stage, "images", index, images["sha256"].to_pylist(), encoders.fingerprints, images_by
     )
 
 
-def _captions(ingest: Stage, index: int) -> list[str]:
-    rows = read_table(
-        ingest.part("rows", index), ["caption_a", "caption_b", "drop_reason"]
-    ).to_pylist()
-    return sorted(
-        {row[f"caption_{side}"] for row in rows if not row["drop_reason"] for side in "ab"}
-    )
+def embed_texts(stage: Stage, index: int, texts: Set[str], encoders: Encoders) -> None:
+    """Writes the vectors of texts, in ascending order, by the encoders that read them."""
+    ordered = sorted(texts)
 
+    def texts_by(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
+        vectors = {}
+        for name, places in missing.items():
+            encoder = encoders.open(name)
+            assert isinstance(encoder, TextEncoder)
+            vectors[name] = encoder.encode_texts([ordered[place] for place in places])
+        return vectors
 
-def embed_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
-    """The vectors of texts by an encoder that reads them, [N, D]."""
-    assert isinstance(encoder, TextEncoder)
-    return encoder.encode_texts(texts)
+    read_text = {
+        name: made_by for name, made_by in encoders.fingerprints.items() if name in TEXT_ENCODERS
+    }
+    keys = [sha256_hex(text.encode()) for text in ordered]
+    write_part(stage, "texts", index, keys, read_text, texts_by)
 
 
 def write_part(
@@ -103,15 +99,10 @@ def write_part(
     made = make({name: places for name, places in missing.items() if places})
     vectors: dict[str, Floats] = {}
     for name, (places, old) in taken.items():
-        parts = [
-            (at, rows)
-            for at, rows in ((places, old), (missing[name], made.get(name)))
-            if rows is not None
-        ]
+        parts = [rows for rows in (old, made.get(name)) if rows is not None]
         if parts:  # without a single vector its width is not known, and the column stays out
-            vectors[name] = np.empty((len(keys), parts[0][1].shape[1]), np.float32)
-        for at, rows in parts:
-            vectors[name][at] = rows
+            order = np.argsort(np.concatenate([places, missing[name]]))
+            vectors[name] = np.concatenate(parts)[order]
     write_vectors(stage.part(kind, index), keys, vectors, fingerprints)
 
 

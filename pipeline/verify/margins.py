@@ -7,20 +7,17 @@ should have a positive margin; a positive margin does not make an answer right.
 
 # Shapes: N rows of a chunk.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.core.schema import sha256_hex
 from pipeline.core.storage import Stage, open_mapped, write_table
-from pipeline.embedding.cache import Floats
-from pipeline.embedding.encoders import Encoders
 from pipeline.embedding.reader import Vectors
 from pipeline.embedding.similarity import caption_margin
-from pipeline.embedding.stage import EmbedChunks, embed_texts, write_part
+from pipeline.embedding.stage import EmbedChunks, embed_texts
 from pipeline.storage.image_store import ImageLibrary
 
 VERSION = 1
@@ -29,6 +26,7 @@ MARGINS = ("answer_margin_a", "answer_margin_b")
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _SHOWN_BOUNDS = (-0.05, -0.02, -0.01, 0.0, 0.01, 0.02, 0.05, 0.1)
 _ENCODER = "clip"
+_ANSWERS = ("answer_a", "answer_b")
 
 
 class EmbedAnswers(EmbedChunks):
@@ -37,36 +35,10 @@ class EmbedAnswers(EmbedChunks):
     kind = "texts"
 
     def _embed(self, index: int) -> None:
-        embed_answers(self._upstream, self._stage, self._encoders, index)
-
-
-def embed_answers(rewrite: Stage, stage: Stage, encoders: Encoders, index: int) -> None:
-    """Writes the vectors of the answers of one chunk's kept rows; known ones are not made again."""
-    rows = (
-        open_mapped(rewrite.part("rows", index, "arrow"))
-        .select([*_ANSWERS, "drop_reason"])
-        .to_pylist()
-    )
-    answers = sorted({row[name] for row in rows if not row["drop_reason"] for name in _ANSWERS})
-
-    def made(missing: Mapping[str, Sequence[int]]) -> dict[str, Floats]:
-        return {
-            name: embed_texts(encoders.open(name), [answers[place] for place in places])
-            for name, places in missing.items()
-        }
-
-    fingerprints = {_ENCODER: encoders.fingerprints[_ENCODER]}
-    write_part(
-        stage,
-        "texts",
-        index,
-        [sha256_hex(answer.encode()) for answer in answers],
-        fingerprints,
-        made,
-    )
-
-
-_ANSWERS = ("answer_a", "answer_b")
+        table = open_mapped(self._upstream.part("rows", index, "arrow"))
+        rows = table.select([*_ANSWERS, "drop_reason"]).to_pylist()
+        answers = {row[name] for row in rows if not row["drop_reason"] for name in _ANSWERS}
+        embed_texts(self._stage, index, answers, self._encoders)
 
 
 def write_margins(

@@ -2,7 +2,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,7 +11,7 @@ from PIL import Image
 
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import SCHEMA_VERSION, Candidate, MvcError, mvc_schema, read_mvc
-from pipeline.dataset.export import Format, Split, export
+from pipeline.dataset.export import Split, export
 from pipeline.sources.mvc_json import MvcJsonSection, MvcJsonSource
 from pipeline.sources.scenes.source import ScenesSection, ScenesSource
 
@@ -72,13 +72,13 @@ def _read_back(listed: Path) -> list[Candidate]:
 
 
 @pytest.mark.parametrize("name", ["out", "data"])
-@pytest.mark.parametrize("split", list(Split))
+@pytest.mark.parametrize("split", get_args(Split))
 def test_what_was_exported_reads_back_as_it_was(
     mvc: Path, tmp_path: Path, name: str, split: Split
 ) -> None:
     out = tmp_path / "repo" / name
     table = read_mvc(mvc, split)
-    assert export(mvc, Format.MVC_JSON, out, split) == table.num_rows
+    assert export(mvc, "mvc_json", out, split) == table.num_rows
     rows = _read_back(out / "mvc.json")
     assert len(rows) == table.num_rows
     for row, expected in zip(rows, table.to_pylist(), strict=True):
@@ -97,7 +97,7 @@ def test_what_was_exported_reads_back_as_it_was(
 
 
 def test_a_record_has_what_the_authors_trainer_reads(mvc: Path, tmp_path: Path) -> None:
-    export(mvc, Format.MVC_JSON, tmp_path / "data")
+    export(mvc, "mvc_json", tmp_path / "data")
     records = json.loads((tmp_path / "data/mvc.json").read_text())
     for record in records:
         for key in ("chosen_images", "rejected_images"):
@@ -117,7 +117,7 @@ def test_a_record_has_what_the_authors_trainer_reads(mvc: Path, tmp_path: Path) 
 
 
 def test_an_image_of_several_pairs_is_written_once(mvc: Path, tmp_path: Path) -> None:
-    export(mvc, Format.MVC_JSON, tmp_path / "out")
+    export(mvc, "mvc_json", tmp_path / "out")
     records = json.loads((tmp_path / "out/mvc.json").read_text())
     assert records[0]["rejected_images"] == records[1]["chosen_images"]
     named = {
@@ -128,7 +128,7 @@ def test_an_image_of_several_pairs_is_written_once(mvc: Path, tmp_path: Path) ->
 
 def test_a_system_prompt_survives_the_way_in_and_out(mvc: Path, tmp_path: Path) -> None:
     _change(mvc, lambda rows: rows[0].update(meta=json.dumps({"system_prompt": "Be brief."})))
-    export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
+    export(mvc, "mvc_json", tmp_path / "out", "validation")
     assert json.loads((tmp_path / "out/mvc.json").read_text())[0]["system_prompt"] == "Be brief."
     assert json.loads(_read_back(tmp_path / "out/mvc.json")[0].meta) == {
         "system_prompt": "Be brief."
@@ -138,9 +138,9 @@ def test_a_system_prompt_survives_the_way_in_and_out(mvc: Path, tmp_path: Path) 
 def test_exporting_again_replaces_the_export_and_leaves_no_stale_image(
     mvc: Path, tmp_path: Path
 ) -> None:
-    export(mvc, Format.MVC_JSON, tmp_path / "out", Split.TRAIN)
-    export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
-    export(mvc, Format.MVC_JSON, tmp_path / "other", Split.VALIDATION)
+    export(mvc, "mvc_json", tmp_path / "out", "train")
+    export(mvc, "mvc_json", tmp_path / "out", "validation")
+    export(mvc, "mvc_json", tmp_path / "other", "validation")
     first, second = (
         {p.relative_to(d): p.read_bytes() for p in d.rglob("*") if p.is_file()}
         for d in (tmp_path / "out", tmp_path / "other")
@@ -155,16 +155,16 @@ def test_a_folder_with_something_else_in_it_is_refused_and_untouched(
         out.mkdir(exist_ok=True)
         (out / "mvc.json").write_text("mine")
         with pytest.raises(UserError, match="one of an earlier export, found"):
-            export(mvc, Format.MVC_JSON, out)
+            export(mvc, "mvc_json", out)
         assert (out / "mvc.json").read_text() == "mine"
     with pytest.raises(UserError, match="one of an earlier export, found"):
-        export(mvc, Format.MVC_JSON, tmp_path / "theirs/mvc.json")
+        export(mvc, "mvc_json", tmp_path / "theirs/mvc.json")
 
 
 def test_a_damaged_image_stops_the_export_before_there_is_a_list(mvc: Path, tmp_path: Path) -> None:
     _change(mvc, lambda rows: rows[3].update(image_b=None))
     with pytest.raises(MvcError, match="pair 0{30}2b: image_b"):
-        export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
+        export(mvc, "mvc_json", tmp_path / "out", "validation")
     assert not (tmp_path / "out/mvc.json").exists()
 
 
@@ -178,9 +178,9 @@ def _change(mvc: Path, change: Callable[[list[dict[str, Any]]], None]) -> None:
 def test_an_empty_split_and_a_folder_that_is_no_mvc_are_named(mvc: Path, tmp_path: Path) -> None:
     (mvc / "data/validation-00000-of-00001.parquet").unlink()
     with pytest.raises(MvcError, match="'validation' has no rows"):
-        export(mvc, Format.MVC_JSON, tmp_path / "out", Split.VALIDATION)
+        export(mvc, "mvc_json", tmp_path / "out", "validation")
     with pytest.raises(MvcError, match="manifest.json"):
-        export(tmp_path, Format.MVC_JSON, tmp_path / "out")
+        export(tmp_path, "mvc_json", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -188,7 +188,7 @@ def test_a_pair_becomes_two_preferences_between_texts_under_one_image_each(
     mvc: Path, tmp_path: Path
 ) -> None:
     _change(mvc, lambda rows: rows[0].update(meta=json.dumps({"system_prompt": "Be brief."})))
-    assert export(mvc, Format.TRL, tmp_path / "out", Split.VALIDATION) == 5
+    assert export(mvc, "trl", tmp_path / "out", "validation") == 5
     rows = pq.read_table(tmp_path / "out/validation.parquet").to_pylist()
     pairs = read_mvc(mvc, "validation").to_pylist()
     assert len(rows) == 10
@@ -209,12 +209,12 @@ def test_a_pair_becomes_two_preferences_between_texts_under_one_image_each(
 
 
 def test_another_split_replaces_the_first_in_a_folder_for_trl(mvc: Path, tmp_path: Path) -> None:
-    for split in Split:
-        export(mvc, Format.TRL, tmp_path / "out", split)
+    for split in get_args(Split):
+        export(mvc, "trl", tmp_path / "out", split)
     assert [path.name for path in (tmp_path / "out").glob("*.parquet")] == ["validation.parquet"]
     with pytest.raises(MvcError, match="image_b"):
         _change(mvc, lambda rows: rows[3].update(image_b=None))
-        export(mvc, Format.TRL, tmp_path / "out", Split.VALIDATION)
+        export(mvc, "trl", tmp_path / "out", "validation")
     assert not list((tmp_path / "out").glob("*.parquet"))
 
 
@@ -224,7 +224,7 @@ def test_trl_itself_makes_batches_of_what_load_dataset_reads(mvc: Path, tmp_path
     from datasets import load_dataset
     from trl.trainer.dpo_trainer import DataCollatorForVisionPreference
 
-    export(mvc, Format.TRL, tmp_path / "out", Split.VALIDATION)
+    export(mvc, "trl", tmp_path / "out", "validation")
     rows = load_dataset(
         str(tmp_path / "out"), split="validation", cache_dir=str(tmp_path / "cache")
     )

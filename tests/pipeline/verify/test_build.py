@@ -4,7 +4,7 @@ server of ours.
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from pipeline.core.ray_pool import Pool
 from pipeline.core.schema import read_manifest, read_mvc
 from pipeline.core.storage import Stage, read_table
 from pipeline.dataset.validate import problems
-from pipeline.embedding import stage as embed
+from pipeline.embedding.encoders import ClipEncoder
+from pipeline.embedding.pixels import Floats
 from pipeline.llm.protocol import EndpointError
 from pipeline.rewrite.config import RewriteSection
 from pipeline.sources.pairs import PairsSection
@@ -59,14 +60,13 @@ def margins(job: Build) -> list[tuple[float | None, float | None]]:
 def count_texts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collects every text that is embedded from now on."""
     seen: list[str] = []
-    encode = embed.embed_texts
+    encode = ClipEncoder.encode_texts
 
-    def counting(encoder: Any, texts: Any) -> Any:
+    def counting(encoder: ClipEncoder, texts: Sequence[str]) -> Floats:
         seen.extend(texts)
         return encode(encoder, texts)
 
-    monkeypatch.setattr("pipeline.embedding.stage.embed_texts", counting)
-    monkeypatch.setattr("pipeline.verify.margins.embed_texts", counting)
+    monkeypatch.setattr(ClipEncoder, "encode_texts", counting)
     return seen
 
 
