@@ -66,19 +66,16 @@ def build(plan: Plan) -> Manifest:
 
 def finished_manifest(plan: Plan) -> Manifest | None:
     """The manifest in `out` if it is of exactly this plan, else None."""
+    path = plan.out / "manifest.json"
     if plan.is_remote:
         manifest = remote_manifest(plan.section.out)
-        return manifest if manifest.get("fingerprints") == plan.fingerprints else None
-    path = plan.out / "manifest.json"
-    manifest = read_json(path) if path.is_file() else {}
+    else:
+        manifest = read_json(path) if path.is_file() else {}
     if manifest.get("fingerprints") != plan.fingerprints:
         return None
     # The page is made from the finished folder, so it comes after the manifest.
-    return (
-        manifest
-        if all((plan.out / name).is_file() for name in (*manifest["files"], "report.html"))
-        else None
-    )
+    files = () if plan.is_remote else (*manifest["files"], "report.html")
+    return manifest if all((plan.out / name).is_file() for name in files) else None
 
 
 def _is_mvc(folder: Path) -> bool:
@@ -149,8 +146,8 @@ def print_result(plan: Plan, manifest: Manifest) -> None:
     rows = [
         ["candidates", f"{counts['in']:,}"],
         *[[split, f"{n:,}"] for split, n in counts["by_split"].items()],
+        *[[f"dropped: {reason}", f"{n:,}"] for reason, n in counts["dropped_by_reason"].items()],
     ]
-    rows += [[f"dropped: {reason}", f"{n:,}"] for reason, n in counts["dropped_by_reason"].items()]
     summary_table(manifest["name"], ["rows", "number"], rows)
     if not counts["kept"]:
         reason, number = max(counts["dropped_by_reason"].items(), key=lambda item: item[1])
@@ -191,13 +188,12 @@ def run(
     plan = plan_build(section)
     if dry_run:
         print_plan(plan)
-        return
-    if estimate:
+    elif estimate:
         from pipeline.stages.estimate import print_estimate
 
         print_estimate(plan)
-        return
-    print_result(plan, build(plan))
+    else:
+        print_result(plan, build(plan))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What is wrong with one shard of an MVC folder: its columns, its row groups, its rows."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -85,24 +86,21 @@ def shard_problems(
             ):
                 seen.is_complete = False
                 return
-            start = 0
             columns = [
                 column
                 for column in schema.names
                 if not (quick and column in ("image_a", "image_b"))
             ]
-            for group in range(file.num_row_groups):
-                rows = file.read_row_group(group, columns=columns).to_pylist()
-                for number, row in enumerate(rows, start):
-                    where = f"{name} row {number} (pair_id {row['pair_id']})"
-                    yield from (
-                        Problem(where, *problem) for problem in _row_problems(row, split, seen)
-                    )
-                    yield from (
-                        Problem(where, *problem)
-                        for problem in ([] if quick else _image_problems(row, seen))
-                    )
-                start += len(rows)
+            groups = (
+                file.read_row_group(group, columns=columns).to_pylist()
+                for group in range(file.num_row_groups)
+            )
+            for number, row in enumerate(itertools.chain.from_iterable(groups)):
+                where = f"{name} row {number} (pair_id {row['pair_id']})"
+                findings = itertools.chain(
+                    _row_problems(row, split, seen), () if quick else _image_problems(row, seen)
+                )
+                yield from (Problem(where, *finding) for finding in findings)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         seen.is_complete = False
         yield Problem(name, "unreadable", f"cannot be read as Parquet ({error})")
@@ -115,11 +113,12 @@ def _schema_problems(name: str, actual: pa.Schema, expected: pa.Schema) -> Itera
                 name, "column_missing", f"column {column!r} is missing; its rows were not checked"
             )
         elif actual.field(column).type != expected.field(column).type:
-            said = (
+            yield Problem(
+                name,
+                "column_type",
                 f"column {column!r} is {actual.field(column).type}, expected"
-                f" {expected.field(column).type}; its rows were not checked"
+                f" {expected.field(column).type}; its rows were not checked",
             )
-            yield Problem(name, "column_type", said)
     extra = [column for column in actual.names if column not in expected.names]
     if extra:
         yield Problem(name, "column_extra", f"columns that an MVC has not: {', '.join(extra)}")
@@ -154,11 +153,12 @@ def group_problems(name: str, group_bytes: list[int]) -> Iterator[Problem]:
     """
     for group, size in enumerate(group_bytes):
         if size > MAX_GROUP_BYTES:
-            said = (
+            yield Problem(
+                name,
+                "group_size",
                 f"row group {group} has {size / 1e6:,.0f} MB, more than the"
-                f" {MAX_GROUP_BYTES / 1e6:.0f} MB that the Hub's viewer reads"
+                f" {MAX_GROUP_BYTES / 1e6:.0f} MB that the Hub's viewer reads",
             )
-            yield Problem(name, "group_size", said)
 
 
 # Kind, message and, for a warning, True.

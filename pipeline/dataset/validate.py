@@ -35,7 +35,10 @@ def problems(folder: Path, *, quick: bool, seen: Seen | None = None) -> Iterator
         raise MvcError(
             f"{folder}: expected an MVC folder, found none there; make one with svco build"
         )
-    seen = seen or Seen()
+    return _problems(folder, seen or Seen(), quick)
+
+
+def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
     try:
         manifest = read_manifest(folder)
     except MvcError as error:
