@@ -45,7 +45,9 @@ def build(plan: Plan) -> Manifest:
     ]
     for endpoint in filter(None, endpoints):
         api_key(endpoint)  # if it is not there, that is told before anything has run for hours
-    if not _is_mvc(plan.out):
+    manifest = plan.out / "manifest.json"
+    # a finished MVC, which need not have been made here
+    if not manifest.is_file() or "schema_version" not in read_json(manifest):
         OWNER.check(plan.out)
     check_encoders(plan.section.encoders)
     with only_one(plan.out, "out"), _failure_noted(plan.out):
@@ -57,11 +59,11 @@ def build(plan: Plan) -> Manifest:
             pool = Pool(num_embedders, plan.section.workers.cpus_per_task, _uses_gpu(plan.section))
             job = Build(plan, pool.map, pool.num_threads())
             job.run()
-        manifest = publish(job)
+        published = publish(job)
         if plan.is_remote:
             say(f"copying to {plan.section.out}")
             push(plan.out, plan.section.out)
-    return manifest
+    return published
 
 
 def finished_manifest(plan: Plan) -> Manifest | None:
@@ -76,12 +78,6 @@ def finished_manifest(plan: Plan) -> Manifest | None:
     # The page is made from the finished folder, so it comes after the manifest.
     files = () if plan.is_remote else (*manifest["files"], "report.html")
     return manifest if all((plan.out / name).is_file() for name in files) else None
-
-
-def _is_mvc(folder: Path) -> bool:
-    """Whether a folder holds a finished MVC, which need not have been made here."""
-    manifest = folder / "manifest.json"
-    return manifest.is_file() and "schema_version" in read_json(manifest)
 
 
 @contextlib.contextmanager

@@ -130,19 +130,19 @@ def embed_images(
         encoded: Bytes of images that are known to decode.
         wanted: Places in `encoded` by encoder, ascending.
     """
-    takers: dict[int, list[str]] = {}
-    for name, places in wanted.items():
-        for place in places:
-            takers.setdefault(place, []).append(name)
+    wanted_by = {name: set(places) for name, places in wanted.items()}
     waiting: dict[str, list[Any]] = {name: [] for name in wanted}
     vectors: dict[str, list[Floats]] = {name: [] for name in wanted}
 
     def prepare(place: int) -> dict[str, Any]:
         picture = decode_rgb(encoded[place].as_py())
-        return {name: encoders[name].prepare(picture) for name in takers[place]}
+        return {
+            name: encoders[name].prepare(picture) for name in wanted if place in wanted_by[name]
+        }
 
     num_ahead = max((encoders[name].batch_images for name in wanted), default=0)
-    for prepared in _ahead(prepare, sorted(takers), num_threads, num_ahead):
+    places = sorted(set[int]().union(*wanted.values()))
+    for prepared in _ahead(prepare, places, num_threads, num_ahead):
         for name, picture in prepared.items():
             waiting[name].append(picture)
             if len(waiting[name]) == encoders[name].batch_images:

@@ -195,7 +195,18 @@ class Build:
         links = read_table(self.stages["link"].part("links", 0))
         columns: dict[str, Any] = read_facts(self.stages["ingest"], len(self.plan.chunks), FACTS)
         columns["group"] = links["group"].to_numpy()
-        columns |= self._scores()
+        scores = pa.concat_tables(
+            [
+                read_table(self.stages["score"].part("scores", chunk.index))
+                for chunk in self.plan.chunks
+            ]
+        )
+        # those that some encoder made; NaN where null
+        columns |= {
+            name: scores[name].to_numpy()
+            for name in SCORE_COLUMNS
+            if scores[name].null_count < scores.num_rows
+        }
         reasons = links["drop_reason"].to_numpy(zero_copy_only=False)
         decided = select(
             columns, reasons, self.plan.section.selection, self.plan.section.validation
@@ -204,19 +215,6 @@ class Build:
         return {
             "num_rows": decided.num_rows,
             "num_kept": decided["drop_reason"].to_pylist().count(""),
-        }
-
-    def _scores(self) -> dict[str, Any]:
-        """The score columns that some encoder made, of all rows; NaN where null."""
-        parts = [
-            read_table(self.stages["score"].part("scores", chunk.index))
-            for chunk in self.plan.chunks
-        ]
-        table = pa.concat_tables(parts)
-        return {
-            name: table[name].to_numpy()
-            for name in SCORE_COLUMNS
-            if table[name].null_count < table.num_rows
         }
 
     def _rewrite(self, stage: Stage) -> dict[str, Any]:

@@ -42,21 +42,18 @@ def score_chunk(rows: pa.Table, vectors: Vectors, chunk: int) -> pa.Table:
         side: vectors.of_captions(chunk, part.column(f"caption_{side}").to_pylist())
         for side in "ab"
     }
-    scores: dict[str, NDArray[np.float64]] = {}
+    scores = {name: np.full(rows.num_rows, np.nan) for name in SCORE_COLUMNS}
     for name in images["a"]:
-        scores[f"{name}_image_cos"] = cosine(images["a"][name], images["b"][name])
+        scores[f"{name}_image_cos"][alive] = cosine(images["a"][name], images["b"][name])
     if "clip" in texts["a"] and len(alive):
         for own, other in (("a", "b"), ("b", "a")):
-            scores[f"caption_margin_{own}"] = caption_margin(
+            scores[f"caption_margin_{own}"][alive] = caption_margin(
                 texts[own]["clip"], images[own]["clip"], images[other]["clip"]
             )
-    columns = {}
-    for name in SCORE_COLUMNS:
-        values = np.full(rows.num_rows, np.nan)
-        if name in scores:
-            values[alive] = scores[name]
-        columns[name] = pa.array(values, pa.float64(), mask=np.isnan(values))
-    return pa.table(columns, schema=SCORES_SCHEMA)
+    return pa.table(
+        [pa.array(values, mask=np.isnan(values)) for values in scores.values()],
+        schema=SCORES_SCHEMA,
+    )
 
 
 def select(

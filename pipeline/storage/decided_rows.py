@@ -35,9 +35,12 @@ class DecidedRows:
         if decisions is not None:
             for index, table in enumerate(self._tables):
                 mine = decisions.slice(self._starts[index], table.num_rows)
-                for name in mine.column_names:
-                    table = table.set_column(table.column_names.index(name), name, mine[name])
-                self._tables[index] = table
+                self._tables[index] = pa.table(
+                    {
+                        name: (mine if name in mine.column_names else table)[name]
+                        for name in table.column_names
+                    }
+                )
 
     @property
     def num_rows(self) -> int:
@@ -64,6 +67,4 @@ class DecidedRows:
         for chunk in np.unique(chunks):
             mine = order[chunks[order] == chunk]
             parts.append(self._tables[chunk].take(pa.array(rows[mine] - self._starts[chunk])))
-        back = np.empty(len(rows), np.int64)
-        back[order] = np.arange(len(rows))
-        return pa.concat_tables(parts).take(pa.array(back))
+        return pa.concat_tables(parts).take(pa.array(np.argsort(order)))

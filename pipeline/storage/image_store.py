@@ -22,14 +22,8 @@ _MAX_OPEN = 4096  # mapped files; a process may have 65,530 mappings
 
 def write_images(stage: Stage, index: int, images: dict[str, bytes]) -> None:
     """Writes one chunk's images (bytes by sha256), in order of content id."""
-    ordered = sorted(images)
-    table = pa.table(
-        [
-            pa.array(ordered, pa.string()),
-            pa.array([images[key] for key in ordered], pa.large_binary()),
-        ],
-        schema=IMAGES_SCHEMA,
-    )
+    rows = [{"sha256": key, "bytes": images[key]} for key in sorted(images)]
+    table = pa.Table.from_pylist(rows, schema=IMAGES_SCHEMA)
     write_mapped(stage.part("images", index, "arrow"), table)
 
 
@@ -112,6 +106,3 @@ class ImageLibrary:
             place_N,
             -1,
         )
-
-    def __contains__(self, sha256: object) -> bool:
-        return isinstance(sha256, str) and self.chunk_of(sha256) is not None
