@@ -43,5 +43,4 @@ def read_training_record(folder: Path) -> TrainingRecord | None:
     path = folder / RECORD
     if not path.is_file():
         return None
-    record: TrainingRecord = read_json(path)
-    return record
+    return read_json(path)

@@ -148,5 +148,4 @@ def matrix(column: pa.ChunkedArray) -> Floats:
     """A column of vectors as one array, [M, D]."""
     width = column.type.list_size
     pieces = [chunk.flatten().to_numpy().reshape(-1, width) for chunk in column.chunks]
-    vectors: Floats = np.concatenate([np.zeros((0, width), np.float32), *pieces])
-    return vectors
+    return np.concatenate([np.zeros((0, width), np.float32), *pieces])

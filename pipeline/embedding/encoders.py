@@ -161,10 +161,7 @@ class Dinov2Encoder:
 
     def prepare(self, image: Image.Image) -> "torch.Tensor":
         """Resized, cropped and normalised pixels, [3, H, W]."""
-        pixels: torch.Tensor = self._processor(images=[image], return_tensors="pt")["pixel_values"][
-            0
-        ]
-        return pixels
+        return self._processor(images=[image], return_tensors="pt")["pixel_values"][0]
 
     def encode_images(self, prepared: Sequence["torch.Tensor"]) -> Floats:
         """Class tokens or mean patch tokens after the last norm, [N, D]."""
@@ -197,8 +194,7 @@ class _Runner:
                 rows.append(
                     forward(torch.stack(batch + padding).to(device))[: len(batch)].float().cpu()
                 )
-        result: Floats = torch.cat(rows).numpy()
-        return result
+        return torch.cat(rows).numpy()
 
 
 def _first_line(error: Exception) -> str:

@@ -24,8 +24,7 @@ def unit_rows(vectors_ND: Floats) -> NDArray[np.float64]:
             f"embedding {int(bad[0])} of {len(norms_N)}: expected a finite, non-zero vector, got"
             f" norm {norms_N[bad[0]]}"
         )
-    unit_ND: NDArray[np.float64] = wide_ND / norms_N[:, None]
-    return unit_ND
+    return wide_ND / norms_N[:, None]
 
 
 def cosine(left_ND: Floats, right_ND: Floats) -> NDArray[np.float64]:
@@ -38,8 +37,7 @@ def cosine(left_ND: Floats, right_ND: Floats) -> NDArray[np.float64]:
     """
     products_N = np.einsum("nd,nd->n", unit_rows(left_ND), unit_rows(right_ND))
     # Adding 0.0 turns -0.0 into 0.0, so that equal decisions are equal bytes.
-    rounded_N: NDArray[np.float64] = np.round(np.clip(products_N, -1.0, 1.0), DECIMALS) + 0.0
-    return rounded_N
+    return np.round(np.clip(products_N, -1.0, 1.0), DECIMALS) + 0.0
 
 
 def caption_margin(
@@ -49,5 +47,4 @@ def caption_margin(
     text = unit_rows(text_ND)
     own_N = np.einsum("nd,nd->n", text, unit_rows(own_image_ND))
     other_N = np.einsum("nd,nd->n", text, unit_rows(other_image_ND))
-    rounded_N: NDArray[np.float64] = np.round(own_N - other_N, DECIMALS) + 0.0
-    return rounded_N
+    return np.round(own_N - other_N, DECIMALS) + 0.0

@@ -223,5 +223,4 @@ def _array(column: pa.ChunkedArray, name: str) -> np.ndarray:
         return shared_texts(column)
     if pa.types.is_integer(column.type):
         return column.fill_null(NULL_KEY).to_numpy()
-    array: np.ndarray = column.to_numpy()
-    return array
+    return column.to_numpy()
