@@ -92,10 +92,9 @@ class Progress:
             # work of an earlier run.
             since_s, before = self._first if self._done > self._first[1] else (self._started_s, 0)
             s_per_unit = (now_s - since_s) / max(self._done - before, 1)
-            left_s = s_per_unit * (self.total - self._done)
             say(
-                f"{self.title}: {self._done}/{self.total} {self.unit}, about {left_s:.0f} s left "
-                f" {shown}".rstrip()
+                f"{self.title}: {self._done}/{self.total} {self.unit}, about"
+                f" {s_per_unit * (self.total - self._done):.0f} s left  {shown}".rstrip()
             )
 
 

@@ -55,9 +55,8 @@ class Pool:
 
         options: dict[str, Any] = {"fn_args": (work,)}
         if isinstance(work, type):
-            size = min(self.num_workers, len(items))
             options = {
-                "compute": ray.data.ActorPoolStrategy(size=size),
+                "compute": ray.data.ActorPoolStrategy(size=min(self.num_workers, len(items))),
                 "fn_constructor_args": (work, arguments, self.num_threads()),
                 "num_gpus": 1 if self._needs_gpu() else None,
             }

@@ -268,8 +268,7 @@ def read_mvc(folder: str | Path, split: str, columns: Sequence[str] | None = Non
         MvcError: Not an MVC folder, a missing column, an unreadable shard, or an empty split.
     """
     read_manifest(folder)
-    wanted = columns or COLUMNS
-    tables = [read_shard(path, wanted) for path in shard_paths(folder, split)]
+    tables = [read_shard(path, columns or COLUMNS) for path in shard_paths(folder, split)]
     table = pa.concat_tables(tables) if tables else None
     if table is None or table.num_rows == 0:
         raise MvcError(

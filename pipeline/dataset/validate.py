@@ -68,8 +68,8 @@ def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
         yield from _file_problems(folder, names, manifest.get("files"), quick)
     for path, name in zip(shards, names, strict=True):
         if path.suffix == ".parquet":
-            is_kept = name.startswith("data/")
-            split = path.name.partition("-")[0] if is_kept else "rejects"  # proper or not
+            # proper or not
+            split = path.name.partition("-")[0] if name.startswith("data/") else "rejects"
             yield from shard_problems(path, name, split, seen, quick=quick)
     if manifest and seen.is_complete:
         yield from _count_problems(manifest.get("rows"), seen)

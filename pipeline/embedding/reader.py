@@ -46,5 +46,4 @@ class Vectors:
         """The row of each key in a part, and its columns of vectors."""
         table = read_table(self._stage.part(kind, chunk))
         rows = {key: row for row, key in enumerate(table["sha256"].to_pylist())}
-        names = [name for name in table.column_names if name != "sha256"]
-        return rows, {name: matrix(table[name]) for name in names}
+        return rows, {name: matrix(table[name]) for name in table.column_names if name != "sha256"}

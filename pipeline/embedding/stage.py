@@ -111,8 +111,9 @@ def _known_vectors(
     folder: Path, kind: str, fingerprints: tuple[tuple[str, str], ...]
 ) -> KnownVectors:
     """Listed once per worker process: all stages of this work folder lie side by side."""
-    work = folder.parent.parent
-    return KnownVectors([work / name for name in MAKERS_OF_VECTORS], kind, dict(fingerprints))
+    return KnownVectors(
+        [folder.parents[1] / name for name in MAKERS_OF_VECTORS], kind, dict(fingerprints)
+    )
 
 
 def embed_images(

@@ -40,8 +40,7 @@ class Estimate:
 
 def pair_tokens(pair: Pair) -> tuple[int, int]:
     """About how many tokens go in and come out for one pair, over its two requests."""
-    messages = [*question_messages(pair), *answers_messages(pair, _QUESTION)]
-    prompt = message_tokens(messages)
+    prompt = message_tokens([*question_messages(pair), *answers_messages(pair, _QUESTION)])
     answers = num_tokens(pair.caption_a) + num_tokens(pair.caption_b) + _AROUND_ANSWERS_TOKENS
     return prompt, _QUESTION_REPLY_TOKENS + answers
 

@@ -58,10 +58,14 @@ def plan_build(section: BuildSection) -> Plan:
     _check_names(section)
     out = local_folder(section.out)
     sources = [open_source(source) for source in section.sources]
-    chunks = tuple(plan_chunks([source.count() for source in sources], section.workers.chunk_pairs))
-    fingerprints = _fingerprints(section, [source.identity() for source in sources])
     return Plan(
-        section, out, Path(section.work) if section.work else out / ".work", chunks, fingerprints
+        section=section,
+        out=out,
+        work=Path(section.work) if section.work else out / ".work",
+        chunks=tuple(
+            plan_chunks([source.count() for source in sources], section.workers.chunk_pairs)
+        ),
+        fingerprints=_fingerprints(section, [source.identity() for source in sources]),
     )
 
 

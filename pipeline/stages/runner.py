@@ -246,8 +246,10 @@ class Build:
         with Progress("rewrite", len(chunks), "chunks") as progress:
             progress.advance(len(chunks) - len(missing))
             asked = ask_model(stage, missing, read, section, str(self.plan.out), progress.advance)
-        facts = asked | rewrite_facts(stage, len(chunks), section)
-        return {"num_rows": int(starts[-1]), "rewrite": facts}
+        return {
+            "num_rows": int(starts[-1]),
+            "rewrite": asked | rewrite_facts(stage, len(chunks), section),
+        }
 
     def _verify(self, stage: Stage) -> dict[str, Any]:
         section, chunks = self.plan.section, self.plan.chunks

@@ -102,18 +102,15 @@ def _pieces(stem: str, chosen: Ints, num_bytes: Ints) -> Iterator[tuple[str, Int
 def _row_groups(
     rows: DecidedRows, chosen: Ints, size: int, library: ImageLibrary, schema: pa.Schema
 ) -> Iterator[pa.Table]:
-    for start in range(0, len(chosen), size):
-        place = start % (GATHERED_GROUPS * size)
-        if place == 0:
-            texts = rows.gather(chosen[start : start + GATHERED_GROUPS * size])
-        part = texts.slice(place, size)
-        columns = {
-            name: (
-                _image_column(part, name, library) if name in ("image_a", "image_b") else part[name]
+    for start in range(0, len(chosen), GATHERED_GROUPS * size):
+        texts = rows.gather(chosen[start : start + GATHERED_GROUPS * size])
+        for place in range(0, texts.num_rows, size):
+            part = texts.slice(place, size)
+            images = {name: _image_column(part, name, library) for name in ("image_a", "image_b")}
+            yield pa.table(
+                {name: images[name] if name in images else part[name] for name in schema.names},
+                schema=schema,
             )
-            for name in schema.names
-        }
-        yield pa.table(columns, schema=schema)
 
 
 def _image_column(rows: pa.Table, name: str, library: ImageLibrary) -> pa.Array:

@@ -23,8 +23,9 @@ _MAX_OPEN = 4096  # mapped files; a process may have 65,530 mappings
 def write_images(stage: Stage, index: int, images: dict[str, bytes]) -> None:
     """Writes one chunk's images (bytes by sha256), in order of content id."""
     rows = [{"sha256": key, "bytes": images[key]} for key in sorted(images)]
-    table = pa.Table.from_pylist(rows, schema=IMAGES_SCHEMA)
-    write_mapped(stage.part("images", index, "arrow"), table)
+    write_mapped(
+        stage.part("images", index, "arrow"), pa.Table.from_pylist(rows, schema=IMAGES_SCHEMA)
+    )
 
 
 def _images(stage: Stage, index: int) -> pa.Table:
