@@ -5,11 +5,10 @@ python docs/benchmark_reference.py            # after a change of a benchmark
 python docs/benchmark_reference.py --check    # says whether the table is up to date
 """
 
-import importlib
 import inspect
 
 from docs.made_pages import DOCS, between_marks, write_or_check
-from eval.benchmarks.registry import MODULES, benchmark
+from eval.benchmarks.registry import CLASSES, benchmark
 from eval.parsing.harness_parsers import COMPAT_PARSERS
 
 PAGE = DOCS / "evaluation.md"
@@ -25,26 +24,26 @@ def stated(name: str, label: str) -> str:
     Raises:
         ValueError: The module has no such paragraph.
     """
-    paragraphs = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "").split(
-        "\n\n"
-    )
-    found = [part for part in paragraphs if part.startswith(f"{label}: ")]
+    found = [part for part in _paragraphs(name) if part.startswith(f"{label}: ")]
     if len(found) != 1:
         raise ValueError(
-            f"{MODULES[name]}: expected one paragraph {label!r} in its docstring, found"
+            f"{CLASSES[name]}: expected one paragraph {label!r} in its docstring, found"
             f" {len(found)}"
         )
     return _line(found[0].removeprefix(f"{label}: "))
 
 
+def _paragraphs(name: str) -> list[str]:
+    return (inspect.getdoc(inspect.getmodule(benchmark(name))) or "").split("\n\n")
+
+
 def table() -> str:
     """The table, a row per benchmark."""
-    return "".join(f"{line}\n" for line in [*HEAD, *(_row(name) for name in MODULES)])
+    return "".join(f"{line}\n" for line in [*HEAD, *(_row(name) for name in CLASSES)])
 
 
 def _row(name: str) -> str:
     found = benchmark(name)
-    title = inspect.cleandoc(importlib.import_module(MODULES[name]).__doc__ or "").split("\n\n")[0]
     parsers = [
         "default",
         *dict.fromkeys(harness for harness, known in COMPAT_PARSERS if known == name),
@@ -52,7 +51,7 @@ def _row(name: str) -> str:
     files, chance = (stated(name, label).rstrip(".") for label in ("Native files", "Chance"))
     cells = [
         f"`{name}`",
-        _line(title).rstrip("."),
+        _line(_paragraphs(name)[0]).rstrip("."),
         files,
         _options(name),
         f"`{found.headline}`",

@@ -1,11 +1,12 @@
 """What a benchmark is: where its questions come from, what an answer earns, and what is counted."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from eval.benchmarks.checks import checked, checked_options
 from eval.benchmarks.ratios import equals_truth
 from eval.question import Metric, Question, Verdict
+from pipeline.core.recipe import UserError
 
 Scores = Sequence[float | None]
 
@@ -45,8 +46,19 @@ class Benchmark:
         """
         chosen = checked_options(self.name, options, self.options)
         questions = self.read(source, limit, chosen)
+        for item_id, count in Counter(question.item_id for question in questions).items():
+            if count > 1:
+                raise UserError(
+                    f"{self.name}: the id {item_id!r} occurs twice; every question must occur once"
+                )
         size = expected_size or self.size_of(chosen)
-        return checked(self.name, questions, limit=limit, expected_size=size)
+        if not questions or (limit is None and len(questions) != size):
+            raise UserError(
+                f"{self.name}: expected {size:,} questions, found {len(questions):,}; fetch the"
+                " benchmark again, or state expected_size (another version of it) or limit (a part"
+                " of it)"
+            )
+        return questions
 
     def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
         """The questions under options that are all filled in; `load` checks ids and number."""
@@ -64,12 +76,27 @@ class Benchmark:
         self, questions: Sequence[Question], verdicts: Sequence[Verdict]
     ) -> dict[str, Metric]:
         """Every metric of the benchmark, as its authors define it; `headline` is among them."""
-        return self.summarize(questions, self.scores(questions, verdicts))
+        scores = list(map(self.score, questions, verdicts))
+        return self.summarize(questions, verdicts, scores)
 
-    def scores(self, questions: Sequence[Question], verdicts: Sequence[Verdict]) -> Scores:
-        """What every answer earns."""
-        return list(map(self.score, questions, verdicts))
-
-    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
-        """The metrics, where they are made of the scores alone."""
+    def summarize(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict], scores: Scores, /
+    ) -> dict[str, Metric]:
+        """The metrics from what every answer says and earns."""
         raise NotImplementedError
+
+
+def checked_options(
+    name: str, given: Mapping[str, str], allowed: Mapping[str, tuple[str, ...]]
+) -> dict[str, str]:
+    """The options with defaults filled in.
+
+    Raises:
+        UserError: An option or a value that the benchmark does not know.
+    """
+    for key, value in given.items():
+        if key not in allowed:
+            raise UserError(f"{name}: no option {key!r}; it has {', '.join(allowed) or 'none'}")
+        if value not in allowed[key]:
+            raise UserError(f"{name}: {key}={value!r}; expected one of {', '.join(allowed[key])}")
+    return {key: given.get(key, values[0]) for key, values in allowed.items()}

@@ -14,34 +14,34 @@ Its authors' score weighs sources, not questions: 2D = (ADE20K + COCO) / 2, 3D =
 from collections.abc import Mapping, Sequence
 
 from eval.benchmarks.benchmark import Benchmark, Scores
-from eval.benchmarks.checks import Record, take_evenly, texts_of, value_of
-from eval.benchmarks.loading import Source, open_source
+from eval.benchmarks.loading import Record, Source, open_source, take_evenly, texts_of, value_of
 from eval.benchmarks.mmvp import ASK
 from eval.benchmarks.ratios import by_slice, mean_score, weighted
-from eval.question import LETTERS, Metric, Question
+from eval.question import LETTERS, Metric, Question, Verdict
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import sha256_hex
 
-NAME = "cvbench"
 SOURCES = {"ADE20K": 0.25, "COCO": 0.25, "Omni3D": 0.5}
 
 
 class CvBench(Benchmark):
     """No options."""
 
-    name, expected_size, headline = NAME, 2638, "combined"
+    name, expected_size, headline = "cvbench", 2638, "combined"
 
     def read(
         self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`; a limit takes from the three sources in turn."""
-        files = open_source(NAME, source, files=("cvbench_test.jsonl", "*.jsonl"))
+        files = open_source(self.name, source, files=("cvbench_test.jsonl", "*.jsonl"))
         kept = take_evenly(
             list(enumerate(files.records)), limit, lambda entry: str(entry[1].get("source"))
         )
-        return [_question(files, row, record) for row, record in kept]
+        return [self._question(files, row, record) for row, record in kept]
 
-    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
+    def summarize(
+        self, questions: Sequence[Question], _verdicts: Sequence[Verdict], scores: Scores, /
+    ) -> dict[str, Metric]:
         """combined (the authors' formula), 2d, 3d, and accuracy: over all, per source and task."""
         per_source = by_slice(
             "source", questions, scores, lambda question: str(question.meta["source"])
@@ -57,35 +57,32 @@ class CvBench(Benchmark):
             **by_slice("task", questions, scores, lambda question: str(question.meta["task"])),
         }
 
-
-def _question(files: Source, row: int, record: Record) -> Question:
-    item_id = value_of(record, ("idx", "id"), f"{NAME}: row {row + 1}", str)
-    where = f"{NAME}: question {item_id}"
-    choices = texts_of(record, "choices", where)
-    letter = value_of(record, "answer", where, str).strip().strip("()").upper()
-    origin = value_of(record, "source", where, str)
-    if letter not in LETTERS[: len(choices)] or len(letter) != 1:
-        raise UserError(
-            f"{where}: expected an answer like '(A)' among {len(choices)} choices, got {letter!r}"
+    def _question(self, files: Source, row: int, record: Record) -> Question:
+        item_id = value_of(record, ("idx", "id"), f"{self.name}: row {row + 1}", str)
+        where = f"{self.name}: question {item_id}"
+        choices = texts_of(record, "choices", where)
+        letter = value_of(record, "answer", where, str).strip().strip("()").upper()
+        origin = value_of(record, "source", where, str)
+        if letter not in LETTERS[: len(choices)] or len(letter) != 1:
+            raise UserError(
+                f"{where}: expected an answer like '(A)' among {len(choices)} choices, got"
+                f" {letter!r}"
+            )
+        if origin not in SOURCES:
+            raise UserError(f"{where}: expected source {', '.join(SOURCES)}, got {origin!r}")
+        image = files.image(record.get("image"), where, ("", "img", "images"))
+        return Question(
+            item_id=item_id,
+            prompt=f"{value_of(record, 'prompt', where, str)}\n{ASK}",
+            image=image,
+            kind="choice",
+            choices=choices,
+            truth=letter,
+            cluster=sha256_hex(image)[:16],
+            max_new_tokens=128,
+            meta={
+                "source": origin,
+                "task": value_of(record, "task", where, str),
+                "type": str(record.get("type", "")),
+            },
         )
-    if origin not in SOURCES:
-        raise UserError(f"{where}: expected source {', '.join(SOURCES)}, got {origin!r}")
-    image = files.image(record.get("image"), where, ("", "img", "images"))
-    return Question(
-        item_id=item_id,
-        prompt=f"{value_of(record, 'prompt', where, str)}\n{ASK}",
-        image=image,
-        kind="choice",
-        choices=choices,
-        truth=letter,
-        cluster=sha256_hex(image)[:16],
-        max_new_tokens=128,
-        meta={
-            "source": origin,
-            "task": value_of(record, "task", where, str),
-            "type": str(record.get("type", "")),
-        },
-    )
-
-
-BENCHMARK = CvBench()

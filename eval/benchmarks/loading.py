@@ -5,22 +5,23 @@ all.
 """
 
 import csv
-import functools
+import itertools
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
-from eval.benchmarks.checks import Record
 from pipeline.core.images import ImageError, decode_rgb
 from pipeline.core.recipe import UserError, is_hub_id
-from pipeline.core.schema import sha256_hex
 
 MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold anything
+Record = dict[str, Any]
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -30,12 +31,11 @@ class Source:
     `root` is the folder that image paths are relative to; None: the records hold the images.
     """
 
-    name: str
     root: Path | None
     records: list[Record]
-    checked: dict[str, bytes] = field(default_factory=dict)
     # several questions share an image
-    named: dict[tuple[str, tuple[str, ...]], str] = field(default_factory=dict)
+    files: dict[tuple[str, ...], bytes] = field(default_factory=dict)
+    decoded: set[bytes] = field(default_factory=set)
 
     def image(self, value: Any, where: str, folders: Sequence[str] = ("",)) -> bytes:
         """The encoded bytes of an image.
@@ -49,36 +49,29 @@ class Source:
         """
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
-        if isinstance(value, bytes):
-            key, read = sha256_hex(value), lambda: bytes(value)
-        elif isinstance(value, str) and value and self.root is not None:
-            name = (value, tuple(folders))
-            if name in self.named:
-                return self.checked[self.named[name]]
-            key, read = _found(self.root, folders, value, where)
-            self.named[name] = key
-        else:
+        if isinstance(value, str) and value and self.root is not None:
+            name = (value, *folders)
+            if name not in self.files:
+                self.files[name] = _image_file(self.root, folders, value, where)
+            value = self.files[name]
+        if not isinstance(value, bytes):
             raise UserError(
-                f"{self.name}: {where} has no image; expected encoded bytes or the path of a file,"
-                f" got {type(value).__name__}"
+                f"{where} has no image; expected encoded bytes or the path of a file, got"
+                f" {type(value).__name__}"
             )
-        if key not in self.checked:
-            data = read()
+        if value not in self.decoded:
             try:
-                decode_rgb(data)
+                decode_rgb(value)
             except ImageError as error:
                 raise UserError(
-                    f"{self.name}: the image of {where} cannot be used ({error}); fetch the"
-                    " benchmark again"
+                    f"{where}: the image cannot be used ({error}); fetch the benchmark again"
                 ) from error
-            self.checked[key] = data
-        return self.checked[key]
+            self.decoded.add(value)
+        return value
 
 
-def _found(
-    root: Path, folders: Sequence[str], relative: str, where: str
-) -> tuple[str, Callable[[], bytes]]:
-    """A name for an image file and a way to read it, from a folder or an archive."""
+def _image_file(root: Path, folders: Sequence[str], relative: str, where: str) -> bytes:
+    """An image from a folder or from an archive that holds such a folder."""
     for folder in folders:
         path = (root / folder / relative).resolve()
         if not path.is_relative_to(root.resolve()):
@@ -87,18 +80,16 @@ def _found(
             )
         for candidate in (path, path.with_suffix(path.suffix.upper())):
             if candidate.is_file():
-                return str(candidate), candidate.read_bytes
+                return candidate.read_bytes()
+    wanted = [str(PurePosixPath(folder) / relative) for folder in folders]
     for archive in sorted(root.glob("*.zip")):
         with zipfile.ZipFile(archive) as opened:
-            wanted = [str(PurePosixPath(folder) / relative) for folder in folders]
             for entry in opened.infolist():
                 if entry.filename in wanted and entry.file_size <= MAX_ZIPPED_BYTES:
-                    return f"{archive}:{entry.filename}", functools.partial(
-                        bytes, opened.read(entry)
-                    )
-    tried = ", ".join(str(Path(folder) / relative) for folder in folders)
+                    return opened.read(entry)
     raise UserError(
-        f"{where}: no image file; looked for {tried} in {root}; put the benchmark's images there"
+        f"{where}: no image file; looked for {', '.join(wanted)} in {root}; put the benchmark's"
+        " images there"
     )
 
 
@@ -125,30 +116,25 @@ def open_source(
     path = Path(source).expanduser()
     if is_hub_id(source):
         if source not in file_repositories:
-            return Source(name, None, _from_hub(name, source, config, split))
+            return Source(None, _from_datasets(name, source, config, split))
         path = _fetched(name, source)
-    if path.is_file():
-        return Source(
-            name,
-            path.parent,
-            (read or read_file)(path) if path.suffix != ".parquet" else _parquet([path]),
-        )
-    if not path.is_dir():
+    if not path.exists():
         raise UserError(
             f"{name}: {source!r} is neither a file, nor a folder, nor a Hub id (ORG/NAME)"
         )
-    for pattern in files:
-        for found in sorted(path.glob(pattern)):
-            return Source(name, path, (read or read_file)(found))
+    native = [file for pattern in files for file in sorted(path.glob(pattern))]
+    root, native = (path.parent, [path]) if path.is_file() else (path, native)
+    if native and native[0].suffix != ".parquet":
+        return Source(root, (read or read_file)(native[0]))
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        return Source(name, path, _from_disk(name, path, split))
-    parts = sorted(
-        found for found in path.rglob("*.parquet") if config is None or config in found.as_posix()
+        return Source(root, _from_datasets(name, path, config, split))
+    parts = native or sorted(
+        file for file in path.rglob("*.parquet") if config is None or config in file.as_posix()
     )
     parts = [part for part in parts if part.name.startswith(f"{split}-")] or parts
     if parts:
-        return Source(name, path, _parquet(parts))
-    held = ", ".join(sorted(found.name for found in path.iterdir())[:8]) or "nothing"
+        return Source(root, [row for part in parts for row in _parquet(part)])
+    held = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
     raise UserError(
         f"{name}: expected {' or '.join(files)}, Parquet files or a saved data set in {path}; found"
         f" {held}"
@@ -161,14 +147,11 @@ def read_file(path: Path) -> list[Record]:
     Raises:
         UserError: It is cut off or holds something else; the message names the line.
     """
-    text = read_text(path)
+    text = _text(path)
     if path.suffix in (".csv", ".tsv"):
+        delimiter = "\t" if path.suffix == ".tsv" else ","
         rows = list(
-            csv.DictReader(
-                text.splitlines(keepends=True),
-                delimiter="\t" if path.suffix == ".tsv" else ",",
-                strict=True,
-            )
+            csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
         )
         for number, row in enumerate(rows, start=2):
             if None in row or None in row.values():
@@ -178,19 +161,21 @@ def read_file(path: Path) -> list[Record]:
                 )
         return rows
     if path.suffix == ".jsonl" or text.lstrip().startswith("{"):
-        return [
-            _line(path, number, line)
-            for number, line in enumerate(text.splitlines(), start=1)
-            if line.strip()
-        ]
-    value = read_json_file(path, text)
-    if not isinstance(value, list) or not all(isinstance(row, dict) for row in value):
-        raise UserError(f"{path}: expected a JSON list of objects, got {type(value).__name__}")
-    return value
+        lines = enumerate(text.splitlines(), start=1)
+        value = [read_json_file(path, line, number) for number, line in lines if line.strip()]
+    else:
+        value = read_json_file(path, text)
+    records = value if isinstance(value, list) else [value]
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise UserError(
+                f"{path}: expected JSON objects, in a list or one a line, got"
+                f" {type(record).__name__} as number {number}"
+            )
+    return records
 
 
-def read_text(path: Path) -> str:
-    """The text of a UTF-8 file."""
+def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -199,88 +184,57 @@ def read_text(path: Path) -> str:
         ) from error
 
 
-def read_json_file(path: Path, text: str | None = None) -> Any:
-    """The JSON value of a file.
+def read_json_file(path: Path, text: str | None = None, line: int = 1) -> Any:
+    """The JSON value of a file, or of the `text` that begins at a line of it.
 
     Raises:
         UserError: It is no JSON or cut off.
     """
     try:
-        return json.loads(read_text(path) if text is None else text)
+        return json.loads(_text(path) if text is None else text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{path}: not valid JSON at line {error.lineno} ({error.msg}); the file is damaged or"
-            " cut off"
+            f"{path}: not valid JSON at line {line + error.lineno - 1} ({error.msg}); the file is"
+            " damaged or cut off"
         ) from error
 
 
-def _line(path: Path, number: int, line: str) -> Record:
+def _parquet(part: Path) -> list[Record]:
     try:
-        value = json.loads(line)
-    except json.JSONDecodeError as error:
+        return pq.read_table(part).to_pylist()
+    except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: line {number} is not valid JSON ({error.msg}); the file is damaged or cut off"
+            f"{part}: not a whole Parquet file ({_first_line(error)}); fetch it again"
         ) from error
-    if not isinstance(value, dict):
-        raise UserError(
-            f"{path}: line {number}: expected a JSON object, got {type(value).__name__}"
-        )
-    return value
-
-
-def _parquet(parts: Sequence[Path]) -> list[Record]:
-    rows: list[Record] = []
-    for part in parts:
-        try:
-            rows += pq.read_table(part).to_pylist()
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{part}: not a whole Parquet file ({_first_line(error)}); fetch it again"
-            ) from error
-    return rows
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _undecoded(table: Any) -> list[Record]:
-    """The rows of a `datasets` table with images as stored: encoding again would change them."""
+def _from_datasets(name: str, source: str | Path, config: str | None, split: str) -> list[Record]:
+    """The rows of a Hub id or a saved folder, images as stored: encoding would change them."""
     import datasets
 
+    try:
+        table = (
+            datasets.load_from_disk(str(source))
+            if isinstance(source, Path)
+            else datasets.load_dataset(source, config, split=split)
+        )
+    # the Hub client raises of many kinds: offline, no such split, no such repository, gated
+    except Exception as error:
+        raise UserError(
+            f"{name}: {str(source)!r} (split {split}) cannot be loaded: {_first_line(error)}"
+        ) from error
+    if isinstance(table, datasets.DatasetDict):
+        if split not in table:
+            raise UserError(f"{name}: {source} has no split {split!r}; it has {', '.join(table)}")
+        table = table[split]
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Image):
             table = table.cast_column(column, datasets.Image(decode=False))
     return list(table)
-
-
-def _from_hub(name: str, repository: str, config: str | None, split: str) -> list[Record]:
-    import datasets
-
-    try:
-        return _undecoded(datasets.load_dataset(repository, config, split=split))
-    # the Hub client raises of many kinds: offline, no such split, no such repository, gated
-    except Exception as error:
-        raise UserError(
-            f"{name}: {repository!r} (split {split}) cannot be loaded from the Hub:"
-            f" {_first_line(error)}"
-        ) from error
-
-
-def _from_disk(name: str, folder: Path, split: str) -> list[Record]:
-    import datasets
-
-    try:
-        dataset = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{name}: {folder} cannot be read as a saved data set: {_first_line(error)}"
-        ) from error
-    if isinstance(dataset, datasets.DatasetDict):
-        if split not in dataset:
-            raise UserError(f"{name}: {folder} has no split {split!r}; it has {', '.join(dataset)}")
-        dataset = dataset[split]
-    return _undecoded(dataset)
 
 
 def _fetched(name: str, repository: str) -> Path:
@@ -292,3 +246,58 @@ def _fetched(name: str, repository: str) -> Path:
         raise UserError(
             f"{name}: {repository!r} cannot be fetched from the Hub: {_first_line(error)}"
         ) from error
+
+
+def value_of(record: Record, names: str | Sequence[str], where: str, kind: type[T]) -> T:
+    """A field of a record, under the first of `names` that it has.
+
+    A whole number may be written as text and the other way round.
+
+    Raises:
+        UserError: It has none of them, or of another kind.
+    """
+    wanted = (names,) if isinstance(names, str) else tuple(names)
+    value = next((record[name] for name in wanted if record.get(name) is not None), None)
+    if value is None:
+        raise UserError(
+            f"{where} has no {' or '.join(wanted)}; it has"
+            f" {', '.join(map(str, record)) or 'nothing'}"
+        )
+    try:
+        is_plain = kind in (str, int) and isinstance(value, str | int | float)
+        converted = kind(value) if is_plain else value  # type: ignore[call-arg]
+    except ValueError:
+        converted = value
+    if not isinstance(converted, kind):
+        raise UserError(f"{where}: expected {wanted[0]} as {kind.__name__}, got {value!r:.80}")
+    return converted
+
+
+def texts_of(record: Record, name: str, where: str) -> tuple[str, ...]:
+    """A list of a record, as texts."""
+    return tuple(map(str, value_of(record, name, where, list)))
+
+
+def take_whole(
+    records: Sequence[T], limit: int | None, group: Callable[[T], Hashable], questions_each: int = 1
+) -> list[T]:
+    """The first records of whole groups that give at most `limit` questions; at least one group."""
+    if limit is None:
+        return list(records)
+    groups = defaultdict(list)
+    for record in records:
+        groups[group(record)].append(record)
+    totals = itertools.accumulate(len(members) * questions_each for members in groups.values())
+    num_groups = max(1, sum(total <= limit for total in totals))
+    return list(itertools.chain(*list(groups.values())[:num_groups]))
+
+
+def take_evenly(
+    records: Sequence[T], limit: int | None, stratum: Callable[[T], Hashable]
+) -> list[T]:
+    """At most `limit` records, from each stratum in turn, so that few define a score over all."""
+    if limit is None:
+        return list(records)
+    ranks = defaultdict[Hashable, Iterator[int]](itertools.count)
+    rank_of = [next(ranks[stratum(record)]) for record in records]
+    return [records[row] for row in sorted(range(len(records)), key=rank_of.__getitem__)[:limit]]

@@ -19,13 +19,11 @@ from dataclasses import replace
 from pathlib import PurePosixPath
 
 from eval.benchmarks.benchmark import Benchmark, Scores
-from eval.benchmarks.checks import Record, value_of
-from eval.benchmarks.loading import Source, open_source
+from eval.benchmarks.loading import Record, Source, open_source, value_of
 from eval.benchmarks.ratios import by_slice, mean_score
 from eval.question import Metric, Question, Verdict
 from pipeline.core.recipe import UserError
 
-NAME = "mmhal"
 TYPES = (
     "attribute",
     "adversarial",
@@ -43,19 +41,21 @@ MAX_RATING = 6.0
 class MmHal(Benchmark):
     """No options."""
 
-    name, expected_size, headline = NAME, 96, "score"
+    name, expected_size, headline = "mmhal", 96, "score"
 
     def read(
         self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`."""
         files = open_source(
-            NAME,
+            self.name,
             source,
             files=("response_template.json",),
             file_repositories=("Shengcao1006/MMHal-Bench",),
         )
-        return [_question(files, row, record) for row, record in enumerate(files.records[:limit])]
+        return [
+            self._question(files, row, record) for row, record in enumerate(files.records[:limit])
+        ]
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """The rating, 0 to 6; None where nobody rated."""
@@ -64,56 +64,55 @@ class MmHal(Benchmark):
         rating = float(verdict.value)
         if not 0.0 <= rating <= MAX_RATING:
             raise UserError(
-                f"{NAME}: question {question.item_id}: expected a rating from 0 to 6, got"
+                f"{self.name}: question {question.item_id}: expected a rating from 0 to 6, got"
                 f" {verdict.value}"
             )
         return rating
 
-    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
+    def summarize(
+        self, questions: Sequence[Question], _verdicts: Sequence[Verdict], scores: Scores, /
+    ) -> dict[str, Metric]:
         """score (0 to 6) over all and per type of question, hallucination_rate; without chance."""
         hallucinated = [
             None if score is None else float(score < HALLUCINATED_BELOW) for score in scores
         ]
-        per_type = by_slice("type", questions, scores, lambda question: str(question.meta["type"]))
-        points = {
-            name: replace(metric, chance=None, unit="points") for name, metric in per_type.items()
-        }
         return {
             "score": mean_score(questions, scores, chance=None, unit="points"),
             "hallucination_rate": mean_score(
                 questions, hallucinated, chance=None, higher_is_better=False
             ),
-            **points,
+            **{
+                name: replace(metric, chance=None, unit="points")
+                for name, metric in by_slice(
+                    "type", questions, scores, lambda question: str(question.meta["type"])
+                ).items()
+            },
         }
 
-
-def _question(files: Source, row: int, record: Record) -> Question:
-    where = f"{NAME}: question {row}"
-    kind = value_of(record, "question_type", where, str).strip().lower()
-    # Graders find a question's type by its place (row % 8): a file in another order would be scored
-    # under wrong names.
-    if kind != TYPES[row % len(TYPES)]:
-        raise UserError(
-            f"{where}: expected type {TYPES[row % len(TYPES)]!r} at this place, got {kind!r}; rows"
-            " are missing or reordered"
+    def _question(self, files: Source, row: int, record: Record) -> Question:
+        where = f"{self.name}: question {row}"
+        kind = value_of(record, "question_type", where, str).strip().lower()
+        # Graders find a question's type by its place (row % 8): a file in another order would be
+        # scored under wrong names.
+        if kind != TYPES[row % len(TYPES)]:
+            raise UserError(
+                f"{where}: expected type {TYPES[row % len(TYPES)]!r} at this place, got {kind!r};"
+                " rows are missing or reordered"
+            )
+        named = PurePosixPath(re.sub(r"[?#].*$", "", str(record.get("image_src", "")))).name
+        image_id = value_of(record, ("image_id", "image_src"), where, str)
+        return Question(
+            item_id=str(row),
+            prompt=value_of(record, "question", where, str).strip(),
+            image=files.image(
+                record.get("image") or named, where, ("images", "", "test_data/images", "test_data")
+            ),
+            kind="free",
+            truth=value_of(record, "gt_answer", where, str),
+            cluster=image_id,
+            max_new_tokens=1024,
+            meta={
+                "type": kind,
+                "image_content": [str(content) for content in record.get("image_content") or []],
+            },
         )
-    named = PurePosixPath(re.sub(r"[?#].*$", "", str(record.get("image_src", "")))).name
-    image_id = value_of(record, ("image_id", "image_src"), where, str)
-    return Question(
-        item_id=str(row),
-        prompt=value_of(record, "question", where, str).strip(),
-        image=files.image(
-            record.get("image") or named, where, ("images", "", "test_data/images", "test_data")
-        ),
-        kind="free",
-        truth=value_of(record, "gt_answer", where, str),
-        cluster=image_id,
-        max_new_tokens=1024,
-        meta={
-            "type": kind,
-            "image_content": [str(content) for content in record.get("image_content") or []],
-        },
-    )
-
-
-BENCHMARK = MmHal()

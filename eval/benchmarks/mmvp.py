@@ -11,19 +11,18 @@ Two metrics: accuracy over questions and over pairs. They are easily taken for e
 both readings are always reported.
 """
 
+import operator
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
-from eval.benchmarks.benchmark import Benchmark
-from eval.benchmarks.checks import Record, take_whole, value_of
-from eval.benchmarks.loading import Source, open_source
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.loading import Record, Source, open_source, take_whole, value_of
 from eval.benchmarks.ratios import all_right, mean_score
 from eval.question import LETTERS, Metric, Question, Verdict
 from pipeline.core.recipe import UserError
 
-NAME = "mmvp"
 # index -> (original, corrected)
 DISPUTED = {99: ("A", "B"), 100: ("B", "A"), 279: ("A", "B"), 280: ("B", "A")}
 ASK = "Answer with the option's letter from the given choices directly."
@@ -33,80 +32,82 @@ _OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.IGNORECASE | r
 class Mmvp(Benchmark):
     """`labels`: which reading of the four disputed labels the plain metrics use."""
 
-    name, expected_size, headline = NAME, 300, "pair_accuracy"
+    name, expected_size, headline = "mmvp", 300, "pair_accuracy"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"labels": ("original", "corrected")})
 
     def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
         """See `Benchmark.load`."""
         files = open_source(
-            NAME,
+            self.name,
             source,
             files=("Questions.csv", "questions.csv"),
             split="train",
             file_repositories=("MMVP/MMVP",),
         )
-        indexed = [(_index(record, row), record) for row, record in enumerate(files.records)]
-        indexed.sort(key=lambda entry: entry[0])
-        kept = take_whole(indexed, limit, lambda entry: (entry[0] - 1) // 2)
-        questions = [_question(files, index, record, options["labels"]) for index, record in kept]
+        # The official CSV once spelled its first column with a small L.
+        names = ("Index", "lndex", "index", "idx")
+        indexed = [
+            (value_of(record, names, f"{self.name}: row {row}", int), record)
+            for row, record in enumerate(files.records, start=1)
+        ]
+        kept = take_whole(
+            sorted(indexed, key=operator.itemgetter(0)), limit, lambda entry: (entry[0] - 1) // 2
+        )
+        questions = [
+            self._question(files, index, record, options["labels"]) for index, record in kept
+        ]
         for pair, count in Counter(question.cluster for question in questions).items():
             if count == 1:
                 raise UserError(
-                    f"{NAME}: pair {pair} has one question of two; fetch the benchmark again"
+                    f"{self.name}: pair {pair} has one question of two; fetch the benchmark again"
                 )
         return questions
 
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    def summarize(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict], scores: Scores, /
     ) -> dict[str, Metric]:
         """accuracy, pair_accuracy; and the latter under either reading of the disputed labels."""
-        readings = {"": self.scores(questions, verdicts)}
-        for labels in self.options["labels"]:
-            readings[f"_{labels}"] = [
+        readings: dict[str, Scores] = {"": scores} | {
+            f"_{labels}": [
                 None
                 if verdict.status == "missing"
                 else float(verdict.value == question.meta[f"truth_{labels}"])
                 for question, verdict in zip(questions, verdicts, strict=True)
             ]
+            for labels in self.options["labels"]
+        }
         metrics = {}
-        for name, scores in readings.items():
-            metrics[f"accuracy{name}"] = mean_score(questions, scores)
-            pairs = all_right(questions, scores, lambda question: question.cluster)
-            metrics[f"pair_accuracy{name}"] = pairs
+        for reading, earned in readings.items():
+            pairs = all_right(questions, earned, lambda question: question.cluster)
+            metrics[f"accuracy{reading}"] = mean_score(questions, earned)
+            metrics[f"pair_accuracy{reading}"] = pairs
         return metrics
 
-
-def _index(record: Record, row: int) -> int:
-    # The official CSV once spelled its first column with a small L.
-    return value_of(record, ("Index", "lndex", "index", "idx"), f"{NAME}: row {row + 1}", int)
-
-
-def _question(files: Source, index: int, record: Record, labels: str) -> Question:
-    where = f"{NAME}: question {index}"
-    options = value_of(record, ("Options", "options"), where, str).strip()
-    choices = tuple(text for _, text in _OPTION.findall(options))
-    letter = value_of(record, ("Correct Answer", "answer"), where, str).strip().strip("()").upper()
-    if len(choices) < 2 or letter not in LETTERS[: len(choices)]:
-        raise UserError(
-            f"{where}: expected options like '(a) Open (b) Closed' and one of their letters, got"
-            f" {options!r}, {letter!r}"
+    def _question(self, files: Source, index: int, record: Record, labels: str) -> Question:
+        where = f"{self.name}: question {index}"
+        options = value_of(record, ("Options", "options"), where, str).strip()
+        choices = tuple(text for _, text in _OPTION.findall(options))
+        letter = (
+            value_of(record, ("Correct Answer", "answer"), where, str).strip().strip("()").upper()
         )
-    original, corrected = DISPUTED.get(index, (letter, letter))
-    text = value_of(record, ("Question", "question"), where, str).strip()
-    return Question(
-        item_id=str(index),
-        prompt=f"{text} {options}\n{ASK}",
-        image=files.image(
-            record.get("image") or f"{index}.jpg", where, ("MMVP Images", "images", "")
-        ),
-        kind="choice",
-        choices=choices,
-        truth=corrected if labels == "corrected" else original,
-        cluster=str((index - 1) // 2),
-        counterpart=str(index + 1 if index % 2 else index - 1),
-        max_new_tokens=128,
-        meta={"index": index, "truth_original": original, "truth_corrected": corrected},
-    )
-
-
-BENCHMARK = Mmvp()
+        if len(choices) < 2 or letter not in LETTERS[: len(choices)]:
+            raise UserError(
+                f"{where}: expected options like '(a) Open (b) Closed' and one of their letters,"
+                f" got {options!r}, {letter!r}"
+            )
+        original, corrected = DISPUTED.get(index, (letter, letter))
+        text = value_of(record, ("Question", "question"), where, str).strip()
+        return Question(
+            item_id=str(index),
+            prompt=f"{text} {options}\n{ASK}",
+            image=files.image(
+                record.get("image") or f"{index}.jpg", where, ("MMVP Images", "images", "")
+            ),
+            kind="choice",
+            choices=choices,
+            truth=corrected if labels == "corrected" else original,
+            cluster=str((index - 1) // 2),
+            counterpart=str(index + 1 if index % 2 else index - 1),
+            max_new_tokens=128,
+            meta={"index": index, "truth_original": original, "truth_corrected": corrected},
+        )

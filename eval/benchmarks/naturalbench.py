@@ -16,13 +16,11 @@ import re
 from collections.abc import Mapping, Sequence
 
 from eval.benchmarks.benchmark import Benchmark, Scores
-from eval.benchmarks.checks import Record, take_whole, value_of
-from eval.benchmarks.loading import Source, open_source
+from eval.benchmarks.loading import Record, Source, open_source, take_whole, value_of
 from eval.benchmarks.ratios import all_right, by_slice, mean_score
-from eval.question import Kind, Metric, Question
+from eval.question import Kind, Metric, Question, Verdict
 from pipeline.core.recipe import UserError
 
-NAME = "naturalbench"
 ASK = {
     "yes_no": "Please answer Yes or No.",
     "multiple_choice": "Please output the letter corresponding to the correct option.",
@@ -33,20 +31,24 @@ _OPTIONS = re.compile(r"\bA\s*[:.)]\s*(.+?)\s*[;,\n]\s*B\s*[:.)]\s*(.+?)\s*[;.]?
 class NaturalBench(Benchmark):
     """No options."""
 
-    name, expected_size, headline = NAME, 7600, "g_acc"
+    name, expected_size, headline = "naturalbench", 7600, "g_acc"
 
     def read(
         self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`; a sample is four questions."""
         files = open_source(
-            NAME, source, files=("naturalbench*.json", "naturalbench*.jsonl"), split="train"
+            self.name, source, files=("naturalbench*.json", "naturalbench*.jsonl"), split="train"
         )
         records = list(enumerate(files.records))
         kept = take_whole(records, limit, lambda entry: entry[0], questions_each=4)
-        return [question for row, record in kept for question in _questions(files, row, record)]
+        return [
+            question for row, record in kept for question in self._questions(files, row, record)
+        ]
 
-    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
+    def summarize(
+        self, questions: Sequence[Question], _verdicts: Sequence[Verdict], scores: Scores, /
+    ) -> dict[str, Metric]:
         """acc, q_acc, i_acc, g_acc, and acc per form of the answer."""
         return {
             "acc": mean_score(questions, scores),
@@ -64,54 +66,50 @@ class NaturalBench(Benchmark):
             **by_slice("kind", questions, scores, lambda question: question.kind),
         }
 
-
-def _questions(files: Source, row: int, record: Record) -> list[Question]:
-    sample = value_of(record, ("Index", "index"), f"{NAME}: row {row + 1}", str)
-    where = f"{NAME}: sample {sample}"
-    form = value_of(record, ("Question_Type", "Question Type"), where, str)
-    if form not in ASK:
-        raise UserError(f"{where}: expected Question_Type {' or '.join(ASK)}, got {form!r}")
-    kind: Kind = "yes_no" if form == "yes_no" else "choice"
-    images = [
-        files.image(record.get(f"Image_{side}"), f"{where}, image {side}", ("", "images"))
-        for side in (0, 1)
-    ]
-    questions = []
-    for number in (0, 1):
-        text = value_of(record, f"Question_{number}", where, str)
-        for side in (0, 1):
-            answer = value_of(record, f"Image_{side}_Question_{number}", where, str).strip()
-            truth = answer.casefold() if kind == "yes_no" else answer.upper()
-            if truth not in (("yes", "no") if kind == "yes_no" else ("A", "B")):
+    def _questions(self, files: Source, row: int, record: Record) -> list[Question]:
+        sample = value_of(record, ("Index", "index"), f"{self.name}: row {row + 1}", str)
+        where = f"{self.name}: sample {sample}"
+        form = value_of(record, ("Question_Type", "Question Type"), where, str)
+        if form not in ASK:
+            raise UserError(f"{where}: expected Question_Type {' or '.join(ASK)}, got {form!r}")
+        kind: Kind = "yes_no" if form == "yes_no" else "choice"
+        images = [
+            files.image(record.get(f"Image_{side}"), f"{where}, image {side}", ("", "images"))
+            for side in (0, 1)
+        ]
+        questions = []
+        for number in (0, 1):
+            text = value_of(record, f"Question_{number}", where, str)
+            for side in (0, 1):
+                answer = value_of(record, f"Image_{side}_Question_{number}", where, str).strip()
+                truth = answer.casefold() if kind == "yes_no" else answer.upper()
+                if truth not in (("yes", "no") if kind == "yes_no" else ("A", "B")):
+                    raise UserError(
+                        f"{where}: question {number} of image {side}: the answer {answer!r} does"
+                        f" not fit {form}"
+                    )
+                questions.append(
+                    Question(
+                        item_id=f"{sample}-q{number}-i{side}",
+                        prompt=f"{text} {ASK[form]}",
+                        image=images[side],
+                        kind=kind,
+                        choices=() if kind == "yes_no" else _choices(text),
+                        truth=truth,
+                        cluster=sample,
+                        counterpart=f"{sample}-q{number}-i{1 - side}",
+                        max_new_tokens=128,
+                        meta={"question": number, "image": side},
+                    )
+                )
+            if questions[-1].truth == questions[-2].truth:
                 raise UserError(
-                    f"{where}: question {number} of image {side}: the answer {answer!r} does not"
-                    f" fit {form}"
+                    f"{where}: question {number} has the same answer on both images; the record is"
+                    " damaged"
                 )
-            questions.append(
-                Question(
-                    item_id=f"{sample}-q{number}-i{side}",
-                    prompt=f"{text} {ASK[form]}",
-                    image=images[side],
-                    kind=kind,
-                    choices=() if kind == "yes_no" else _choices(text),
-                    truth=truth,
-                    cluster=sample,
-                    counterpart=f"{sample}-q{number}-i{1 - side}",
-                    max_new_tokens=128,
-                    meta={"question": number, "image": side},
-                )
-            )
-        if questions[-1].truth == questions[-2].truth:
-            raise UserError(
-                f"{where}: question {number} has the same answer on both images; the record is"
-                " damaged"
-            )
-    return questions
+        return questions
 
 
 def _choices(text: str) -> tuple[str, ...]:
     match = _OPTIONS.search(text)
     return (match[1].strip(), match[2].strip()) if match else ("", "")
-
-
-BENCHMARK = NaturalBench()

@@ -13,20 +13,17 @@ predictions.
 """
 
 import itertools
-import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
-from eval.benchmarks.benchmark import Benchmark
-from eval.benchmarks.checks import Record, take_evenly, value_of
-from eval.benchmarks.loading import Source, open_source, read_file
+from eval.benchmarks.benchmark import Benchmark, Scores
+from eval.benchmarks.loading import Record, Source, open_source, read_file, take_evenly, value_of
 from eval.benchmarks.ratios import equals_truth, mean_score, weighted
 from eval.benchmarks.textvqa import ASK
 from eval.question import Metric, Question, Unit, Verdict
 from pipeline.core.recipe import UserError
 
-NAME = "pope"
 SPLITS = ("random", "popular", "adversarial")
 
 
@@ -35,7 +32,7 @@ class Pope(Benchmark):
     authors do.
     """
 
-    name, expected_size, headline = NAME, 9000, "f1"
+    name, expected_size, headline = "pope", 9000, "f1"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"prompt": ("single_word", "plain")})
 
     def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
@@ -44,43 +41,81 @@ class Pope(Benchmark):
         The first random split had 2,910 questions: 8,910 in all.
         """
         files = open_source(
-            NAME,
+            self.name,
             source,
             files=("coco_pope_random.json", "output/coco/coco_pope_random.json"),
-            read=_read_splits,
+            read=self._read_splits,
         )
         kept = take_evenly(files.records, limit, lambda record: str(record.get("category")))
-        return [_question(files, row, record, options["prompt"]) for row, record in enumerate(kept)]
+        return [
+            self._question(files, row, record, options["prompt"]) for row, record in enumerate(kept)
+        ]
 
-    def metrics(
-        self, questions: Sequence[Question], verdicts: Sequence[Verdict]
+    def summarize(
+        self, questions: Sequence[Question], verdicts: Sequence[Verdict], _scores: Scores, /
     ) -> dict[str, Metric]:
         """f1 and accuracy as means of the three splits, yes_ratio over all; and all of each split.
 
         Of a split: accuracy, precision, recall, f1, yes_ratio.
         """
+        answered = list(zip(questions, verdicts, strict=True))
         per_split = {
-            split: _split_metrics(
-                [
-                    (q, v)
-                    for q, v in zip(questions, verdicts, strict=True)
-                    if q.meta["split"] == split
-                ]
-            )
+            split: _split_metrics([(q, v) for q, v in answered if q.meta["split"] == split])
             for split in SPLITS
         }
-        found = {
+        means = {
             name: weighted([(split, 1 / len(SPLITS), per_split[split][name]) for split in SPLITS])
             for name in ("f1", "accuracy")
         }
-        found["yes_ratio"] = _split_metrics(list(zip(questions, verdicts, strict=True)))[
-            "yes_ratio"
-        ]
-        return found | {
-            f"{split}/{name}": metric
-            for split, metrics in per_split.items()
-            for name, metric in metrics.items()
-        }
+        yes_ratio = _split_metrics(answered)["yes_ratio"]
+        return (
+            means
+            | {"yes_ratio": yes_ratio}
+            | {
+                f"{split}/{name}": metric
+                for split, metrics in per_split.items()
+                for name, metric in metrics.items()
+            }
+        )
+
+    def _read_splits(self, path: Path) -> list[Record]:
+        """The records of all three files beside `path`, each with its `category`."""
+        records: list[Record] = []
+        for split in SPLITS:
+            part = path.with_name(f"coco_pope_{split}.json")
+            if not part.is_file():
+                raise UserError(
+                    f"{self.name}: expected {part.name} beside {path.name} in {path.parent}, found"
+                    " none"
+                )
+            records += [record | {"category": split} for record in read_file(part)]
+        return records
+
+    def _question(self, files: Source, row: int, record: Record, prompt: str) -> Question:
+        split = value_of(record, "category", f"{self.name}: row {row + 1}", str)
+        number = value_of(record, "question_id", f"{self.name}: row {row + 1} ({split})", str)
+        where = f"{self.name}: question {number} ({split})"
+        label = value_of(record, ("label", "answer"), where, str).strip().casefold()
+        if label not in ("yes", "no") or split not in SPLITS:
+            raise UserError(
+                f"{where}: expected a label yes or no in a split {', '.join(SPLITS)}, got {label!r}"
+            )
+        text = value_of(record, ("text", "question"), where, str).strip()
+        return Question(
+            item_id=f"{split}-{number}",
+            prompt=f"{text}\n{ASK}" if prompt == "single_word" else text,
+            image=files.image(
+                record.get("image"), where, ("", "val2014", "images", "coco/val2014")
+            ),
+            kind="yes_no",
+            truth=label,
+            cluster=str(
+                record.get("image_source")
+                or (record["image"] if isinstance(record["image"], str) else number)
+            ),
+            max_new_tokens=128,
+            meta={"split": split},
+        )
 
 
 def _split_metrics(answered: Sequence[tuple[Question, Verdict]]) -> dict[str, Metric]:
@@ -89,76 +124,31 @@ def _split_metrics(answered: Sequence[tuple[Question, Verdict]]) -> dict[str, Me
     precision = TP / (TP + FP), recall = TP / (TP + FN), f1 = 2 TP / (2 TP + FP + FN)
     """
     judged = [(question, verdict) for question, verdict in answered if verdict.status != "missing"]
-    share = sum(question.truth == "yes" for question, _ in judged) / len(judged) if judged else 0.0
+    share = sum(question.truth == "yes" for question, _ in judged) / max(1, len(judged))
 
     def ratio(
-        chance: float | None,
-        numerator: Sequence[float],
-        denominator: Sequence[float],
+        parts: Callable[[bool, bool], tuple[float, float]],
+        chance: float,
         better: bool | None = True,
     ) -> Metric:
-        parts = zip(judged, numerator, denominator, strict=True)
+        """Of `parts`, the numerator and the denominator of an answer (said yes, is there)."""
         units = tuple(
-            Unit(question.item_id, question.cluster, top, bottom)
-            for (question, _), top, bottom in parts
+            Unit(question.item_id, question.cluster, float(above), float(below))
+            for question, verdict in judged
+            for above, below in [parts(verdict.value == "yes", question.truth == "yes")]
         )
         return Metric(units=units, chance=chance, higher_is_better=better)
 
-    said = [float(verdict.value == "yes") for _, verdict in judged]
-    there = [float(question.truth == "yes") for question, _ in judged]
-    hits = list(map(operator.mul, said, there))
-    questions = [question for question, _ in judged]
     return {
-        "accuracy": mean_score(questions, list(itertools.starmap(equals_truth, judged))),
-        "precision": ratio(share, hits, said),
-        "recall": ratio(0.5, hits, there),
+        "accuracy": mean_score(
+            [question for question, _ in judged], list(itertools.starmap(equals_truth, judged))
+        ),
+        "precision": ratio(lambda said, there: (said and there, said), share),
+        "recall": ratio(lambda said, there: (said and there, there), 0.5),
         # A coin on a share p of positives: TP = FN = p / 2, FP = (1 - p) / 2. Always "yes" would
         # reach 2 p / (1 + p).
         "f1": ratio(
-            share / (share + 0.5),
-            [2 * hit for hit in hits],
-            list(map(operator.add, said, there)),
+            lambda said, there: (2 * (said and there), said + there), share / (share + 0.5)
         ),
-        "yes_ratio": ratio(0.5, said, [1.0] * len(judged), better=None),
+        "yes_ratio": ratio(lambda said, _: (said, 1), 0.5, better=None),
     }
-
-
-def _read_splits(path: Path) -> list[Record]:
-    """The records of all three files beside `path`, each with its `category`."""
-    records: list[Record] = []
-    for split in SPLITS:
-        part = path.with_name(f"coco_pope_{split}.json")
-        if not part.is_file():
-            raise UserError(
-                f"{NAME}: expected {part.name} beside {path.name} in {path.parent}, found none"
-            )
-        records += [record | {"category": split} for record in read_file(part)]
-    return records
-
-
-def _question(files: Source, row: int, record: Record, prompt: str) -> Question:
-    split = value_of(record, "category", f"{NAME}: row {row + 1}", str)
-    number = value_of(record, "question_id", f"{NAME}: row {row + 1} ({split})", str)
-    where = f"{NAME}: question {number} ({split})"
-    label = value_of(record, ("label", "answer"), where, str).strip().casefold()
-    if label not in ("yes", "no") or split not in SPLITS:
-        raise UserError(
-            f"{where}: expected a label yes or no in a split {', '.join(SPLITS)}, got {label!r}"
-        )
-    text = value_of(record, ("text", "question"), where, str).strip()
-    return Question(
-        item_id=f"{split}-{number}",
-        prompt=f"{text}\n{ASK}" if prompt == "single_word" else text,
-        image=files.image(record.get("image"), where, ("", "val2014", "images", "coco/val2014")),
-        kind="yes_no",
-        truth=label,
-        cluster=str(
-            record.get("image_source")
-            or (record["image"] if isinstance(record["image"], str) else number)
-        ),
-        max_new_tokens=128,
-        meta={"split": split},
-    )
-
-
-BENCHMARK = Pope()

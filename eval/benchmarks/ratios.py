@@ -1,6 +1,7 @@
 """Scores as ratios over questions, pairs or other units; what counts as right, wrong or neither."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -37,12 +38,12 @@ def mean_score(
         if score is not None
     ]
     units = tuple(Unit(question.item_id, question.cluster, score) for question, score in kept)
-    level = (
-        None
-        if chance is None or not kept
-        else math.fsum(chance(question) for question, _ in kept) / len(kept)
-    )
+    level = _mean([chance(question) for question, _ in kept]) if chance else None
     return Metric(units=units, chance=level, unit=unit, higher_is_better=higher_is_better)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return math.fsum(values) / len(values) if values else None
 
 
 def all_right(
@@ -55,18 +56,20 @@ def all_right(
     A unit with a missing judgement is left out. All questions of a unit must share a cluster.
     Chance is the product over a unit's questions, averaged over units.
     """
-    members: dict[Hashable, list[tuple[Question, float | None]]] = {}
+    members: dict[Hashable, list[tuple[Question, float | None]]] = defaultdict(list)
     for question, score in zip(questions, scores, strict=True):
-        members.setdefault(unit_of(question), []).append((question, score))
-    units, levels = [], []
-    for name, held in members.items():
-        if any(score is None for _, score in held):
-            continue
-        units.append(
-            Unit(str(name), held[0][0].cluster, float(all(score == 1.0 for _, score in held)))
-        )
-        levels.append(math.prod(chance_of(question) for question, _ in held))
-    return Metric(units=tuple(units), chance=math.fsum(levels) / len(levels) if levels else None)
+        members[unit_of(question)].append((question, score))
+    judged = {
+        str(name): asked
+        for name, asked in members.items()
+        if all(score is not None for _, score in asked)
+    }
+    units = tuple(
+        Unit(name, asked[0][0].cluster, float(all(score == 1.0 for _, score in asked)))
+        for name, asked in judged.items()
+    )
+    levels = [math.prod(chance_of(question) for question, _ in asked) for asked in judged.values()]
+    return Metric(units=units, chance=_mean(levels))
 
 
 def weighted(parts: Sequence[tuple[str, float, Metric]]) -> Metric:
@@ -85,9 +88,9 @@ def by_slice(
     slice_of: Callable[[Question], str],
 ) -> dict[str, Metric]:
     """`prefix/NAME` -> the mean score of each slice, in the order in which they first occur."""
-    slices: dict[str, list[int]] = {}
+    slices = defaultdict(list)
     for row, question in enumerate(questions):
-        slices.setdefault(f"{prefix}/{slice_of(question)}", []).append(row)
+        slices[f"{prefix}/{slice_of(question)}"].append(row)
     return {
         name: mean_score([questions[row] for row in rows], [scores[row] for row in rows])
         for name, rows in slices.items()

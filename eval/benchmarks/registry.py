@@ -1,21 +1,21 @@
 """Benchmarks by name; a benchmark's module is imported when it is asked for."""
 
-import importlib
+import pkgutil
 
 from eval.benchmarks.benchmark import Benchmark
 from pipeline.core.recipe import RecipeError
 
-# Name -> module with BENCHMARK. A new benchmark is one file and one line here.
-MODULES = {
-    "mmvp": "eval.benchmarks.mmvp",
-    "cvbench": "eval.benchmarks.cvbench",
-    "realworldqa": "eval.benchmarks.realworldqa",
-    "mmhal": "eval.benchmarks.mmhal",
-    "naturalbench": "eval.benchmarks.naturalbench",
-    "pope": "eval.benchmarks.pope",
-    "hallusionbench": "eval.benchmarks.hallusionbench",
-    "textvqa": "eval.benchmarks.textvqa",
-    "scienceqa": "eval.benchmarks.scienceqa",
+# Name -> module and class. A new benchmark is one file and one line here.
+CLASSES = {
+    "mmvp": "eval.benchmarks.mmvp:Mmvp",
+    "cvbench": "eval.benchmarks.cvbench:CvBench",
+    "realworldqa": "eval.benchmarks.realworldqa:RealWorldQa",
+    "mmhal": "eval.benchmarks.mmhal:MmHal",
+    "naturalbench": "eval.benchmarks.naturalbench:NaturalBench",
+    "pope": "eval.benchmarks.pope:Pope",
+    "hallusionbench": "eval.benchmarks.hallusionbench:HallusionBench",
+    "textvqa": "eval.benchmarks.textvqa:TextVqa",
+    "scienceqa": "eval.benchmarks.scienceqa:ScienceQa",
 }
 
 
@@ -25,7 +25,7 @@ def benchmark(name: str) -> Benchmark:
     Raises:
         RecipeError: There is none.
     """
-    if name not in MODULES:
-        raise RecipeError(f"benchmark {name!r}: expected one of {', '.join(MODULES)}")
-    chosen: Benchmark = importlib.import_module(MODULES[name]).BENCHMARK
+    if name not in CLASSES:
+        raise RecipeError(f"benchmark {name!r}: expected one of {', '.join(CLASSES)}")
+    chosen: Benchmark = pkgutil.resolve_name(CLASSES[name])()
     return chosen

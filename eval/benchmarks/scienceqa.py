@@ -14,20 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from eval.benchmarks.benchmark import Benchmark, Scores
-from eval.benchmarks.checks import Record, texts_of, value_of
-from eval.benchmarks.loading import Source, open_source, read_json_file
+from eval.benchmarks.loading import Record, Source, open_source, read_json_file, texts_of, value_of
 from eval.benchmarks.mmvp import ASK
 from eval.benchmarks.ratios import by_slice, mean_score
-from eval.question import LETTERS, Metric, Question
+from eval.question import LETTERS, Metric, Question, Verdict
 from pipeline.core.recipe import UserError
-
-NAME = "scienceqa"
 
 
 class ScienceQa(Benchmark):
     """No options."""
 
-    name, expected_size, headline = NAME, 2017, "accuracy"
+    name, expected_size, headline = "scienceqa", 2017, "accuracy"
 
     def read(
         self, source: str, limit: int | None, _options: Mapping[str, str], /
@@ -36,14 +33,16 @@ class ScienceQa(Benchmark):
         # lmms' copy on the Hub has the questions with an image as a configuration of their own.
         config = "ScienceQA-IMG" if "lmms" in source else None
         files = open_source(
-            NAME, source, files=("problems.json",), read=_read_native, config=config
+            self.name, source, files=("problems.json",), read=_read_native, config=config
         )
         with_image = [
             (row, record) for row, record in enumerate(files.records) if record.get("image")
         ]
-        return [_question(files, row, record) for row, record in with_image[:limit]]
+        return [self._question(files, row, record) for row, record in with_image[:limit]]
 
-    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
+    def summarize(
+        self, questions: Sequence[Question], _verdicts: Sequence[Verdict], scores: Scores, /
+    ) -> dict[str, Metric]:
         """accuracy, and accuracy per subject and range of grades."""
         return {
             "accuracy": mean_score(questions, scores),
@@ -52,6 +51,31 @@ class ScienceQa(Benchmark):
             ),
             **by_slice("grades", questions, scores, lambda question: str(question.meta["grades"])),
         }
+
+    def _question(self, files: Source, row: int, record: Record) -> Question:
+        pid = str(record.get("pid", record.get("id", row)))
+        where = f"{self.name}: problem {pid}"
+        choices = texts_of(record, "choices", where)
+        answer = value_of(record, "answer", where, int)
+        if len(choices) < 2 or not 0 <= answer < len(choices):
+            raise UserError(f"{where}: the answer {answer} is none of the {len(choices)} choices")
+        hint = str(record.get("hint") or "").strip()
+        lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
+        text = value_of(record, "question", where, str)
+        return Question(
+            item_id=pid,
+            prompt="\n".join([*([f"Context: {hint}"] if hint else []), text, *lines, ASK]),
+            image=files.image(record["image"], where, ("test", "images/test", "images", "")),
+            kind="choice",
+            choices=choices,
+            truth=LETTERS[answer],
+            cluster=pid,
+            max_new_tokens=128,
+            meta={
+                "subject": str(record.get("subject", "")),
+                "grades": grades(str(record.get("grade", ""))),
+            },
+        )
 
 
 def _read_native(path: Path) -> list[Record]:
@@ -72,44 +96,15 @@ def _read_native(path: Path) -> list[Record]:
             f"{path}: {len(lost)} problems of pid_splits.json are not in it, {lost[0]} first; the"
             " file is cut off"
         )
-    return [_with_path(str(pid), problems[str(pid)]) for pid in pids]
-
-
-def _with_path(pid: str, problem: Record) -> Record:
-    image = f"{pid}/{problem['image']}" if problem.get("image") else None
-    return problem | {"pid": pid, "image": image}
-
-
-def _question(files: Source, row: int, record: Record) -> Question:
-    pid = str(record.get("pid", record.get("id", row)))
-    where = f"{NAME}: problem {pid}"
-    choices = texts_of(record, "choices", where)
-    answer = value_of(record, "answer", where, int)
-    if len(choices) < 2 or not 0 <= answer < len(choices):
-        raise UserError(f"{where}: the answer {answer} is none of the {len(choices)} choices")
-    hint = str(record.get("hint") or "").strip()
-    lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-    text = value_of(record, "question", where, str)
-    return Question(
-        item_id=pid,
-        prompt="\n".join([*([f"Context: {hint}"] if hint else []), text, *lines, ASK]),
-        image=files.image(record["image"], where, ("test", "images/test", "images", "")),
-        kind="choice",
-        choices=choices,
-        truth=LETTERS[answer],
-        cluster=pid,
-        max_new_tokens=128,
-        meta={
-            "subject": str(record.get("subject", "")),
-            "grades": grades(str(record.get("grade", ""))),
-        },
-    )
+    chosen = [(str(pid), problems[str(pid)]) for pid in pids]
+    return [
+        problem
+        | {"pid": pid, "image": f"{pid}/{problem['image']}" if problem.get("image") else None}
+        for pid, problem in chosen
+    ]
 
 
 def grades(grade: str) -> str:
     """The authors' range of a grade: "grade4" -> "1-6", "grade11" -> "7-12"."""
     digits = re.sub(r"\D", "", grade)
     return "" if not digits else "1-6" if int(digits) <= 6 else "7-12"
-
-
-BENCHMARK = ScienceQa()

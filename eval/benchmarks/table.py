@@ -13,11 +13,10 @@ import pyarrow as pa
 from eval.benchmarks.benchmark import Benchmark
 from eval.question import Question, Verdict
 
-CONDITIONS = ("image", "none", "blank", "shuffled", "counterpart")
 ANSWER_SCHEMA = pa.schema(
     [
         ("item_id", pa.string()),
-        ("condition", pa.string()),  # one of CONDITIONS
+        ("condition", pa.string()),  # image | none | blank | shuffled | counterpart
         ("cluster", pa.string()),
         ("counterpart", pa.string()),
         ("kind", pa.string()),
@@ -44,52 +43,45 @@ def answer_table(
     image_sha256: Sequence[str | None],
 ) -> pa.Table:
     """The rows of one condition, in the order of the questions."""
-    rows = []
-    for question, response, verdict, sha256 in zip(
-        questions, responses, verdicts, image_sha256, strict=True
-    ):
-        rows.append(
-            {
-                "item_id": question.item_id,
-                "condition": condition,
-                "cluster": question.cluster,
-                "counterpart": question.counterpart,
-                "kind": question.kind,
-                "prompt": question.prompt,
-                "choices": list(question.choices),
-                "truth": (
-                    [question.truth] if isinstance(question.truth, str) else list(question.truth)
-                ),
-                "image_sha256": sha256,
-                "response": response,
-                "verdict": verdict.value,
-                "status": verdict.status,
-                "score": benchmark.score(question, verdict),
-                "max_new_tokens": question.max_new_tokens,
-                "meta": json.dumps(dict(question.meta), sort_keys=True, ensure_ascii=False),
-            }
+    rows = [
+        {
+            "item_id": question.item_id,
+            "condition": condition,
+            "cluster": question.cluster,
+            "counterpart": question.counterpart,
+            "kind": question.kind,
+            "prompt": question.prompt,
+            "choices": list(question.choices),
+            "truth": [question.truth] if isinstance(question.truth, str) else list(question.truth),
+            "image_sha256": sha256,
+            "response": response,
+            "verdict": verdict.value,
+            "status": verdict.status,
+            "score": benchmark.score(question, verdict),
+            "max_new_tokens": question.max_new_tokens,
+            "meta": json.dumps(dict(question.meta), sort_keys=True, ensure_ascii=False),
+        }
+        for question, response, verdict, sha256 in zip(
+            questions, responses, verdicts, image_sha256, strict=True
         )
+    ]
     return pa.Table.from_pylist(rows, schema=ANSWER_SCHEMA)
 
 
-def read_back(rows: pa.Table) -> tuple[list[Question], list[Verdict]]:
+def read_back(table: pa.Table) -> tuple[list[Question], list[Verdict]]:
     """The questions (without their images) and verdicts of a table of answers."""
-    questions, verdicts = [], []
-    for row in rows.to_pylist():
-        questions.append(_question(row))
-        verdicts.append(Verdict(row["verdict"], row["status"]))
-    return questions, verdicts
+    rows = table.to_pylist()
+    return list(map(_question, rows)), [Verdict(row["verdict"], row["status"]) for row in rows]
 
 
 def _question(row: dict[str, Any]) -> Question:
-    single = row["kind"] != "short"
     return Question(
         item_id=row["item_id"],
         prompt=row["prompt"],
         image=None,
         kind=row["kind"],
         choices=tuple(row["choices"]),
-        truth=row["truth"][0] if single else tuple(row["truth"]),
+        truth=tuple(row["truth"]) if row["kind"] == "short" else row["truth"][0],
         cluster=row["cluster"],
         counterpart=row["counterpart"],
         max_new_tokens=row["max_new_tokens"],

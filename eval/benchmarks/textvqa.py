@@ -18,14 +18,20 @@ from types import MappingProxyType
 from typing import Any
 
 from eval.benchmarks.benchmark import Benchmark, Scores
-from eval.benchmarks.checks import Record, texts_of, value_of
-from eval.benchmarks.loading import Source, open_source, read_file, read_json_file
+from eval.benchmarks.loading import (
+    Record,
+    Source,
+    open_source,
+    read_file,
+    read_json_file,
+    texts_of,
+    value_of,
+)
 from eval.benchmarks.ratios import mean_score
 from eval.benchmarks.short import soft_accuracy
 from eval.question import Metric, Question, Verdict
 from pipeline.core.recipe import UserError
 
-NAME = "textvqa"
 NUM_ANSWERS = 10
 ASK = "Answer the question using a single word or phrase."
 LLAVA_PROMPTS, ROSETTA = "llava_textvqa_val_v051_ocr.jsonl", "TextVQA_Rosetta_OCR_v0.2_val.json"
@@ -36,13 +42,13 @@ class TextVqa(Benchmark):
     most others do not).
     """
 
-    name, expected_size, headline = NAME, 5000, "accuracy"
+    name, expected_size, headline = "textvqa", 5000, "accuracy"
     options: Mapping[str, tuple[str, ...]] = MappingProxyType({"ocr": ("without", "with")})
 
     def read(self, source: str, limit: int | None, options: Mapping[str, str], /) -> list[Question]:
         """See `Benchmark.load`."""
         files = open_source(
-            NAME,
+            self.name,
             source,
             files=("TextVQA_0.5.1_val.json", "TextVQA*val.json"),
             read=_read_native,
@@ -50,7 +56,7 @@ class TextVqa(Benchmark):
         )
         prompts = _ocr_prompts(files) if options["ocr"] == "with" else {}
         return [
-            _question(files, row, record, options["ocr"], prompts)
+            self._question(files, row, record, options["ocr"], prompts)
             for row, record in enumerate(files.records[:limit])
         ]
 
@@ -60,9 +66,48 @@ class TextVqa(Benchmark):
             return None
         return soft_accuracy(verdict.value, tuple(question.truth)) if verdict.value else 0.0
 
-    def summarize(self, questions: Sequence[Question], scores: Scores) -> dict[str, Metric]:
+    def summarize(
+        self, questions: Sequence[Question], _verdicts: Sequence[Verdict], scores: Scores, /
+    ) -> dict[str, Metric]:
         """accuracy: the mean of the soft accuracy."""
         return {"accuracy": mean_score(questions, scores)}
+
+    def _question(
+        self,
+        files: Source,
+        row: int,
+        record: Record,
+        ocr: str,
+        prompts: Mapping[tuple[str, str], str],
+    ) -> Question:
+        item_id = value_of(record, "question_id", f"{self.name}: row {row + 1}", str)
+        where = f"{self.name}: question {item_id}"
+        image_id = value_of(record, "image_id", where, str)
+        text = value_of(record, "question", where, str).strip()
+        answers = texts_of(record, "answers", where)
+        if len(answers) != NUM_ANSWERS:
+            raise UserError(f"{where}: expected {NUM_ANSWERS} human answers, got {len(answers)}")
+        # LLaVA's file and the data set do not agree on capitals.
+        line = prompts.get((image_id, text.casefold())) or prompts.get((image_id, ""))
+        if line is None and "ocr_tokens" in record:
+            line = _ocr_line(record["ocr_tokens"] or [])
+        if ocr == "with" and line is None:
+            raise UserError(
+                f"{where}: no OCR tokens; put {LLAVA_PROMPTS} or {ROSETTA} beside the questions, or"
+                " use ocr=without"
+            )
+        return Question(
+            item_id=item_id,
+            prompt="\n".join([text, *([line or ""] if ocr == "with" else []), ASK]),
+            image=files.image(
+                record.get("image") or f"{image_id}.jpg", where, ("train_images", "images", "")
+            ),
+            kind="short",
+            truth=answers,
+            cluster=image_id,
+            max_new_tokens=128,
+            meta={"ocr": ocr, "normalise": "evalai"},
+        )
 
 
 def _read_native(path: Path) -> list[Record]:
@@ -101,39 +146,3 @@ def _ocr_prompts(files: Source) -> dict[tuple[str, str], str]:
 
 def _ocr_line(tokens: Sequence[Any]) -> str:
     return f"Reference OCR token: {', '.join(str(token) for token in tokens)}"
-
-
-def _question(
-    files: Source, row: int, record: Record, ocr: str, prompts: Mapping[tuple[str, str], str]
-) -> Question:
-    item_id = value_of(record, "question_id", f"{NAME}: row {row + 1}", str)
-    where = f"{NAME}: question {item_id}"
-    image_id = value_of(record, "image_id", where, str)
-    text = value_of(record, "question", where, str).strip()
-    answers = texts_of(record, "answers", where)
-    if len(answers) != NUM_ANSWERS:
-        raise UserError(f"{where}: expected {NUM_ANSWERS} human answers, got {len(answers)}")
-    # LLaVA's file and the data set do not agree on capitals.
-    line = prompts.get((image_id, text.casefold())) or prompts.get((image_id, ""))
-    if line is None and "ocr_tokens" in record:
-        line = _ocr_line(record["ocr_tokens"] or [])
-    if ocr == "with" and line is None:
-        raise UserError(
-            f"{where}: no OCR tokens; put {LLAVA_PROMPTS} or {ROSETTA} beside the questions, or use"
-            " ocr=without"
-        )
-    return Question(
-        item_id=item_id,
-        prompt="\n".join([text, *([line or ""] if ocr == "with" else []), ASK]),
-        image=files.image(
-            record.get("image") or f"{image_id}.jpg", where, ("train_images", "images", "")
-        ),
-        kind="short",
-        truth=answers,
-        cluster=image_id,
-        max_new_tokens=128,
-        meta={"ocr": ocr, "normalise": "evalai"},
-    )
-
-
-BENCHMARK = TextVqa()
