@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eval.benchmarks.mmhal import BENCHMARK
+from eval.benchmarks.mmhal import MmHal
 from eval.config import BenchmarkSection, EvalSection, JudgeEndpoint, JudgeSection
 from eval.generation.cache import Answer
 from eval.generation.image_conditions import NO_IMAGE
@@ -236,7 +236,7 @@ def judged(
             benchmarks=(BenchmarkSection(name="mmhal", source="s"),),
             judge=judge,
         )
-        run: BenchmarkRun = run_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe)
+        run: BenchmarkRun = run_with_conditions(recipe.benchmarks[0], MmHal(), questions, recipe)
         return judge_benchmark(run, responses_of(answers, questions), recipe), server
 
 
@@ -302,13 +302,13 @@ def test_without_a_judge_nothing_is_rated_and_no_rating_is_zero(tmp_path: Path) 
     responses = responses_of({"before": ["a"], "after": ["b"]}, questions)
     assert (
         judge_benchmark(
-            run_with_conditions(recipe.benchmarks[0], BENCHMARK, questions, recipe),
+            run_with_conditions(recipe.benchmarks[0], MmHal(), questions, recipe),
             responses,
             recipe,
         )
         is None
     )
-    metrics = BENCHMARK.metrics(questions, responses["after", "image"].verdicts)
+    metrics = MmHal().metrics(questions, responses["after", "image"].verdicts)
     assert metrics["score"].value is None
 
 
