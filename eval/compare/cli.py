@@ -1,5 +1,6 @@
 """`svco compare`: finished evaluations side by side, and which differences are more than luck."""
 
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,11 +20,8 @@ def labels_of(folders: Sequence[Path]) -> list[str]:
     parts = [folder.resolve().parts for folder in folders]
     if len(set(parts)) < len(parts):
         raise RecipeError("the same folder is given twice; expected different evaluations")
-    for depth in range(1, max(map(len, parts)) + 1):
-        names = ["/".join(names[-depth:]) for names in parts]
-        if len(set(names)) == len(names):
-            return names
-    raise AssertionError("different paths differ in some part")
+    named = (["/".join(names[-depth:]) for names in parts] for depth in itertools.count(1))
+    return next(names for names in named if len(set(names)) == len(names))
 
 
 def comparison_of(

@@ -246,12 +246,14 @@ def _columns(aligned: dict[str, list[Answered]], notes: list[str]) -> list[Colum
             f" {', '.join(absent)}"
         )
     covered = {column.label for column in columns}
-    for label, of in aligned.items():
-        if label not in covered:
-            headline = of[0].benchmark.headline
-            heading = f"{label} {headline.replace('_', ' ')}"
-            columns.append(Column(f"{label}/{headline}", label, headline, heading, False))
-    return columns
+    return columns + [
+        Column(
+            f"{label}/{headline}", label, headline, f"{label} {headline.replace('_', ' ')}", False
+        )
+        for label, of in aligned.items()
+        for headline in [of[0].benchmark.headline]
+        if label not in covered
+    ]
 
 
 def _dependency(
@@ -328,11 +330,9 @@ def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
         lower = ", lower is better" if column["higher_is_better"] is False else ""
         scores = [show_number(comparison["scores"][label][key], unit) for label in labels]
         rows.append([column["heading"] + lower, show_chance(column["chance"], unit), *scores])
-    averages = [
-        MISSING if average is None else f"{average:+.2%}"
-        for average in comparison["average"].values()
-    ]
-    rows.append(["average relative improvement", "", *averages])
+    averages = comparison["average"].values()
+    shown = [MISSING if average is None else f"{average:+.2%}" for average in averages]
+    rows.append(["average relative improvement", "", *shown])
     return ["score", "chance", *labels], rows
 
 

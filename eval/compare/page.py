@@ -4,7 +4,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from eval.compare.comparison import ColumnFacts, Comparison, difference_rows, score_rows
+from eval.compare.comparison import Comparison, difference_rows, score_rows
 from pipeline.pages.numbers import show_share
 from pipeline.pages.page import (
     PageSection,
@@ -63,7 +63,14 @@ def forest(comparison: Comparison, label: str) -> Figure:
             axes.plot(ends, [place, place], color=color, linewidth=2.2)
         axes.plot(100 * entry["value"], place, "o", color=color, markersize=6)
     axes.axvline(0.0, color="#444", linewidth=0.8)
-    axes.set_yticks(range(len(lines)), [_heading(column) for column, _ in reversed(lines)])
+    axes.set_yticks(
+        range(len(lines)),
+        [
+            column["heading"]
+            + (" (lower is better)" if column["higher_is_better"] is False else "")
+            for column, _ in reversed(lines)
+        ],
+    )
     axes.set_xlabel("points; blue is better, red is worse, grey may be luck")
     axes.spines[["top", "right", "left"]].set_visible(False)
     return figure
@@ -71,13 +78,13 @@ def forest(comparison: Comparison, label: str) -> Figure:
 
 def dependency_plot(comparison: Comparison, label: str) -> list[Figure]:
     """Improvement against dependency on the image, a point per score; none of fewer than two."""
-    points = []
-    for column in comparison["columns"]:
-        dependency = comparison["dependency"][column["key"]]
-        improvement = comparison["improvement"][label][column["key"]]
-        if dependency is not None and improvement is not None:
-            across, up = 100 * dependency["value"], 100 * improvement["value"]
-            points.append((across, up, column["heading"]))
+    improvements = comparison["improvement"][label]
+    points = [
+        (100 * dependency["value"], 100 * improvement["value"], column["heading"])
+        for column in comparison["columns"]
+        if (dependency := comparison["dependency"][column["key"]]) is not None
+        and (improvement := improvements[column["key"]]) is not None
+    ]
     if len(points) < 2:
         return []
     figure = Figure(figsize=(5.5, 4), layout="constrained")
@@ -91,11 +98,3 @@ def dependency_plot(comparison: Comparison, label: str) -> list[Figure]:
     axes.set_ylabel("improvement over the base, %")
     axes.spines[["top", "right"]].set_visible(False)
     return [figure]
-
-
-def _heading(column: ColumnFacts) -> str:
-    return (
-        f"{column['heading']} (lower is better)"
-        if column["higher_is_better"] is False
-        else str(column["heading"])
-    )

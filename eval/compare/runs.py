@@ -3,41 +3,39 @@
 Reads files; knows no model.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.registry import benchmark as benchmark_named
 from eval.benchmarks.table import ANSWER_SCHEMA, read_back
-from eval.pairs.paired_scores import FloatArray, paired_scores, tie_nats_of
+from eval.outputs import BENCHMARK_FOLDER, DONE, ITEMS, RESULT
+from eval.pairs.paired_scores import paired_scores, tie_nats_of
+from eval.pairs.scorer import LOGP_COLUMNS
 from eval.question import Metric, Question, Unit, Verdict
 from pipeline.core.recipe import UserError
 from pipeline.core.storage import read_json, read_table
 
-FOLDER = "benchmarks"
 CONTRAST = "contrast"
-LOGPS = tuple(
-    f"logp_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b")
-)
+ENTRY_SETTINGS = ("parser", "options", "limit")
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """One benchmark as one model answered it under one image condition.
 
-    facts: what makes two answers to a question comparable, by item_id: its prompt, its truth, the
-    hash of its image.
+    images: the hash of the image that was shown, by item_id.
     """
 
     benchmark: "Benchmark | ContrastSet"
     questions: list[Question]
     verdicts: list[Verdict]
-    facts: dict[str, tuple[str, Any, str | None]]
+    images: dict[str, str | None]
     settings: dict[str, Any]
 
 
@@ -62,15 +60,16 @@ class ContrastSet:
     def metrics(self, questions: list[Question], verdicts: list[Verdict]) -> dict[str, Metric]:
         """text_score, image_score, group_score (Winoground's)."""
         chances = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
-        metrics = {}
-        for place, (name, chance) in enumerate(chances.items()):
-            parts = zip(questions, verdicts, strict=True)
-            units = tuple(
-                Unit(question.item_id, question.cluster, float((verdict.value or "000")[place]))
-                for question, verdict in parts
+        return {
+            name: Metric(
+                units=tuple(
+                    Unit(question.item_id, question.cluster, float((verdict.value or "000")[place]))
+                    for question, verdict in zip(questions, verdicts, strict=True)
+                ),
+                chance=chance,
             )
-            metrics[name] = Metric(units=units, chance=chance)
-        return metrics
+            for place, (name, chance) in enumerate(chances.items())
+        }
 
 
 def read_runs(folder: Path, label: str) -> list[Run]:
@@ -81,31 +80,34 @@ def read_runs(folder: Path, label: str) -> list[Run]:
     """
     if not folder.is_dir():
         raise UserError(f"{folder}: expected the folder of an evaluation, found none there")
-    if not (folder / "DONE.json").is_file():
+    if not (folder / DONE).is_file():
         raise UserError(
-            f"{folder}: expected a finished evaluation (DONE.json), found none; run svco eval ..."
+            f"{folder}: expected a finished evaluation ({DONE}), found none; run svco eval ..."
             f" out={folder}"
         )
-    models = dict(read_json(folder / "result.json").get("models") or {})
+    models = dict(read_json(folder / RESULT).get("models") or {})
+    recipe = dict(read_json(folder / DONE).get("identity", {}).get("recipe", {}))
     runs = []
-    for role in ("after", "before"):
-        answered = _contrast(folder, role) | _benchmarks(folder, role, "image")
+    for role, name in (("after", label), ("before", f"{label} (base)")):
+        seeing, unseeing = (
+            _benchmarks(folder, recipe, role, condition) for condition in ("image", "none")
+        )
+        answered = _contrast(folder / ITEMS, recipe, role) | seeing
         if answered:
-            name = label if role == "after" else f"{label} (base)"
-            runs.append(
-                Run(name, str(models.get(role, "")), answered, _benchmarks(folder, role, "none"))
-            )
+            runs.append(Run(name, str(models.get(role, "")), answered, unseeing))
     if not runs or runs[0].label != label:
         raise UserError(
-            f"{folder}: expected items.parquet or {FOLDER}/*.parquet with the answers of a model,"
-            " found none"
+            f"{folder}: expected {ITEMS} or {BENCHMARK_FOLDER}/*.parquet with the answers of a"
+            " model, found none"
         )
     return runs
 
 
-def _benchmarks(folder: Path, role: str, condition: str) -> dict[str, Answered]:
-    answered, recipe = {}, _recipe(folder)
-    for path in sorted((folder / FOLDER).glob("*.parquet")):
+def _benchmarks(
+    folder: Path, recipe: dict[str, Any], role: str, condition: str
+) -> dict[str, Answered]:
+    answered = {}
+    for path in sorted((folder / BENCHMARK_FOLDER).glob("*.parquet")):
         if path.name.endswith(".judge.parquet"):
             continue
         facts = path.with_suffix(".json")
@@ -113,36 +115,19 @@ def _benchmarks(folder: Path, role: str, condition: str) -> dict[str, Answered]:
             raise UserError(
                 f"{path}: expected {facts.name} beside it, found none; run the evaluation again"
             )
-        table, stated = _table(path, ANSWER_SCHEMA.names), read_json(facts)
-        roles = (
-            table["model_role"].to_pylist()
-            if "model_role" in table.column_names
-            else ["after"] * table.num_rows
+        rows = _table(path, [*ANSWER_SCHEMA.names, "model_role"]).filter(
+            (pc.field("model_role") == role) & (pc.field("condition") == condition)
         )
-        chosen = [
-            of_role == role and under == condition
-            for of_role, under in zip(roles, table["condition"].to_pylist(), strict=True)
-        ]
-        rows = table.filter(pa.array(chosen, pa.bool_())).select(ANSWER_SCHEMA.names)
         if rows.num_rows:
-            questions, verdicts = read_back(rows)
-            sha256 = rows["image_sha256"].to_pylist()
-            shown = {
-                question.item_id: (question.prompt, question.truth, name)
-                for question, name in zip(questions, sha256, strict=True)
-            }
             answered[path.stem] = Answered(
-                benchmark_named(stated["benchmark"]),
-                questions,
-                verdicts,
-                shown,
+                benchmark_named(read_json(facts)["benchmark"]),
+                *read_back(rows),
+                dict(
+                    zip(*rows.select(["item_id", "image_sha256"]).to_pydict().values(), strict=True)
+                ),
                 _settings(recipe, path.stem),
             )
     return answered
-
-
-def _recipe(folder: Path) -> dict[str, Any]:
-    return dict(read_json(folder / "DONE.json").get("identity", {}).get("recipe", {}))
 
 
 def _settings(recipe: dict[str, Any], label: str) -> dict[str, Any]:
@@ -152,54 +137,45 @@ def _settings(recipe: dict[str, Any], label: str) -> dict[str, Any]:
         for entry in recipe.get("benchmarks") or ()
         if (entry.get("label") or entry.get("name")) == label
     ]
-    settings = (
-        {name: entries[0].get(name) for name in ("parser", "options", "limit")} if entries else {}
-    )
     judge = recipe.get("judge")
-    answers = {
+    return {
+        **{name: entry.get(name) for entry in entries[:1] for name in ENTRY_SETTINGS},
         "max_new_tokens": (recipe.get("answers") or {}).get("max_new_tokens"),
         "dtype": recipe.get("dtype"),
+        **({"judge": judge.get("model")} if isinstance(judge, dict) else {}),
     }
-    return settings | answers | ({"judge": judge.get("model")} if isinstance(judge, dict) else {})
 
 
-def _contrast(folder: Path, role: str) -> dict[str, Answered]:
-    path = folder / "items.parquet"
+def _contrast(path: Path, recipe: dict[str, Any], role: str) -> dict[str, Answered]:
     if not path.is_file():
         return {}
-    table = _table(path, ["pair_id", "group", "question", "answer_a", "answer_b"])
-    columns = [f"{role}_{name}" for name in LOGPS]
-    if any(name not in table.column_names for name in columns):
+    texts = ["pair_id", "group", "question", "answer_a", "answer_b"]
+    table = _table(path, texts)
+    columns = [f"{role}_{name}" for name in LOGP_COLUMNS]
+    if not set(columns) <= set(table.column_names):
         return {}
-    recipe = _recipe(folder)
-    logps_P32: FloatArray = np.stack([table[name].to_numpy() for name in columns], axis=1).reshape(
-        -1, 3, 2
-    )
-    scores = np.stack(
-        paired_scores(logps_P32, tie_nats_of(str(recipe.get("dtype", "float32")))), axis=1
-    )
-    questions: list[Question] = []
-    facts: dict[str, tuple[str, Any, str | None]] = {}
-    for row in table.select(["pair_id", "group", "question", "answer_a", "answer_b"]).to_pylist():
-        truth = (row["answer_a"], row["answer_b"])
-        question = Question(
+    logps_P32 = np.stack([table[name].to_numpy() for name in columns], axis=1).reshape(-1, 3, 2)
+    scores = paired_scores(logps_P32, tie_nats_of(str(recipe.get("dtype", "float32"))))
+    questions = [
+        Question(
             item_id=row["pair_id"],
             prompt=row["question"],
             image=None,
             kind="short",
-            truth=truth,
+            truth=(row["answer_a"], row["answer_b"]),
             cluster=row["group"],
             max_new_tokens=1,
         )
-        questions.append(question)
-        facts[question.item_id] = (question.prompt, truth, None)
+        for row in table.select(texts).to_pylist()
+    ]
     verdicts = [
-        Verdict("".join(str(int(score)) for score in scores_3), "exact") for scores_3 in scores
+        Verdict("".join(str(int(score)) for score in of_pair), "exact")
+        for of_pair in zip(*scores, strict=True)
     ]
     settings: dict[str, Any] = {
         name: recipe[name] for name in ("dtype", "split", "max_pairs") if name in recipe
     }
-    return {CONTRAST: Answered(ContrastSet(), questions, verdicts, facts, settings)}
+    return {CONTRAST: Answered(ContrastSet(), questions, verdicts, {}, settings)}
 
 
 def _table(path: Path, needed: list[str]) -> pa.Table:
@@ -221,19 +197,10 @@ def _table(path: Path, needed: list[str]) -> pa.Table:
 
 def shared_items(runs: list[Answered]) -> set[str]:
     """The questions that all runs answered, in whole clusters: half a pair would count as one."""
-    members: list[dict[str, set[str]]] = []
-    for run in runs:
-        by_cluster: dict[str, set[str]] = {}
-        for question in run.questions:
-            by_cluster.setdefault(question.cluster, set()).add(question.item_id)
-        members.append(by_cluster)
-    first = members[0]
-    whole = [
-        cluster
-        for cluster in first
-        if all(other.get(cluster) == first[cluster] for other in members)
-    ]
-    return {item for cluster in whole for item in first[cluster]}
+    asked = [{(question.cluster, question.item_id) for question in run.questions} for run in runs]
+    shared = set.intersection(*asked)
+    broken = {cluster for cluster, _ in set.union(*asked) - shared}
+    return {item for cluster, item in shared if cluster not in broken}
 
 
 def restricted(run: Answered, items: set[str], unjudged: set[str]) -> Answered:
@@ -248,14 +215,11 @@ def restricted(run: Answered, items: set[str], unjudged: set[str]) -> Answered:
 
 def said_differently(runs: list[Answered], items: set[str]) -> dict[str, int]:
     """On how many of `items` the prompts of the runs differ, or the truths, or the images."""
-    names = ("prompt", "truth", "image")
-    counts = dict.fromkeys(names, 0)
-    for item in items:
-        for place, name in enumerate(names):
-            values = {
-                json.dumps(run.facts[item][place])
-                for run in runs
-                if run.facts[item][place] is not None
-            }
-            counts[name] += len(values) > 1
-    return counts
+    said = [
+        {q.item_id: (q.prompt, q.truth, run.images.get(q.item_id)) for q in run.questions}
+        for run in runs
+    ]
+    return {
+        name: sum(len({facts[item][place] for facts in said} - {None}) > 1 for item in items)
+        for place, name in enumerate(("prompt", "truth", "image"))
+    }

@@ -54,9 +54,8 @@ def _score_cells(result: Mapping[str, Any], key: str, *, brief: bool = False) ->
         role: image[role]["metrics"].get(key) for role in result["models"]
     }
     chance = (numbers["after"] or {}).get("chance")
-    cells = [show_chance(chance, unit)]
-    for number in numbers.values():
-        cells.append(show_number({"value": number["value"]} if brief and number else number, unit))
+    shown = [{"value": n["value"]} if brief and n else n for n in numbers.values()]
+    cells = [show_chance(chance, unit), *(show_number(number, unit) for number in shown)]
     if "before" in numbers:
         change = (result["difference"] or {}).get(key, {}).get("plain")
         cells.append(show_number(change, unit, is_difference=True))
@@ -80,17 +79,14 @@ def overview(
         key = result["headline"]
         without = result["dependency"].get("none", {}).get("after", {}).get("metrics", {})
         lost = (without.get(key) or {}).get("drop")
-        answers = result["scores"]["image"]["after"]["answers"]
-        counted = f"{result['num_questions']:,}"
-        if result["limit"] is not None:
-            counted += f" of {result['expected_size']:,}"
+        whole = "" if result["limit"] is None else f" of {result['expected_size']:,}"
         rows.append(
             [
                 f"{result['label']}: {key.replace('_', ' ')}",
                 *_score_cells(result, key, brief=brief),
                 show_number(lost, _unit(result, key), is_difference=True),
-                show_share(answers["frac_unreadable"]),
-                counted,
+                show_share(result["scores"]["image"]["after"]["answers"]["frac_unreadable"]),
+                f"{result['num_questions']:,}{whole}",
             ]
         )
     return columns, rows
@@ -109,7 +105,6 @@ def sentence(benchmarks: BenchmarkResults) -> str:
 def benchmark_sections(benchmarks: BenchmarkResults, section: EvalSection) -> list[PageSection]:
     """What the page says about benchmarks."""
     results = benchmarks.results
-    columns, rows = overview(results)
     note = (
         f"Brackets: {section.intervals.confidence:.0%} intervals, bootstrap over pairs or images"
         f" ({section.intervals.num_draws:,} draws); differences and drops of shares are in"
@@ -119,14 +114,15 @@ def benchmark_sections(benchmarks: BenchmarkResults, section: EvalSection) -> li
     )
     sections = [
         PageSection(
-            "Benchmarks", html_table(columns, rows) + paragraph(note) + _agreement(benchmarks.facts)
+            "Benchmarks",
+            html_table(*overview(results)) + paragraph(note) + _agreement(benchmarks.facts),
         )
     ]
     if any(result["dependency"] for result in results):
         sections.append(PageSection("Dependency on the image", _dependency(results)))
     for run, responses, result in zip(benchmarks.runs, benchmarks.responses, results, strict=True):
-        gallery = galleries(run, responses, section.page.max_cards)
-        sections.append(PageSection(result["label"], _benchmark_html(result) + gallery))
+        html = _benchmark_html(result) + galleries(run, responses, section.page.max_cards)
+        sections.append(PageSection(result["label"], html))
     return sections
 
 
@@ -160,23 +156,21 @@ def _dependency(results: Sequence[BenchmarkScores]) -> Markup:
             " a share of the base's score with the image: does finetuning help most where looking"
             " matters most?"
         )
-    rows = []
-    for result in results:
-        unit = _unit(result, result["headline"])
-        for condition, roles in result["dependency"].items():
-            for role, dependency in roles.items():
-                of_headline = dependency["metrics"].get(result["headline"]) or {}
-                flips = dependency["flip_rate"]
-                rows.append(
-                    [
-                        f"{result['label']}, {names[role]}",
-                        CONDITION_NAMES[condition],
-                        show_number(of_headline.get("drop"), unit, is_difference=True),
-                        show_number(of_headline.get("corrected"), "share", is_difference=True),
-                        show_number(flips, "share"),
-                        f"{flips['n'] if flips else 0:,} of {dependency['n']:,}",
-                    ]
-                )
+    rows = [
+        [
+            f"{result['label']}, {names[role]}",
+            CONDITION_NAMES[condition],
+            show_number(of_headline.get("drop"), unit, is_difference=True),
+            show_number(of_headline.get("corrected"), "share", is_difference=True),
+            show_number(dependency["flip_rate"], "share"),
+            f"{(dependency['flip_rate'] or {'n': 0})['n']:,} of {dependency['n']:,}",
+        ]
+        for result in results
+        for unit in [_unit(result, result["headline"])]
+        for condition, roles in result["dependency"].items()
+        for role, dependency in roles.items()
+        for of_headline in [dependency["metrics"].get(result["headline"]) or {}]
+    ]
     table = html_table(["", "instead", "drop", "corrected", "flips", "readable"], rows)
     return figures + paragraph(words) + folded("The numbers", table)
 
@@ -209,12 +203,10 @@ def _answers(result: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
                 for status in STATUSES
             ]
             words = "-" if facts["mean_words"] is None else f"{facts['mean_words']:.1f}"
-            who = CONDITION_NAMES[condition]
-            if len(names) > 1:
-                who += f", {names[role]}"
+            who = f", {names[role]}" if len(names) > 1 else ""
             rows.append(
                 [
-                    who,
+                    CONDITION_NAMES[condition] + who,
                     *statuses,
                     f"{facts['num_empty']:,}",
                     f"{facts['num_not_ended']:,}",

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from eval.generation.image_conditions import ImageInput
 from eval.inputs import Role
 from eval.question import LETTERS, Question, Verdict
-from eval.report.pairs import role_names
+from eval.report.pairs import KINDS, role_names
 from eval.suite.judge_client import HALLUCINATION_BELOW
 from eval.suite.requests import BenchmarkRun, ResponsesByCondition
 from pipeline.pages.page import (
@@ -27,12 +27,6 @@ from pipeline.pages.page import (
 )
 
 MAX_QUESTION_CHARS, MAX_ANSWER_CHARS = 500, 300
-KINDS = {
-    "fixed": "Fixed: wrong before, right after",
-    "wrong": "Wrong",
-    "broken": "Broken: right before, wrong after",
-    "right": "Right",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +66,8 @@ def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int
         parts.append(_part(heading, chosen, len(rows), len(run.questions)))
     exchanged = "counterpart" if "counterpart" in run.image_inputs else "none"
     if exchanged in run.image_inputs:
-        seeing, other = said["after", "image"], said["after", exchanged]
-        parts += _flipped(run, seeing, other, exchanged, order, max_cards)
+        both = said["after", "image"], said["after", exchanged]
+        parts += _flipped(run, *both, exchanged, order, max_cards)
     return joined(parts)
 
 
@@ -133,7 +127,7 @@ def _card(
     below = [
         f"{names[role]}: {_words(answers[question.item_id])}" for role, answers in said.items()
     ]
-    image = thumbnail(image_input.encoded() if image_input else None)
+    image = thumbnail(_encoded(image_input))
     title = Markup("<p>{}</p>").format(question.item_id)
     return card(title, (image, text_lines(beside)), text_lines(below))
 
@@ -147,39 +141,37 @@ def _flipped(
     max_cards: int,
 ) -> Iterator[Markup]:
     """Items whose answer the evaluated model changes or keeps when the image is exchanged."""
-    changed: dict[bool, list[int]] = {True: [], False: []}
-    for row in order:
-        item_id = run.questions[row].item_id
-        if (
-            item_id in exchanged
-            and seeing[item_id].verdict.value is not None
-            and exchanged[item_id].verdict.value is not None
-        ):
-            changed[seeing[item_id].verdict.value != exchanged[item_id].verdict.value].append(row)
     words = "the pair's other image" if condition == "counterpart" else "no image"
-    readable = len(changed[True]) + len(changed[False])
+    values = {
+        row: (seeing[question.item_id].verdict.value, exchanged[question.item_id].verdict.value)
+        for row in order
+        if (question := run.questions[row]).item_id in exchanged
+    }
+    readable = {
+        row: own != other for row, (own, other) in values.items() if None not in (own, other)
+    }
     for flips, heading in (
         (True, f"Flipped: another answer with {words}"),
         (False, f"Not flipped: the same answer with {words}"),
     ):
-        chosen = []
-        for row in changed[flips][:max_cards]:
-            question, own, other = (
-                run.questions[row],
-                run.image_inputs["image"][row],
-                run.image_inputs[condition][row],
+        rows = [row for row, flip in readable.items() if flip is flips]
+        chosen = [
+            pair_card(
+                _encoded(run.image_inputs["image"][row]),
+                _encoded(run.image_inputs[condition][row]),
+                [_truth(question), f"says {_words(seeing[question.item_id])}"],
+                [f"says {_words(exchanged[question.item_id])}"],
+                [_cut(question.prompt, MAX_QUESTION_CHARS)],
+                question.item_id,
             )
-            chosen.append(
-                pair_card(
-                    own.encoded() if own else None,
-                    other.encoded() if other else None,
-                    [_truth(question), f"says {_words(seeing[question.item_id])}"],
-                    [f"says {_words(exchanged[question.item_id])}"],
-                    [_cut(question.prompt, MAX_QUESTION_CHARS)],
-                    question.item_id,
-                )
-            )
-        yield _part(heading, chosen, len(changed[flips]), readable)
+            for row in rows[:max_cards]
+            for question in [run.questions[row]]
+        ]
+        yield _part(heading, chosen, len(rows), len(readable))
+
+
+def _encoded(image_input: ImageInput | None) -> bytes | None:
+    return image_input.encoded() if image_input else None
 
 
 def _words(said: _Said) -> str:

@@ -3,6 +3,7 @@
 Takes scores and arrays; computes nothing that it shows.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -58,6 +59,7 @@ PAGE_ONLY = {
     "answer_words",
 }
 TERMINAL = tuple(name for name in HEADLINE if name not in PAGE_ONLY)
+TEXTS = ["question", "answer_a", "answer_b", "category"]
 # fewer words, fewer claims
 IN_SLICES = (
     "text_score",
@@ -107,10 +109,8 @@ def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]
     """The result in one sentence: the text score, and by how much it changed."""
     entry = overall["text_score"]
     words = " -> ".join(show_number(entry[role], "share") for role in names)
-    change = ""
-    if "before" in names:
-        points = show_number(entry["difference"], "share", is_difference=True)
-        change = f", difference {points} points"
+    points = show_number(entry["difference"], "share", is_difference=True)
+    change = f", difference {points} points" if "before" in names else ""
     return (
         f"Prefers the right answer under both images: {words} of {entry['after']['n']:,}"
         f" pairs{change} (chance 25%)."
@@ -123,64 +123,67 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
 
     items, model_scores, scores = results.items, results.model_scores, results.scores
     names = role_names(list(model_scores))
-    columns, rows = table(scores["overall"], HEADLINE, names)
-    percent = f"{section.intervals.confidence:.0%}"
     num_groups = len(set(items["group"].to_pylist()))
     groups = "1 group" if num_groups == 1 else f"{num_groups:,} groups"
     note = (
-        f"Brackets: {percent} intervals, bootstrap over {groups} ({section.intervals.num_draws:,}"
-        " draws). Differences of shares are in percentage points, their intervals paired. An"
-        " interval without width means that no draw differed, not that the score is certain."
+        f"Brackets: {section.intervals.confidence:.0%} intervals, bootstrap over {groups}"
+        f" ({section.intervals.num_draws:,} draws). Differences of shares are in percentage points,"
+        " their intervals paired. An interval without width means that no draw differed, not that"
+        " the score is certain."
     )
-    sections = [
+    explained = (
+        "What the image adds to the log-probability of a text, one value per text; the line is 0,"
+        " right of it is right."
+    )
+    by_source = PageSection("By source", _slices(scores["source"], names))
+    return [
         PageSection(
             "Before and after" if "before" in model_scores else "Scores",
-            html_table(columns, rows) + paragraph(note),
+            html_table(*table(scores["overall"], HEADLINE, names)) + paragraph(note),
         ),
         PageSection(
             "By category",
             figure_svg(category_bars(scores["category"], names))
             + _slices(scores["category"], names),
         ),
-    ]
-    if len(scores["source"]) > 1:
-        sections.append(PageSection("By source", _slices(scores["source"], names)))
-    explained = (
-        "What the image adds to the log-probability of a text, one value per text; the line is 0,"
-        " right of it is right."
-    )
-    sections.append(
+        *([by_source] if len(scores["source"]) > 1 else []),
         PageSection(
             "Margins", figure_svg(margin_histograms(model_scores, names)) + paragraph(explained)
-        )
-    )
-    sections += _gallery(items, model_scores, names, section.page.max_cards)
-    sections.append(PageSection("All numbers", _all_numbers(scores["overall"], names)))
-    sections.append(PageSection("How to read this", _reading(model_scores["after"].tie_nats)))
-    return sections
+        ),
+        *_gallery(items, model_scores, names, section.page.max_cards),
+        PageSection("All numbers", _all_numbers(scores["overall"], names)),
+        PageSection("How to read this", _reading(model_scores["after"].tie_nats)),
+    ]
 
 
 def _slices(slices: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
     """One table per measure, one row per category or source."""
-    parts = []
-    for key in IN_SLICES:
-        rows = []
-        for name, entries in slices.items():
-            columns, measured = table(entries, [key], names)
-            rows += [[name, *row[1:]] for row in measured]
-        if rows:
-            parts.append(subsection(MEASURES[key].label, html_table(columns, rows)))
-    return joined(parts)
+    columns = table({}, (), names)[0]
+    rows = {
+        key: [
+            [name, *row[1:]]
+            for name, entries in slices.items()
+            for row in table(entries, [key], names)[1]
+        ]
+        for key in IN_SLICES
+    }
+    return joined(
+        subsection(MEASURES[key].label, html_table(columns, measured))
+        for key, measured in rows.items()
+        if measured
+    )
 
 
 def _all_numbers(overall: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
-    parts = []
-    for heading in dict.fromkeys(measure.heading for measure in MEASURES.values()):
-        keys = [key for key, measure in MEASURES.items() if measure.heading == heading]
-        columns, rows = table(overall, keys, names)
-        if rows:
-            parts.append(subsection(heading, html_table(columns, rows)))
-    return joined(parts)
+    keys = defaultdict(list)
+    for key, measure in MEASURES.items():
+        keys[measure.heading].append(key)
+    tables = {heading: table(overall, of_heading, names) for heading, of_heading in keys.items()}
+    return joined(
+        subsection(heading, html_table(columns, rows))
+        for heading, (columns, rows) in tables.items()
+        if rows
+    )
 
 
 def _reading(tie_nats: float) -> Markup:
@@ -219,20 +222,13 @@ def _gallery(
         images = zip(image_bytes(pairs, "image_a"), image_bytes(pairs, "image_b"), strict=True)
         shown_cards = [
             _card(row, pair, both, model_scores, names)
-            for row, pair, both in zip(shown, _texts(pairs), images, strict=True)
+            for row, pair, both in zip(shown, pairs.select(TEXTS).to_pylist(), images, strict=True)
         ]
         counted = (
             f"{len(rows):,} of {items.num_rows:,} pairs; shown: the first {len(shown)} by pair id"
         )
         sections.append(PageSection(heading, paragraph(counted) + cards(shown_cards)))
     return sections
-
-
-def _texts(pairs: pa.Table) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = pairs.select(
-        ["question", "answer_a", "answer_b", "category"]
-    ).to_pylist()
-    return rows
 
 
 def _card(

@@ -37,10 +37,9 @@ def category_bars(
         chance = MEASURES[key].chance
         if chance is not None:
             axes.axvline(chance, color="#b3261e", linewidth=0.9, linestyle="--")
-        axes.set_title(MEASURES[key].label, fontsize=10, loc="left")
         axes.set_xlim(0, 1)
         axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
-        _clean(axes)
+        _clean(axes, MEASURES[key].label)
     panels[0].set_yticks(np.arange(len(categories))[::-1], categories)
     _legend(figure, panels[0], 2)
     return figure
@@ -86,9 +85,8 @@ def margin_histograms(
         low, high = np.quantile(np.concatenate(list(values.values())), [0.005, 0.995])
         edges = np.linspace(min(low, -0.1), max(high, 0.1), 41)
         for role, of_role in values.items():
-            held = np.clip(of_role, edges[0], edges[-1])
             axes.hist(
-                held,
+                np.clip(of_role, edges[0], edges[-1]),
                 bins=list(edges),
                 color=COLORS[role],
                 alpha=0.65,
@@ -96,19 +94,18 @@ def margin_histograms(
                 density=True,
             )
         axes.axvline(0, color="#1c2430", linewidth=0.9)
-        axes.set_title(label, fontsize=10, loc="left")
         axes.set_xlabel("nats", fontsize=9)
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(5))
-        _clean(axes)
+        _clean(axes, label)
     _legend(figure, panels[0], 2)
     return figure
 
 
-def _clean(axes: Axes) -> None:
+def _clean(axes: Axes, title: str) -> None:
+    axes.set_title(title, fontsize=10, loc="left")
     axes.tick_params(labelsize=9, length=0)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
 
 
 def slices_of(
@@ -140,12 +137,10 @@ def slice_bars(
     for place, of_slice in zip(places, slices.values(), strict=True):
         chance = of_slice["after"]["chance"]
         if chance is not None:
-            ends = [place - 0.4, place + 0.4]
-            axes.plot([chance] * 2, ends, color="#b3261e", linewidth=1.2)
+            axes.plot([chance] * 2, [place - 0.4, place + 0.4], color="#b3261e", linewidth=1.2)
     axes.set_yticks(places, list(slices))
     _score_axis(axes, str(next(iter(slices.values()))["after"]["unit"]))
-    axes.set_title(title, fontsize=10, loc="left")
-    _clean(axes)
+    _clean(axes, title)
     return figure
 
 
@@ -189,11 +184,16 @@ def condition_bars(
             is_known = np.array([number is not None for number in numbers], bool)
             known = [number for number in numbers if number is not None]
             places = centers[is_known] + 0.4 - height * (rank + 0.5)
-            color, label = CONDITION_COLORS[condition], conditions[condition]
-            _bars(axes, places, known, color, label, height * 0.92)
-        axes.set_title(names[role], fontsize=10, loc="left")
+            _bars(
+                axes,
+                places,
+                known,
+                CONDITION_COLORS[condition],
+                conditions[condition],
+                height * 0.92,
+            )
         _score_axis(axes, "share")
-        _clean(axes)
+        _clean(axes, names[role])
     panels[0].set_yticks(centers, [result["label"] for result in shown])
     _legend(figure, panels[-1], 5)
     return figure
@@ -235,6 +235,5 @@ def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xlabel("the base without an image loses, % of its score", fontsize=9)
     axes.set_ylabel("finetuning gains, % of the base's score", fontsize=9)
     axes.tick_params(labelsize=9, length=0)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)
     return figure
