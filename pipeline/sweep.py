@@ -38,10 +38,7 @@ def _print(sweep: Sweep) -> None:
 
 def write_page(parts: Sequence[Sweep], lead: str, name: str, path: Path) -> None:
     """Writes the heat maps as one self-contained page."""
-    sections = [
-        PageSection(sweep.title, figure_svg(sweep_figure(sweep.columns, sweep.x, sweep.y)))
-        for sweep in parts
-    ]
+    sections = [PageSection(sweep.title, figure_svg(sweep_figure(sweep))) for sweep in parts]
     try:
         render_page(f"Thresholds: {name}", sections, path, lead)
     except OSError as error:
@@ -95,11 +92,11 @@ def run(
     for sweep in parts:
         _print(sweep)
     lead = (
-        f"{len(parts[0].columns['category']):,} of {len(columns['category']):,} pairs that reached"
-        " selection are judged by these bounds"
+        f"{parts[0].num_pairs:,} of {len(columns['category']):,} pairs that reached selection are"
+        " judged by these bounds"
     )
     if any(axis.own is not None for sweep in parts for axis in (sweep.x, sweep.y)):
         lead += "; the build's own bounds are marked (*, in the page framed)"
-    lead, path = f"{lead}.", out or folder / "sweep.html"
-    write_page(parts, lead, str(read_manifest(folder).get("name", folder.name)), path)
-    say(f"{lead}\npage    {path}")
+    path = out or folder / "sweep.html"
+    write_page(parts, f"{lead}.", str(read_manifest(folder).get("name", folder.name)), path)
+    say(f"{lead}.\npage    {path}")

@@ -8,7 +8,7 @@ source and operation comes out.
 # Shapes: N pairs, S sampled pairs, M distinct images of one side or both, D features.
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline.audit.image_traces import FEATURES, FloatArray, shortcut_features
-from pipeline.core.auc import auc, auc_draws
+from pipeline.audit.image_traces import FEATURES, shortcut_features
+from pipeline.core.auc import FloatArray, IntArray, auc, auc_draws
 from pipeline.core.recipe import Section
 from pipeline.selection.sampling import Mask, over_cap, seeded_hash
 
@@ -31,7 +31,6 @@ NUM_DRAWS = 1000
 NUM_CLUES = 3
 
 Verdict = Literal["ok", "warning", "too_few", "not_applicable"]
-IntArray = npt.NDArray[np.int64]
 
 
 class AuditSection(Section):
@@ -76,10 +75,6 @@ class AuditResult:
     num_audited: int
     verdict: Verdict
     separability: Separability | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """The result as plain values for manifest.json."""
-        return asdict(self)
 
 
 class Images(Protocol):
@@ -144,15 +139,12 @@ def audit_sources(
     for number, (source, operation) in enumerate(names):
         chosen = stratum[sample] == number
         num_pairs, num_audited = int((stratum == number).sum()), int(chosen.sum())
-        if operation in NO_ORIGINAL:
-            results.append(AuditResult(source, operation, num_pairs, 0, "not_applicable"))
-            continue
         mine = groups[sample][chosen]
-        if num_audited < MIN_PAIRS or len(np.unique(mine)) < MIN_GROUPS:
-            results.append(AuditResult(source, operation, num_pairs, num_audited, "too_few"))
-            continue
-        measured = audit(features_a_SD[chosen], features_b_SD[chosen], mine, seed=section.seed)
-        verdict = _verdict(measured, section.warn_above)
+        verdict: Verdict = "not_applicable" if operation in NO_ORIGINAL else "too_few"
+        measured = None
+        if num_audited >= MIN_PAIRS and len(np.unique(mine)) >= MIN_GROUPS:
+            measured = audit(features_a_SD[chosen], features_b_SD[chosen], mine, seed=section.seed)
+            verdict = _verdict(measured, section.warn_above)
         results.append(AuditResult(source, operation, num_pairs, num_audited, verdict, measured))
     return results
 

@@ -5,7 +5,6 @@ They are read from folders, Parquet files or Hub data sets.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,9 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.hashing import NULL_KEY, hash_key, signed
 from pipeline.core.images import ImageError, decode_rgb, pixels_sha256
 from pipeline.core.recipe import RecipeError
-from pipeline.dedup.phash import NUM_BITS, perceptual_hash
-
-Ints = NDArray[np.int64]
+from pipeline.dedup.phash import NUM_BITS, Ints, perceptual_hash
 
 _IMAGE_ENDINGS = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -116,12 +113,10 @@ def in_benchmark(
         pixels, hashes: Keys of the images, [N]; NULL_KEY where there is none.
         known: What `benchmark_keys` found.
     """
-    is_known: NDArray[np.bool_] = np.isin(pixels, known[0]) & (pixels != NULL_KEY)
-    if max_bits is None or not known[1].size:
+    is_known = np.isin(pixels, known[0]) & (pixels != NULL_KEY)
+    if max_bits is None:
         return is_known
-    has_hash = hashes != NULL_KEY
-    bits: NDArray[Any] = hashes.view(np.uint64)
     nearest = np.full(len(hashes), NUM_BITS + 1, np.uint8)
     for known_hash in known[1].view(np.uint64):
-        np.minimum(nearest, np.bitwise_count(bits ^ known_hash), out=nearest)
-    return is_known | (has_hash & (nearest <= max_bits))
+        np.minimum(nearest, np.bitwise_count(hashes.view(np.uint64) ^ known_hash), out=nearest)
+    return is_known | ((hashes != NULL_KEY) & (nearest <= max_bits))

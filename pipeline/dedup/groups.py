@@ -10,6 +10,7 @@ a benchmark are found in the same way, and their pairs left out.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pydantic import Field
 from pipeline.core.hashing import NULL_KEY
 from pipeline.core.recipe import RecipeError, Section
 from pipeline.dedup.decontaminate import benchmark_keys, in_benchmark
-from pipeline.dedup.phash import near_pairs
+from pipeline.dedup.phash import Ints, near_pairs
 
 VERSION = 1
 COLUMNS = (
@@ -32,8 +33,6 @@ COLUMNS = (
     "phash_a",
     "phash_b",
 )
-
-Ints = NDArray[np.int64]
 
 
 class LinkSection(Section):
@@ -71,13 +70,9 @@ def repeated_rows(content_N: Ints, order_of: Callable[[Ints], list[tuple[str, st
     """
     _, inverse, counts = np.unique(content_N, return_inverse=True, return_counts=True)
     rows = np.flatnonzero((counts > 1)[inverse] & (content_N != NULL_KEY))
-    first: dict[int, tuple[tuple[str, str], int]] = {}
-    for row, order in zip(rows.tolist(), order_of(rows), strict=True):
-        key = int(content_N[row])
-        first[key] = min(first.get(key, (order, row)), (order, row))
-    return np.array(
-        [row for row in rows.tolist() if first[int(content_N[row])][1] != row], np.int64
-    )
+    ordered = sorted(zip(content_N[rows].tolist(), order_of(rows), rows.tolist(), strict=True))
+    repeats = [row for (before, *_), (key, _, row) in pairwise(ordered) if key == before]
+    return np.array(sorted(repeats), np.int64)
 
 
 def link_groups(group_N: Ints, pixels_N2: Ints, phash_N2: Ints, max_bits: int | None) -> Ints:
@@ -110,8 +105,7 @@ def link_groups(group_N: Ints, pixels_N2: Ints, phash_N2: Ints, max_bits: int | 
     _, component_M = connected_components(graph, directed=False)
     # np.unique sorts, so the first group of a component is its smallest key.
     _, first, label = np.unique(component_M[: len(groups)], return_index=True, return_inverse=True)
-    linked: Ints = groups[first[label]][group_of_N]
-    return linked
+    return groups[first[label]][group_of_N]
 
 
 def _edges(group_of_N: Ints, keys_N2: Ints, num_nodes: int) -> tuple[Ints, Ints, int]:
@@ -169,23 +163,14 @@ def find_links(
 
 def _group_facts(given_N: Ints, linked_N: Ints) -> dict[str, Any]:
     """How many groups there are before and after, and how large the largest is."""
-    num_rows = len(given_N)
-    if not num_rows:
-        return {
-            "num_groups": 0,
-            "num_linked_groups": 0,
-            "largest_rows": 0,
-            "largest_groups": 0,
-            "frac_largest": 0.0,
-        }
     names, sizes = np.unique(linked_N, return_counts=True)
-    largest = int(np.argmax(sizes))
+    in_largest_N = np.isin(linked_N, names[np.argsort(-sizes, kind="stable")[:1]])
     return {
         "num_groups": len(np.unique(given_N)),
         "num_linked_groups": len(names),
-        "largest_rows": int(sizes[largest]),
-        "largest_groups": len(np.unique(given_N[linked_N == names[largest]])),
-        "frac_largest": round(float(sizes[largest] / num_rows), 4),
+        "largest_rows": int(in_largest_N.sum()),
+        "largest_groups": len(np.unique(given_N[in_largest_N])),
+        "frac_largest": round(float(in_largest_N.sum() / max(len(given_N), 1)), 4),
     }
 
 

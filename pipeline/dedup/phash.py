@@ -20,15 +20,6 @@ _SIDE = 32
 MIN_CONTRAST = 2.0
 
 
-def _cosines() -> NDArray[np.float64]:
-    """Rows 0..8 of the 32-point DCT-II."""
-    place, frequency = np.arange(_SIDE), np.arange(9)
-    rows: NDArray[np.float64] = np.cos(
-        np.pi * (2 * place[None, :] + 1) * frequency[:, None] / (2 * _SIDE)
-    )
-    return rows
-
-
 def perceptual_hash(image: Image.Image) -> int | None:
     """64 bits of how a picture looks at low frequencies; None for one that is all but flat.
 
@@ -41,10 +32,11 @@ def perceptual_hash(image: Image.Image) -> int | None:
     )
     if gray.std() < MIN_CONTRAST:
         return None
-    rows = _cosines()
+    place, frequency = np.arange(_SIDE)[None, :], np.arange(9)[:, None]
+    # rows 0..8 of the 32-point DCT-II
+    rows = np.cos(np.pi * (2 * place + 1) * frequency / (2 * _SIDE))
     coefficients = (rows @ gray @ rows.T)[1:9, 1:9].ravel()
-    bits = coefficients > np.median(coefficients)
-    return int(np.packbits(bits).view(">u8")[0])
+    return int(np.packbits(coefficients > np.median(coefficients)).view(">u8")[0])
 
 
 def near_pairs(hashes: Hashes, max_bits: int) -> tuple[Ints, Ints]:
@@ -55,21 +47,17 @@ def near_pairs(hashes: Hashes, max_bits: int) -> tuple[Ints, Ints]:
     """
     num_bands = max_bits + 1
     edges = [NUM_BITS * band // num_bands for band in range(num_bands + 1)]
-    edges_found: list[NDArray[np.int64]] = []
+    pairs = [np.zeros((2, 0), np.int64)]
     for low, high in itertools.pairwise(edges):
         band = (hashes >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order = np.argsort(band, kind="stable")
         sorted_band, sorted_hashes = band[order], hashes[order]
-        apart = 1
-        while apart < len(hashes):
+        for apart in range(1, len(hashes)):
             same = np.flatnonzero(sorted_band[apart:] == sorted_band[:-apart])
             if not same.size:
                 break
             differing = np.bitwise_count(sorted_hashes[same] ^ sorted_hashes[same + apart])
             near = same[differing <= max_bits]
-            edges_found.append(np.stack([order[near], order[near + apart]]))
-            apart += 1
-    if not edges_found:
-        return np.zeros(0, np.int64), np.zeros(0, np.int64)
-    pairs = np.unique(np.sort(np.concatenate(edges_found, axis=1), axis=0), axis=1)
-    return pairs[0], pairs[1]
+            pairs.append(np.stack([order[near], order[near + apart]]))
+    heads, tails = np.unique(np.sort(np.concatenate(pairs, axis=1), axis=0), axis=1)
+    return heads, tails

@@ -56,8 +56,7 @@ def thresholds_html(columns: Columns, section: SelectionSection) -> Markup:
         f"How many each pair of thresholds keeps ({everything.title}); this build's own are framed."
         " svco sweep shows the same for each category and for other scores."
     )
-    figure = sweep_figure(everything.columns, everything.x, everything.y)
-    return figure_svg(figure) + paragraph(note)
+    return figure_svg(sweep_figure(everything)) + paragraph(note)
 
 
 def histogram(

@@ -8,8 +8,9 @@ group, source and category.
 # Shapes: N rows, all that reached selection.
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -61,10 +62,7 @@ class Band(Section):
     @property
     def binds(self) -> bool:
         """Whether any bound is set."""
-        return any(
-            bound is not None
-            for bound in (self.min, self.max, self.min_quantile, self.max_quantile)
-        )
+        return self != Band()
 
 
 class RowMatch(Section):
@@ -81,24 +79,17 @@ class RowMatch(Section):
         return self
 
 
-def _known_categories(value: Any) -> Any:
-    unknown = (
-        [name for name in value if name not in CATEGORIES] if isinstance(value, Mapping) else []
-    )
+def _known(value: Any, *, names: Sequence[str], kind: str, kinds: str) -> Any:
+    unknown = [name for name in value if name not in names] if isinstance(value, Mapping) else []
     if unknown:
-        raise ValueError(
-            f"{unknown[0]!r} is no category; the categories are {', '.join(CATEGORIES)}"
-        )
+        raise ValueError(f"{unknown[0]!r} is no {kind}; the {kinds} are {', '.join(names)}")
     return value
 
 
-def _known_scores(value: Any) -> Any:
-    unknown = (
-        [name for name in value if name not in SCORE_COLUMNS] if isinstance(value, Mapping) else []
-    )
-    if unknown:
-        raise ValueError(f"{unknown[0]!r} is no score; the scores are {', '.join(SCORE_COLUMNS)}")
-    return value
+_KNOWN_CATEGORIES = BeforeValidator(
+    partial(_known, names=CATEGORIES, kind="category", kinds="categories")
+)
+_KNOWN_SCORES = BeforeValidator(partial(_known, names=SCORE_COLUMNS, kind="score", kinds="scores"))
 
 
 def _cap(value: Any) -> Any:
@@ -122,7 +113,7 @@ class CapsSection(Section):
     Finer caps are applied first.
     """
 
-    category: Annotated[Cap | None, BeforeValidator(_known_categories)] = None
+    category: Annotated[Cap | None, _KNOWN_CATEGORIES] = None
     source: Cap | None = None
     group: Count | None = None
 
@@ -142,8 +133,7 @@ class SelectionSection(Section):
     caption_margin_a: Band = Band()
     caption_margin_b: Band = Band()
     by_category: Annotated[
-        dict[str, Annotated[dict[str, Band], BeforeValidator(_known_scores)]],
-        BeforeValidator(_known_categories),
+        dict[str, Annotated[dict[str, Band], _KNOWN_SCORES]], _KNOWN_CATEGORIES
     ] = Field(default_factory=dict)
     exempt: tuple[RowMatch, ...] = ()
     sample_exempt: ExemptRule | None = None
@@ -328,16 +318,9 @@ def _caption_rules(columns: Columns, section: SelectionSection) -> Iterator[tupl
     for side in "ab":
         yield f"caption_{side}_too_long", columns[f"num_chars_{side}"] > section.max_caption_chars
     for side in "ab":
-        if section.min_caption_words is not None:
-            yield (
-                f"caption_{side}_words_below_min",
-                columns[f"num_words_{side}"] < section.min_caption_words,
-            )
-        if section.max_caption_words is not None:
-            yield (
-                f"caption_{side}_words_above_max",
-                columns[f"num_words_{side}"] > section.max_caption_words,
-            )
+        num_words = columns[f"num_words_{side}"]
+        yield f"caption_{side}_words_below_min", num_words < (section.min_caption_words or 0)
+        yield f"caption_{side}_words_above_max", num_words > (section.max_caption_words or np.inf)
     if section.max_changed_words is not None:
         changed = np.maximum(columns["num_changed_words_a"], columns["num_changed_words_b"])
         yield "changed_words_above_max", changed > section.max_changed_words

@@ -22,10 +22,9 @@ def seeded_hash(keys: NDArray[Any], seed: int) -> Hashes:
     Args:
         keys: int64, or texts of at most 32 bytes (dtype S).
     """
-    is_text = keys.dtype.kind == "S"
     words = (
         np.ascontiguousarray(keys.astype("S32")).view("<u8").reshape(-1, 4)
-        if is_text
+        if keys.dtype.kind == "S"
         else keys.astype(np.int64).reshape(-1, 1)
     )
     hashes = _mixed(np.full(len(keys), seed % 2**64, np.uint64))
@@ -49,10 +48,7 @@ def over_cap(names: NDArray[Any], stays: Mask, order: Hashes, cap: int | dict[st
         names: What is counted, per row: categories, sources or groups.
         cap: One number for every name, or numbers for some names; a name without one has no cap.
     """
-    rows = np.flatnonzero(stays)
-    over = np.zeros(len(stays), bool)
-    if not rows.size:
-        return over
+    rows, over = np.flatnonzero(stays), np.zeros(len(stays), bool)
     known, code = np.unique(names[rows], return_inverse=True)
     caps = np.array(
         [cap if isinstance(cap, int) else cap.get(name, len(rows)) for name in known.tolist()]

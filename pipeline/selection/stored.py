@@ -3,6 +3,7 @@
 # Shapes: N pairs.
 
 from collections.abc import Collection
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,7 @@ def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection
     ]
     for path in (path for split in SPLITS for path in shard_paths(folder, split)):
         kept = read_shard(path, _NEEDED)
-        tables.append(
-            kept.append_column("drop_reason", pa.array([""] * kept.num_rows, pa.string()))
-        )
+        tables.append(kept.append_column("drop_reason", pa.repeat("", kept.num_rows)))
     if not tables:
         raise MvcError(
             f"{folder}: holds no Parquet file in data/ or rejects/; build the folder again"
@@ -77,12 +76,8 @@ def swept_rows(
         columns: The rows that reached selection, with "drop_reason".
         axes: The swept bounds, as "clip_image_cos.min".
     """
-    decisive = ["", *(f"over_cap_{what}" for what in ("group", "source", "category"))]
-    decisive += [
-        f"{score}_{what}"
-        for score in SCORE_COLUMNS
-        for what in ("missing", "below_min", "above_max")
-    ]
+    ways = product(SCORE_COLUMNS, ("missing", "below_min", "above_max"))
+    decisive = ["", "over_cap_group", "over_cap_source", "over_cap_category", *map("_".join, ways)]
     counted = np.isin(columns["drop_reason"], decisive) & ~exempt_rows(columns, section)
     swept = {axis.replace(".min", "_below_min").replace(".max", "_above_max") for axis in axes}
     for bound in resolved_bounds(columns, section):

@@ -56,24 +56,19 @@ def sweep_grid(x_N: Scores, y_N: Scores, x: Axis, y: Axis) -> NDArray[np.int64]:
     Each pair is counted once, at the strictest threshold that it meets on both axes; sums towards
     the lax side do the rest.
     """
-    at_x, at_y = _strictest(x_N, x), _strictest(y_N, y)
-    shape = (len(x.edges), len(y.edges))
-    inside = (at_x >= 0) & (at_x < shape[0]) & (at_y >= 0) & (at_y < shape[1])
-    counts = np.bincount(
-        at_x[inside] * shape[1] + at_y[inside], minlength=shape[0] * shape[1]
-    ).reshape(shape)
-    for dimension, axis in enumerate((x, y)):
-        lax_last = counts if axis.side == "max" else np.flip(counts, dimension)
-        summed = np.cumsum(lax_last, axis=dimension)
-        counts = summed if axis.side == "max" else np.flip(summed, dimension)
-    return counts
+    counts = np.zeros((len(x.edges) + 1, len(y.edges) + 1), np.int64)
+    np.add.at(counts, (_strictest(x_N, x), _strictest(y_N, y)), 1)
+    lax_last = counts[:-1, :-1].cumsum(0).cumsum(1)
+    return lax_last[:: 1 if x.side == "max" else -1, :: 1 if y.side == "max" else -1]
 
 
 def _strictest(values_N: Scores, axis: Axis) -> NDArray[np.int64]:
-    """The place of the strictest edge that each value meets; outside the edges if none."""
-    if axis.side == "max":
-        return np.searchsorted(axis.edges, values_N, side="left")  # NaN sorts last: outside
-    return np.where(np.isnan(values_N), -1, np.searchsorted(axis.edges, values_N, side="right") - 1)
+    """The place, counted from the strictest edge, of the first that each value meets.
+
+    Beyond the last edge if there is none, as for NaN, which sorts last.
+    """
+    sign = 1 if axis.side == "max" else -1
+    return np.searchsorted(np.sort(sign * axis.edges), sign * values_N)
 
 
 def make_axis(
@@ -109,23 +104,32 @@ def make_axis(
     )
 
 
-def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = "") -> "Figure":
-    """A heat map of how many pairs each pair of thresholds keeps, the build's own framed.
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """The counted pairs of one part of the rows (all of them, or one category) and their grid."""
 
-    Args:
-        columns: The two scores of the pairs to count, [N] each, NaN where null.
-        x, y: Axes, or their names (see `make_axis`).
-    """
+    name: str
+    num_pairs: int
+    x: Axis
+    y: Axis
+    counts: NDArray[np.int64]
+
+    @property
+    def title(self) -> str:
+        """The part and its size."""
+        return f"{self.name}: {self.num_pairs:,} pairs judged"
+
+
+def sweep_figure(sweep: Sweep) -> "Figure":
+    """A heat map of how many pairs each pair of thresholds keeps, the build's own framed."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
-    across, up = (make_axis(columns, axis) if isinstance(axis, str) else axis for axis in (x, y))
-    counts_YX = sweep_grid(columns[across.score], columns[up.score], across, up).T
-    figure = Figure(figsize=(1.6 + 0.62 * len(across.edges), 1.4 + 0.36 * len(up.edges)))
-    axes = figure.add_subplot()
+    x, y, counts_YX = sweep.x, sweep.y, sweep.counts.T
+    figure = Figure(figsize=(1.6 + 0.62 * len(x.edges), 1.4 + 0.36 * len(y.edges)))
+    axes = figure.add_subplot(xlabel=x.name, ylabel=y.name)
     axes.imshow(counts_YX, origin="lower", aspect="auto", cmap="Blues", vmin=0)
     for (row, column), count in np.ndenumerate(counts_YX):
-        dark = count > 0.5 * counts_YX.max()
         axes.text(
             column,
             row,
@@ -133,26 +137,23 @@ def sweep_figure(columns: Columns, x: str | Axis, y: str | Axis, title: str = ""
             ha="center",
             va="center",
             fontsize=7,
-            color="white" if dark else "#1c2430",
+            color="white" if count > 0.5 * counts_YX.max() else "#1c2430",
         )
-    axes.set_xticks(
-        range(len(across.edges)), [f"{edge:g}" for edge in across.edges], rotation=45, fontsize=8
-    )
-    axes.set_yticks(range(len(up.edges)), [f"{edge:g}" for edge in up.edges], fontsize=8)
-    axes.set_xlabel(across.name)
-    axes.set_ylabel(up.name)
-    axes.set_title(title, fontsize=10, loc="left")
+    axes.set_xticks(range(len(x.edges)), [f"{edge:g}" for edge in x.edges], rotation=45, fontsize=8)
+    axes.set_yticks(range(len(y.edges)), [f"{edge:g}" for edge in y.edges], fontsize=8)
     axes.spines[:].set_visible(False)
-    corners, sizes = [-0.5, -0.5], [len(across.edges), len(up.edges)]
-    for dimension, axis in enumerate((across, up)):
-        if axis.own is not None:
-            corners[dimension] = float(np.searchsorted(axis.edges, axis.own)) - 0.5
-            sizes[dimension] = 1
-    if across.own is not None or up.own is not None:
+    (left, width), (bottom, height) = (
+        (-0.5, len(axis.edges))
+        if axis.own is None
+        else (float(np.searchsorted(axis.edges, axis.own)) - 0.5, 1)
+        for axis in (x, y)
+    )
+    if x.own is not None or y.own is not None:
         axes.add_patch(
             Rectangle(
-                (corners[0], corners[1]),
-                *sizes,
+                (left, bottom),
+                width,
+                height,
                 fill=False,
                 edgecolor="#b3261e",
                 linewidth=1.6,
@@ -195,22 +196,6 @@ def _full_name(axis: str) -> str:
     return f"{axis}.{_USUAL_SIDE.get(axis, 'min')}" if axis in SCORE_COLUMNS else axis
 
 
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """The counted pairs of one part of the rows (all of them, or one category) and their grid."""
-
-    name: str
-    columns: Columns
-    x: Axis
-    y: Axis
-    counts: NDArray[np.int64]
-
-    @property
-    def title(self) -> str:
-        """The part and its size."""
-        return f"{self.name}: {len(self.columns['category']):,} pairs judged"
-
-
 def sweeps(
     columns: Columns,
     section: SelectionSection,
@@ -248,5 +233,6 @@ def sweeps(
             )
             for axis in lax
         )
-        parts.append(Sweep(title, part, x, y, sweep_grid(part[x.score], part[y.score], x, y)))
+        counts = sweep_grid(part[x.score], part[y.score], x, y)
+        parts.append(Sweep(title, len(part["category"]), x, y, counts))
     return parts

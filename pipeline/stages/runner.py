@@ -5,6 +5,7 @@ Knows nothing of Ray: it is given a way to map.
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -325,7 +326,7 @@ class Build:
             features_of(features, sides["image_b_sha256"].to_pylist()),
             section,
         )
-        return {"results": [result.as_json() for result in results]}
+        return {"results": [asdict(result) for result in results]}
 
     def _image_features(self, stage: Stage, keys: list[str]) -> pa.Table:
         """The audit's features of images, made in pieces that a killed build finds again."""

@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import asdict
 from functools import cache
 
 import numpy as np
@@ -187,7 +188,7 @@ def test_each_source_and_operation_has_its_own_verdict_and_equal_features_are_at
     flip = results[1].separability
     assert (flip.auc, flip.auc_low, flip.auc_high) == (0.5, 0.5, 0.5)
     assert results[2].separability.clues[0].feature == "noise"
-    written = json.loads(json.dumps([one.as_json() for one in results]))
+    written = json.loads(json.dumps([asdict(result) for result in results]))
     assert written[2]["separability"]["clues"][0] == {"feature": "noise", "auc": 1.0}
     page = audit_html(written)
     assert page.count("WARNING") == 1

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import SCHEMA_VERSION, SCORE_COLUMNS, MvcError, mvc_schema
 from pipeline.selection.rules import ScoreBound, SelectionSection, drop_reasons
-from pipeline.selection.stored import read_scores
+from pipeline.selection.stored import read_scores, swept_rows
 from pipeline.selection.sweep import (
     Axis,
+    Sweep,
     axis_names,
     make_axis,
     own_bound,
@@ -249,7 +250,9 @@ def test_the_builds_own_cell_holds_what_its_bounds_let_in(
 def test_bounds_that_are_not_swept_stay_in_force(mvc: tuple[Path, dict[str, np.ndarray]]) -> None:
     columns, section = read_scores(mvc[0])
     names = ("clip_image_cos.min", "dinov2_image_cos.max")
-    counted = sweeps(columns, section, names)[0].columns
+    rows = swept_rows(columns, section, names)
+    assert sweeps(columns, section, names)[0].num_pairs == rows.sum()
+    counted = {name: values[rows] for name, values in columns.items()}
     is_count = counted["category"] == "count"
     assert counted["pixels_image_cos"].min() >= 0.1
     assert (
@@ -259,22 +262,17 @@ def test_bounds_that_are_not_swept_stay_in_force(mvc: tuple[Path, dict[str, np.n
     )
     assert counted["clip_image_cos"].min() < 0.4
     assert not (counted["operation"] == "flip").any()
-    assert len(
-        sweeps(columns, section, ("clip_image_cos.min", "clip_image_cos.max"))[0].columns[
-            "category"
-        ]
-    ) < len(is_count)
+    assert sweeps(columns, section, ("clip_image_cos.min", "clip_image_cos.max"))[
+        0
+    ].num_pairs < len(is_count)
 
 
 def test_the_figure_writes_each_count_and_frames_the_builds_own_cell() -> None:
     rows = scored(clip_image_cos=[0.6, 0.8, 0.9], dinov2_image_cos=[0.1, 0.2, 0.3])
-    figure = sweep_figure(
-        rows,
-        make_axis(rows, "clip_image_cos", edges=[0.5, 0.7], own=0.7),
-        "dinov2_image_cos",
-        "position",
-    )
-    axes = figure.axes[0]
+    x = make_axis(rows, "clip_image_cos", edges=[0.5, 0.7], own=0.7)
+    y = make_axis(rows, "dinov2_image_cos")
+    counts = sweep_grid(rows["clip_image_cos"], rows["dinov2_image_cos"], x, y)
+    axes = sweep_figure(Sweep("position", 3, x, y, counts)).axes[0]
     assert len(axes.texts) == 2 * 11
     assert {text.get_text() for text in axes.texts} == {"0", "1", "2", "3"}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("clip_image_cos.min", "dinov2_image_cos.max")
