@@ -187,21 +187,19 @@ def _row_problems(row: Mapping[str, Any], split: str, seen: Seen) -> Iterator[Fi
     seen.last_id[split] = identity
     if is_kept:
         yield from _split_problems(row, split, seen)
-        if None not in (row["question"], row["caption_a"], row["caption_b"]):
-            leaked = leaked_words(row["question"], row["caption_a"], row["caption_b"])
-            if leaked:
-                yield (
-                    "question_leaks",
-                    f"the question {row['question']!r} gives away {', '.join(sorted(leaked))}",
-                    True,
-                )
+        texts = [row[name] for name in ("question", "caption_a", "caption_b")]
+        leaked = () if None in texts else leaked_words(*texts)
+        if leaked:
+            yield (
+                "question_leaks",
+                f"the question {row['question']!r} gives away {', '.join(sorted(leaked))}",
+                True,
+            )
 
 
 def _score_problems(row: Mapping[str, Any]) -> Iterator[Finding]:
-    for name in SCORE_COLUMNS:
-        value = row[name]
-        if value is None:
-            continue
+    scores = {name: row[name] for name in SCORE_COLUMNS if row[name] is not None}
+    for name, value in scores.items():
         # a margin is the difference of two cosines
         limit = 2 if name.startswith("caption_margin") else 1
         if not -limit <= value <= limit:

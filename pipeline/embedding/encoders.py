@@ -75,7 +75,6 @@ class EncodersSection(Section):
 class Encoder(Protocol):
     """Images to vectors, one row per image; rows need not have length 1."""
 
-    name: str
     batch_images: int
 
     def prepare(self, image: Image.Image) -> Any:
@@ -95,8 +94,6 @@ class TextEncoder(Protocol):
 
 class ClipEncoder:
     """An open_clip model: images and texts into one space, with the model's own preprocessing."""
-
-    name = "clip"
 
     def __init__(self, section: ClipSection) -> None:
         import open_clip
@@ -136,8 +133,6 @@ class ClipEncoder:
 
 class Dinov2Encoder:
     """A DINOv2 backbone of transformers with its own image processor."""
-
-    name = "dinov2"
 
     def __init__(self, section: Dinov2Section) -> None:
         from transformers import AutoImageProcessor, AutoModel

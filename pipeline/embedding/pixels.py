@@ -17,7 +17,6 @@ VERSION = 1
 class PixelsEncoder:
     """`pixels_descriptor` as an encoder (`pipeline.embedding.encoders.Encoder`)."""
 
-    name = "pixels"
     batch_images = 64
 
     def prepare(self, image: Image.Image) -> Floats:

@@ -159,10 +159,6 @@ class Build:
         encoders, num_chunks = self.plan.section.encoders, len(self.plan.chunks)
         num_images = (self.stages["ingest"].done() or {})["num_images"]
         arguments = (self.stages["ingest"], stage, encoders, self._num_threads)
-
-        def work(index: int) -> None:  # nothing to load: tasks start faster than actors
-            EmbedChunks(*arguments)(index)
-
         loads_models = encoders.clip is not None or encoders.dinov2 is not None
         started_s = time.monotonic()
         num_made = self._each(
@@ -170,7 +166,8 @@ class Build:
             f"chunks ({num_images:,} images)",
             stage,
             "images",
-            EmbedChunks if loads_models else work,
+            # with nothing to load, tasks start faster than actors
+            EmbedChunks if loads_models else lambda index: EmbedChunks(*arguments)(index),
             arguments=arguments,
         )
         seconds = max(time.monotonic() - started_s, 1e-6)
@@ -314,14 +311,12 @@ class Build:
         features = self._image_features(
             stage, sorted({key for column in sides.columns for key in column.to_pylist()})
         )
-        in_sample = np.zeros(rows.num_rows, bool)
-        in_sample[sample] = True
         groups = read_table(self.stages["link"].part("links", 0))["group"].to_numpy()
         results = audit_sources(
             names["source"][kept],
             names["operation"][kept],
             groups[kept],
-            np.flatnonzero(in_sample[kept]),
+            np.flatnonzero(np.isin(np.flatnonzero(kept), sample)),
             features_of(features, sides["image_a_sha256"].to_pylist()),
             features_of(features, sides["image_b_sha256"].to_pylist()),
             section,

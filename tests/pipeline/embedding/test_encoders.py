@@ -20,7 +20,7 @@ from pipeline.embedding.encoders import (
 )
 from pipeline.embedding.encoders import encoder_fingerprints as fingerprints
 from pipeline.embedding.model_files import local_folder, model_files
-from pipeline.embedding.pixels import pixels_descriptor
+from pipeline.embedding.pixels import PixelsEncoder, pixels_descriptor
 from pipeline.embedding.preflight import check_encoders
 from pipeline.embedding.similarity import cosine
 from pipeline.embedding.stage import embed_images
@@ -341,7 +341,11 @@ def test_the_check_knows_open_clips_tags_and_passes_what_loads(
     )
     check_encoders(section)
     opened = Encoders(section)
-    assert [opened.open(name).name for name in opened.fingerprints] == ["pixels", "clip", "dinov2"]
+    assert {name: type(opened.open(name)) for name in opened.fingerprints} == {
+        "pixels": PixelsEncoder,
+        "clip": ClipEncoder,
+        "dinov2": Dinov2Encoder,
+    }
     assert opened.open("clip") is opened.open("clip")
 
 
