@@ -155,25 +155,20 @@ def _walk(
     That is without the tags of unions.
     """
     models, named = [shape], []
-    for step in location:
-        if isinstance(step, int):
-            named.append(str(step))
-            continue
+    for step in map(str, location):
         fields = [model.model_fields[step] for model in models if step in model.model_fields]
-        if fields:
-            models = [model for field in fields for model in _sections_in(field.annotation)]
-            named.append(step)
-            continue
         tagged = [
             model
             for model in models
             if "kind" in model.model_fields
             and step in typing.get_args(model.model_fields["kind"].annotation)
         ]
-        if tagged:  # the tag of a discriminated union, which is no key of the recipe
+        if fields:
+            models = [model for field in fields for model in _sections_in(field.annotation)]
+        elif tagged:  # the tag of a discriminated union, which is no key of the recipe
             models = tagged
-        else:  # the key of a mapping
-            named.append(step)
+            continue
+        named.append(step)
     return models, named
 
 

@@ -113,7 +113,7 @@ class ClipEncoder:
                 f" {_first_line(error)}"
             ) from error
         self.batch_images = section.batch_images
-        self._run = _Runner(section)
+        self._section = section
         self._model: Any = model.eval().to(section.device)
         self._preprocess: Callable[[Image.Image], torch.Tensor] = preprocess
         self._tokenizer = tokenizer
@@ -124,11 +124,11 @@ class ClipEncoder:
 
     def encode_images(self, prepared: Sequence["torch.Tensor"]) -> Floats:
         """Image embeddings, [N, D], not normalised."""
-        return self._run(prepared, self._model.encode_image)
+        return _run(self._section, prepared, self._model.encode_image)
 
     def encode_texts(self, texts: Sequence[str]) -> Floats:
         """Text embeddings, [N, D], not normalised."""
-        return self._run(list(self._tokenizer(list(texts))), self._model.encode_text)
+        return _run(self._section, list(self._tokenizer(list(texts))), self._model.encode_text)
 
 
 class Dinov2Encoder:
@@ -148,8 +148,7 @@ class Dinov2Encoder:
                 f"encoders.dinov2: cannot load {section.model!r}: {_first_line(error)}"
             ) from error
         self.batch_images = section.batch_images
-        self._pooling = section.pooling
-        self._run = _Runner(section)
+        self._section = section
         self._model: Any = model.eval().to(section.device)
         # The class token and, in some models, registers come before the patches.
         self._num_prefix = 1 + getattr(model.config, "num_register_tokens", 0)
@@ -160,36 +159,38 @@ class Dinov2Encoder:
 
     def encode_images(self, prepared: Sequence["torch.Tensor"]) -> Floats:
         """Class tokens or mean patch tokens after the last norm, [N, D]."""
-        return self._run(prepared, self._pooled)
+        return _run(self._section, prepared, self._pooled)
 
     def _pooled(self, pixels: "torch.Tensor") -> "torch.Tensor":
         states: torch.Tensor = self._model(pixel_values=pixels).last_hidden_state
-        return states[:, 0] if self._pooling == "cls" else states[:, self._num_prefix :].mean(dim=1)
-
-
-class _Runner:
-    """Forward passes as a section asks for them: its device, its arithmetic, its batch size."""
-
-    def __init__(self, section: ClipSection | Dinov2Section) -> None:
-        self._section = section
-
-    def __call__(self, inputs: Sequence["torch.Tensor"], forward: Callable[[Any], Any]) -> Floats:
-        """`forward` over batches of exactly `batch_images`; the last repeats its first input."""
-        import torch
-
-        size, device = self._section.batch_images, self._section.device
-        autocast = torch.autocast(
-            device.split(":")[0], torch.bfloat16, enabled=self._section.dtype == "bfloat16"
+        return (
+            states[:, 0]
+            if self._section.pooling == "cls"
+            else states[:, self._num_prefix :].mean(dim=1)
         )
-        rows = []
-        with torch.inference_mode(), autocast:
-            for start in range(0, len(inputs), size):
-                batch = list(inputs[start : start + size])
-                padding = batch[:1] * (size - len(batch))
-                rows.append(
-                    forward(torch.stack(batch + padding).to(device))[: len(batch)].float().cpu()
-                )
-        return torch.cat(rows).numpy()
+
+
+def _run(
+    section: ClipSection | Dinov2Section,
+    inputs: Sequence["torch.Tensor"],
+    forward: Callable[[Any], Any],
+) -> Floats:
+    """`forward` over batches of exactly `batch_images`; the last repeats its first input."""
+    import torch
+
+    size, device = section.batch_images, section.device
+    autocast = torch.autocast(
+        device.split(":")[0], torch.bfloat16, enabled=section.dtype == "bfloat16"
+    )
+    rows = []
+    with torch.inference_mode(), autocast:
+        for start in range(0, len(inputs), size):
+            batch = list(inputs[start : start + size])
+            padding = batch[:1] * (size - len(batch))
+            rows.append(
+                forward(torch.stack(batch + padding).to(device))[: len(batch)].float().cpu()
+            )
+    return torch.cat(rows).numpy()
 
 
 def _first_line(error: Exception) -> str:
