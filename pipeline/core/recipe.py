@@ -74,16 +74,17 @@ def load_recipe(
     for override in overrides.items() if isinstance(overrides, Mapping) else overrides:
         _apply(config, override)
     try:
-        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-        return shape.model_validate(plain)
+        return shape.model_validate(
+            OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        )
     except MissingMandatoryValue as error:
         key = (error.full_key or "").replace("[", ".").replace("]", "")
         raise RecipeError(f"recipe {str(path)!r}: {key} is required; give {key}=VALUE") from error
     except OmegaConfBaseException as error:
         raise RecipeError(f"recipe {str(path)!r}: {error}") from error
     except ValidationError as error:
-        lines = [_explain(item, shape) for item in error.errors()]
-        raise RecipeError(f"recipe {str(path)!r}: " + "; ".join(lines)) from error
+        said = "; ".join(_explain(item, shape) for item in error.errors())
+        raise RecipeError(f"recipe {str(path)!r}: {said}") from error
 
 
 def find_recipe(recipe: str | Path) -> Path:

@@ -195,12 +195,14 @@ def _trl_schema() -> pa.Schema:
         pa.struct([("role", pa.string()), ("content", pa.string())]),
         {"role": text, "content": text},
     )
-    columns = [("images", pa.list_(IMAGE), {"feature": {"_type": "Image"}, "_type": "List"})]
-    columns += [
-        (name, pa.list_(message[0]), {"feature": message[1], "_type": "List"})
-        for name in ("prompt", "chosen", "rejected")
+    columns = [
+        ("images", pa.list_(IMAGE), {"feature": {"_type": "Image"}, "_type": "List"}),
+        *(
+            (name, pa.list_(message[0]), {"feature": message[1], "_type": "List"})
+            for name in ("prompt", "chosen", "rejected")
+        ),
+        *((name, pa.string(), text) for name in ("side", *STATED)),
     ]
-    columns += [(name, pa.string(), text) for name in ("side", *STATED)]
     features = {name: feature for name, _, feature in columns}
     metadata = {"huggingface": json.dumps({"info": {"features": features}})}
     return pa.schema([pa.field(name, kind) for name, kind, _ in columns], metadata=metadata)

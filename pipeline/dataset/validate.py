@@ -5,7 +5,7 @@ show about itself is in `row_checks`.
 """
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,7 +77,7 @@ def _problems(folder: Path, seen: Seen, quick: bool) -> Iterator[Problem]:
 
 def _name_problems(names: list[str]) -> Iterator[Problem]:
     """Files that no reader of the split would find in their place, and numbers that are missing."""
-    numbers: dict[tuple[str, int], set[int]] = {}
+    numbers: defaultdict[tuple[str, int], set[int]] = defaultdict(set)
     for name in names:
         folder, _, file = name.partition("/")
         match = _NAME.fullmatch(file)
@@ -86,10 +86,8 @@ def _name_problems(names: list[str]) -> Iterator[Problem]:
                 f"{folder}/{split}-00000-of-0000N.parquet" for split in _FOLDERS[folder]
             )
             yield Problem(name, "file_name", f"expected a name like {expected}")
-            continue
-        numbers.setdefault((f"{folder}/{match['split']}", int(match["total"])), set()).add(
-            int(match["index"])
-        )
+        else:
+            numbers[f"{folder}/{match['split']}", int(match["total"])].add(int(match["index"]))
     for (stem, total), indices in numbers.items():
         if indices != set(range(total)):
             wrong = sorted(indices ^ set(range(total)))

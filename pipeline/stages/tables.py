@@ -77,8 +77,7 @@ def select(
             {name: values[alive] for name, values in columns.items()}, section
         )
     kept = np.flatnonzero(reasons == "")
-    splits = np.full(len(reasons), "", dtype=object)
-    splits[kept] = "train"
+    splits = np.where(reasons == "", "train", "").astype(object)
     held_out = validation_rows(
         columns["group"][kept],
         fraction=validation.fraction,

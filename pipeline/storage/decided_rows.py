@@ -62,9 +62,9 @@ class DecidedRows:
     def gather(self, rows: Ints) -> pa.Table:
         """The given rows in the given order."""
         chunks = np.searchsorted(self._starts, rows, side="right") - 1
-        order = np.argsort(chunks, kind="stable")
-        parts = [self._tables[0].slice(0, 0)]
-        for chunk in np.unique(chunks):
-            mine = order[chunks[order] == chunk]
-            parts.append(self._tables[chunk].take(pa.array(rows[mine] - self._starts[chunk])))
-        return pa.concat_tables(parts).take(pa.array(np.argsort(order)))
+        parts = [
+            self._tables[chunk].take(pa.array(rows[chunks == chunk] - self._starts[chunk]))
+            for chunk in np.unique(chunks)
+        ]
+        by_chunk = pa.concat_tables([self._tables[0].slice(0, 0), *parts])
+        return by_chunk.take(pa.array(np.argsort(np.argsort(chunks, kind="stable"))))
