@@ -127,7 +127,7 @@ class CountercurateSource(NativeSource):
             rows += [_Row(subset, index, record, place) for place, record in enumerate(listed)]
         for key in ("pos", "neg"):
             require_key(
-                self._path(f"{subset}.json"), ((row.source_id, row.record) for row in rows), key
+                self._path(f"{subset}.json"), [(row.source_id, row.record) for row in rows], key
             )
         return rows
 

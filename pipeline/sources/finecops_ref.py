@@ -2,7 +2,6 @@
 
 import json
 import posixpath
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -49,17 +48,12 @@ class FinecopsRefSection(Section):
     exclude_types: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class _Negative:
-    source_id: str
-    record: Any
-
-
 class FinecopsRefSource(io_json.NativeSource):
     """Reads the annotations once; images are read row by row.
 
     Each negative with `negative_cate` "image" is a row. One with "text" is a wrong expression for
     the original image, no pair of images, and no row; nor is a positive without a negative image.
+    `_rows` holds (source_id, record) of each negative.
     """
 
     VERSION = 1
@@ -96,14 +90,13 @@ class FinecopsRefSource(io_json.NativeSource):
         for key in ("id", "image_id", "expression"):
             io_json.require_key(path, named, key)
         for source_id, record in named:
-            if not isinstance(record, dict):
-                self._rows.append(_Negative(source_id, record))
-            elif record.get("negative_type") is None and record.get("negative_cate") is None:
+            is_object = isinstance(record, dict)
+            if is_object and not io_json.chosen(record, ("negative_type", "negative_cate")):
                 key = str(record.get("id"))
                 if self._positives.setdefault(key, record) != record:
                     self._ambiguous.add(key)
-            elif record.get("negative_cate") != "text":
-                self._rows.append(_Negative(source_id, record))
+            elif not is_object or record.get("negative_cate") != "text":
+                self._rows.append((source_id, record))
 
     def _check_negatives(self) -> None:
         files = ", ".join(self._files)
@@ -113,18 +106,17 @@ class FinecopsRefSource(io_json.NativeSource):
                 f" {self._section.path!r}, found none; only the test split has them: name its files"
                 " with annotations=[..]"
             )
-        named = [(row.source_id, row.record) for row in self._rows]
         for key in ("negative_cate", "negative_type", "positive_id"):
-            io_json.require_key(f"{self._section.path}: {files}", named, key)
+            io_json.require_key(f"{self._section.path}: {files}", self._rows, key)
 
     def row(self, index: int) -> Candidate | Malformed:
         """A candidate, or why the negative is none."""
-        row: _Negative = self._rows[index]
-        record = row.record if isinstance(row.record, dict) else {}
+        source_id, given = self._rows[index]
+        record = given if isinstance(given, dict) else {}
         positive = self._positives.get(str(record.get("positive_id")), {})
         known: dict[str, Any] = {
             "source": self._section.name,
-            "source_id": row.source_id,
+            "source_id": source_id,
             "category": category(record, positive),
             "operation": "inpaint",
             "group": (
@@ -134,14 +126,14 @@ class FinecopsRefSource(io_json.NativeSource):
                 if positive
                 else ""
             ),
-            "caption_a": _text(positive.get("expression")),
-            "caption_b": _text(record.get("expression")),
+            "caption_a": io_json.text_of(positive.get("expression")),
+            "caption_b": io_json.text_of(record.get("expression")),
             "license": self._section.license,
         }
-        fault = self._fault(row.record, positive)
+        fault = self._fault(given, positive)
         if fault:
             return Malformed(**known, reason=fault)
-        places_a, places_b = self._places(row)
+        places_a, places_b = self._places(self._rows[index])
         images = {"image_a": io_json.read_first(places_a), "image_b": io_json.read_first(places_b)}
         meta = {
             "id": record.get("id"),
@@ -155,28 +147,27 @@ class FinecopsRefSource(io_json.NativeSource):
         fault = io_json.text_fault(record, "negative_cate", "expression")
         if fault:
             return fault
-        if record["negative_cate"] != "image":
-            return "negative_cate_unknown"
-        if record.get("negative_type") in self._section.exclude_types:
-            return f"negative_type_{record['negative_type']}_excluded"
-        for key in ("positive_id", "image_id"):
-            if record.get(key) in (None, ""):
-                return f"record_without_{key}"
-        if not positive:
-            return "positive_missing"
-        if str(record["positive_id"]) in self._ambiguous:
-            return "positive_ambiguous"
-        if positive.get("image_id") in (None, ""):
-            return "positive_record_without_image_id"
-        fault = io_json.text_fault(positive, "expression")
-        return f"positive_{fault}" if fault else ""
+        kind, positive_id = record.get("negative_type"), record.get("positive_id")
+        positive_fault = io_json.text_fault(positive, "expression")
+        faults = {
+            "negative_cate_unknown": record["negative_cate"] != "image",
+            f"negative_type_{kind}_excluded": kind in self._section.exclude_types,
+            "record_without_positive_id": positive_id in (None, ""),
+            "record_without_image_id": record.get("image_id") in (None, ""),
+            "positive_missing": not positive,
+            "positive_ambiguous": str(positive_id) in self._ambiguous,
+            "positive_record_without_image_id": positive.get("image_id") in (None, ""),
+            f"positive_{positive_fault}": positive_fault != "",
+        }
+        return next((fault for fault, is_there in faults.items() if is_there), "")
 
-    def _places(self, row: _Negative) -> tuple[io_json.Places, io_json.Places]:
-        if not isinstance(row.record, dict):
+    def _places(self, row: Any) -> tuple[io_json.Places, io_json.Places]:
+        _, record = row
+        if not isinstance(record, dict):
             return [], []
-        positive = self._positives.get(str(row.record.get("positive_id")), {})
+        positive = self._positives.get(str(record.get("positive_id")), {})
         return _places(self._images, positive.get("image_id")), _places(
-            self._neg_images, row.record.get("image_id")
+            self._neg_images, record.get("image_id")
         )
 
 
@@ -262,10 +253,6 @@ def _places(root: SourceFolder, image_id: object) -> io_json.Places:
     names = [name] if name.lower().endswith(_SUFFIXES) else [f"{name}.jpg", f"{name}.png"]
     # A file name may be relative to one folder that holds both kinds of images.
     return [(root, each) for each in dict.fromkeys([*names, *map(posixpath.basename, names)])]
-
-
-def _text(value: object) -> str:
-    return io_json.storable(value) if isinstance(value, str) else ""
 
 
 def _id(record: Any, number: int) -> object:

@@ -140,11 +140,11 @@ class _Images:
         self._image_name, self._max_bytes = section.image_name, section.max_image_bytes
         self._root = SourceFolder(str(folder)) if folder is not None else None
         # What `datasets` downloaded or unpacked lies in its caches.
-        caches = [
+        self._library_roots = [
+            *([self._root] if self._root else []),
             SourceFolder(str(datasets.config.HF_DATASETS_CACHE)),
             SourceFolder(str(constants.HF_HUB_CACHE)),
         ]
-        self._library_roots = [*([self._root] if self._root else []), *caches]
         self._archives: dict[str, zipfile.ZipFile] = {}
 
     def file_name(self, text: str) -> str:
@@ -213,16 +213,14 @@ def _open(section: HubSection, path: Path) -> tuple[Any, Any]:
             f"sources (hub): expected a file that ends in {', '.join(READERS)}, got {path.name!r}"
         )
     try:
-        if section.is_local and path.is_file():
-            builder = datasets.load_dataset_builder(
-                READERS[path.suffix.lower()], section.config, data_files=str(path)
-            )
-        elif section.is_local:
-            builder = datasets.load_dataset_builder(str(path), section.config)
-        else:
-            builder = datasets.load_dataset_builder(
-                section.path, section.config, revision=section.revision
-            )
+        is_file = section.is_local and path.is_file()
+        local = READERS[path.suffix.lower()] if is_file else str(path)
+        builder = datasets.load_dataset_builder(
+            local if section.is_local else section.path,
+            section.config,
+            data_files=str(path) if is_file else None,
+            revision=None if section.is_local else section.revision,
+        )
         builder.download_and_prepare()
         return builder, builder.as_dataset(split=section.split)
     except Exception as error:  # ten kinds by now, from network to Arrow, and no common ancestor

@@ -1,6 +1,5 @@
 """Reading what a source names, safely: a local or remote folder, which no name may leave."""
 
-import contextlib
 import csv
 import io
 import json
@@ -102,10 +101,8 @@ class SourceFolder:
         """Whether a file of that name lies inside the root."""
         if self._is_remote:
             return bool(self._filesystem.exists(f"{self._prefix}/{posixpath.normpath(name)}"))
-        with contextlib.suppress(OSError, ValueError, RuntimeError):
-            path = (self._local / name).resolve()
-            return path.is_relative_to(self._local) and path.is_file()
-        return False
+        # any file is larger, so it is looked for and not read
+        return self._read_local(name, max_bytes=-1) == "file_too_large"
 
     def names(self, ending: str) -> list[str]:
         """The files directly inside the root whose names end so, sorted."""

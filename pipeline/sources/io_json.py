@@ -5,7 +5,7 @@ A fault of a whole file ends the job, a fault of one record costs its row.
 
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
 from pipeline.core.recipe import RecipeError, fingerprint
@@ -52,7 +52,7 @@ def text_fault(record: object, *keys: str) -> str:
     return ""
 
 
-def require_key(path: str, records: Iterable[tuple[str, object]], key: str) -> None:
+def require_key(path: str, records: Collection[tuple[str, object]], key: str) -> None:
     """Checks that some record of a file, given as (name, record), has `key`.
 
     One may be bad, not all.
@@ -61,14 +61,11 @@ def require_key(path: str, records: Iterable[tuple[str, object]], key: str) -> N
         RecipeError: There are no records, or none of them has the key; the message names file,
             record and key.
     """
-    first = None
-    for name, record in records:
-        if isinstance(record, dict) and record.get(key) is not None:
-            return
-        first = first or (name, record)
-    if first is None:
+    if not records:
         raise RecipeError(f"{path!r}: expected records with {key!r}, found none")
-    name, record = first
+    if any(isinstance(record, dict) and record.get(key) is not None for _, record in records):
+        return
+    name, record = next(iter(records))
     has = (
         f"has the keys {', '.join(map(str, record))}"
         if isinstance(record, dict)
@@ -97,16 +94,8 @@ def chosen(record: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def read_first(places: Places) -> bytes | str:
     """The bytes of the first picture that is there, or the reason why there are none."""
-    for root, name in places:
-        data = root.read(name)
-        if data != "file_missing":
-            return data
-    return "file_missing"
-
-
-def looks(sides: Iterable[Places]) -> str:
-    """Changes when a picture changes, or which file is the first there. Reads none of them."""
-    return fingerprint([_look_first(side) for side in dict.fromkeys(map(tuple, sides))])
+    contents = (root.read(name) for root, name in places)
+    return next((data for data in contents if data != "file_missing"), "file_missing")
 
 
 def _look_first(places: Places) -> list[list[object]]:
@@ -130,7 +119,9 @@ class NativeSource(Source):
 
     def _contents(self) -> dict[str, object]:
         """The bytes of the JSON files, and size and time of change of each image."""
-        images = looks(places for row in self._rows for places in self._places(row))
+        sides = dict.fromkeys(tuple(places) for row in self._rows for places in self._places(row))
+        # changes when a picture changes, or which file is the first there
+        images = fingerprint([_look_first(side) for side in sides])
         return {"version": self.VERSION, "files": self._sha256, "images": images}
 
     @abstractmethod

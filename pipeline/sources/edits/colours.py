@@ -7,6 +7,7 @@ would not agree on one.
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -148,8 +149,6 @@ def find_in_box(pixels: Pixels, box: Box) -> ThingMask | None:
 
     None if it does not stand out or has no clear colour. Nothing of it reaches out of the box.
     """
-    import cv2
-
     small = _smaller(pixels)
     scale = small.shape[0] / pixels.shape[0]
     x0, y0, x1, y1 = (round(edge * scale) for edge in box)
@@ -182,8 +181,6 @@ def find_by_color(pixels: Pixels) -> ThingMask | None:
 
 
 def _smaller(pixels: Pixels) -> Pixels:
-    import cv2
-
     scale = min(1.0, _SEARCH_SIDE_PX / max(pixels.shape[:2]))
     return np.asarray(
         cv2.resize(pixels, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
@@ -191,8 +188,6 @@ def _smaller(pixels: Pixels) -> Pixels:
 
 
 def _enlarged(mask: Mask, pixels: Pixels) -> Mask:
-    import cv2
-
     height, width = pixels.shape[:2]
     return cv2.resize(
         mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_LINEAR
@@ -201,8 +196,6 @@ def _enlarged(mask: Mask, pixels: Pixels) -> Mask:
 
 def _patch(colored: Mask) -> tuple[Mask, Mask] | None:
     """The piece that holds the colour, its holes filled, and that piece's convex hull."""
-    import cv2
-
     height, width = colored.shape
     if colored.mean() < MIN_PATCH / 2:
         return None
@@ -229,8 +222,6 @@ def _thing_mask(lab: Floats, thing: Mask, around: Mask, allowed: Mask) -> ThingM
 
     None if the colour is not clear, in the thing and in its hull, or goes on far beyond it.
     """
-    import cv2
-
     names = named(lab)
     color = _agreed(names[thing])
     if (
@@ -264,8 +255,6 @@ def recolor(pixels: Pixels, mask: ThingMask, target: str) -> Pixels | None:
     None unless the result, measured, bears that name. Only pixels near the thing's main hue turn;
     its white, grey and differently coloured parts stay, and so does all that lies out of its reach.
     """
-    import cv2
-
     lab = to_lab(pixels)
     hue = _main_hue(lab[mask.thing], mask.color)
     near_hue = np.clip((_HUE_FAR - _away(lab, hue)) / (_HUE_FAR - _HUE_NEAR), 0, 1)

@@ -80,10 +80,9 @@ def _draw_two(rng: Random, album: Album, fold: Choice) -> tuple[Photo, Photo]:
 
 def _folds_of_two_labels(album: Album) -> list[Choice]:
     """Of each fold, the photographs that have one of another thing beside them."""
-    several = [fold for fold in album.folds if len({photo.label for photo in fold}) > 1]
     usable = [
         [photo for photo in fold if any(album.differ(photo, other) for other in fold)]
-        for fold in several
+        for fold in album.folds
     ]
     return [fold for fold in usable if fold]
 

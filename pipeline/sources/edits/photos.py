@@ -1,6 +1,5 @@
 """The photographs of a manifest that edits are made from, and the folds that part them."""
 
-import hashlib
 import json
 import math
 import posixpath
@@ -12,6 +11,7 @@ import numpy as np
 
 from pipeline.core.images import ImageError, decode_rgb
 from pipeline.core.recipe import Section
+from pipeline.core.schema import sha256_hex
 from pipeline.sources.edits.views import Thing, View
 from pipeline.sources.io import SourceFolder
 
@@ -118,13 +118,14 @@ def folds_of(photos: Sequence[Photo], num_folds: int | None) -> dict[str, int]:
     label_of = {photo.subject: photo.label for photo in reversed(photos)}
     count = num_folds or max(1, min(MAX_FOLDS, len(label_of) // MIN_SUBJECTS_PER_FOLD))
     order = sorted(
-        label_of, key=lambda subject: (_digest(label_of[subject]), _digest(subject), subject)
+        label_of,
+        key=lambda subject: (
+            sha256_hex(label_of[subject].encode()),
+            sha256_hex(subject.encode()),
+            subject,
+        ),
     )
     return {subject: place % count for place, subject in enumerate(order)}
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Album:
@@ -157,7 +158,8 @@ class Album:
         # look, changes no outcome.
         self.dead_ends: set[tuple[str, str, int]] = set()
         # Part of every group's name, so that folds of other photographs are other groups.
-        self._name = _digest(json.dumps([sorted(self._fold_of), self.num_folds]))[:8]
+        subjects = json.dumps([sorted(self._fold_of), self.num_folds])
+        self._name = sha256_hex(subjects.encode())[:8]
 
     def group_of(self, photo: Photo) -> str:
         """What must not be split: the fold that the photograph's subject is in."""

@@ -26,7 +26,6 @@ from pipeline.core.recipe import RecipeError, Section, fingerprint
 from pipeline.core.schema import Candidate, Malformed
 from pipeline.sources.edits.operations import OPERATIONS, Choice, Edit
 from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, read_photos
-from pipeline.sources.edits.views import View
 from pipeline.sources.io import JSON_LINES, MAX_IMAGE_BYTES, SourceFolder, read_rows
 from pipeline.sources.source import Source
 
@@ -168,25 +167,22 @@ class EditsSource(Source):
 
 
 def _meta(edit: Edit) -> dict[str, Any]:
-    return {
-        "truth": {"a": _truth(edit.views[0]), "b": _truth(edit.views[1])},
-        "contrast": {
-            "category": edit.category,
-            "subject": edit.subject,
-            "a": edit.values[0],
-            "b": edit.values[1],
-        },
-        "photos": [photo.image for photo in edit.photos],
-        "phrasing": edit.texts.phrasing,
-    }
-
-
-def _truth(view: View) -> dict[str, Any]:
     """As in the scenes source, but a colour is there only where it was measured."""
-    return {
-        "objects": [
+    objects = [
+        [
             {"object": thing.label, "box": list(thing.box)}
             | ({"colour": thing.color} if thing.color else {})
             for thing in view.things
         ]
+        for view in edit.views
+    ]
+    return {
+        "truth": {side: {"objects": things} for side, things in zip("ab", objects, strict=True)},
+        "contrast": {
+            "category": edit.category,
+            "subject": edit.subject,
+            **dict(zip("ab", edit.values, strict=True)),
+        },
+        "photos": [photo.image for photo in edit.photos],
+        "phrasing": edit.texts.phrasing,
     }

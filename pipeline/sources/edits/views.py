@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -40,8 +41,6 @@ class View:
 
 def resized(view: View, width: int, height: int) -> View:
     """The whole view at another size."""
-    import cv2
-
     old_height, old_width = view.pixels.shape[:2]
     if (width, height) == (old_width, old_height):
         return view
@@ -153,8 +152,6 @@ def without(view: View, thing: Thing) -> View | None:
 
 def _best_stretch(view: View, hole: Box, outer: Box) -> tuple[int, int] | None:
     """Left and top of the stretch to copy onto `outer`; None if none is free, or none fits."""
-    import cv2
-
     height, width = view.pixels.shape[:2]
     # Blurred, because two stretches of grass fit although no blade does; the blur must not reach
     # into the hole.
@@ -187,8 +184,6 @@ def _membrane(values: NDArray[np.float32], known: NDArray[np.bool_]) -> NDArray[
 
     Laplace's equation, solved from coarse to fine.
     """
-    import cv2
-
     height, width = known.shape
     weight = known.astype(np.float32)[..., None]
     if min(height, width) < 4 or known.all():

@@ -69,10 +69,11 @@ def plural(kind: str) -> str:
 
 def phrasing_numbers(which: str) -> tuple[int, ...]:
     """The phrasings that "all", "seen" or "held_out" stands for."""
-    numbers = range(len(PHRASINGS["object"]))
-    if which == "all":
-        return tuple(numbers)
-    return tuple(n for n in numbers if (n in HELD_OUT_PHRASINGS) == (which == "held_out"))
+    return tuple(
+        number
+        for number in range(len(PHRASINGS["object"]))
+        if which == "all" or (number in HELD_OUT_PHRASINGS) == (which == "held_out")
+    )
 
 
 def write(
