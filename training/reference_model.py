@@ -1,5 +1,6 @@
 """The reference model over chunks of a split's pairs; knows nothing of Ray."""
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -35,8 +36,8 @@ class ReferenceModel:
         self._trained = build_policy(self._section, self._env.device, 1)
         self._scorer = Scorer(self._section, self._trained, self._env)
         self._features = features
-        self._readers: dict[str, PairReader] = {}
-        self._splits: dict[str, Split] = {}
+        self._reader = functools.cache(self._read)
+        self._split = functools.cache(self._open)
         model = base_sha256(section) or section.model
         self._facts = reference_facts(model, self._trained.vlm, section.train.precision)
         self._feature_facts = feature_facts(model, self._trained.vlm, section.train.weights)
@@ -71,7 +72,7 @@ class ReferenceModel:
         Raises:
             MvcError: A pair that cannot become tokens, or an image that does not decode.
         """
-        held = self._splits.get(split) or self._open(split)
+        held = self._split(split)
         pairs = np.arange(start, min(start + num_pairs, len(held.reader)))
         logps_P32 = torch.zeros(len(pairs), 3, 2)
         with (
@@ -98,15 +99,12 @@ class ReferenceModel:
                 else FeatureStore(self._features, reader, self._feature_facts)
             ),
         )
-        self._splits[split] = Split(reader, features, torch.empty(0))
-        return self._splits[split]
+        return Split(reader, features, torch.empty(0))
 
-    def _reader(self, split: str) -> PairReader:
-        if split not in self._readers:
-            self._readers[split] = PairReader(
-                self._section.data,
-                split,
-                self._trained.vlm,
-                max_length_tokens=self._section.max_length_tokens,
-            )
-        return self._readers[split]
+    def _read(self, split: str) -> PairReader:
+        return PairReader(
+            self._section.data,
+            split,
+            self._trained.vlm,
+            max_length_tokens=self._section.max_length_tokens,
+        )

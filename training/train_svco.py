@@ -56,8 +56,11 @@ def train(plan: Plan) -> TrainingRecord:
         if plan.section.model == "tiny":
             from training.tiny.make import make_tiny
 
-            base = make_tiny(Path(plan.section.data), plan.section.tiny)
-            shutil.copytree(base, plan.section.base_model, dirs_exist_ok=True)
+            shutil.copytree(
+                make_tiny(Path(plan.section.data), plan.section.tiny),
+                plan.section.base_model,
+                dirs_exist_ok=True,
+            )
         if plan.section.workers.num_workers == 0:
             return _fit_here(plan)
         with ray_session():
@@ -81,6 +84,7 @@ def _fit_with_ray(plan: Plan) -> TrainingRecord:
     workers, scratch = plan.section.workers, plan.out / ".ray"
     # of a run that was killed: Ray Train would take it up, but the loop does
     shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(exist_ok=True)
     messages = scratch / "messages.jsonl"
     scaling = ScalingConfig(
         num_workers=(

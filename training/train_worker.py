@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.training_record import TrainingRecord
-from training.runtime.driver_messages import DriverProgress, Messages
+from training.runtime.driver_messages import DriverProgress, send
 from training.runtime.environment import LocalEnv
 
 
 class RayEnv(LocalEnv):
     """One worker of a Ray Train job, in its torch.distributed group; the driver shows its words."""
 
-    def __init__(self, messages: Messages) -> None:
+    def __init__(self, messages: Path) -> None:
         import ray.train
         import ray.train.torch
 
@@ -23,7 +23,7 @@ class RayEnv(LocalEnv):
             context.get_world_rank(),
             context.get_world_size(),
             str(ray.train.torch.get_device()),
-            say=lambda text: messages.send(kind="say", text=text),
+            say=lambda text: send(messages, kind="say", text=text),
             progress=functools.partial(DriverProgress, messages),
         )
 
@@ -55,6 +55,4 @@ def train_worker(config: dict[str, Any]) -> TrainingRecord:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     torch.set_num_threads(max(1, cores // ray.train.get_context().get_local_world_size()))
-    return fit(
-        TrainSection.model_validate(config["recipe"]), RayEnv(Messages(Path(config["messages"])))
-    )
+    return fit(TrainSection.model_validate(config["recipe"]), RayEnv(Path(config["messages"])))

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from pipeline.core.progress import say
@@ -92,8 +93,10 @@ def _suggestions(section: TrainSection) -> list[Changes]:
         frozen if section.lora else {**frozen, "lora": {}},
         *([{**frozen, "lora.quantize": "nf4"}] if gpu else []),
     ]
+    now = OmegaConf.create(section.model_dump())
     return [
-        {key: value for key, value in way.items() if _value(section, key) != value} for way in ways
+        {key: value for key, value in way.items() if OmegaConf.select(now, key) != value}
+        for way in ways
     ]
 
 
@@ -132,25 +135,13 @@ def _use_of_room(
 
 def with_changes(section: TrainSection, changes: Changes) -> TrainSection | None:
     """The recipe with some keys set; None where it would not be allowed."""
-    recipe = section.model_dump()
+    recipe = OmegaConf.create(section.model_dump())
     for key, value in changes.items():
-        *parents, last = key.split(".")
-        part = recipe
-        for parent in parents:
-            part[parent] = part[parent] or {}
-            part = part[parent]
-        part[last] = value
+        OmegaConf.update(recipe, key, value)
     try:
-        return TrainSection.model_validate(recipe)
+        return TrainSection.model_validate(OmegaConf.to_container(recipe))
     except ValidationError:
         return None
-
-
-def _value(section: TrainSection, key: str) -> Any:
-    value: Any = section
-    for name in key.split("."):
-        value = getattr(value, name, None)
-    return value
 
 
 def _shown(changes: Changes) -> str:

@@ -104,13 +104,12 @@ def start_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) 
     vision = shape.vision
     # of all layers, or of the one at work
     states = vision.num_layers + 1 if shape.family == "llava" else 4
-    at_work = (
+    return weight_bytes(policy_size(shape, section), section) + (
         CHUNK_IMAGES
         * vision.num_patches(max(lengths.features))
         * (vision.width * states + vision.ffn_width)
         * (2 if section.train.weights == "bfloat16" else 4)
     )
-    return weight_bytes(policy_size(shape, section), section) + at_work
 
 
 def num_shards(section: TrainSection) -> int:

@@ -61,9 +61,8 @@ def attention_inputs(model: Any, packed: Packed) -> dict[str, Any]:
     if kernel == SPLIT:
         # A mask of four axes is handed on as it is. Without one, models take restarted positions
         # for unrelated texts.
-        unused = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=packed.ids_L.device)
         return {
-            "attention_mask": unused,
+            "attention_mask": torch.empty(1, 1, 0, 0, dtype=torch.bool, device=packed.ids_L.device),
             "packed_runs": runs_of(packed.groups, packed.ids_L.device),
         }
     raise ValueError(

@@ -140,12 +140,11 @@ class QwenVl(Family):
         return [part.view(h, w, -1) for part, (_, h, w) in zip(parts, grids, strict=True)]
 
     def model_inputs(self, pixels: Images) -> dict[str, Tensor]:
-        grids = torch.tensor(
-            [[1, *image_hwD.shape[:2]] for image_hwD in pixels], device=pixels[0].device
-        )
         return {
             "pixel_values": torch.cat([image_hwD.flatten(0, 1) for image_hwD in pixels]),
-            "image_grid_thw": grids,
+            "image_grid_thw": torch.tensor(
+                [[1, *image_hwD.shape[:2]] for image_hwD in pixels], device=pixels[0].device
+            ),
         }
 
     def num_features(self, config: Any, pixels: Tensor) -> int:

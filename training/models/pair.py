@@ -54,6 +54,10 @@ def short_pair(vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size]) 
             "expected one image in the prompt with an image, and none in that without; check the"
             " chat template"
         )
-    responses = encode_response(vlm, answer_a), encode_response(vlm, answer_b)
-    layouts = vlm.layout(sizes[0]), vlm.layout(sizes[1])
-    return ShortPair(prompt_image, prompt_text, responses, layouts, sizes)
+    return ShortPair(
+        prompt_image,
+        prompt_text,
+        (encode_response(vlm, answer_a), encode_response(vlm, answer_b)),
+        (vlm.layout(sizes[0]), vlm.layout(sizes[1])),
+        sizes,
+    )

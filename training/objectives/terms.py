@@ -159,8 +159,7 @@ def sides_of(cells: frozenset[Cell]) -> list[int]:
 
 def coefficients_of(name: str) -> tuple[str, ...]:
     """The coefficients that an objective heeds."""
-    names = itertools.chain.from_iterable(term.coefficients for term in OBJECTIVES[name])
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(c for term in OBJECTIVES[name] for c in term.coefficients))
 
 
 def active_terms(name: str, coefficients: Coefficients) -> list[Term]:
@@ -174,5 +173,6 @@ def active_terms(name: str, coefficients: Coefficients) -> list[Term]:
 
 def cells_of(names: Iterable[str], coefficients: Coefficients) -> frozenset[Cell]:
     """The cells that the sum of some objectives depends on."""
-    terms = itertools.chain.from_iterable(active_terms(name, coefficients) for name in names)
-    return frozenset().union(*(term.margin.cells for term in terms))
+    return frozenset().union(
+        *(term.margin.cells for name in names for term in active_terms(name, coefficients))
+    )

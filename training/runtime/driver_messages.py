@@ -15,34 +15,27 @@ WRITE_EVERY_S = 0.2
 READ_EVERY_S = 0.2
 
 
-class Messages:
-    """The worker's end: a file to which each message is appended as one JSON line."""
-
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-
-    def send(self, **message: Any) -> None:
-        """Appends one message."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(message) + "\n")
+def send(messages: Path, **message: Any) -> None:
+    """Appends a message to a file as one JSON line: the worker's end."""
+    with messages.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(message) + "\n")
 
 
 class DriverProgress:
     """As `pipeline.core.progress.Progress`, but shown by the driver, a few times per second."""
 
-    def __init__(self, messages: Messages, title: str, total: int, unit: str) -> None:
+    def __init__(self, messages: Path, title: str, total: int, unit: str) -> None:
         self._messages = messages
         self._opening = {"title": title, "total": total, "unit": unit}
         self._unsent, self._facts, self._sent_s = 0, dict[str, float | str](), 0.0
 
     def __enter__(self) -> Self:
-        self._messages.send(kind="begin", **self._opening)
+        send(self._messages, kind="begin", **self._opening)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._send()
-        self._messages.send(kind="end")
+        send(self._messages, kind="end")
 
     def advance(self, n: int = 1, **facts: float | str) -> None:
         """Reports `n` more units done, with facts to show beside them."""
@@ -52,7 +45,7 @@ class DriverProgress:
             self._send()
 
     def _send(self) -> None:
-        self._messages.send(kind="advance", n=self._unsent, facts=self._facts)
+        send(self._messages, kind="advance", n=self._unsent, facts=self._facts)
         self._unsent, self._sent_s = 0, time.monotonic()
 
 

@@ -75,14 +75,13 @@ def make_processor(tokenizer: Any, section: "TinySection") -> Any:
     from transformers import CLIPImageProcessor, LlavaProcessor
 
     side = section.image_px
-    image_processor = CLIPImageProcessor(
-        size={"shortest_edge": side},
-        crop_size={"height": side, "width": side},
-        image_mean=list(PIXEL_MEAN),
-        image_std=list(PIXEL_STD),
-    )
     return LlavaProcessor(
-        image_processor=image_processor,
+        image_processor=CLIPImageProcessor(
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+            image_mean=list(PIXEL_MEAN),
+            image_std=list(PIXEL_STD),
+        ),
         tokenizer=tokenizer,
         patch_size=section.patch_px,
         vision_feature_select_strategy="default",
@@ -95,31 +94,29 @@ def untrained_config(section: "TinySection", vocab: int) -> "LlavaConfig":
     """The configuration of the tiny model with a vocabulary of so many tokens."""
     from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
-    vision = CLIPVisionConfig(
-        hidden_size=section.vision_dim,
-        intermediate_size=2 * section.vision_dim,
-        num_hidden_layers=section.vision_layers,
-        num_attention_heads=max(1, section.vision_dim // 32),
-        image_size=section.image_px,
-        patch_size=section.patch_px,
-        hidden_act="gelu",
-    )
-    text = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=section.text_dim,
-        intermediate_size=2 * section.text_dim,
-        num_hidden_layers=section.text_layers,
-        num_attention_heads=max(1, section.text_dim // 32),
-        num_key_value_heads=max(1, section.text_dim // 32),
-        max_position_embeddings=1024,
-        initializer_range=0.05,  # the usual 0.02 is for widths in the thousands
-        bos_token_id=SPECIAL_TOKENS.index("<s>"),
-        eos_token_id=SPECIAL_TOKENS.index("</s>"),
-        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
-    )
     return LlavaConfig(
-        vision_config=vision,
-        text_config=text,
+        vision_config=CLIPVisionConfig(
+            hidden_size=section.vision_dim,
+            intermediate_size=2 * section.vision_dim,
+            num_hidden_layers=section.vision_layers,
+            num_attention_heads=max(1, section.vision_dim // 32),
+            image_size=section.image_px,
+            patch_size=section.patch_px,
+            hidden_act="gelu",
+        ),
+        text_config=LlamaConfig(
+            vocab_size=vocab,
+            hidden_size=section.text_dim,
+            intermediate_size=2 * section.text_dim,
+            num_hidden_layers=section.text_layers,
+            num_attention_heads=max(1, section.text_dim // 32),
+            num_key_value_heads=max(1, section.text_dim // 32),
+            max_position_embeddings=1024,
+            initializer_range=0.05,  # the usual 0.02 is for widths in the thousands
+            bos_token_id=SPECIAL_TOKENS.index("<s>"),
+            eos_token_id=SPECIAL_TOKENS.index("</s>"),
+            pad_token_id=SPECIAL_TOKENS.index("<pad>"),
+        ),
         image_token_index=SPECIAL_TOKENS.index("<image>"),
         image_seq_length=(section.image_px // section.patch_px) ** 2,
         # a tower this small has no layer to spare (LLaVA-1.5 leaves its last one out)
@@ -133,8 +130,9 @@ def make_untrained(texts: Sequence[str], section: "TinySection") -> Vlm:
     from transformers import LlavaForConditionalGeneration
 
     tokenizer = make_tokenizer(texts, section.vocab_tokens)
-    config = untrained_config(section, len(tokenizer))
-    model = LlavaForConditionalGeneration._from_config(config, attn_implementation="sdpa")
+    model = LlavaForConditionalGeneration._from_config(
+        untrained_config(section, len(tokenizer)), attn_implementation="sdpa"
+    )
     _look_near_first(model.model.vision_tower, section)
     return Vlm(model, make_processor(tokenizer, section), "llava-llama")
 

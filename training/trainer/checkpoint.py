@@ -50,12 +50,8 @@ def run_folder(out: str | Path) -> Path:
 
 def latest(out: str | Path) -> Path | None:
     """The last complete checkpoint, or None."""
-    complete = [
-        path
-        for path in run_folder(out).glob("step-*")
-        if (path / STATE).is_file() and not path.suffix
-    ]
-    return max(complete, key=lambda path: path.name, default=None)
+    states = run_folder(out).glob(f"step-*/{STATE}")
+    return max((path.parent for path in states if not path.parent.suffix), default=None)
 
 
 class Checkpoints:

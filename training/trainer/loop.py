@@ -35,7 +35,7 @@ from training.runtime.environment import Env
 from training.trainer.checkpoint import Checkpoints, TrainState, latest, restore, run_folder
 from training.trainer.export import export_model
 from training.trainer.metrics_log import Log
-from training.trainer.mfu import Utilization
+from training.trainer.mfu import mfu_per_pair
 from training.trainer.optimizer import adamw, learning_rate
 from training.trainer.policy import (
     build_policy,
@@ -157,7 +157,7 @@ class _Run:
     def _train(self, num_steps: int, state: TrainState, log: Log) -> TrainState:
         section, train = self.section, self.splits["train"]
         updater = Updater(section, self.trained, self.scorer, self.objective, self.env)
-        utilization = Utilization(section, self.vlm, train, self.env.device, self.env.world_size)
+        mfu = mfu_per_pair(section, self.vlm, train, self.env.device, self.env.world_size)
         rest = itertools.islice(
             batches(len(train.reader), section.optim.batch_pairs, state.data),
             num_steps - state.step,
@@ -190,8 +190,10 @@ class _Run:
                     "pairs_per_s": pairs_per_s,
                     "tokens_per_s": round(num_tokens / took_s, 1),
                     "data_wait_s": round(wait_s, 4),
+                    **({} if mfu is None else {"mfu": round(pairs_per_s * mfu, 4)}),
+                    **_memory(self.env.device),
                 }
-                log.write(line | utilization.of(pairs_per_s) | _memory(self.env.device))
+                log.write(line)
                 progress.advance(1, loss=metrics["loss"], pairs_per_s=pairs_per_s)
                 state = replace(state, step=step, data=data)
                 if step == num_steps or (
@@ -249,12 +251,13 @@ class _Run:
             return {}
         # At step 0 the policy is the reference, whose numbers are known.
         logps_N32 = split.reference_N32 if step == 0 else self.scorer.table(split)
-        scores = Scores(
-            D_P32=logps_N32 - split.reference_N32,
-            logps_P32=logps_N32,
-            num_tokens_P2=split.reader.num_tokens_N2.to(self.env.device),
+        _, values_NK = self.measure_all(
+            Scores(
+                D_P32=logps_N32 - split.reference_N32,
+                logps_P32=logps_N32,
+                num_tokens_P2=split.reader.num_tokens_N2.to(self.env.device),
+            )
         )
-        values_NK = self.measure_all(scores)[1]
         stop_if_diverged(
             values_NK,
             self.measure_all.names,

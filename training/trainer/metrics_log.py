@@ -1,11 +1,12 @@
 """Where a run's numbers go: metrics.jsonl, TensorBoard, Weights & Biases; from rank 0 alone."""
 
+import contextlib
 import json
 import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pipeline.core.recipe import RecipeError
 from pipeline.core.storage import write_text
@@ -14,7 +15,7 @@ from training.run_plan import CHECKPOINTS, METRICS, WANDB_ID
 from training.runtime.environment import Env
 
 
-class Log:
+class Log(contextlib.ExitStack):
     """One line per step and per validation, written at once.
 
     Args:
@@ -23,33 +24,19 @@ class Log:
     """
 
     def __init__(self, section: TrainSection, env: Env, resumed_step: int | None = None) -> None:
+        super().__init__()
         self._file: Any = None
         self._board: Any = None
         self._wandb: Any = None
         if env.rank == 0:
             out = Path(section.out)
-            if resumed_step is None:
-                (out / METRICS).unlink(missing_ok=True)
-            else:
-                _forget_after(out / METRICS, resumed_step)
-            self._file = (out / METRICS).open("a", encoding="utf-8")
-            self._board = _tensorboard(out, resumed_step) if section.log.tensorboard else None
-            self._wandb = (
-                _wandb(section, resuming=resumed_step is not None)
-                if section.log.wandb_project
-                else None
-            )
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-        if self._board:
-            self._board.close()
-        if self._wandb:
-            self._wandb.finish()
+            _forget_after(out / METRICS, -1 if resumed_step is None else resumed_step)
+            self._file = self.enter_context((out / METRICS).open("a", encoding="utf-8"))
+            if section.log.tensorboard:
+                self._board = self.enter_context(_tensorboard(out, resumed_step))
+            if section.log.wandb_project:
+                self._wandb = _wandb(section, resuming=resumed_step is not None)
+                self.callback(self._wandb.finish)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Records the numbers of one step or validation; `line` has `step` and `split`."""

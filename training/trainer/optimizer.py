@@ -26,12 +26,15 @@ def learning_rate(optim: OptimSection, step: int, num_steps: int) -> float:
 
 def adamw(parameters: Sequence[Any], optim: OptimSection) -> torch.optim.Optimizer:
     """AdamW whose weight decay leaves out norms and biases, which have one dimension."""
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
     return torch.optim.AdamW(
-        groups, lr=optim.lr, betas=(0.9, optim.adam_beta2), eps=1e-8, fused=True
+        [
+            {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": optim.weight_decay},
+            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=optim.lr,
+        betas=(0.9, optim.adam_beta2),
+        eps=1e-8,
+        fused=True,
     )
 
 

@@ -155,10 +155,10 @@ def add_adapters(vlm: Vlm, lora: LoraSection) -> None:
     ]
     chosen = [name for name in language if re.fullmatch(lora.targets, name.rpartition(".")[2])]
     if not chosen:
-        known = ", ".join(sorted({name.rpartition(".")[2] for name in language}))
+        known = sorted({name.rpartition(".")[2] for name in language})
         raise UserError(
             f"lora.targets={lora.targets!r} fits no layer of the language model; its linear layers"
-            f" are {known}"
+            f" are {', '.join(known)}"
         )
     # Every layer by its whole name: a pattern would reach the vision tower's layers of the same
     # name.

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from training.runtime.driver_messages import DriverProgress, Messages, follow
+from training.runtime.driver_messages import DriverProgress, follow, send
 
 
 def test_lines_and_progress_arrive(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    messages, done = Messages(tmp_path / "m.jsonl"), threading.Event()
-    listener = threading.Thread(target=follow, args=(tmp_path / "m.jsonl", done))
+    messages, done = tmp_path / "m.jsonl", threading.Event()
+    listener = threading.Thread(target=follow, args=(messages, done))
     listener.start()
-    messages.send(kind="say", text="hello")
+    send(messages, kind="say", text="hello")
     with DriverProgress(messages, "train", 3, "steps") as progress:
         for _ in range(3):
             progress.advance(1, loss=0.5)
@@ -34,8 +34,8 @@ def test_nothing_sent_is_nothing_shown(tmp_path: Path, capsys: pytest.CaptureFix
 def test_a_worker_that_stops_in_the_middle_leaves_no_finished_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    messages, done = Messages(tmp_path / "m.jsonl"), threading.Event()
+    messages, done = tmp_path / "m.jsonl", threading.Event()
     DriverProgress(messages, "train", 3, "steps").__enter__()
     done.set()
-    follow(tmp_path / "m.jsonl", done)
+    follow(messages, done)
     assert capsys.readouterr().err == ""

@@ -13,7 +13,7 @@ from training.estimate.flops import Flops
 from training.models.vlm import load_vlm
 from training.runtime.environment import LocalEnv
 from training.trainer import mfu
-from training.trainer.mfu import Utilization
+from training.trainer.mfu import mfu_per_pair
 from training.trainer.scoring import Split
 
 
@@ -30,7 +30,7 @@ def test_it_is_the_needed_work_over_what_the_gpus_could_do(
         VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9),
         torch.empty(0),
     )
-    assert Utilization(asked, vlm, split, "cpu", 1).of(5.0) == {}
+    assert mfu_per_pair(asked, vlm, split, "cpu", 1) is None
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "some GPU")
     monkeypatch.setattr(mfu, "peak_flops", lambda *_, **__: 1e9)
@@ -40,9 +40,9 @@ def test_it_is_the_needed_work_over_what_the_gpus_could_do(
         lambda *_, **__: Flops(forward=1e6, backward=2e6, recompute=9e9, vision=1e6),
     )
     # 5 pairs a second of 4 million operations on two GPUs of a billion each.
-    assert Utilization(asked, vlm, split, "cuda:0", 2).of(5.0) == {"mfu": 0.01}
+    assert mfu_per_pair(asked, vlm, split, "cuda:0", 2) == 0.01 / 5
     monkeypatch.setattr(mfu, "peak_flops", lambda *_, **__: None)
-    assert Utilization(asked, vlm, split, "cuda:0", 2).of(5.0) == {}
+    assert mfu_per_pair(asked, vlm, split, "cuda:0", 2) is None
 
 
 def test_real_lengths_and_shapes_fit_together(
@@ -59,7 +59,7 @@ def test_real_lengths_and_shapes_fit_together(
         torch.empty(0),
     )
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
-    share = Utilization(asked, vlm, split, "cuda:0", 1).of(1e6)["mfu"]
+    share = 1e6 * (mfu_per_pair(asked, vlm, split, "cuda:0", 1) or 0)
     tokens = float(reader.lengths.mean())
     weights = sum(
         p.numel() for name, p in vlm.model.named_parameters() if "language_model.layers" in name
