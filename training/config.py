@@ -40,11 +40,7 @@ class ObjectiveSection(Coefficients, ObjectiveNames):
     def _has_a_term(self) -> Self:
         for name in (self.name, *self.plus):
             if not active_terms(name, self):
-                zeros = [
-                    coefficient
-                    for coefficient in coefficients_of(name)
-                    if not getattr(self, coefficient)
-                ]
+                zeros = [key for key in coefficients_of(name) if not getattr(self, key)]
                 raise ValueError(
                     f"with {', '.join(zeros)} at 0 the objective {name} has no term to train; set"
                     " at least one above 0"

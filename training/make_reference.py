@@ -148,7 +148,6 @@ def print_plan(plan: Plan) -> None:
 
 
 def _features_bytes(section: TrainSection) -> float:
-    """What the vision features of all images will take."""
     from training.estimate.data_size import size_of_data
     from training.estimate.known_models import find_shape
     from training.plan_cli import feature_bytes

@@ -219,7 +219,6 @@ def _differences(section: TrainSection, record: RunFacts) -> list[str]:
 
 
 def _refuse_other_unfinished(section: TrainSection) -> None:
-    """Raises RecipeError if `out` holds checkpoints of another run."""
     folder = Path(section.out) / CHECKPOINTS
     if not (folder / RUN).is_file():
         return

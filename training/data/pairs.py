@@ -104,10 +104,10 @@ class PairReader:
         self.num_tokens_N2 = torch.tensor([list(map(len, pair.responses)) for pair in self._pairs])
         self._index_images(kept)
 
-    def _sizes(self, row: int) -> tuple[Size, Size] | None:
+    def _sizes(self, row: int) -> tuple[Size, Size]:
         """The sizes of a row's two images, where the model needs to know them."""
         if not self._vlm.kind.any_size:
-            return None
+            return ANY_SIZE, ANY_SIZE
         return (
             self._read(row, "image_a", upright_size),
             self._read(row, "image_b", upright_size),
@@ -227,12 +227,11 @@ class PairReader:
         return f"pair {self._table.column('pair_id')[row].as_py()}: {column}"
 
 
-def _tokenize(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size] | None) -> ShortPair:
+def _tokenize(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size]) -> ShortPair:
     question = text["question"]
     try:
         if not isinstance(question, str):
             raise ValueError(f"expected a question, got {question!r}")
-        texts = question, text["answer_a"] or "", text["answer_b"] or ""
-        return short_pair(vlm, texts, sizes or (ANY_SIZE, ANY_SIZE))
+        return short_pair(vlm, (question, text["answer_a"] or "", text["answer_b"] or ""), sizes)
     except ValueError as error:
         raise MvcError(f"pair {text['pair_id']}: {error}") from error

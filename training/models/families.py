@@ -165,9 +165,9 @@ class QwenVl(Family):
     def project(self, model: Any, features_NV: Sequence[Tensor]) -> Any:
         mergers = _mergers(model.model.visual)
         levels = torch.cat(list(features_NV)).chunk(len(mergers), dim=-1)
-        width = model.config.vision_config.hidden_size
         merged_NH = [
-            merger(level.reshape(-1, width)) for merger, level in zip(mergers, levels, strict=True)
+            merger(level.reshape(-1, model.config.vision_config.hidden_size))
+            for merger, level in zip(mergers, levels, strict=True)
         ]
         if len(mergers) == 1:
             from transformers.modeling_outputs import BaseModelOutputWithPooling

@@ -210,12 +210,10 @@ class _Row:
 
     def packed(self, pairs: Sequence[PairTokens], cells: frozenset[Cell]) -> Packed:
         num_axes = max(map(len, self.positions_An))
-        positions_AL = np.concatenate(
-            [np.broadcast_to(p_An, (num_axes, p_An.shape[1])) for p_An in self.positions_An], axis=1
-        )
+        positions_An = [np.broadcast_to(p, (num_axes, p.shape[1])) for p in self.positions_An]
         return Packed(
             torch.tensor(self.ids),
-            torch.from_numpy(positions_AL),
+            torch.from_numpy(np.concatenate(positions_An, axis=1)),
             torch.tensor(self.scored_at),
             torch.tensor(self.targets),
             torch.tensor(self.sequence),

@@ -76,9 +76,11 @@ class Learner:
         self._parameters = list(
             {id(p): p for module in (*inside, *heads) for p in module.parameters()}.values()
         )
-        others = [p for p in self._parameters if all(p is not matrix for matrix in self._matrices)]
         self._adamw = torch.optim.AdamW(
-            others, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
+            [p for p in self._parameters if all(p is not matrix for matrix in self._matrices)],
+            betas=(0.9, 0.95),
+            weight_decay=weight_decay,
+            fused=True,
         )
 
     def step(self, loss: Tensor, frac_done: float) -> float:

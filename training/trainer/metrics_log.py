@@ -46,17 +46,15 @@ class Log(contextlib.ExitStack):
         self._file.flush()
         step, split = line["step"], line["split"]
         numbers = {
-            name: value
+            f"{split}/{name}": value
             for name, value in line.items()
             if isinstance(value, int | float) and name not in ("step", "epoch")
         }
         if self._board:
             for name, value in numbers.items():
-                self._board.add_scalar(f"{split}/{name}", value, step)
+                self._board.add_scalar(name, value, step)
         if self._wandb:
-            self._wandb.log(
-                {f"{split}/{name}": value for name, value in numbers.items()} | {"step": step}
-            )
+            self._wandb.log({**numbers, "step": step})
 
     def write_text(self, name: str, text: str, step: int) -> None:
         """Shows a text, such as a generated answer, where texts can be shown."""
