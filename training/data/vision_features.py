@@ -19,7 +19,7 @@ from training.models.families import Images, parameters_of
 from training.models.logps import vision_features
 from training.models.packing import Ints
 from training.models.vlm import Vlm, pixel_values
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 
 REDUCED_ROWS = 2**19  # features that workers add up at a time
 
@@ -51,7 +51,7 @@ class VisionFeatures:
         self,
         reader: PairReader,
         vlm: Vlm,
-        env: Env,
+        env: LocalEnv,
         *,
         frozen: bool,
         max_cache_bytes: float,

@@ -14,38 +14,12 @@ class ProgressDisplay(Protocol):
         """Reports `n` more units done."""
 
 
-class Env(Protocol):
-    """What the loop needs to know of the other workers and of whoever watches."""
-
-    rank: int
-    world_size: int
-    device: str
-
-    def all_reduce(self, tensor: Any) -> None:
-        """Replaces `tensor` by its sum over all workers, in place."""
-
-    def barrier(self) -> None:
-        """Waits until every worker is here."""
-
-    def report(self, metrics: Mapping[str, float]) -> None:
-        """Tells whoever runs the loop how it stands; every worker calls it equally often."""
-
-    def say(self, text: str) -> None:
-        """Shows a line; of all workers only rank 0 is heard."""
-
-    def progress(
-        self, title: str, total: int, unit: str
-    ) -> AbstractContextManager[ProgressDisplay]:
-        """A progress display; of all workers only that of rank 0 is seen, with a title."""
-        ...
-
-
 class _Silence:
     def advance(self, n: int = 1, **facts: float | str) -> None:
         """Shows nothing."""
 
 
-class LocalEnv(Env):
+class LocalEnv:
     """This process alone, or one of several in a torch.distributed group of the caller's."""
 
     def __init__(
@@ -61,6 +35,7 @@ class LocalEnv(Env):
         self._say, self._progress = say, progress
 
     def all_reduce(self, tensor: Any) -> None:
+        """Replaces `tensor` by its sum over all workers, in place."""
         if self.world_size > 1:
             import torch.distributed as dist
 
@@ -72,21 +47,27 @@ class LocalEnv(Env):
                 tensor.copy_(there)
 
     def barrier(self) -> None:
+        """Waits until every worker is here."""
         if self.world_size > 1:
             import torch.distributed as dist
 
             dist.barrier()
 
     def report(self, metrics: Mapping[str, float]) -> None:
-        """Nobody listens: the metrics are in metrics.jsonl."""
+        """Tells whoever runs the loop how it stands; every worker calls it equally often.
+
+        Here nobody listens: the metrics are in metrics.jsonl.
+        """
 
     def say(self, text: str) -> None:
+        """Shows a line; of all workers only rank 0 is heard."""
         if self.rank == 0:
             self._say(text)
 
     def progress(
         self, title: str, total: int, unit: str
     ) -> AbstractContextManager[ProgressDisplay]:
+        """A progress display; of all workers only that of rank 0 is seen, with a title."""
         return (
             self._progress(title, total, unit)
             if self.rank == 0 and title

@@ -25,7 +25,7 @@ from pipeline.core.recipe import UserError
 from pipeline.core.storage import read_json, write_json
 from training.data.pairs import DataState
 from training.run_plan import ATTEMPT, BEST, CHECKPOINTS, STATE
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 from training.trainer.policy import TrainablePolicy
 
 _ONLY_TRAINED = StateDictOptions(ignore_frozen_params=True)
@@ -57,7 +57,7 @@ def latest(out: str | Path) -> Path | None:
 class Checkpoints:
     """Writes and prunes the checkpoints of one run; every worker calls `save` at the same steps."""
 
-    def __init__(self, out: str | Path, env: Env, num_to_keep: int) -> None:
+    def __init__(self, out: str | Path, env: LocalEnv, num_to_keep: int) -> None:
         self._out, self._env, self._num_to_keep = Path(out), env, num_to_keep
         self._attempt = _attempt(out)
 
@@ -124,7 +124,7 @@ class Checkpoints:
 
 
 def restore(
-    folder: Path, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, env: Env
+    folder: Path, trained: TrainablePolicy, optimizer: torch.optim.Optimizer, env: LocalEnv
 ) -> TrainState:
     """Puts a checkpoint's tensors into the model and its optimizer; returns the rest.
 

@@ -11,12 +11,12 @@ from pipeline.core.training_record import TrainingRecord
 from training.config import TrainSection
 from training.models.vlm import Vlm, load_vlm
 from training.run_plan import ADAPTER
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 from training.trainer.policy import TrainablePolicy, part_of
 
 
 def export_model(
-    trained: TrainablePolicy, section: TrainSection, record: TrainingRecord, env: Env
+    trained: TrainablePolicy, section: TrainSection, record: TrainingRecord, env: LocalEnv
 ) -> None:
     """Writes the model, its processor and its card to `section.out`.
 

@@ -29,9 +29,9 @@ from training.data.vision_features import VisionFeatures
 from training.estimate.advice import is_out_of_memory, out_of_memory
 from training.models.vlm import Vlm
 from training.objectives.losses import Objective, Scores
-from training.objectives.terms import ALL_CELLS, Cell
+from training.objectives.terms import ALL_CELLS
 from training.run_plan import BEST, REFERENCE_DONE, base_of_run, data_sha256, num_rows
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 from training.trainer.checkpoint import Checkpoints, TrainState, latest, restore, run_folder
 from training.trainer.export import export_model
 from training.trainer.metrics_log import Log
@@ -57,7 +57,7 @@ from training.trainer.step import (
 __all__ = ["DivergedError", "fit"]
 
 
-def fit(section: TrainSection, env: Env) -> TrainingRecord:
+def fit(section: TrainSection, env: LocalEnv) -> TrainingRecord:
     """Finetunes the model of `section`, writes it to `section.out`, returns what svco.json says.
 
     Goes on from the last checkpoint in `section.out`, if there is one. The folder is complete when
@@ -84,7 +84,7 @@ def fit(section: TrainSection, env: Env) -> TrainingRecord:
 
 
 class _Run:
-    def __init__(self, section: TrainSection, env: Env) -> None:
+    def __init__(self, section: TrainSection, env: LocalEnv) -> None:
         self.section, self.env, self.out = section, env, Path(section.out)
         torch.manual_seed(section.seed)
         self.base_sha256 = base_of_run(section)
@@ -94,7 +94,6 @@ class _Run:
         self.objective = Objective(
             section.objective.name, section.objective, section.objective.plus
         )
-        self.cells: frozenset[Cell] = self.objective.cells
         self.readers = _readers(section, self.vlm)
         self.splits = {
             name: self._split(reader) for name, reader in self.readers.items() if len(reader)
@@ -236,7 +235,7 @@ class _Run:
                 f" {run_folder(self.out)} to train anew"
             )
         table_N32 = self.scorer.table(
-            split, f"reference, {name}", self.cells if name == "train" else ALL_CELLS
+            split, f"reference, {name}", self.objective.cells if name == "train" else ALL_CELLS
         )
         self._stop_if_base_is_broken(table_N32, split.reader)
         if self.env.rank == 0 and self.section.checkpoint.every_steps:
@@ -287,7 +286,7 @@ class _Run:
 
     def _stop_if_base_is_broken(self, table_N32: torch.Tensor, reader: PairReader) -> None:
         cells = torch.zeros(3, 2, dtype=torch.bool)
-        for condition, response in self.cells:
+        for condition, response in self.objective.cells:
             cells[condition, response] = True
         bad = name_not_finite(table_N32[:, cells.to(table_N32.device)].sum(dim=1), reader.pair_ids)
         if bad:

@@ -12,7 +12,7 @@ from pipeline.core.recipe import RecipeError
 from pipeline.core.storage import write_text
 from training.config import TrainSection
 from training.run_plan import CHECKPOINTS, METRICS, WANDB_ID
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 
 
 class Log(contextlib.ExitStack):
@@ -23,7 +23,9 @@ class Log(contextlib.ExitStack):
             checkpoint knows nothing, are taken out: those steps are done again.
     """
 
-    def __init__(self, section: TrainSection, env: Env, resumed_step: int | None = None) -> None:
+    def __init__(
+        self, section: TrainSection, env: LocalEnv, resumed_step: int | None = None
+    ) -> None:
         super().__init__()
         self._file: Any = None
         self._board: Any = None

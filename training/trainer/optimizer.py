@@ -9,7 +9,7 @@ from torch import Tensor
 
 from training.chunk_sizes import GRADIENT_BUCKET
 from training.config import OptimSection
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 
 
 def learning_rate(optim: OptimSection, step: int, num_steps: int) -> float:
@@ -38,7 +38,7 @@ def adamw(parameters: Sequence[Any], optim: OptimSection) -> torch.optim.Optimiz
     )
 
 
-def sum_gradients(parameters: Sequence[Any], env: Env) -> None:
+def sum_gradients(parameters: Sequence[Any], env: LocalEnv) -> None:
     """Sums the gradients over the workers, some at a time; a worker without pairs adds zeros."""
     for parameter in parameters:
         if parameter.grad is None:

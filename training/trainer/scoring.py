@@ -20,7 +20,7 @@ from training.models.families import Images
 from training.models.packing import Ints, Packed
 from training.objectives.losses import Scores
 from training.objectives.terms import ALL_CELLS, Cell, sides_of
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 from training.trainer.policy import TrainablePolicy
 
 
@@ -57,7 +57,7 @@ class PackedBatch:
 class Scorer:
     """Runs the policy on pairs of a split."""
 
-    def __init__(self, section: TrainSection, trained: TrainablePolicy, env: Env) -> None:
+    def __init__(self, section: TrainSection, trained: TrainablePolicy, env: LocalEnv) -> None:
         self._trained, self._env = trained, env
         self._size = section.optim.micro_batch_pairs
         self._autocast = section.train.precision == "bfloat16"

@@ -15,7 +15,7 @@ from training.config import TrainSection
 from training.models.packing import Ints
 from training.objectives.losses import Objective, Scores
 from training.objectives.terms import ALL_CELLS, Cell
-from training.runtime.environment import Env
+from training.runtime.environment import LocalEnv
 from training.trainer.optimizer import sum_gradients
 from training.trainer.policy import TrainablePolicy
 from training.trainer.scoring import PackedBatch, Scorer, Split
@@ -65,7 +65,7 @@ class Updater:
         trained: TrainablePolicy,
         scorer: Scorer,
         objective: Objective,
-        env: Env,
+        env: LocalEnv,
     ) -> None:
         self._optim, self._trained, self._scorer, self._env = section.optim, trained, scorer, env
         self._cells = objective.cells
