@@ -19,7 +19,7 @@ from training.estimate.data_size import DataSize, default_size, size_of_data
 from training.estimate.flops import forward_flops, train_flops_per_pair, vision_flops
 from training.estimate.gpus import GPUS, Gpu, find_gpu
 from training.estimate.known_models import find_shape
-from training.estimate.memory import GB, PARTS, Memory, memory_of, num_shards, start_bytes
+from training.estimate.memory import GB, memory_of, num_shards, start_bytes
 from training.estimate.model_shape import ModelShape
 from training.estimate.policy_size import adapter_weights, policy_size
 from training.objectives.terms import ALL_CELLS
@@ -112,15 +112,12 @@ def hours_of(flops: float, *, peak: float, workers: int, mfu: float) -> float:
     return flops / (peak * workers * mfu) / 3600
 
 
-def _memory_rows(memory: Memory, budget: float, start: float) -> list[list[str]]:
-    need = max(memory.total, start)
+def _memory_rows(memory: dict[str, float], budget: float, start: float) -> list[list[str]]:
+    total = sum(memory.values())
+    need = max(total, start)
     return [
-        *(
-            [label, f"{getattr(memory, name) / GB:.2f}"]
-            for name, label in PARTS.items()
-            if getattr(memory, name) >= 0.005 * GB
-        ),
-        ["in a step, all", f"{memory.total / GB:.2f}"],
+        *([part, f"{needed / GB:.2f}"] for part, needed in memory.items() if needed >= 0.005 * GB),
+        ["in a step, all", f"{total / GB:.2f}"],
         ["before training, while images are encoded", f"{start / GB:.2f}"],
         ["there is", f"{budget / GB:.1f}"],
         ["fits", "yes" if need <= 0.9 * budget else "barely" if need <= budget else "NO"],

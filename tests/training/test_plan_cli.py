@@ -157,7 +157,7 @@ def test_pairs_that_training_would_leave_out_are_told(make_mvc: Make) -> None:
 
 def test_advice_is_the_first_that_fits() -> None:
     section = recipe(train={"precision": "bfloat16"}, optim={"micro_batch_pairs": 8})
-    need_gb = memory_of(LLAVA, LENGTHS, section).total / GB
+    need_gb = sum(memory_of(LLAVA, LENGTHS, section).values()) / GB
     lines = advice(section, LLAVA, LENGTHS, budget_gb=need_gb - 1)
     assert lines[0].startswith("set ")
     assert lines[0].endswith("which fits")
@@ -184,7 +184,7 @@ def test_what_is_advised_is_allowed_and_fits(changes: dict[str, Any], budget_gb:
             }
             changed = with_changes(section, stated)
             assert changed is not None
-            assert memory_of(LLAVA, LENGTHS, changed).total / GB <= budget_gb
+            assert sum(memory_of(LLAVA, LENGTHS, changed).values()) / GB <= budget_gb
 
 
 def test_advice_says_when_nothing_helps() -> None:

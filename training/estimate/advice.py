@@ -12,7 +12,7 @@ from training.config import TrainSection
 from training.estimate.data_size import size_of_data
 from training.estimate.flops import PairLengths, train_flops_per_pair
 from training.estimate.known_models import find_shape
-from training.estimate.memory import GB, PARTS, Memory, memory_of
+from training.estimate.memory import GB, memory_of
 from training.estimate.model_shape import ModelShape
 
 Changes = dict[str, Any]  # dotted key -> value
@@ -43,7 +43,7 @@ def advice(
     """
 
     def need_gb(changed: TrainSection) -> float:
-        return memory_of(shape, lengths, changed, cached=cached, gpu=gpu).total / GB
+        return sum(memory_of(shape, lengths, changed, cached=cached, gpu=gpu).values()) / GB
 
     if need_gb(section) <= budget_gb:
         flops = train_flops_per_pair(shape, lengths, section, cached=cached)
@@ -183,8 +183,9 @@ def out_of_memory(
         )
     gpu = section.workers.use_gpu
     planned = memory_of(shape, data.longest, section, gpu=gpu)
+    planned_gb = sum(planned.values()) / GB
     # It did not fit, whatever the plan says.
-    room = min(budget_gb or planned.total / GB, 0.9 * planned.total / GB)
+    room = min(budget_gb or planned_gb, 0.9 * planned_gb)
     lines = advice(section, shape, data.longest, budget_gb=room, gpu=gpu)
     return OutOfMemoryInTrainingError(
         f"out of memory ({cause}); by `svco plan` a worker needs about {shown_parts(planned)};"
@@ -192,8 +193,8 @@ def out_of_memory(
     )
 
 
-def shown_parts(memory: Memory) -> str:
+def shown_parts(memory: dict[str, float]) -> str:
     """The total and its three largest parts, in words."""
-    largest = sorted(PARTS, key=lambda name: -getattr(memory, name))[:3]
-    parts = ", ".join(f"{PARTS[name]} {getattr(memory, name) / GB:.2g}" for name in largest)
-    return f"{memory.total / GB:.2g} GB ({parts})"
+    largest = sorted(memory, key=lambda part: -memory[part])[:3]
+    parts = ", ".join(f"{part} {memory[part] / GB:.2g}" for part in largest)
+    return f"{sum(memory.values()) / GB:.2g} GB ({parts})"

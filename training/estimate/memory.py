@@ -7,8 +7,6 @@ holds for its backward pass is counted per token from the operations of the laye
 measurement as far as a test says.
 """
 
-from dataclasses import asdict, dataclass
-
 from training.chunk_sizes import CHUNK_IMAGES, GRADIENT_BUCKET, MAX_LOGITS
 from training.config import TrainSection
 from training.estimate.flops import PairLengths
@@ -21,37 +19,6 @@ NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 RUNTIME_BYTES = 1.0e9  # CUDA context and the libraries' workspaces
 FRAGMENTS = 0.05  # of the rest: what the allocator holds and cannot use
 GB = 1e9
-# What the parts of `Memory` are called where they are shown.
-PARTS = {
-    "weights": "weights",
-    "gathered": "weights as they are computed with",
-    "gradients": "gradients",
-    "optimizer": "optimiser",
-    "activations": "activations",
-    "logits": "logits",
-    "vision": "vision tower in a step",
-    "runtime": "CUDA, and what cannot be used",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Memory:
-    """Bytes of one worker at the height of a step."""
-
-    weights: float
-    # weights of other workers, while a layer uses them; or copies in the type of the computation
-    gathered: float
-    gradients: float
-    optimizer: float
-    activations: float
-    logits: float
-    vision: float  # the tower at work on images
-    runtime: float
-
-    @property
-    def total(self) -> float:
-        """All of it."""
-        return sum(asdict(self).values())
 
 
 def memory_of(
@@ -61,8 +28,8 @@ def memory_of(
     *,
     cached: bool = True,
     gpu: bool = True,
-) -> Memory:
-    """What one worker needs.
+) -> dict[str, float]:
+    """Bytes that one worker needs at the height of a step, by what they are for.
 
     Args:
         lengths: Of the longest pairs that may come together, if the answer is to be safe; of
@@ -78,7 +45,8 @@ def memory_of(
     cells, pairs = section.objective.cells, section.optim.micro_batch_pairs
     parts = {
         "weights": weight_bytes(size, section),
-        "gathered": _gathered_bytes(shape, size, section),
+        # those of other workers, while a layer uses them; or copies in the type of the computation
+        "weights as they are computed with": _gathered_bytes(shape, size, section),
         "gradients": (
             4.0 * moving
             + (
@@ -87,13 +55,15 @@ def memory_of(
                 else 0
             )
         ),
-        "optimizer": 8.0 * moving,
+        "optimiser": 8.0 * moving,
         "activations": pairs * activation_bytes(shape, lengths, section),
         "logits": logit_bytes(shape.text, pairs * lengths.num_scored(cells), low=low),
-        "vision": pairs * _tower_bytes(shape, lengths, section, cells, cached=cached),
+        "vision tower in a step": (
+            pairs * _tower_bytes(shape, lengths, section, cells, cached=cached)
+        ),
     }
     runtime = RUNTIME_BYTES + FRAGMENTS * sum(parts.values()) if gpu else 0.0
-    return Memory(**parts, runtime=runtime)
+    return {**parts, "CUDA, and what cannot be used": runtime}
 
 
 def start_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) -> float:

@@ -214,20 +214,20 @@ def test_weights_gradients_and_optimiser_are_exact(
     assert (
         weight_bytes(policy_size(shape, section), section)
         == sum(p.nbytes for p in trained.policy.parameters())
-        == memory.weights
+        == memory["weights"]
     )
     optimizer = adamw(trained.parameters, section.optim)
     for parameter in trained.parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    assert memory.gradients == sum(parameter.grad.nbytes for parameter in trained.parameters)
+    assert memory["gradients"] == sum(parameter.grad.nbytes for parameter in trained.parameters)
     states = [
         value
         for state in optimizer.state.values()
         for name, value in state.items()
         if name != "step"
     ]
-    assert memory.optimizer == sum(value.nbytes for value in states)
+    assert memory["optimiser"] == sum(value.nbytes for value in states)
 
 
 def test_sharding_divides_what_is_trained_and_leaves_the_tower_whole() -> None:
@@ -235,8 +235,8 @@ def test_sharding_divides_what_is_trained_and_leaves_the_tower_whole() -> None:
     one = memory_of(shape, LENGTHS, recipe(), gpu=False)
     eight = memory_of(shape, LENGTHS, recipe(workers={"num_workers": 8, "shard": True}), gpu=False)
     tower = 4 * shape.vision.num_parameters
-    assert eight.weights == (one.weights - tower) / 8 + tower
-    assert (eight.gradients, eight.optimizer) == (one.gradients / 8, one.optimizer / 8)
+    assert eight["weights"] == (one["weights"] - tower) / 8 + tower
+    assert (eight["gradients"], eight["optimiser"]) == (one["gradients"] / 8, one["optimiser"] / 8)
 
 
 def test_four_bits_hold_the_layers_of_the_language_model_alone() -> None:
