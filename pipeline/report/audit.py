@@ -35,16 +35,25 @@ def audit_html(results: Sequence[Mapping[str, Any]]) -> Markup:
 
 
 def _cells(result: Mapping[str, Any]) -> list[str]:
-    counts = [f"{result[name]:,}" for name in ("num_pairs", "num_audited")]
-    measured, verdict = ["", ""], _VERDICTS[result["verdict"]]
-    clues = []
-    if separability := result["separability"]:
-        auc, low, high = (separability[name] for name in ("auc", "auc_low", "auc_high"))
-        measured = [f"{auc:.2f}", f"{low:.2f} to {high:.2f}"]
-        if result["verdict"] == "warning":
-            clues = [_clue(**clue) for clue in separability["clues"]]
-    told = ", ".join(clues)
-    return [result["source"], result["operation"], *counts, *measured, verdict, told]
+    separability = result["separability"]
+    measured = (
+        [
+            "{auc:.2f}".format(**separability),
+            "{auc_low:.2f} to {auc_high:.2f}".format(**separability),
+        ]
+        if separability
+        else ["", ""]
+    )
+    is_told = separability and result["verdict"] == "warning"
+    return [
+        result["source"],
+        result["operation"],
+        f"{result['num_pairs']:,}",
+        f"{result['num_audited']:,}",
+        *measured,
+        _VERDICTS[result["verdict"]],
+        ", ".join(_clue(**clue) for clue in (separability["clues"] if is_told else ())),
+    ]
 
 
 def _clue(feature: str, auc: float) -> str:

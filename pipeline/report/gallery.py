@@ -41,17 +41,15 @@ def _card(row: Mapping[str, Any], reason: str) -> Markup:
     answers = marked_differences(
         *(_clipped(row[f"answer_{side}"] or row[f"caption_{side}"]) for side in "ab")
     )
-    image_a, image_b = ((row[f"image_{side}"] or {}).get("bytes") for side in "ab")
     scores = [_score(name, row[name], reason) for name in SCORE_COLUMNS if row[name] is not None]
-    origin = " \u00b7 ".join(
-        part
-        for part in (row["category"], row["operation"], row["source"], _clipped(row["source_id"]))
-        if part
-    )
-    below = [Markup(" \u00b7 ").join(scores), Markup('<span class="soft">{}</span>').format(origin)]
+    origin = (row["category"], row["operation"], row["source"], _clipped(row["source_id"]))
+    below = [
+        Markup(" \u00b7 ").join(scores),
+        Markup('<span class="soft">{}</span>').format(" \u00b7 ".join(filter(None, origin))),
+    ]
     return pair_card(
-        image_a,
-        image_b,
+        (row["image_a"] or {}).get("bytes"),
+        (row["image_b"] or {}).get("bytes"),
         [answers[0]],
         [answers[1]],
         [line for line in below if line],
@@ -66,9 +64,6 @@ def _score(name: str, value: float, reason: str) -> Markup:
 
 def _clipped(words: str | None) -> str:
     """At most MAX_CHARS_SHOWN characters: a row may have been dropped for its ten thousand."""
-    line = words or ""
-    return (
-        line
-        if len(line) <= MAX_CHARS_SHOWN
-        else f"{line[:MAX_CHARS_SHOWN]} ... ({len(line):,} characters)"
-    )
+    if words and len(words) > MAX_CHARS_SHOWN:
+        return f"{words[:MAX_CHARS_SHOWN]} ... ({len(words):,} characters)"
+    return words or ""

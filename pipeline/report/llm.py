@@ -1,6 +1,6 @@
 """The report's sections on what a model was asked: texts that it wrote, answers that it judged."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from markupsafe import Markup
@@ -22,30 +22,32 @@ _ASKED = {
 
 def rewrite_html(facts: Mapping[str, Any]) -> Markup:
     """Tables from the manifest's "rewrite"."""
-    by_status: Mapping[str, int] = facts["by_status"]
-    total = sum(by_status.values()) or 1
-    rows = [[status, f"{number:,}", bar(number / total)] for status, number in by_status.items()]
+    total = sum(facts["by_status"].values())
+    rows = [[status, f"{num:,}", bar(num / total)] for status, num in facts["by_status"].items()]
     reasons = sorted(facts["refused_by_reason"].items(), key=lambda item: (-item[1], item[0]))
-    refused = (
-        subsection("Refused replies", _counts_table("reason", "replies", dict(reasons)))
-        if reasons
-        else paragraph("No reply was refused.")
+    return joined(
+        [
+            tiles(_spending_tiles(facts)),
+            html_table(["pairs written by", "pairs", ""], rows),
+            subsection("Refused replies", _counts_table("reason", "replies", dict(reasons)))
+            if reasons
+            else paragraph("No reply was refused."),
+        ]
     )
-    written = html_table(["pairs written by", "pairs", ""], rows)
-    return tiles([*_spending_tiles(facts)]) + written + refused
 
 
 def verify_html(facts: Mapping[str, Any]) -> Markup:
     """Tables from the manifest's "verify"."""
     left: Mapping[str, int] = facts["dropped_by_reason"]
-    num_verified, num_left = facts["num_verified"], sum(left.values())
-    parts = [tiles([("pairs verified", f"{num_verified:,}"), ("left here", f"{num_left:,}")])]
-    if left:
-        parts.append(_counts_table("reason", "pairs", left))
+    verified = [
+        ("pairs verified", f"{facts['num_verified']:,}"),
+        ("left here", f"{sum(left.values()):,}"),
+    ]
+    parts = [tiles(verified), *([_counts_table("reason", "pairs", left)] if left else [])]
     if margins := facts.get("margins"):
         parts.append(subsection("Answer margins", paragraph(_NOTE), *_margins(margins)))
     if judge := facts.get("judge"):
-        parts.append(subsection("Judge", tiles([*_spending_tiles(judge)]), _verdicts(judge)))
+        parts.append(subsection("Judge", tiles(_spending_tiles(judge)), *_verdicts(judge)))
     return joined(parts)
 
 
@@ -61,7 +63,7 @@ def _margins(facts: Mapping[str, Any]) -> list[Markup]:
         (f"above 0, {'both sides' if name == 'both' else f'side {name}'}", f"{share:.1%}")
         for name, share in facts["frac_positive"].items()
     ]
-    shares = list(next(iter(facts["quantiles"].values())))
+    shares, *_ = map(list, facts["quantiles"].values())
     spread = [
         [f"side {name}", *(f"{values[share]:.4f}" for share in shares)]
         for name, values in facts["quantiles"].items()
@@ -77,28 +79,29 @@ def _margins(facts: Mapping[str, Any]) -> list[Markup]:
     ]
 
 
-def _verdicts(facts: Mapping[str, Any]) -> Markup:
+def _verdicts(facts: Mapping[str, Any]) -> list[Markup]:
     rows = [
         [_ASKED[name], *(f"{said[word]:,}" for word in ("true", "false", "missing"))]
         for name, said in facts["verdicts"].items()
     ]
-    parts = [
+    reasons = facts["refused_by_reason"]
+    return [
         paragraph(f"Asked of {facts['model']}."),
         html_table(["asked", "true", "false", "missing"], rows),
+        *([_counts_table("replies that were no verdict", "number", reasons)] if reasons else []),
     ]
-    if reasons := facts["refused_by_reason"]:
-        parts.append(_counts_table("replies that were no verdict", "number", reasons))
-    return joined(parts)
 
 
-def _spending_tiles(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _spending_tiles(facts: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the chats with a model took: replies, tokens, money, time."""
-    yield "replies", f"{facts['num_replies']:,}"
-    yield "from the cache", f"{facts['num_cache_hits']:,}"
-    yield "input tokens", f"{facts['num_prompt_tokens']:,}"
-    yield "output tokens", f"{facts['num_completion_tokens']:,}"
+    shown = {
+        "replies": f"{facts['num_replies']:,}",
+        "from the cache": f"{facts['num_cache_hits']:,}",
+        "input tokens": f"{facts['num_prompt_tokens']:,}",
+        "output tokens": f"{facts['num_completion_tokens']:,}",
+    }
     if "usd_without_cache" in facts:
-        yield "USD without the cache", f"{facts['usd_without_cache']:.4f}"
-        yield "USD paid for this folder", f"{facts['usd_paid']:.4f}"
-    for name, value in facts.get("latency_s", {}).items():
-        yield f"latency {name}", f"{value:.2f} s"
+        shown["USD without the cache"] = f"{facts['usd_without_cache']:.4f}"
+        shown["USD paid for this folder"] = f"{facts['usd_paid']:.4f}"
+    latencies = facts.get("latency_s", {}).items()
+    return [*shown.items(), *((f"latency {name}", f"{value:.2f} s") for name, value in latencies)]

@@ -3,7 +3,8 @@
 `svco report DIR` makes it again.
 """
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -72,14 +73,13 @@ def _sections(
     if not rows.kept.all():
         num_shown = shown.get("num_dropped_shown", NUM_DROPPED_SHOWN)
         yield "Dropped pairs", dropped_sheets(rows, num_shown)
-    if manifest.get("rewrite"):
-        yield "Rewriting", rewrite_html(manifest["rewrite"])
-    if manifest.get("verify"):
-        yield "Verification of the answers", verify_html(manifest["verify"])
-    if manifest.get("audit"):
-        yield "Shortcut audit", audit_html(manifest["audit"])
-    if manifest.get("links"):
-        yield "Groups", _groups_html(manifest["links"])
+    parts: dict[str, tuple[Any, Callable[[Any], Markup]]] = {
+        "Rewriting": (manifest.get("rewrite"), rewrite_html),
+        "Verification of the answers": (manifest.get("verify"), verify_html),
+        "Shortcut audit": (manifest.get("audit"), audit_html),
+        "Groups": (manifest.get("links"), _groups_html),
+    }
+    yield from ((heading, html(facts)) for heading, (facts, html) in parts.items() if facts)
     yield "Licences", _licenses_html(rows)
     if result.get("stages"):
         yield "How long it took", _stages_html(result)
@@ -100,21 +100,18 @@ def _rows_html(rows: Rows) -> Markup:
     facts = [
         ("candidates", f"{len(rows.table):,}"),
         *[(split, f"{by_split.get(split, 0):,}") for split in SPLITS],
+        ("dropped", f"{by_split.get('', 0):,}"),
     ]
-    facts.append(("dropped", f"{by_split.get('', 0):,}"))
-    columns = ("category", "source", "operation")
     return tiles(facts) + joined(
-        subsection(f"By {name}", _kept_table(rows, name)) for name in columns
+        subsection(f"By {name}", _kept_table(rows, name))
+        for name in ("category", "source", "operation")
     )
 
 
 def _kept_table(rows: Rows, column: str) -> Markup:
     """Candidates and kept rows for each value of a column."""
-    totals: dict[str, int] = {}
-    kept: dict[str, int] = {}
-    for (value, reason), number in rows.counts(column, "drop_reason").items():
-        totals[value] = totals.get(value, 0) + number
-        kept[value] = kept.get(value, 0) + (0 if reason else number)
+    counts = rows.counts(column, "drop_reason")
+    kept = Counter({value: number for (value, reason), number in counts.items() if not reason})
     lines = [
         [
             value or "(none)",
@@ -124,19 +121,20 @@ def _kept_table(rows: Rows, column: str) -> Markup:
             _percent(kept[value], total),
             bar(kept[value] / total),
         ]
-        for value, total in totals.items()
+        for (value,), total in rows.counts(column).items()
     ]
     return html_table([column, "candidates", "kept", "dropped", "share kept", ""], lines)
 
 
 def _reasons_html(rows: Rows) -> Markup:
-    num_dropped = int((~rows.kept).sum())
-    if not num_dropped:
-        return paragraph("Nothing was dropped.")
+    reasons = rows.drop_reasons()
+    total = sum(reasons.values())
     lines = [
-        [reason, f"{number:,}", _percent(number, num_dropped), bar(number / num_dropped)]
-        for reason, number in rows.drop_reasons().items()
+        [reason, f"{number:,}", _percent(number, total), bar(number / total)]
+        for reason, number in reasons.items()
     ]
+    if not lines:
+        return paragraph("Nothing was dropped.")
     return html_table(["reason", "rows", "share of dropped", ""], lines)
 
 
@@ -183,14 +181,12 @@ def _stages_html(result: BuildResult) -> Markup:
         ]
         for stage in stages
     ]
-    stages_table = html_table(["stage", "time", "", "fingerprint"], lines)
     facts = [
         [name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}"]
         for name, value in (result.get("throughput") or {}).items()
     ]
-    if not facts:
-        return stages_table
-    return stages_table + subsection("Throughput", html_table(["", "value"], facts))
+    rates = [subsection("Throughput", html_table(["", "value"], facts))] if facts else []
+    return joined([html_table(["stage", "time", "", "fingerprint"], lines), *rates])
 
 
 def _recipe_html(recipe: Mapping[str, Any]) -> Markup:

@@ -70,9 +70,10 @@ class Rows:
 
     def counts(self, *columns: str) -> dict[tuple[str, ...], int]:
         """How many rows have each combination of values, sorted by it; a null counts as ""."""
-        groups = self.table.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
+        texts = pa.table({name: pc.fill_null(self.table[name], "") for name in columns})
+        groups = texts.group_by(list(columns)).aggregate([([], "count_all")]).to_pylist()
         return dict(
-            sorted((tuple(row[name] or "" for name in columns), row["count_all"]) for row in groups)
+            sorted((tuple(row[name] for name in columns), row["count_all"]) for row in groups)
         )
 
     def drop_reasons(self) -> dict[str, int]:

@@ -72,21 +72,15 @@ def histogram(
 
     scored_N = np.isfinite(values_N)
     low, high = float(values_N[scored_N].min()), float(values_N[scored_N].max())
-    parts = {
-        "kept": (values_N[scored_N & kept_N], KEPT_COLOUR),
-        "dropped": (values_N[scored_N & ~kept_N], DROPPED_COLOUR),
-    }
-    there = {label: part for label, part in parts.items() if part[0].size}
+    parts = [
+        ("kept", values_N[scored_N & kept_N], KEPT_COLOUR),
+        ("dropped", values_N[scored_N & ~kept_N], DROPPED_COLOUR),
+    ]
+    labels, values, colours = zip(*(part for part in parts if part[1].size), strict=True)
     figure = Figure(figsize=(6.0, 2.3))
     axes = figure.add_subplot()
     edges = list(np.linspace(low, max(high, low + 1e-3), NUM_BINS + 1))
-    axes.hist(
-        [part for part, _ in there.values()],
-        bins=edges,
-        stacked=True,
-        color=[c for _, c in there.values()],
-        label=list(there),
-    )
+    axes.hist(values, bins=edges, stacked=True, color=colours, label=labels)
     for bound in bounds:
         for word, cut in (("min", bound.min), ("max", bound.max)):
             if bound.score == name and cut is not None:

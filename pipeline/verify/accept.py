@@ -32,14 +32,18 @@ def read_measured(
         "margins": MARGINS if has_clip else (),
         "judged": VERDICTS if section.judge is not None else (),
     }
-    measured: dict[str, NDArray[np.float64]] = {}
-    for kind, names in wanted.items():
-        if names:
-            table = pa.concat_tables(
-                [read_table(stage.part(kind, index), list(names)) for index in range(num_chunks)]
-            )
-            measured |= {name: table[name].cast(pa.float64()).to_numpy() for name in names}
-    return measured
+    tables = {
+        kind: pa.concat_tables(
+            [read_table(stage.part(kind, index), list(names)) for index in range(num_chunks)]
+        )
+        for kind, names in wanted.items()
+        if names
+    }
+    return {
+        name: table[name].cast(pa.float64()).to_numpy()
+        for table in tables.values()
+        for name in table.column_names
+    }
 
 
 def accept(rows: DecidedRows, measured: Measured, section: VerifySection) -> pa.Table:
