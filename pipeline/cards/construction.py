@@ -16,12 +16,12 @@ def construction(manifest: Manifest) -> Iterator[str]:
     """Encoders, bounds, who wrote the texts, what was verified, and the whole recipe."""
     recipe = manifest["recipe"]
     encoders = [
-        line
+        f"- {_encoder(name, section)}"
         for name, section in (recipe.get("encoders") or {}).items()
-        if (line := _encoder(name, section))
+        if section and section.get("enabled") is not False
     ]
     yield "Images are compared by these encoders; scores are cosines rounded to four decimals:"
-    yield "\n".join(f"- {line}" for line in encoders) or "- none"
+    yield "\n".join(encoders) or "- none"
     bounds = list(_bounds(recipe.get("selection") or {}))
     if bounds:
         yield "A pair stays within these inclusive bounds:"
@@ -77,10 +77,8 @@ def _verification(facts: Mapping[str, Any], section: Mapping[str, Any]) -> Itera
         )
 
 
-def _encoder(name: str, section: Mapping[str, Any] | None) -> str:
-    """One encoder with its model and revision, or its files' hashes; "" if it did not run."""
-    if not section or section.get("enabled") is False:
-        return ""
+def _encoder(name: str, section: Mapping[str, Any]) -> str:
+    """One encoder with its model and revision, or its files' hashes."""
     keys = ("model", "pretrained", "revision", "pooling")
     stated = [f", {key} {literal(section[key])}" for key in keys if section.get(key)]
     files = section.get("files")

@@ -105,7 +105,7 @@ def render_card(
         "Citation": [
             "Cite the method, and the sources below as their authors ask.",
             CITATION,
-            _sources(manifest["recipe"]),
+            "\n".join(map(_source, manifest["recipe"].get("sources") or [])),
         ],
     }
     parts = [f"---\n{_header(manifest).to_yaml(original_order=_KEYS)}\n---"]
@@ -124,18 +124,14 @@ def _header(manifest: Manifest) -> DatasetCardData:
         for split in SPLITS
         if counts["by_split"].get(split)
     ]
-    configs: list[dict[str, Any]] = []
-    if files:
-        configs.append({"config_name": "default", "data_files": files})
-    if counts["dropped"]:
-        configs.append({"config_name": "rejects", "data_files": "rejects/*.parquet"})
+    configs = {"default": files, "rejects": "rejects/*.parquet" if counts["dropped"] else ""}
     return DatasetCardData(
         pretty_name=" ".join(manifest["name"].split()),
         **hub_license(list(manifest.get("licenses") or {})),
         size_categories=[next((name for limit, name in _SIZES if counts["kept"] < limit), "n>1M")],
         task_categories=["image-text-to-text", "visual-question-answering"],
         tags=["visual-contrast", "counterfactual", "hallucination", "preference", "s-vco", "image"],
-        configs=configs,
+        configs=[{"config_name": name, "data_files": at} for name, at in configs.items() if at],
     )
 
 
@@ -165,16 +161,13 @@ def _counts(counts: Mapping[str, Any]) -> Iterator[str]:
     yield table(["split", "pairs"], counts["by_split"].items())
     for name in ("category", "source"):
         columns = [counts.get(f"{what}_by_{name}") or {} for what in ("kept", "dropped")]
-        order = (
-            [value for value in CATEGORIES if value in columns[0] or value in columns[1]]
-            if name == "category"
-            else []
-        )
-        values = [*order, *sorted({value for column in columns for value in column} - set(order))]
-        if values:
+        there = sorted({value for column in columns for value in column})
+        # categories in the order of their definition, whatever else behind them
+        order = dict.fromkeys([*CATEGORIES, *there] if name == "category" else there)
+        if there:
             yield table(
                 [name, "kept", "dropped"],
-                [[value, *(column.get(value, 0) for column in columns)] for value in values],
+                [[v, *(column.get(v, 0) for column in columns)] for v in order if v in there],
             )
     if dropped:
         yield table(
@@ -198,20 +191,13 @@ def _terms(licenses: Mapping[str, int], exceptions: Mapping[str, int]) -> Iterat
         yield table(["licence", "pairs, dropped ones included"], exceptions.items())
 
 
-def _sources(recipe: Mapping[str, Any]) -> str:
-    """The sources, by kind and whatever names what was read."""
-    named = ("name", "dataset", "preset", "repo", "path", "root")
-    lines = []
-    for source in recipe.get("sources") or []:
-        stated = [
-            f"{key} {literal(source[key])}"
-            for key in named
-            if isinstance(source.get(key), str) and source[key]
-        ]
-        paper = _PAPERS.get(str(source.get("preset") or source.get("kind")), "")
-        lines.append(
-            f"- {literal(source.get('kind', 'source'))}: "
-            + ", ".join(stated)
-            + (f". Cite {paper}." if paper else "")
-        )
-    return "\n".join(lines)
+def _source(source: Mapping[str, Any]) -> str:
+    """A source by its kind and whatever names what was read."""
+    stated = [
+        f"{key} {literal(source[key])}"
+        for key in ("name", "dataset", "preset", "repo", "path", "root")
+        if isinstance(source.get(key), str) and source[key]
+    ]
+    paper = _PAPERS.get(str(source.get("preset") or source.get("kind")))
+    cite = f". Cite {paper}." if paper else ""
+    return f"- {literal(source.get('kind', 'source'))}: {', '.join(stated)}{cite}"

@@ -70,10 +70,8 @@ def refused(licenses: Mapping[str, int], allowed: Collection[str] = ()) -> dict[
 
 def exceptions(licenses: Mapping[str, int], allowed: Collection[str]) -> dict[str, int]:
     """Those of `licenses` that only `allowed` lets pass, with their numbers of pairs."""
-    without, left = refused(licenses), refused(licenses, allowed)
-    return {
-        name: number for name, number in licenses.items() if name in without and name not in left
-    }
+    passed = refused(licenses).keys() - refused(licenses, allowed).keys()
+    return {name: number for name, number in licenses.items() if name in passed}
 
 
 def _reason(text: str, allowed: Collection[str]) -> str:

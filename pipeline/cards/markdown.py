@@ -17,9 +17,9 @@ def plain(words: str) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """A table whose texts are code and whose numbers have separators."""
-    lines = [columns, ["---"] * len(columns), *([_cell(cell) for cell in row] for row in rows)]
-    heading, rule, *body = (" | ".join(line) for line in lines)
-    return "\n".join([f"| {heading} |", f"|{rule.replace(' ', '')}|", *(f"| {b} |" for b in body)])
+    lines = [columns, *([_cell(cell) for cell in row] for row in rows)]
+    heading, *body = (f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join([heading, f"|{'---|' * len(columns)}", *body])
 
 
 def _cell(cell: object) -> str:

@@ -68,13 +68,11 @@ def file_operations(upload: UploadPlan, there: Mapping[str, RemoteFile]) -> dict
 
     To keep is what the repository holds already; what is removed is of an earlier version.
     """
-    operations = {}
-    for path, content in upload.files.items():
-        remote = there.get(path)
-        operations[path] = (
-            "add" if remote is None else "keep" if remote.holds(content) else "replace"
-        )
-    return operations | dict.fromkeys(upload.stale(list(there)), "remove")
+    operations = {
+        path: "add" if path not in there else "keep" if there[path].holds(content) else "replace"
+        for path, content in upload.files.items()
+    }
+    return operations | dict.fromkeys(upload.stale(there), "remove")
 
 
 def choose_tag(head: Head, given: str | None, *, is_new: bool) -> str:
@@ -85,19 +83,13 @@ def choose_tag(head: Head, given: str | None, *, is_new: bool) -> str:
     Raises:
         HubError: The given tag names another commit.
     """
-    here = (
-        sorted(name for name, commit in head.tags.items() if commit == head.commit)
-        if not is_new
-        else []
+    here = sorted(
+        name for name, commit in head.tags.items() if commit == head.commit and not is_new
     )
-    if given:
-        if given in head.tags and given not in here:
-            raise HubError(
-                f"tag {given!r} names an earlier version there; give another --tag, or none"
-            )
-        return given
+    if given and given in head.tags and given not in here:
+        raise HubError(f"tag {given!r} names an earlier version there; give another --tag, or none")
     numbers = [int(match[1]) for name in head.tags if (match := _VERSION.fullmatch(name))]
-    return here[0] if here else f"v{max(numbers, default=0) + 1}"
+    return given or next(iter(here), f"v{max(numbers, default=0) + 1}")
 
 
 def verify(repository: HubRepository, upload: UploadPlan, commit: str) -> None:
@@ -206,7 +198,10 @@ def run(
     The token comes from HF_TOKEN or from `hf auth login`; HF_ENDPOINT names another Hub. The card
     of a data set is made anew from its manifest each time.
     """
-    _check_names(repo, tag)
+    if not has_hub_form(repo):
+        raise UserError(f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'")
+    if tag is not None and not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
+        raise UserError(f"--tag {tag}: expected letters, digits, '-', '_' and '.', for example v2")
     source = absolute_path(folder, "DIR")
     if "://" in source:
         raise UserError(f"{source}: only local folders can be published; copy it here first")
@@ -220,13 +215,6 @@ def run(
     disable_progress_bars()  # ours counts files
     commit, version = publish(upload, repo, is_public=public, tag=tag)
     say(f"published {version}, commit {commit}")
-
-
-def _check_names(repo: str, tag: str | None) -> None:
-    if not has_hub_form(repo):
-        raise UserError(f"--repo {repo}: expected ORG/NAME, of letters, digits, '-', '_' and '.'")
-    if tag is not None and not re.fullmatch(r"\w[\w.-]*", tag, re.ASCII):
-        raise UserError(f"--tag {tag}: expected letters, digits, '-', '_' and '.', for example v2")
 
 
 def _dry_run(upload: UploadPlan, target: Path) -> None:

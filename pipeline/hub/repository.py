@@ -22,7 +22,6 @@ from pipeline.core.storage import sha256_file
 Kind = Literal["dataset", "model"]
 Content = Path | bytes
 
-_CONFLICT = 412
 _UPLOADING = (
     "nothing was published; what is uploaded is kept, and the same command goes on from there"
 )
@@ -56,10 +55,8 @@ class RemoteFile:
                 else sha256_file(content)
             )
         data = content if isinstance(content, bytes) else content.read_bytes()
-        return (
-            self.git_sha1
-            == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
-        )
+        blob = b"blob %d\0" % len(data) + data
+        return self.git_sha1 == hashlib.sha1(blob, usedforsecurity=False).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +91,12 @@ class HubRepository:
         # Read at each call, not when the library was imported.
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self.repo, self.kind = repo, kind
-        token = get_token()
-        if not token:
+        self._token = get_token() or ""
+        if not self._token:
             raise HubError(
                 "no Hub token: set HF_TOKEN, or log in with `hf auth login`; it needs write access"
             )
-        self._token = token
-        self._api: Any = HfApi(endpoint=self.endpoint, token=token)
+        self._api: Any = HfApi(endpoint=self.endpoint, token=self._token)
         self._where = {"repo_id": repo, "repo_type": kind}
         with self._in_words("asking whose token this is"):
             self._api.whoami()
@@ -218,7 +214,7 @@ class HubRepository:
             .replace(self._token, "(token)")
             .split()
         )
-        if status == _CONFLICT:
+        if status == 412:
             return (
                 f"{self.repo}: somebody else committed there meanwhile, so nothing was published;"
                 " look at it, and run the command again"

@@ -12,20 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from pipeline.cards.dataset_card import render_card
 from pipeline.cards.licenses import exceptions, refused
 from pipeline.cards.model_card import portable, render_model_card
 from pipeline.core.recipe import UserError
-from pipeline.core.schema import MvcError, read_manifest
+from pipeline.core.schema import MvcError, read_manifest, read_shard
 from pipeline.core.storage import read_json
 from pipeline.core.training_record import RECORD, read_training_record
 from pipeline.dataset.validate import problems
 from pipeline.hub.repository import Content, Kind
 
-LICENSE_ROWS = 4096
-MAX_TOLD = 5
+MAX_TOLD = 5  # licences that a message names
 MODEL_CONFIG = "config.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _UNFILLED = "[More Information Needed]"  # in the card that PEFT writes beside each adapter
@@ -106,13 +103,11 @@ def _plan_dataset(folder: Path, repo: str, allowed: Collection[str]) -> UploadPl
     card = render_card(
         {**manifest, "licenses": kept}, repo=repo, exceptions=exceptions(kept + dropped, allowed)
     )
-    files: dict[str, Content] = {name: folder / name for name in sorted(manifest["files"])}
-    files |= {
-        name: folder / name
-        for name in ("manifest.json", "report.html")
-        if (folder / name).is_file()
+    names = [*sorted(manifest["files"]), "manifest.json", "report.html"]
+    files: dict[str, Content] = {
+        **{name: folder / name for name in names if (folder / name).is_file()},
+        "README.md": card.encode(),
     }
-    files["README.md"] = card.encode()
     return UploadPlan("dataset", files, "manifest.json", ("data/*.parquet", "rejects/*.parquet"))
 
 
@@ -121,20 +116,15 @@ def _licenses(folder: Path, names: Collection[str], *, rejects: bool) -> Counter
 
     The shards themselves are read.
     """
-    counts: Counter[str] = Counter()
-    for name in names:
-        if name.startswith("rejects/") != rejects:
-            continue
-        with pq.ParquetFile(folder / name) as shard:
-            for batch in shard.iter_batches(
-                LICENSE_ROWS, columns=["license", "image_a_sha256", "image_b_sha256"]
-            ):
-                # A row that never had a picture passes nobody's picture on.
-                counts.update(
-                    row["license"] or ""
-                    for row in batch.to_pylist()
-                    if row["image_a_sha256"] or row["image_b_sha256"]
-                )
+    counts = Counter[str]()
+    for name in sorted(name for name in names if name.startswith("rejects/") == rejects):
+        shard = read_shard(folder / name, ["license", "image_a_sha256", "image_b_sha256"])
+        # A row that never had a picture passes nobody's picture on.
+        counts.update(
+            row["license"] or ""
+            for row in shard.to_pylist()
+            if row["image_a_sha256"] or row["image_b_sha256"]
+        )
     return Counter(dict(sorted(counts.items())))
 
 
@@ -151,11 +141,12 @@ def _refuse_licenses(
         for name in shown
     ]
     told += [f"and {len(reasons) - MAX_TOLD:,} more licences"] if len(reasons) > MAX_TOLD else []
-    remedy = "Either state the licence in the recipe and build again, or leave out that source"
     named = " ".join(f"--allow-license {name!r}" for name in shown if name)
-    if named:
-        remedy += f"; or, with permission, name it: {named}"
-    raise UserError(f"{folder}: not published, {'; '.join(told)}. {remedy}")
+    raise UserError(
+        f"{folder}: not published, {'; '.join(told)}. Either state the licence in the recipe and"
+        " build again, or leave out that source"
+        + (f"; or, with permission, name it: {named}" if named else "")
+    )
 
 
 def _numbers(num_kept: int, num_dropped: int) -> str:
@@ -238,33 +229,24 @@ def _checked_weights(folder: Path, is_adapter: bool) -> set[str]:
     """The weight files, each of which can be opened.
 
     The adapter's, or all that the index names, or those that are there.
-    """
-    if is_adapter:
-        adapter = {ADAPTER_WEIGHTS} if (folder / ADAPTER_WEIGHTS).is_file() else set()
-        return _opened(folder, ADAPTER_CONFIG, adapter)
-    index = folder / "model.safetensors.index.json"
-    weights = (
-        set(read_json(index)["weight_map"].values())
-        if index.is_file()
-        else {path.name for path in folder.glob("*.safetensors")}
-    )
-    return _opened(folder, MODEL_CONFIG, weights)
-
-
-def _opened(folder: Path, config: str, weights: set[str]) -> set[str]:
-    """The weights, each opened once.
 
     Raises:
         UserError: There are none, or some cannot be read.
     """
     from safetensors import SafetensorError, safe_open
 
+    index = folder / "model.safetensors.index.json"
+    if index.is_file() and not is_adapter:
+        weights = set(read_json(index)["weight_map"].values())
+    else:
+        pattern = ADAPTER_WEIGHTS if is_adapter else "*.safetensors"
+        weights = {path.name for path in folder.glob(pattern) if path.is_file()}
     if not weights:
         raise UserError(
             f"{folder}: not published, it has no weights (*.safetensors); let the training finish"
             " first"
         )
-    read_json(folder / config)
+    read_json(folder / (ADAPTER_CONFIG if is_adapter else MODEL_CONFIG))
     for name in sorted(weights):
         try:
             with safe_open(folder / name, framework="numpy") as file:
