@@ -76,8 +76,7 @@ class Benchmark:
         self, questions: Sequence[Question], verdicts: Sequence[Verdict]
     ) -> dict[str, Metric]:
         """Every metric of the benchmark, as its authors define it; `headline` is among them."""
-        scores = list(map(self.score, questions, verdicts))
-        return self.summarize(questions, verdicts, scores)
+        return self.summarize(questions, verdicts, list(map(self.score, questions, verdicts)))
 
     def summarize(
         self, questions: Sequence[Question], verdicts: Sequence[Verdict], scores: Scores, /

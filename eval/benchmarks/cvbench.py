@@ -46,8 +46,7 @@ class CvBench(Benchmark):
         per_source = by_slice(
             "source", questions, scores, lambda question: str(question.meta["source"])
         )
-        empty = mean_score([], [])
-        parts = {name: per_source.get(f"source/{name}", empty) for name in SOURCES}
+        parts = {name: per_source.get(f"source/{name}") or mean_score([], []) for name in SOURCES}
         return {
             "combined": weighted([(name, weight, parts[name]) for name, weight in SOURCES.items()]),
             "2d": weighted([(name, 0.5, parts[name]) for name in ("ADE20K", "COCO")]),

@@ -95,8 +95,10 @@ class HallusionBench(Benchmark):
         }
 
     def _key(self, record: Record, row: int) -> tuple[str, ...]:
-        names = ("category", "subcategory", "set_id", "figure_id", "question_id")
-        return tuple(value_of(record, name, f"{self.name}: row {row + 1}", str) for name in names)
+        return tuple(
+            value_of(record, name, f"{self.name}: row {row + 1}", str)
+            for name in ("category", "subcategory", "set_id", "figure_id", "question_id")
+        )
 
     def _question(
         self, files: Source, row: int, record: Record, prompt: str, figures: set[tuple[str, ...]]
@@ -111,13 +113,6 @@ class HallusionBench(Benchmark):
             )
         blind = _is_blind(record)
         text = value_of(record, "question", where, str).strip()
-        image = (
-            None
-            if blind
-            else files.image(
-                record.get("image") or record.get("filename"), where, ("", "hallusion_bench")
-            )
-        )
         # The pair of an edited figure is the original, number 0, and the other way round; in VS
         # number 0 is no figure at all.
         original = "1" if category == "VS" else "0"
@@ -131,7 +126,11 @@ class HallusionBench(Benchmark):
         return Question(
             item_id="_".join(key),
             prompt=f"{text}\n{ASK}" if prompt == "yes_no" else text,
-            image=image,
+            image=None
+            if blind
+            else files.image(
+                record.get("image") or record.get("filename"), where, ("", "hallusion_bench")
+            ),
             kind="yes_no",
             truth=truth,
             cluster=cluster,

@@ -149,9 +149,12 @@ def read_file(path: Path) -> list[Record]:
     """
     text = _text(path)
     if path.suffix in (".csv", ".tsv"):
-        delimiter = "\t" if path.suffix == ".tsv" else ","
         rows = list(
-            csv.DictReader(text.splitlines(keepends=True), delimiter=delimiter, strict=True)
+            csv.DictReader(
+                text.splitlines(keepends=True),
+                delimiter="\t" if path.suffix == ".tsv" else ",",
+                strict=True,
+            )
         )
         for number, row in enumerate(rows, start=2):
             if None in row or None in row.values():

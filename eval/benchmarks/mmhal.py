@@ -100,7 +100,6 @@ class MmHal(Benchmark):
                 " rows are missing or reordered"
             )
         named = PurePosixPath(re.sub(r"[?#].*$", "", str(record.get("image_src", "")))).name
-        image_id = value_of(record, ("image_id", "image_src"), where, str)
         return Question(
             item_id=str(row),
             prompt=value_of(record, "question", where, str).strip(),
@@ -109,7 +108,7 @@ class MmHal(Benchmark):
             ),
             kind="free",
             truth=value_of(record, "gt_answer", where, str),
-            cluster=image_id,
+            cluster=value_of(record, ("image_id", "image_src"), where, str),
             max_new_tokens=1024,
             meta={
                 "type": kind,

@@ -78,9 +78,10 @@ class Mmvp(Benchmark):
         }
         metrics = {}
         for reading, earned in readings.items():
-            pairs = all_right(questions, earned, lambda question: question.cluster)
             metrics[f"accuracy{reading}"] = mean_score(questions, earned)
-            metrics[f"pair_accuracy{reading}"] = pairs
+            metrics[f"pair_accuracy{reading}"] = all_right(
+                questions, earned, lambda question: question.cluster
+            )
         return metrics
 
     def _question(self, files: Source, index: int, record: Record, labels: str) -> Question:

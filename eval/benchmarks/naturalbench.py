@@ -40,8 +40,9 @@ class NaturalBench(Benchmark):
         files = open_source(
             self.name, source, files=("naturalbench*.json", "naturalbench*.jsonl"), split="train"
         )
-        records = list(enumerate(files.records))
-        kept = take_whole(records, limit, lambda entry: entry[0], questions_each=4)
+        kept = take_whole(
+            list(enumerate(files.records)), limit, lambda entry: entry[0], questions_each=4
+        )
         return [
             question for row, record in kept for question in self._questions(files, row, record)
         ]

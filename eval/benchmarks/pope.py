@@ -67,10 +67,9 @@ class Pope(Benchmark):
             name: weighted([(split, 1 / len(SPLITS), per_split[split][name]) for split in SPLITS])
             for name in ("f1", "accuracy")
         }
-        yes_ratio = _split_metrics(answered)["yes_ratio"]
         return (
             means
-            | {"yes_ratio": yes_ratio}
+            | {"yes_ratio": _split_metrics(answered)["yes_ratio"]}
             | {
                 f"{split}/{name}": metric
                 for split, metrics in per_split.items()

@@ -38,8 +38,12 @@ def mean_score(
         if score is not None
     ]
     units = tuple(Unit(question.item_id, question.cluster, score) for question, score in kept)
-    level = _mean([chance(question) for question, _ in kept]) if chance else None
-    return Metric(units=units, chance=level, unit=unit, higher_is_better=higher_is_better)
+    return Metric(
+        units=units,
+        chance=_mean([chance(question) for question, _ in kept]) if chance else None,
+        unit=unit,
+        higher_is_better=higher_is_better,
+    )
 
 
 def _mean(values: Sequence[float]) -> float | None:
@@ -75,10 +79,11 @@ def all_right(
 def weighted(parts: Sequence[tuple[str, float, Metric]]) -> Metric:
     """The weighted sum of plain ratios, apart as terms, so that a draw resamples all at once."""
     units = tuple(replace(unit, term=term) for term, _, metric in parts for unit in metric.units)
-    weights = {term: weight for term, weight, _ in parts}
     levels = [weight * metric.chance for _, weight, metric in parts if metric.chance is not None]
     chance = math.fsum(levels) if len(levels) == len(parts) else None
-    return replace(parts[0][2], units=units, chance=chance, weights=weights)
+    return replace(
+        parts[0][2], units=units, chance=chance, weights={term: weight for term, weight, _ in parts}
+    )
 
 
 def by_slice(

@@ -61,10 +61,16 @@ class ScienceQa(Benchmark):
             raise UserError(f"{where}: the answer {answer} is none of the {len(choices)} choices")
         hint = str(record.get("hint") or "").strip()
         lines = [f"{letter}. {choice}" for letter, choice in zip(LETTERS, choices, strict=False)]
-        text = value_of(record, "question", where, str)
         return Question(
             item_id=pid,
-            prompt="\n".join([*([f"Context: {hint}"] if hint else []), text, *lines, ASK]),
+            prompt="\n".join(
+                [
+                    *([f"Context: {hint}"] if hint else []),
+                    value_of(record, "question", where, str),
+                    *lines,
+                    ASK,
+                ]
+            ),
             image=files.image(record["image"], where, ("test", "images/test", "images", "")),
             kind="choice",
             choices=choices,

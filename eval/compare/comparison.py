@@ -140,9 +140,9 @@ def compare_runs(
         clusters = [question.cluster for question in answers[0].questions]
         draws = Draws.of(clusters, num_draws, confidence, seed)
         for column in (column for column in columns if column.label == label):
-            unseeing = runs[0].unseeing.get(label)
-            dependency = _dependency(column, answers[0], unseeing, draws)
-            comparison["dependency"][column.key] = dependency
+            comparison["dependency"][column.key] = _dependency(
+                column, answers[0], runs[0].unseeing.get(label), draws
+            )
             of_models = [of_model[column.metric] for of_model in metrics[label]]
             _compare_column(comparison, column.key, of_models, draws)
     for of_model in comparison["differences"].values():
@@ -160,8 +160,7 @@ def _compare_column(
         scores[key] = scored(metric, draws)
     for name, metric in zip(comparison["differences"], of_models[1:], strict=True):
         comparison["differences"][name][key] = difference(metric, base, draws)
-        improvement = relative_change(base, metric, draws, sign=sign)
-        comparison["improvement"][name][key] = improvement
+        comparison["improvement"][name][key] = relative_change(base, metric, draws, sign=sign)
 
 
 def _labels(runs: Sequence[Run], notes: list[str]) -> list[str]:

@@ -31,10 +31,9 @@ def write_comparison_page(comparison: Comparison, confidence: float, path: Path)
             " alone, otherwise the bootstrap; p is adjusted by Holm over these scores."
         )
         figures = [forest(comparison, label), *dependency_plot(comparison, label)]
-        drawn = plots([figure_svg(figure) for figure in figures])
-        table = html_table(*difference_rows(comparison, label))
-        title = f"{label} minus {labels[0]}"
-        sections.append(PageSection(title, drawn + table + paragraph(remark)))
+        html = plots([figure_svg(figure) for figure in figures])
+        html += html_table(*difference_rows(comparison, label)) + paragraph(remark)
+        sections.append(PageSection(f"{label} minus {labels[0]}", html))
     unread = comparison["unreadable"]
     names = list(unread[labels[0]])
     rows = [[label, *(show_share(unread[label][name]) for name in names)] for label in labels]

@@ -72,8 +72,13 @@ def overview(
     Args:
         brief: As a terminal has room for, with intervals of differences and drops only.
     """
-    names = role_names(list(results[0]["models"]))
-    columns = ["", *_score_columns(names), "drop, no image", "unreadable", "n"]
+    columns = [
+        "",
+        *_score_columns(role_names(list(results[0]["models"]))),
+        "drop, no image",
+        "unreadable",
+        "n",
+    ]
     rows = []
     for result in results:
         key = result["headline"]
@@ -95,9 +100,9 @@ def overview(
 def sentence(benchmarks: BenchmarkResults) -> str:
     """The result in one sentence."""
     count = len(benchmarks.results)
-    num_questions = sum(result["num_questions"] for result in benchmarks.results)
     return (
-        f"{count} benchmark{'s' if count > 1 else ''}, {num_questions:,} questions,"
+        f"{count} benchmark{'s' if count > 1 else ''},"
+        f" {sum(result['num_questions'] for result in benchmarks.results):,} questions,"
         f" {benchmarks.facts['num_requests']:,} answers."
     )
 
@@ -188,8 +193,7 @@ def _benchmark_html(result: Mapping[str, Any]) -> Markup:
     html = html_table(["", *_score_columns(names), "n"], rows)
     if slices := slices_of(image, names):
         html += plots([figure_svg(slice_bars(*slice_, names)) for slice_ in slices.items()])
-    answers = _answers(result, names) + _judge(result)
-    return html + subsection("What the answers are like", answers)
+    return html + subsection("What the answers are like", _answers(result, names), _judge(result))
 
 
 def _answers(result: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
@@ -219,8 +223,7 @@ def _answers(result: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
         " Ambiguous: it names several. Failed: it names none. Missing: nobody answered or judged;"
         " left out of every score. Cut off: stopped at the bound on its tokens."
     )
-    columns = ["", *STATUSES, "empty", "cut off", "words", "n"]
-    return html_table(columns, rows) + paragraph(note)
+    return html_table(["", *STATUSES, "empty", "cut off", "words", "n"], rows) + paragraph(note)
 
 
 def _judge(result: Mapping[str, Any]) -> Markup:

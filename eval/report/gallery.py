@@ -66,8 +66,9 @@ def galleries(run: BenchmarkRun, responses: ResponsesByCondition, max_cards: int
         parts.append(_part(heading, chosen, len(rows), len(run.questions)))
     exchanged = "counterpart" if "counterpart" in run.image_inputs else "none"
     if exchanged in run.image_inputs:
-        both = said["after", "image"], said["after", exchanged]
-        parts += _flipped(run, *both, exchanged, order, max_cards)
+        parts += _flipped(
+            run, said["after", "image"], said["after", exchanged], exchanged, order, max_cards
+        )
     return joined(parts)
 
 
@@ -127,9 +128,8 @@ def _card(
     below = [
         f"{names[role]}: {_words(answers[question.item_id])}" for role, answers in said.items()
     ]
-    image = thumbnail(_encoded(image_input))
-    title = Markup("<p>{}</p>").format(question.item_id)
-    return card(title, (image, text_lines(beside)), text_lines(below))
+    sides = thumbnail(_encoded(image_input)), text_lines(beside)
+    return card(Markup("<p>{}</p>").format(question.item_id), sides, text_lines(below))
 
 
 def _flipped(
@@ -176,10 +176,9 @@ def _encoded(image_input: ImageInput | None) -> bytes | None:
 
 def _words(said: _Said) -> str:
     read = said.verdict.value if said.verdict.value is not None else "nothing"
-    more = "" if said.ended else ", cut off"
     return (
         f"\u201c{_cut(said.text, MAX_ANSWER_CHARS)}\u201d (read as {_cut(read, 40)},"
-        f" {said.verdict.status}{more})"
+        f" {said.verdict.status}{'' if said.ended else ', cut off'})"
     )
 
 

@@ -32,8 +32,9 @@ def category_bars(
     for axes, key in zip(panels, BARS, strict=True):
         for offset, role in zip((0.19, -0.19) if len(names) > 1 else (0.0,), names, strict=True):
             numbers = [by_category[category][key][role] for category in categories]
-            places = np.arange(len(categories))[::-1] + offset
-            _bars(axes, places, numbers, COLORS[role], names[role])
+            _bars(
+                axes, np.arange(len(categories))[::-1] + offset, numbers, COLORS[role], names[role]
+            )
         chance = MEASURES[key].chance
         if chance is not None:
             axes.axvline(chance, color="#b3261e", linewidth=0.9, linestyle="--")
@@ -53,8 +54,9 @@ def _bars(
     label: str,
     height: float = 0.36,
 ) -> None:
-    values = [number["value"] for number in numbers]
-    axes.barh(places, values, height=height, color=color, label=label)
+    axes.barh(
+        places, [number["value"] for number in numbers], height=height, color=color, label=label
+    )
     for place, number in zip(places, numbers, strict=True):
         if number["low"] is not None:
             axes.plot([number["low"], number["high"]], [place] * 2, color="#1c2430", linewidth=1)

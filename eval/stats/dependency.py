@@ -63,8 +63,11 @@ class Draws:
         if id(metric) not in self._made:
             total_D = np.zeros(len(self.weights_DG))
             for term, weight in metric.weights.items():
-                units = [unit for unit in metric.units if unit.term == term]
-                parts = [(unit.cluster, unit.numerator, unit.denominator) for unit in units]
+                parts = [
+                    (unit.cluster, unit.numerator, unit.denominator)
+                    for unit in metric.units
+                    if unit.term == term
+                ]
                 total_D += weight * self.ratios(parts)
             # with the metric, so that its id stays its own
             self._made[id(metric)] = metric, total_D

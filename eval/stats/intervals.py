@@ -24,10 +24,9 @@ def cluster_counts(num_groups: int, num_draws: int, seed: int) -> IntArray:
     """How often each draw holds each group, [D, G]; every row sums to G."""
     if num_groups == 0:
         return np.zeros((num_draws, 0), np.int64)
-    chances_G = np.full(num_groups, 1.0 / num_groups)
     return (
         np.random.default_rng(seed)
-        .multinomial(num_groups, chances_G, size=num_draws)
+        .multinomial(num_groups, np.full(num_groups, 1.0 / num_groups), size=num_draws)
         .astype(np.int64)
     )
 
