@@ -25,18 +25,16 @@ def commands(out: Path, build: Sequence[str]) -> list[tuple[str, list[str]]]:
     `build` says what of, and the other two use the data set that it makes.
     """
     mvc, model, scores = out / "mvc", out / "model", out / "eval"
-    train = ["train", "--recipe", "svco_tiny", f"data={mvc}", f"out={model}"]
-    contrast = ["--recipe", "eval_contrast", f"model={model}", f"data={mvc}", f"out={scores}"]
     return [
         ("1/3  an MVC data set", ["build", *build, f"out={mvc}"]),
         (
             "2/3  a tiny LLaVA is pretrained (it sees, but leans on language), then finetuned with"
             " S-VCO",
-            train,
+            ["train", "--recipe", "svco_tiny", f"data={mvc}", f"out={model}"],
         ),
         (
             "3/3  does it look at the image now? before and after, on pairs that it has never seen",
-            ["eval", *contrast],
+            ["eval", "--recipe", "eval_contrast", f"model={model}", f"data={mvc}", f"out={scores}"],
         ),
     ]
 
@@ -120,6 +118,8 @@ def run(
             )
             raise SystemExit(finished.returncode)
     say(f"\nThe demonstration took {time.monotonic() - started_s:.0f} s. Open in a browser:")
-    page = (out / "eval" / "report.html").absolute()
-    say(f"  {page}   pictures whose answer changed, scores before and after")
+    say(
+        f"  {(out / 'eval' / 'report.html').absolute()}   pictures whose answer changed, scores"
+        " before and after"
+    )
     say(f"  {(out / 'mvc' / 'report.html').absolute()}   what became of every pair, and why")

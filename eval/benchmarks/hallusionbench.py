@@ -69,16 +69,16 @@ class HallusionBench(Benchmark):
 
         The last takes a missing commitment as wrong.
         """
-        shown = [
-            (question, score)
+        # What has no figure is left out of the figures.
+        seeing = [
+            None if question.meta["is_blind"] else score
             for question, score in zip(questions, scores, strict=True)
-            if not question.meta["is_blind"]
         ]
         return {
             "aacc": mean_score(questions, scores),
             "facc": all_right(
-                [q for q, _ in shown],
-                [score for _, score in shown],
+                questions,
+                seeing,
                 lambda q: (q.cluster, "figure", q.meta["figure_id"]),
             ),
             "qacc": all_right(

@@ -103,13 +103,12 @@ def _kind(said: Sequence[_Said], question: Question) -> str:
     right = [_is_right(answer, question) for answer in said]
     if None in right:
         return ""
-    before, after = right[0], right[-1]
     return {
         (False, True): "fixed",
         (True, False): "broken",
         (True, True): "right",
         (False, False): "wrong",
-    }[bool(before), bool(after)]
+    }[bool(right[0]), bool(right[-1])]
 
 
 def _is_right(said: _Said, question: Question) -> bool | None:

@@ -57,11 +57,9 @@ def print_summary(
             title, *table(pairs.scores["overall"], TERMINAL, role_names(list(pairs.model_scores)))
         )
     if benchmarks is not None:
-        columns, rows = overview(benchmarks.results, brief=True)
         summary_table(
             f"Benchmarks, {confidence} intervals; differences and drops of shares in points",
-            columns,
-            rows,
+            *overview(benchmarks.results, brief=True),
         )
         for result in benchmarks.results:
             for line in warnings_about(result):
@@ -78,19 +76,15 @@ def warnings_about(result: Mapping[str, Any]) -> list[str]:
         )
     for role, of_role in result["scores"]["image"].items():
         answers = of_role["answers"]
-        counted = {
-            "num_without_answer": "got no answer from the server and are in no score",
-            "num_not_ended": "were cut off at the bound on their tokens",
+        without = answers["num_without_answer"]
+        counts = {
+            "got no answer from the server and are in no score": without,
+            "were cut off at the bound on their tokens": answers["num_not_ended"],
+            "were judged by nobody and are in no score": answers["statuses"]["missing"] - without,
         }
         warnings += [
-            f"{role}: {answers[key]:,} of {answers['num_asked']:,} answers {words}"
-            for key, words in counted.items()
-            if answers[key]
+            f"{role}: {count:,} of {answers['num_asked']:,} answers {words}"
+            for words, count in counts.items()
+            if count
         ]
-        num_missing = answers["statuses"]["missing"] - answers["num_without_answer"]
-        if num_missing:
-            warnings.append(
-                f"{role}: {num_missing:,} of {answers['num_asked']:,} answers were judged by nobody"
-                " and are in no score"
-            )
     return warnings

@@ -187,8 +187,10 @@ def _all_numbers(overall: Mapping[str, Any], names: Mapping[Role, str]) -> Marku
 
 
 def _reading(tie_nats: float) -> Markup:
-    item = Markup("<li><b>{}</b>: {}</li>")
-    measures = joined(item.format(measure.label, measure.note) for measure in MEASURES.values())
+    measures = joined(
+        Markup("<li><b>{}</b>: {}</li>").format(measure.label, measure.note)
+        for measure in MEASURES.values()
+    )
     chance = (
         "Chance levels are those of independent random scores (text 1/4, image 1/4, group 1/6). A"
         " model that ignores the image scores 0 on everything that needs both sides of a pair,"

@@ -31,9 +31,12 @@ def category_bars(
     panels = figure.subplots(1, len(BARS), sharey=True, squeeze=False)[0]
     for axes, key in zip(panels, BARS, strict=True):
         for offset, role in zip((0.19, -0.19) if len(names) > 1 else (0.0,), names, strict=True):
-            numbers = [by_category[category][key][role] for category in categories]
             _bars(
-                axes, np.arange(len(categories))[::-1] + offset, numbers, COLORS[role], names[role]
+                axes,
+                np.arange(len(categories))[::-1] + offset,
+                [by_category[category][key][role] for category in categories],
+                COLORS[role],
+                names[role],
             )
         chance = MEASURES[key].chance
         if chance is not None:
@@ -134,8 +137,13 @@ def slice_bars(
     axes = figure.subplots()
     places = np.arange(len(slices))[::-1].astype(float)
     for offset, role in zip((0.19, -0.19) if len(names) > 1 else (0.0,), names, strict=True):
-        numbers = [of_slice[role] for of_slice in slices.values()]
-        _bars(axes, places + offset, numbers, COLORS[role], names[role])
+        _bars(
+            axes,
+            places + offset,
+            [of_slice[role] for of_slice in slices.values()],
+            COLORS[role],
+            names[role],
+        )
     for place, of_slice in zip(places, slices.values(), strict=True):
         chance = of_slice["after"]["chance"]
         if chance is not None:

@@ -109,10 +109,9 @@ def difference(minuend: Metric, subtrahend: Metric, draws: Draws) -> TestedDiffe
     }
     if ours is not None and theirs is not None:
         shared = ours.keys() & theirs.keys()
-        better = sum(ours[unit] and not theirs[unit] for unit in shared)
-        worse = sum(theirs[unit] and not ours[unit] for unit in shared)
-        if minuend.higher_is_better is False:
-            better, worse = worse, better
+        good = minuend.higher_is_better is not False
+        better = sum(ours[unit] == good != theirs[unit] for unit in shared)
+        worse = sum(theirs[unit] == good != ours[unit] for unit in shared)
         tested["num_better"], tested["num_worse"] = better, worse
         if len({unit.cluster for unit in minuend.units}) == len(minuend.units):
             tested["test"], tested["p"] = "mcnemar", mcnemar(better, worse)
