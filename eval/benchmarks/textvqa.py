@@ -136,12 +136,10 @@ def _ocr_prompts(files: Source) -> dict[tuple[str, str], str]:
             for image_id, parts in lines
             if len(parts) > 1
         }
-    if rosetta.is_file():
-        return {
-            (str(row["image_id"]), ""): _ocr_line(row.get("ocr_tokens", []))
-            for row in _read_native(rosetta)
-        }
-    return {}
+    return {
+        (str(row["image_id"]), ""): _ocr_line(row.get("ocr_tokens", []))
+        for row in (_read_native(rosetta) if rosetta.is_file() else ())
+    }
 
 
 def _ocr_line(tokens: Sequence[Any]) -> str:

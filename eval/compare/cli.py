@@ -56,11 +56,11 @@ def print_comparison(comparison: Comparison, confidence: float) -> None:
     labels = [model["label"] for model in comparison["models"]]
     summary_table("Scores", *score_rows(comparison))
     for label in labels[1:]:
-        title = (
+        summary_table(
             f"{label} minus {labels[0]}: points with {confidence:.0%} intervals, p by Holm over"
-            " these scores"
+            " these scores",
+            *difference_rows(comparison, label),
         )
-        summary_table(title, *difference_rows(comparison, label))
     for label, shares in comparison["unreadable"].items():
         unread = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
         if unread:

@@ -219,25 +219,23 @@ def _metrics(answered: Answered) -> dict[str, Metric]:
 
 def _columns(aligned: dict[str, list[Answered]], notes: list[str]) -> list[Column]:
     """The paper's columns first, in its order, then the headline of every other benchmark."""
-    columns: list[Column] = []
-    absent = list(NOT_OURS)
-    for name, metric, heading in PAPER_COLUMNS:
-        labels = [label for label, of in aligned.items() if of[0].benchmark.name == name]
-        if not labels:
-            absent.append(heading)
-            continue
-        # Of a benchmark run in several ways the one under its own name counts, or the first.
-        chosen = name if name in labels else labels[0]
-        columns += [
-            Column(
-                f"{label}/{metric}",
-                label,
-                metric,
-                heading if label == name else f"{label} {metric}",
-                label == chosen,
-            )
-            for label in labels
-        ]
+    labels_of = {
+        name: [label for label, of in aligned.items() if of[0].benchmark.name == name]
+        for name, _, _ in PAPER_COLUMNS
+    }
+    # Of a benchmark run in several ways the one under its own name counts, or the first.
+    columns = [
+        Column(
+            f"{label}/{metric}",
+            label,
+            metric,
+            heading if label == name else f"{label} {metric}",
+            label == (name if name in labels_of[name] else labels_of[name][0]),
+        )
+        for name, metric, heading in PAPER_COLUMNS
+        for label in labels_of[name]
+    ]
+    absent = [*NOT_OURS, *(heading for name, _, heading in PAPER_COLUMNS if not labels_of[name])]
     if columns:
         num_held = sum(column.in_average for column in columns)
         notes.append(

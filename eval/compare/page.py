@@ -58,8 +58,12 @@ def forest(comparison: Comparison, label: str) -> Figure:
         gain = entry["value"] if column["higher_is_better"] is not False else -entry["value"]
         color = UNSURE if not entry["significant"] else BETTER if gain > 0 else WORSE
         if entry["low"] is not None and entry["high"] is not None:
-            ends = [100 * entry["low"], 100 * entry["high"]]
-            axes.plot(ends, [place, place], color=color, linewidth=2.2)
+            axes.plot(
+                [100 * entry["low"], 100 * entry["high"]],
+                [place, place],
+                color=color,
+                linewidth=2.2,
+            )
         axes.plot(100 * entry["value"], place, "o", color=color, markersize=6)
     axes.axvline(0.0, color="#444", linewidth=0.8)
     axes.set_yticks(

@@ -187,10 +187,8 @@ def _truth(question: Question) -> str:
         if isinstance(question.truth, str)
         else tuple(dict.fromkeys(question.truth))
     )
-    option = ""
     place = LETTERS.find(accepted[0]) if question.kind == "choice" else -1
-    if 0 <= place < len(question.choices):
-        option = f" ({question.choices[place]})"
+    option = f" ({question.choices[place]})" if 0 <= place < len(question.choices) else ""
     return _cut(f"truth: {' | '.join(accepted)}{option}", MAX_ANSWER_CHARS)
 
 

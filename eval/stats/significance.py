@@ -141,9 +141,9 @@ def average_relative_improvement(
     Source: S-VCO (arXiv:2502.13928), last column of table 1; every row there is reproduced by this
     to 0.01.
     """
-    shared = [name for name in base if name in other and base[name] != 0]
     changes = [
-        (other[name] - base[name]) / base[name] * (-1.0 if name in lower_is_better else 1.0)
-        for name in shared
+        (other[name] - value) / value * (-1.0 if name in lower_is_better else 1.0)
+        for name, value in base.items()
+        if name in other and value != 0
     ]
     return math.fsum(changes) / len(changes) if changes else None
