@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Hashes = NDArray[np.uint64]
 Ints = NDArray[np.int64]
 
 NUM_BITS = 64
@@ -39,7 +38,7 @@ def perceptual_hash(image: Image.Image) -> int | None:
     return int(np.packbits(coefficients > np.median(coefficients)).view(">u8")[0])
 
 
-def near_pairs(hashes: Hashes, max_bits: int) -> tuple[Ints, Ints]:
+def near_pairs(hashes: NDArray[np.uint64], max_bits: int) -> tuple[Ints, Ints]:
     """All pairs (i < j) of hashes that differ in at most `max_bits` bits, as two index arrays [E].
 
     Two hashes that differ in at most k bits agree in one of k + 1 bands of bits: each band is

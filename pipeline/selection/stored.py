@@ -47,9 +47,8 @@ def read_scores(folder: Path) -> tuple[dict[str, NDArray[Any]], SelectionSection
         read_shard(path, [*_NEEDED, "drop_reason"])
         for path in sorted((folder / "rejects").glob("*.parquet"))
     ]
-    for path in (path for split in SPLITS for path in shard_paths(folder, split)):
-        kept = read_shard(path, _NEEDED)
-        tables.append(kept.append_column("drop_reason", pa.repeat("", kept.num_rows)))
+    kept = [read_shard(path, _NEEDED) for split in SPLITS for path in shard_paths(folder, split)]
+    tables += [table.append_column("drop_reason", pa.repeat("", len(table))) for table in kept]
     if not tables:
         raise MvcError(
             f"{folder}: holds no Parquet file in data/ or rejects/; build the folder again"

@@ -21,8 +21,8 @@ from pipeline.sources.io_json import (
     NativeSource,
     Places,
     chosen,
-    read_first,
     read_json,
+    read_sides,
     require_key,
     storable,
     text_fault,
@@ -121,10 +121,11 @@ class CountercurateSource(NativeSource):
                 )
 
     def _list(self, subset: Subset) -> list[_Row]:
-        rows = []
-        for index, records in self._read_object(f"{subset}.json").items():
-            listed = records if isinstance(records, list) else [records]
-            rows += [_Row(subset, index, record, place) for place, record in enumerate(listed)]
+        rows = [
+            _Row(subset, index, record, place)
+            for index, records in self._read_object(f"{subset}.json").items()
+            for place, record in enumerate(records if isinstance(records, list) else [records])
+        ]
         for key in ("pos", "neg"):
             require_key(
                 self._path(f"{subset}.json"), [(row.source_id, row.record) for row in rows], key
@@ -179,11 +180,10 @@ class CountercurateSource(NativeSource):
         if fault:
             return Malformed(**known, reason=fault)
         known["caption_a"], known["caption_b"] = (row.record[key] for key in row.text_keys)
-        image_a, image_b = (read_first(places) for places in self._places(row))
-        images = {"image_a": image_a, "image_b": image_b}
-        if operation == "flip" and isinstance(image_a, bytes):
+        images = read_sides(self._places(row))
+        if operation == "flip" and isinstance(images["image_a"], bytes):
             try:
-                images["image_a"], images["image_b"] = mirrored_pair(image_a)
+                images["image_a"], images["image_b"] = mirrored_pair(images["image_a"])
             except ImageError as error:
                 images["image_a"] = error.reason
         meta = {"subset": row.subset, "index": row.index, **chosen(row.record, _META)}

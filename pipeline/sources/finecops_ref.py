@@ -133,8 +133,7 @@ class FinecopsRefSource(io_json.NativeSource):
         fault = self._fault(given, positive)
         if fault:
             return Malformed(**known, reason=fault)
-        places_a, places_b = self._places(self._rows[index])
-        images = {"image_a": io_json.read_first(places_a), "image_b": io_json.read_first(places_b)}
+        images = io_json.read_sides(self._places(self._rows[index]))
         meta = {
             "id": record.get("id"),
             "positive_id": record["positive_id"],

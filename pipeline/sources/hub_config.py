@@ -88,10 +88,8 @@ class HubColumns(Section):
 
     def mapped(self) -> list[tuple[str, str]]:
         """(what it holds, column) of every column that is named."""
-        single = [(name, getattr(self, name)) for name in type(self).model_fields if name != "meta"]
-        return [(name, column) for name, column in single if column is not None] + [
-            ("meta", column) for column in self.meta
-        ]
+        named = {name: column for name, column in self if isinstance(column, str)}
+        return [*named.items(), *(("meta", column) for column in self.meta)]
 
 
 class HubSection(Section):

@@ -92,10 +92,13 @@ def chosen(record: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
     return {key: record[key] for key in keys if record.get(key) is not None}
 
 
-def read_first(places: Places) -> bytes | str:
-    """The bytes of the first picture that is there, or the reason why there are none."""
-    contents = (root.read(name) for root, name in places)
-    return next((data for data in contents if data != "file_missing"), "file_missing")
+def read_sides(sides: tuple[Places, Places]) -> dict[str, bytes | str]:
+    """The bytes of each side's first picture that is there, or the reason why there are none."""
+    contents = [(root.read(name) for root, name in places) for places in sides]
+    return {
+        f"image_{side}": next((data for data in files if data != "file_missing"), "file_missing")
+        for side, files in zip("ab", contents, strict=True)
+    }
 
 
 def _look_first(places: Places) -> list[list[object]]:

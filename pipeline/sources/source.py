@@ -54,7 +54,7 @@ def with_images(
         images: Bytes, or the reason why there are none, of "image_a" and "image_b".
         more: What only a candidate has.
     """
-    for name, data in images.items():
-        if isinstance(data, str):
-            return Malformed(**known, reason=f"{name}_{data}")
-    return Candidate(**known, **images, **more)
+    reasons = [f"{name}_{data}" for name, data in images.items() if isinstance(data, str)]
+    return (
+        Malformed(**known, reason=reasons[0]) if reasons else Candidate(**known, **images, **more)
+    )

@@ -98,8 +98,7 @@ def lay_out(
     ]
     for_others = everything - held_out if combinations == "seen" else everything
     backdrop = _backdrop(rng, size_px)
-    follows = rng.random() < co_occurrence
-    kind = usual_kind(backdrop.background) if follows else rng.choice(KINDS)
+    kind = usual_kind(backdrop.background) if rng.random() < co_occurrence else rng.choice(KINDS)
     contrast = _choose(rng, category, kind, for_subject)
     places = {"count": _place_counted, "position": _place_positioned, "relation": _place_related}
     place = places.get(category, _place_alike)
