@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from eval.config import EvalSection
-from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, is_hub_id
+from pipeline.core.recipe import RecipeError, absolute_path, fingerprint, first_line, is_hub_id
 from pipeline.core.schema import MvcError, read_mvc, shard_paths
 from pipeline.core.storage import read_json, sha256_file
 from pipeline.core.training_record import MARKER, RECORD, read_training_record
@@ -133,9 +133,9 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
             snapshot_download(text, allow_patterns=list(WEIGHT_FILES if weights else PLAN_FILES))
         )
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecipeError(
-            f"{what}={text}: neither a folder nor a model that the Hub gives out ({reason})"
+            f"{what}={text}: neither a folder nor a model that the Hub gives out"
+            f" ({first_line(error)})"
         ) from error
 
 

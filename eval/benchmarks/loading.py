@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import pyarrow.parquet as pq
 
 from pipeline.core.images import ImageError, decode_rgb
-from pipeline.core.recipe import UserError, is_hub_id
+from pipeline.core.recipe import UserError, first_line, is_hub_id
 
 MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold anything
 Record = dict[str, Any]
@@ -207,12 +207,8 @@ def _parquet(part: Path) -> list[Record]:
         return pq.read_table(part).to_pylist()
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{part}: not a whole Parquet file ({_first_line(error)}); fetch it again"
+            f"{part}: not a whole Parquet file ({first_line(error)}); fetch it again"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _from_datasets(name: str, source: str | Path, config: str | None, split: str) -> list[Record]:
@@ -228,7 +224,7 @@ def _from_datasets(name: str, source: str | Path, config: str | None, split: str
     # the Hub client raises of many kinds: offline, no such split, no such repository, gated
     except Exception as error:
         raise UserError(
-            f"{name}: {str(source)!r} (split {split}) cannot be loaded: {_first_line(error)}"
+            f"{name}: {str(source)!r} (split {split}) cannot be loaded: {first_line(error)}"
         ) from error
     if isinstance(table, datasets.DatasetDict):
         if split not in table:
@@ -247,7 +243,7 @@ def _fetched(name: str, repository: str) -> Path:
         return Path(snapshot_download(repository, repo_type="dataset"))
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{name}: {repository!r} cannot be fetched from the Hub: {_first_line(error)}"
+            f"{name}: {repository!r} cannot be fetched from the Hub: {first_line(error)}"
         ) from error
 
 

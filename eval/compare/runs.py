@@ -18,7 +18,7 @@ from eval.outputs import BENCHMARK_FOLDER, DONE, ITEMS, RESULT
 from eval.pairs.paired_scores import paired_scores, tie_nats_of
 from eval.pairs.scorer import LOGP_COLUMNS
 from eval.question import Metric, Question, Unit, Verdict
-from pipeline.core.recipe import UserError
+from pipeline.core.recipe import UserError, first_line
 from pipeline.core.storage import read_json, read_table
 
 CONTRAST = "contrast"
@@ -183,8 +183,7 @@ def _table(path: Path, needed: list[str]) -> pa.Table:
         table = read_table(path)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{path}: not a whole Parquet file ({str(error).splitlines()[0]}); run the evaluation"
-            " again"
+            f"{path}: not a whole Parquet file ({first_line(error)}); run the evaluation again"
         ) from error
     missing = [name for name in needed if name not in table.column_names]
     if missing:

@@ -39,6 +39,11 @@ class RecipeError(UserError):
     """A recipe, an override or a path in them cannot be used."""
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, on one line; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
 class Section(BaseModel):
     """A part of a recipe: frozen, and an unknown key is an error."""
 
@@ -124,7 +129,7 @@ def _apply(config: DictConfig, override: str | tuple[str, object]) -> None:
         OmegaConf.update(config, key, value, merge=True)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError, IndexError, TypeError) as error:
         raise RecipeError(
-            f"override {override!r} cannot be applied: {str(error).splitlines()[0]}"
+            f"override {override!r} cannot be applied: {first_line(error)}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pipeline.core.recipe import first_line
 from pipeline.core.schema import MvcError, read_manifest
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def load_pairs(folder_or_id: str, split: str) -> "Dataset":
         return datasets.load_dataset(folder_or_id, split=split)
     # of a missing split, a missing data set, and a Hub that cannot be reached
     except (ValueError, OSError) as error:
-        said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise MvcError(
-            f"{folder_or_id}: split {split!r} cannot be loaded ({said}); expected an MVC folder or"
-            " the id of a data set on the Hub"
+            f"{folder_or_id}: split {split!r} cannot be loaded ({first_line(error)}); expected an"
+            " MVC folder or the id of a data set on the Hub"
         ) from error

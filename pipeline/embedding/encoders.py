@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from PIL import Image
 from pydantic import Field
 
-from pipeline.core.recipe import RecipeError, Section, fingerprint
+from pipeline.core.recipe import RecipeError, Section, fingerprint, first_line
 from pipeline.embedding import pixels
 from pipeline.embedding.model_files import HF_HUB, LOCAL_DIR, local_folder, model_files
 from pipeline.embedding.pixels import Floats, PixelsEncoder
@@ -110,7 +110,7 @@ class ClipEncoder:
         except Exception as error:
             raise RecipeError(
                 f"encoders.clip: cannot load {section.model!r} (pretrained {tag!r}):"
-                f" {_first_line(error)}"
+                f" {type(error).__name__}: {first_line(error)}"
             ) from error
         self.batch_images = section.batch_images
         self._section = section
@@ -145,7 +145,8 @@ class Dinov2Encoder:
             model = AutoModel.from_pretrained(name, revision=section.revision, use_safetensors=True)
         except (OSError, ValueError) as error:
             raise RecipeError(
-                f"encoders.dinov2: cannot load {section.model!r}: {_first_line(error)}"
+                f"encoders.dinov2: cannot load {section.model!r}: {type(error).__name__}:"
+                f" {first_line(error)}"
             ) from error
         self.batch_images = section.batch_images
         self._section = section
@@ -191,11 +192,6 @@ def _run(
                 forward(torch.stack(batch + padding).to(device))[: len(batch)].float().cpu()
             )
     return torch.cat(rows).numpy()
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
 class Encoders:

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from pydantic import ValidationError
 
 from pipeline.core.progress import say
-from pipeline.core.recipe import UserError
+from pipeline.core.recipe import UserError, first_line
 from training.config import TrainSection
 from training.estimate.data_size import size_of_data
 from training.estimate.flops import PairLengths, train_flops_per_pair
@@ -171,7 +171,7 @@ def out_of_memory(
     Args:
         budget_gb: Memory of the worker's GPU; None where it is unknown.
     """
-    cause = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    cause = first_line(error)[:160]
     try:
         shape, _ = find_shape(section.base_model, section.tiny, hub=False)
         data = size_of_data(section.data, section.base_model, shape)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pipeline.core.recipe import first_line
 from pipeline.core.storage import read_json
 from training.estimate.model_shape import ModelShape, ShapeError, shape_of_config
 from training.tiny.config import TinySection
@@ -83,8 +84,8 @@ def _from_hub(model: str) -> dict[str, Any]:
     try:
         return dict(read_json(Path(hf_hub_download(model, "config.json"))))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ShapeError(
             f"model={model}: not a folder here, not in the table of published models, and the Hub"
-            f" gave no config.json ({reason}); give a folder, or log in if the model is gated"
+            f" gave no config.json ({first_line(error)}); give a folder, or log in if the model is"
+            " gated"
         ) from error

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from pipeline.core.recipe import UserError
+from pipeline.core.recipe import UserError, first_line
 from training.models import chat_template as chat
 from training.models.attention import SPLIT, implementation, register
 from training.models.families import FAMILIES, Family, Images, refusal, unwrapped
@@ -131,9 +131,9 @@ def _read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
     try:
         return load(path, **options)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise UserError(
-            f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id; {reason}"
+            f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id;"
+            f" {first_line(error)}"
         ) from error
 
 
