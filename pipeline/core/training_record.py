@@ -41,6 +41,4 @@ def read_training_record(folder: Path) -> TrainingRecord | None:
         UserError: The file is not JSON.
     """
     path = folder / RECORD
-    if not path.is_file():
-        return None
-    return read_json(path)
+    return read_json(path) if path.is_file() else None

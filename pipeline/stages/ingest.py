@@ -120,10 +120,9 @@ def ingest_chunk(
         else _candidate_row(item, normalize, checked)
         for position, item in enumerate(items, chunk.start)
     ]
-    if len(rows) != chunk.stop - chunk.start:
-        raise AssertionError(
-            f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})"
-        )
+    assert len(rows) == chunk.stop - chunk.start, (
+        f"source {chunk.source} yielded {len(rows)} rows for [{chunk.start}, {chunk.stop})"
+    )
     images = {sha256_hex(image.data): image.data for image in checked.values() if not image.fault}
     write_images(stage, chunk.index, images)
     # The rows come last: their presence means that the chunk is complete.
