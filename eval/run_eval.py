@@ -46,8 +46,7 @@ def evaluate(plan: Plan) -> Result:
     wanted = identity(section, hashes, data, questions, prior)
     if is_finished(section, wanted):
         say(f"{out}: already evaluated with this recipe and these weights; nothing to do")
-        finished: Result = read_json(out / RESULT)
-        return finished
+        return read_json(out / RESULT)
     with only_one(out, "out"):
         begin(out)
         say(f"evaluating {models['after'].name} -> {out}")

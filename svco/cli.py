@@ -64,8 +64,7 @@ def usage() -> str:
 
 def command_of(verb: str) -> Callable[..., Any]:
     """The typed function behind a verb."""
-    command: Callable[..., Any] = importlib.import_module(VERBS[verb][0]).run
-    return command
+    return importlib.import_module(VERBS[verb][0]).run
 
 
 def main() -> None:

@@ -119,8 +119,7 @@ def _fit_with_ray(plan: Plan) -> TrainingRecord:
     listener = threading.Thread(target=follow, args=(messages, done))
     listener.start()
     try:
-        record: TrainingRecord = trainer.fit().return_value
-        return record
+        return trainer.fit().return_value
     except WorkerGroupError as error:
         raise _cause(error.worker_failures) from error
     except ControllerError as error:

@@ -27,5 +27,4 @@ def benchmark(name: str) -> Benchmark:
     """
     if name not in CLASSES:
         raise RecipeError(f"benchmark {name!r}: expected one of {', '.join(CLASSES)}")
-    chosen: Benchmark = pkgutil.resolve_name(CLASSES[name])()
-    return chosen
+    return pkgutil.resolve_name(CLASSES[name])()

@@ -47,14 +47,12 @@ def tie_nats_of(dtype: str) -> float:
 
 def right_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
     """Per side: under its image, the right answer is preferred, [P, 2]. Chance 1/2."""
-    right_P2: BoolArray = logps_P32[:, OWN, OWN] - logps_P32[:, OWN, OTHER] > tie_nats
-    return right_P2
+    return logps_P32[:, OWN, OWN] - logps_P32[:, OWN, OTHER] > tie_nats
 
 
 def own_image_sides(logps_P32: FloatArray, tie_nats: float = TIE_NATS) -> BoolArray:
     """Per side: the answer prefers its own image to the contradictory one, [P, 2]. Chance 1/2."""
-    own_P2: BoolArray = logps_P32[:, OWN, OWN] - logps_P32[:, OTHER, OWN] > tie_nats
-    return own_P2
+    return logps_P32[:, OWN, OWN] - logps_P32[:, OTHER, OWN] > tie_nats
 
 
 def paired_scores(

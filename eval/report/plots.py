@@ -211,8 +211,7 @@ def condition_bars(
 
 def _headline(result: Mapping[str, Any], condition: str, role: Role) -> dict[str, Any] | None:
     of_role = result["scores"].get(condition, {}).get(role, {})
-    number: dict[str, Any] | None = of_role.get("metrics", {}).get(result["headline"])
-    return number
+    return of_role.get("metrics", {}).get(result["headline"])
 
 
 def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:

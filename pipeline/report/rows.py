@@ -57,8 +57,7 @@ class Rows:
 
     def where(self, column: str, value: str) -> Mask:
         """Which rows have `value` in a text column, [N]; a null has none."""
-        mask: Mask = pc.fill_null(pc.equal(self.table[column], value), False).to_numpy()
-        return mask
+        return pc.fill_null(pc.equal(self.table[column], value), False).to_numpy()
 
     def scores(self) -> dict[str, NDArray[np.float64]]:
         """The scores that some encoder computed, [N] each, NaN where a row left before scoring."""
@@ -97,8 +96,7 @@ class Rows:
             if len(category)
             else order
         )
-        chosen: NDArray[np.int64] = at[order[np.argsort(turn, kind="stable")]][:num_rows]
-        return chosen
+        return at[order[np.argsort(turn, kind="stable")]][:num_rows]
 
     def read(self, rows: Sequence[int] | NDArray[np.int64]) -> list[dict[str, Any]]:
         """The given rows with SHOWN columns, in the given order.

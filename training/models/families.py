@@ -76,8 +76,7 @@ class Llava(Family):
         )
 
     def per_image(self, processed: Mapping[str, Any]) -> Images:
-        pixels_I3HW: Tensor = processed["pixel_values"]
-        return pixels_I3HW
+        return processed["pixel_values"]
 
     def model_inputs(self, pixels: Images) -> dict[str, Tensor]:
         return {"pixel_values": pixels if isinstance(pixels, Tensor) else torch.stack(pixels)}
@@ -192,8 +191,7 @@ class QwenVl(Family):
             mm_token_type_ids=is_image_1L,
             image_grid_thw=torch.tensor([[1, *pixels_shape[:2]]]),
         )
-        positions: Ints = positions_31L[:, 0].numpy()
-        return positions
+        return positions_31L[:, 0].numpy()
 
 
 def _mergers(visual: Any) -> list[Any]:
