@@ -33,15 +33,18 @@ def threads() -> list[str]:
 
 def test_items_come_in_order_each_made_once_and_at_most_one_ahead() -> None:
     made: list[int] = []
+    is_made = [threading.Event() for _ in range(6)]
 
     def make(item: int) -> int:
         made.append(item)
+        is_made[item].set()
         return item * item
 
     with prefetched(iter(range(6)), make) as ahead:
         for number, square in enumerate(ahead):
-            time.sleep(0.02)
-            assert square == number**2 and made == list(range(min(number + 2, 6)))
+            last = min(number + 1, 5)
+            assert is_made[last].wait(30)  # nobody has asked for it yet
+            assert square == number**2 and made == list(range(last + 1))
     assert not threads()
 
 
@@ -52,13 +55,19 @@ def test_nothing_to_read_ends_at_once() -> None:
 
 
 def test_the_next_is_made_while_the_last_is_used() -> None:
-    with prefetched(range(5), lambda item: (time.sleep(0.1), item)[1]) as ahead:
-        next(ahead)
-        started_s = time.monotonic()
-        for _ in range(4):
-            time.sleep(0.1)
-            next(ahead)
-    assert time.monotonic() - started_s < 0.7  # one after the other it would be 0.8
+    is_used, is_made = threading.Event(), threading.Event()
+
+    def make(item: int) -> int:
+        if item == 1:  # cannot end before the first item is in use
+            assert is_used.wait(30)
+            is_made.set()
+        return item
+
+    with prefetched(range(2), make) as ahead:
+        assert next(ahead) == 0
+        is_used.set()
+        assert is_made.wait(30)
+        assert next(ahead) == 1
 
 
 def test_an_error_comes_where_its_item_is_due() -> None:
