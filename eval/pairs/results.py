@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -52,23 +53,21 @@ def items_table(
     verdicts: list[str],
 ) -> pa.Table:
     """One row per pair: texts, what happened, and what each model made of it."""
-    table = items.select(
-        ["pair_id", "source", "category", "group", "question", "answer_a", "answer_b"]
-    )
-    table = table.append_column("text_verdict", pa.array(verdicts))
+    names = ("pair_id", "source", "category", "group", "question", "answer_a", "answer_b")
+    columns: dict[str, Any] = {name: items[name] for name in names} | {"text_verdict": verdicts}
     for role, rows in results.items():
-        for name in rows.column_names:
-            if name != "pair_id" and not name.endswith("_px"):
-                table = table.append_column(f"{role}_{name}", rows[name])
+        columns |= {
+            f"{role}_{name}": rows[name]
+            for name in rows.column_names
+            if name != "pair_id" and not name.endswith("_px")
+        }
         answers = model_scores[role].answers
         if answers is None:
             continue
         for side, letter in enumerate("ab"):
-            columns = {
-                "verdict": [pair[side] for pair in answers.verdicts],
-                "num_claims": answers.num_claims_P2[:, side],
-                "num_false": answers.num_false_P2[:, side],
+            columns |= {
+                f"{role}_verdict_{letter}": [pair[side] for pair in answers.verdicts],
+                f"{role}_num_claims_{letter}": answers.num_claims_P2[:, side],
+                f"{role}_num_false_{letter}": answers.num_false_P2[:, side],
             }
-            for name, values in columns.items():
-                table = table.append_column(f"{role}_{name}_{letter}", pa.array(values))
-    return table
+    return pa.table(columns, metadata=items.schema.metadata)
