@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 import typer
 
 from eval.config import EvalSection
 from eval.inputs import Models, find_models
+from eval.pairs.paired_scores import FloatArray
+from eval.pairs.scorer import pair_scores
 from pipeline.core.images import ImageError, decode_rgb, upright_rgb
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 CONDITIONS = ("image a", "image b", "no image")
-Logps = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Opinion:
 
     answers: tuple[str, str]  # its own, about image a and about image b
     # of the two texts in question under each condition, in nats, summed over their tokens
-    logps_32: Logps
+    logps_32: FloatArray
     num_tokens: tuple[int, int]  # of those texts, with the end of turn
 
 
@@ -55,10 +55,7 @@ def ask(
     import torch
 
     from training.models.generation import generate
-    from training.models.logps import pair_logps
-    from training.models.packing import pack
-    from training.models.pair import short_pair
-    from training.models.vlm import load_vlm, pixel_values
+    from training.models.vlm import load_vlm
 
     vlm = load_vlm(
         model, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, device=device
@@ -66,10 +63,6 @@ def ask(
     try:
         said_a, said_b = generate(vlm, images, [question] * 2, max_new_tokens=max_new_tokens)
         text_a, text_b = texts or (said_a, said_b)
-        if text_a and text_b:
-            sizes = (images[0].size, images[1].size)
-            tokens = short_pair(vlm, (question, text_a, text_b), sizes).tokens(vlm)
-            packed = pack([tokens], vlm.image_token_id).to(vlm.model.device)
     except ValueError as error:
         raise UserError(f"{model}: {error}") from error
     if not (text_a and text_b):
@@ -77,15 +70,10 @@ def ask(
             f"{model} says nothing about image {'b' if text_a else 'a'}; give the two answers to"
             " judge with --answer, twice"
         )
-    with torch.inference_mode():
-        logps_132 = pair_logps(
-            vlm.model, packed, pixel_values(vlm, images[:1]), pixel_values(vlm, images[1:])
-        )
-    return Opinion(
-        (said_a, said_b),
-        logps_132[0].double().cpu().numpy(),
-        (len(tokens.response_a), len(tokens.response_b)),
-    )
+    asked = {"question": question, "answer_a": text_a, "answer_b": text_b}
+    pair = pa.Table.from_pylist([{"pair_id": f"given to {model}", **asked}])
+    logps_132, (lengths,) = pair_scores(vlm, pair, images[:1], images[1:])
+    return Opinion((said_a, said_b), logps_132[0], (int(lengths[0]), int(lengths[1])))
 
 
 def share_of_first(logp_first: float, logp_second: float) -> float:

@@ -16,7 +16,6 @@ from eval.pairs.paired_scores import (
     FloatArray,
     IntArray,
     PriorSides,
-    stated_prior_sides,
 )
 from eval.pairs.scorer import LOGP_COLUMNS
 from eval.parsing.parse import num_words, verdict
@@ -101,8 +100,19 @@ def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Ans
 
 
 def prior_sides_of(items: pa.Table, prior: Mapping[str, Sequence[str]] | None) -> PriorSides | None:
-    """Where a stated prior misleads on these pairs, or None without a stated prior."""
+    """Where a stated prior misleads on these pairs: it favours the other answer, not the truth.
+
+        {"What colour?": ["red"]}, answers "red" and "blue"          ->  side a neither, b misled
+        answers "green" and "blue", or a question that is not named  ->  both neutral
+
+    Args:
+        prior: Answers that the prior favours, by question; None without a stated prior.
+    """
     if prior is None:
         return None
-    answers = list(zip(items["answer_a"].to_pylist(), items["answer_b"].to_pylist(), strict=True))
-    return stated_prior_sides(items["question"].to_pylist(), answers, prior)
+    names = ("question", "answer_a", "answer_b")
+    asked = zip(*(items[name].to_pylist() for name in names), strict=True)
+    is_favored = [[side in prior.get(question, ()) for side in sides] for question, *sides in asked]
+    favored_P2 = np.array(is_favored, dtype=bool).reshape(-1, 2)
+    other_P2 = favored_P2[:, ::-1]
+    return PriorSides(neutral_P2=favored_P2 == other_P2, misled_P2=~favored_P2 & other_P2)

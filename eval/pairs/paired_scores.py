@@ -10,7 +10,6 @@ Shapes: P pairs; 3 image conditions in the order a, b, none; 2 responses in the 
 with image b.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -107,27 +106,3 @@ class PriorSides:
 
     neutral_P2: BoolArray
     misled_P2: BoolArray
-
-
-def stated_prior_sides(
-    questions: Sequence[str],
-    answers: Sequence[tuple[str, str]],
-    prior: Mapping[str, Sequence[str]],
-) -> PriorSides:
-    """Where a stated prior misleads: it favours the contradictory answer, and not the truth.
-
-        {"What colour?": ["red"]}, answers ("red", "blue")          ->  side a neither, b misled
-        answers ("green", "blue"), or a question that is not named  ->  both neutral
-
-    Args:
-        prior: Answers that the prior favours, by question.
-    """
-    status = np.array(
-        [
-            [answer in prior.get(question, ()) for answer in pair]
-            for question, pair in zip(questions, answers, strict=True)
-        ],
-        dtype=bool,
-    ).reshape(-1, 2)
-    other = status[:, ::-1]
-    return PriorSides(neutral_P2=status == other, misled_P2=~status & other)

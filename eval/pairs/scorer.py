@@ -16,6 +16,7 @@ from eval.generation.cache import Answer, answer_key
 from eval.generation.generator import Generator, Request
 from eval.generation.image_conditions import ImageInput
 from eval.inputs import Role
+from eval.pairs.paired_scores import FloatArray, IntArray
 from pipeline.core.images import ImageError, decode_rgb
 from pipeline.core.schema import MvcError, image_bytes, sha256_hex
 
@@ -101,21 +102,18 @@ class PairScorer:
         return scores, self._answers(chunk)
 
     def _scores(self, chunk: Chunk) -> pa.Table:
-        import torch
-
         pairs, size = chunk.pairs, self.section.batch_pairs
         vlm = self.generator.model(chunk.model)
         images = {side: _images(pairs, f"image_{side}") for side in "ab"}
-        with torch.inference_mode():
-            parts = [
-                _logps(
-                    vlm,
-                    pairs.slice(start, size),
-                    images["a"][start : start + size],
-                    images["b"][start : start + size],
-                )
-                for start in range(0, pairs.num_rows, size)
-            ]
+        parts = [
+            pair_scores(
+                vlm,
+                pairs.slice(start, size),
+                images["a"][start : start + size],
+                images["b"][start : start + size],
+            )
+            for start in range(0, pairs.num_rows, size)
+        ]
         logps_P6 = np.concatenate([logps_P32.reshape(-1, 6) for logps_P32, _ in parts])
         num_tokens_P2 = np.concatenate([num_tokens_P2 for _, num_tokens_P2 in parts])
         columns = {
@@ -156,10 +154,16 @@ class PairScorer:
         return answers
 
 
-def _logps(
-    vlm: Any, pairs: pa.Table, images_a: "list[Image]", images_b: "list[Image]"
-) -> tuple[np.ndarray, np.ndarray]:
-    """logps [P, 3, 2] in nats and response lengths [P, 2] in tokens."""
+def pair_scores(
+    vlm: Any, pairs: pa.Table, images_a: "Sequence[Image]", images_b: "Sequence[Image]"
+) -> tuple[FloatArray, IntArray]:
+    """Log-probabilities [P, 3, 2] in nats and response lengths [P, 2] in tokens.
+
+    Raises:
+        MvcError: A text that the model cannot take, by pair_id.
+    """
+    import torch
+
     from training.models.logps import pair_logps
     from training.models.packing import pack
     from training.models.pair import short_pair
@@ -175,9 +179,10 @@ def _logps(
         except ValueError as error:
             raise MvcError(f"pair {row['pair_id']}: {error}") from error
     packed = pack(tokens, vlm.image_token_id).to(vlm.model.device)
-    logps_P32 = pair_logps(
-        vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b)
-    )
+    with torch.inference_mode():
+        logps_P32 = pair_logps(
+            vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b)
+        )
     lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
     return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
 

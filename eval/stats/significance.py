@@ -10,6 +10,7 @@ Shapes: D draws.
 
 import math
 from collections.abc import Mapping
+from itertools import accumulate
 from typing import Literal
 
 import numpy as np
@@ -72,11 +73,12 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
     Source: Holm, Scandinavian Journal of Statistics 6 (1979).
     """
-    highest, adjusted = 0.0, {}
-    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda entry: entry[1])):
-        highest = max(highest, min(1.0, p * (len(p_values) - rank)))
-        adjusted[name] = highest
-    return {name: adjusted[name] for name in p_values}
+    names = sorted(p_values, key=lambda name: p_values[name])
+    raised = (
+        min(1.0, p_values[name] * num)
+        for num, name in zip(range(len(names), 0, -1), names, strict=True)
+    )
+    return dict(zip(names, accumulate(raised, max), strict=True))
 
 
 def outcomes(metric: Metric) -> dict[str, bool] | None:

@@ -1,10 +1,12 @@
 """The paired scores, margins and prior slices, on tables small enough to check by eye."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.pairs.arrays import prior_sides_of
 from eval.pairs.paired_scores import (
     TIE_NATS,
     flips,
@@ -14,7 +16,6 @@ from eval.pairs.paired_scores import (
     preferences,
     prior_sides,
     right_sides,
-    stated_prior_sides,
     tie_nats_of,
 )
 
@@ -143,6 +144,11 @@ def test_an_image_that_moves_every_text_alike_changes_no_text_score_but_the_imag
     assert own_image_sides(brighter).tolist() != own_image_sides(TABLE).tolist()
 
 
+def pairs(questions: list[str], answers: list[tuple[str, str]]) -> pa.Table:
+    of_a, of_b = ([answer[side] for answer in answers] for side in (0, 1))
+    return pa.table({"question": questions, "answer_a": of_a, "answer_b": of_b})
+
+
 def test_a_stated_prior_misleads_where_it_favours_only_the_wrong_answer() -> None:
     prior = {"What colour?": ["red", "green"], "How many?": ["two"]}
     questions = ["What colour?", "What colour?", "What colour?", "How many?", "Where?"]
@@ -153,7 +159,8 @@ def test_a_stated_prior_misleads_where_it_favours_only_the_wrong_answer() -> Non
         ("three", "two"),
         ("left", "right"),
     ]
-    sides = stated_prior_sides(questions, answers, prior)
+    sides = prior_sides_of(pairs(questions, answers), prior)
+    assert sides is not None
     assert sides.misled_P2.tolist() == [
         [False, True],
         [False, False],
@@ -171,4 +178,5 @@ def test_a_stated_prior_misleads_where_it_favours_only_the_wrong_answer() -> Non
 
 
 def test_no_pairs_have_no_favoured_sides() -> None:
-    assert stated_prior_sides([], [], {}).misled_P2.shape == (0, 2)
+    sides = prior_sides_of(pairs([], []), {})
+    assert sides is not None and sides.misled_P2.shape == (0, 2)
