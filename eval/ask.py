@@ -11,7 +11,7 @@ import typer
 
 from eval.config import EvalSection
 from eval.inputs import Models, find_models
-from eval.pairs.paired_scores import FloatArray
+from eval.pairs.paired_scores import FloatArray, right_sides
 from eval.pairs.scorer import pair_scores
 from pipeline.core.images import ImageError, decode_rgb, upright_rgb
 from pipeline.core.progress import say, summary_table
@@ -117,13 +117,10 @@ def rows_of(opinions: dict[str, Opinion]) -> list[list[str]]:
 
 def verdict(opinion: Opinion) -> str:
     """Whether the texts tell the images apart, in words."""
-    own_a, own_b = (
-        opinion.logps_32[0, 0] - opinion.logps_32[0, 1],
-        opinion.logps_32[1, 1] - opinion.logps_32[1, 0],
-    )
     if opinion.logps_32[0].tolist() == opinion.logps_32[1].tolist():
         return "the images make no difference"
-    right = [side for side, margin in (("a", own_a), ("b", own_b)) if margin > 0]
+    sides = right_sides(opinion.logps_32[None], tie_nats=0.0)[0].tolist()
+    right = [side for side, is_right in zip("ab", sides, strict=True) if is_right]
     return {
         2: "prefers each image's own answer",
         0: "prefers the other's answer for both images",

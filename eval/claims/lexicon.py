@@ -5,10 +5,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-_FROM_ZERO = "zero one two three four five six seven eight nine ten eleven twelve".split()
-NUMBERS = {word: number for number, word in enumerate(_FROM_ZERO)} | {"none": 0, "single": 1}
-HALVES = {"left": "left", "leftmost": "left", "right": "right", "rightmost": "right"}
-HALVES |= {"top": "top", "upper": "top", "bottom": "bottom", "lower": "bottom"}
+NUMBERS = {
+    word: number
+    for number, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve".split()
+    )
+} | {"none": 0, "single": 1}
+HALVES = {
+    "left": "left",
+    "leftmost": "left",
+    "right": "right",
+    "rightmost": "right",
+    "top": "top",
+    "upper": "top",
+    "bottom": "bottom",
+    "lower": "bottom",
+}
 RELATIONS = {
     "above": "above",
     "over": "above",
@@ -86,8 +98,9 @@ AFTER_PREDICATE = {
     "of",
     "is",
     "are",
+    "colour",
+    "color",
 }
-AFTER_PREDICATE |= {"colour", "color"}
 INEXACT = {"least", "most", "than", "about", "around", "almost", "nearly", "over"}
 HEDGES = {
     "might",
@@ -101,8 +114,10 @@ HEDGES = {
     "unlikely",
     "whether",
     "if",
+    "unclear",
+    "unsure",
+    "uncertain",
 }
-HEDGES |= {"unclear", "unsure", "uncertain"}
 # hedges where they are denied: "I am not sure", "it is not clear that"
 UNSURE = {"clear", "sure", "certain"}
 NOT_ALL = {"all", "every", "each"}  # "not all stars are red" denies nothing of any one star

@@ -77,12 +77,7 @@ def ablated_images(
     if ablation == "none":
         return [NO_IMAGE] * len(questions)
     if ablation == "blank":
-        first = {
-            image.sha256: question
-            for question, image in zip(reversed(questions), reversed(own), strict=True)
-        }
-        blanks = {image.sha256: _blank(first[image.sha256], image) for image in set(own)}
-        return [blanks[image.sha256] for image in own]
+        return [_blank(question, image) for question, image in zip(questions, own, strict=True)]
     others = derangement([image.sha256 for image in own if image.image is not None], seed)
     by_sha256 = {image.sha256: image for image in own}
     return [

@@ -23,10 +23,8 @@ from pipeline.core.schema import MvcError, image_bytes, sha256_hex
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-CONDITIONS = ("a", "b", "none")
-RESPONSES = ("a", "b")
 LOGP_COLUMNS = tuple(
-    f"logp_{condition}_{response}" for condition in CONDITIONS for response in RESPONSES
+    f"logp_{condition}_{response}" for condition in ("a", "b", "none") for response in "ab"
 )
 NEEDED_COLUMNS = ("pair_id", "question", "answer_a", "answer_b", "image_a", "image_b")
 

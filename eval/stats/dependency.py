@@ -15,7 +15,8 @@ import numpy as np
 
 from eval.parsing.parse import normalize
 from eval.question import Metric, Question, Unit, Verdict
-from eval.stats.intervals import FloatArray, cluster_counts, interval
+from eval.stats.intervals import cluster_counts, interval
+from pipeline.core.auc import FloatArray
 
 READABLE = ("exact", "extracted")
 

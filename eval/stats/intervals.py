@@ -8,10 +8,8 @@ Shapes: P pairs; G groups; D draws; M measures.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from pipeline.core.auc import FloatArray, IntArray
 
 
 def group_index(groups: list[str]) -> tuple[IntArray, int]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from eval.question import Metric
 from eval.stats.dependency import Draws, Number, change
-from eval.stats.intervals import FloatArray
+from pipeline.core.auc import FloatArray
 
 Test = Literal["mcnemar", "bootstrap"]
 
