@@ -4,7 +4,6 @@ The first model is the one that the others are compared with. Values in, plain v
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypedDict
 
 from eval.compare.runs import Answered, Run, restricted, said_differently, shared_items
@@ -39,18 +38,7 @@ ASKED_OTHERWISE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """One score that every model has: `key` is label/metric.
-
-    in_average: whether the paper's average counts it.
-    """
-
-    key: str
-    label: str
-    metric: str
-    heading: str
-    in_average: bool
+Metrics = Mapping[str, Sequence[Mapping[str, Metric]]]  # of each model, by label
 
 
 class ModelName(TypedDict):
@@ -60,8 +48,11 @@ class ModelName(TypedDict):
     model: str
 
 
-class ColumnFacts(TypedDict):
-    """What a table says about a score."""
+class Column(TypedDict):
+    """One score that every model has: `key` is label/metric.
+
+    in_average: Whether the paper's average counts it.
+    """
 
     key: str
     heading: str
@@ -82,7 +73,7 @@ class Comparison(TypedDict):
     """
 
     models: list[ModelName]
-    columns: list[ColumnFacts]
+    columns: list[Column]
     scores: dict[str, dict[str, ScoredNumber | None]]
     unreadable: dict[str, dict[str, float]]
     average: dict[str, float | None]
@@ -116,18 +107,20 @@ def compare_runs(
             "no benchmark was answered by all of these models; evaluate them on the same benchmarks"
         )
     metrics = {label: [_metrics(answered) for answered in of] for label, of in aligned.items()}
-    columns = _columns(aligned, notes)
+    columns = _columns(aligned, metrics, notes)
+    of_models = {column["key"]: _of_models(column["key"], metrics) for column in columns}
     names, others = [run.label for run in runs], [run.label for run in runs[1:]]
     comparison: Comparison = {
         "models": [{"label": run.label, "model": run.model} for run in runs],
-        "columns": [_column_facts(column, metrics) for column in columns],
+        "columns": columns,
         "scores": {name: {} for name in names},
         "unreadable": {
             name: {label: _unreadable(of[place]) for label, of in aligned.items()}
             for place, name in enumerate(names)
         },
         "average": {
-            name: _average(columns, metrics, place, name, notes) for place, name in enumerate(names)
+            name: _average(columns, of_models, place, name, notes)
+            for place, name in enumerate(names)
         },
         "differences": {name: {} for name in others},
         "dependency": {},
@@ -139,12 +132,11 @@ def compare_runs(
         # hundreds of megabytes.
         clusters = [question.cluster for question in answers[0].questions]
         draws = Draws.of(clusters, num_draws, confidence, seed)
-        for column in (column for column in columns if column.label == label):
-            comparison["dependency"][column.key] = _dependency(
-                column, answers[0], runs[0].unseeing.get(label), draws
-            )
-            of_models = [of_model[column.metric] for of_model in metrics[label]]
-            _compare_column(comparison, column.key, of_models, draws)
+        unseeing = runs[0].unseeing.get(label)
+        for key in (key for key in of_models if key.startswith(f"{label}/")):
+            dependency = _dependency(key, answers[0], unseeing, draws)
+            comparison["dependency"][key] = dependency
+            _compare_column(comparison, key, of_models[key], draws)
     for of_model in comparison["differences"].values():
         adjust(of_model, 1.0 - confidence)
     return comparison
@@ -217,7 +209,9 @@ def _metrics(answered: Answered) -> dict[str, Metric]:
     return answered.benchmark.metrics(answered.questions, answered.verdicts)
 
 
-def _columns(aligned: dict[str, list[Answered]], notes: list[str]) -> list[Column]:
+def _columns(
+    aligned: dict[str, list[Answered]], metrics: Metrics, notes: list[str]
+) -> list[Column]:
     """The paper's columns first, in its order, then the headline of every other benchmark."""
     labels_of = {
         name: [label for label, of in aligned.items() if of[0].benchmark.name == name]
@@ -225,58 +219,64 @@ def _columns(aligned: dict[str, list[Answered]], notes: list[str]) -> list[Colum
     }
     # Of a benchmark run in several ways the one under its own name counts, or the first.
     columns = [
-        Column(
+        _column(
             f"{label}/{metric}",
-            label,
-            metric,
             heading if label == name else f"{label} {metric}",
-            label == (name if name in labels_of[name] else labels_of[name][0]),
+            metrics,
+            in_average=label == (name if name in labels_of[name] else labels_of[name][0]),
         )
         for name, metric, heading in PAPER_COLUMNS
         for label in labels_of[name]
     ]
     absent = [*NOT_OURS, *(heading for name, _, heading in PAPER_COLUMNS if not labels_of[name])]
     if columns:
-        num_held = sum(column.in_average for column in columns)
+        num_held = sum(column["in_average"] for column in columns)
         notes.append(
             f"the paper's average has nine columns; of these there are {num_held}, without"
             f" {', '.join(absent)}"
         )
-    covered = {column.label for column in columns}
-    return columns + [
-        Column(
-            f"{label}/{headline}", label, headline, f"{label} {headline.replace('_', ' ')}", False
-        )
+    covered = {name for name, _, _ in PAPER_COLUMNS}
+    others = {
+        label: of[0].benchmark.headline
         for label, of in aligned.items()
-        for headline in [of[0].benchmark.headline]
-        if label not in covered
+        if of[0].benchmark.name not in covered
+    }
+    return columns + [
+        _column(
+            f"{label}/{headline}",
+            f"{label} {headline.replace('_', ' ')}",
+            metrics,
+            in_average=False,
+        )
+        for label, headline in others.items()
     ]
 
 
+def _of_models(key: str, metrics: Metrics) -> list[Metric]:
+    label, _, name = key.partition("/")
+    return [of_model[name] for of_model in metrics[label]]
+
+
 def _dependency(
-    column: Column, seeing: Answered, unseeing: Answered | None, draws: Draws
+    key: str, seeing: Answered, unseeing: Answered | None, draws: Draws
 ) -> Number | None:
     """The share of a score that is lost without images, over the questions asked both ways."""
-    if unseeing is None:
-        return None
-    items = shared_items([seeing, unseeing])
-    if not items:
+    items = shared_items([seeing, unseeing]) if unseeing else set()
+    if not unseeing or not items:
         return None
     with_image, without = (
-        _metrics(restricted(answered, items, set()))[column.metric]
+        _metrics(restricted(answered, items, set()))[key.partition("/")[2]]
         for answered in (seeing, unseeing)
     )
     return drop(with_image, without, draws)["relative"]
 
 
-def _column_facts(
-    column: Column, metrics: Mapping[str, Sequence[Mapping[str, Metric]]]
-) -> ColumnFacts:
-    metric = metrics[column.label][0][column.metric]
+def _column(key: str, heading: str, metrics: Metrics, *, in_average: bool) -> Column:
+    metric = _of_models(key, metrics)[0]
     return {
-        "key": column.key,
-        "heading": column.heading,
-        "in_average": column.in_average,
+        "key": key,
+        "heading": heading,
+        "in_average": in_average,
         "chance": metric.chance,
         "unit": metric.unit,
         "higher_is_better": metric.higher_is_better,
@@ -290,29 +290,27 @@ def _unreadable(run: Answered) -> float:
 
 def _average(
     columns: Sequence[Column],
-    metrics: dict[str, list[dict[str, Metric]]],
+    of_models: Mapping[str, Sequence[Metric]],
     place: int,
     model: str,
     notes: list[str],
 ) -> float | None:
-    counted = [column for column in columns if column.in_average]
-    values = [
-        {
-            c.key: value
-            for c in counted
-            if (value := metrics[c.label][which][c.metric].value) is not None
-        }
+    counted = {column["key"]: column for column in columns if column["in_average"]}
+    base, other = (
+        {key: value for key in counted if (value := of_models[key][which].value) is not None}
         for which in (0, place)
+    )
+    unusable = [
+        column["heading"]
+        for key, column in counted.items()
+        if not base.get(key) or key not in other
     ]
-    unusable = [c.heading for c in counted if not values[0].get(c.key) or c.key not in values[1]]
     if unusable and place > 0:
         notes.append(
             f"{model}: {', '.join(unusable)} not in its average (no score, or nothing to divide by)"
         )
-    lower = frozenset(
-        c.key for c in counted if metrics[c.label][0][c.metric].higher_is_better is False
-    )
-    return average_relative_improvement(values[0], values[1], lower)
+    lower = frozenset(key for key in counted if counted[key]["higher_is_better"] is False)
+    return average_relative_improvement(base, other, lower)
 
 
 def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

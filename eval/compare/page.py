@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from eval.compare.comparison import Comparison, difference_rows, score_rows
+from eval.report.plots import improvement_plot
 from pipeline.pages.numbers import show_share
 from pipeline.pages.page import (
     PageSection,
@@ -81,23 +82,14 @@ def forest(comparison: Comparison, label: str) -> Figure:
 
 def dependency_plot(comparison: Comparison, label: str) -> list[Figure]:
     """Improvement against dependency on the image, a point per score; none of fewer than two."""
-    improvements = comparison["improvement"][label]
+    dependency, improvement = comparison["dependency"], comparison["improvement"][label]
     points = [
-        (100 * dependency["value"], 100 * improvement["value"], column["heading"])
+        {
+            "label": column["heading"],
+            "dependency": dependency[column["key"]],
+            "improvement": improvement[column["key"]],
+        }
         for column in comparison["columns"]
-        if (dependency := comparison["dependency"][column["key"]]) is not None
-        and (improvement := improvements[column["key"]]) is not None
+        if dependency[column["key"]] and improvement[column["key"]]
     ]
-    if len(points) < 2:
-        return []
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
-    axes = figure.subplots()
-    for across, up, heading in points:
-        axes.plot(across, up, "o", color=BETTER, markersize=6)
-        axes.annotate(heading, (across, up), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.axhline(0.0, color="#444", linewidth=0.8)
-    axes.margins(0.2)
-    axes.set_xlabel("lost by the base without images, % of its score")
-    axes.set_ylabel("improvement over the base, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    return [figure]
+    return [improvement_plot(points)] if len(points) > 1 else []
