@@ -5,7 +5,6 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from eval.compare.comparison import Comparison, difference_rows, score_rows
-from eval.report.plots import improvement_plot
 from pipeline.pages.numbers import show_share
 from pipeline.pages.page import (
     PageSection,
@@ -82,14 +81,23 @@ def forest(comparison: Comparison, label: str) -> Figure:
 
 def dependency_plot(comparison: Comparison, label: str) -> list[Figure]:
     """Improvement against dependency on the image, a point per score; none of fewer than two."""
-    dependency, improvement = comparison["dependency"], comparison["improvement"][label]
+    improvements = comparison["improvement"][label]
     points = [
-        {
-            "label": column["heading"],
-            "dependency": dependency[column["key"]],
-            "improvement": improvement[column["key"]],
-        }
+        (100 * dependency["value"], 100 * improvement["value"], column["heading"])
         for column in comparison["columns"]
-        if dependency[column["key"]] and improvement[column["key"]]
+        if (dependency := comparison["dependency"][column["key"]]) is not None
+        and (improvement := improvements[column["key"]]) is not None
     ]
-    return [improvement_plot(points)] if len(points) > 1 else []
+    if len(points) < 2:
+        return []
+    figure = Figure(figsize=(5.5, 4), layout="constrained")
+    axes = figure.subplots()
+    for across, up, heading in points:
+        axes.plot(across, up, "o", color=BETTER, markersize=6)
+        axes.annotate(heading, (across, up), xytext=(5, 4), textcoords="offset points", fontsize=8)
+    axes.axhline(0.0, color="#444", linewidth=0.8)
+    axes.margins(0.2)
+    axes.set_xlabel("lost by the base without images, % of its score")
+    axes.set_ylabel("improvement over the base, %")
+    axes.spines[["top", "right"]].set_visible(False)
+    return [figure]
