@@ -14,7 +14,7 @@ from pipeline.report.rows import Mask, Rows
 from pipeline.selection.rules import Columns, ScoreBound, SelectionSection
 from pipeline.selection.sweep import axis_names, sweep_figure, sweeps
 
-KEPT_COLOUR, DROPPED_COLOUR, BOUND_COLOUR = "#1f5fbf", "#b4becc", "#b3261e"
+KEPT_COLOR, DROPPED_COLOUR, BOUND_COLOUR = "#1f5fbf", "#b4becc", "#b3261e"
 NUM_BINS = 60
 
 
@@ -73,7 +73,7 @@ def histogram(
     scored_N = np.isfinite(values_N)
     low, high = float(values_N[scored_N].min()), float(values_N[scored_N].max())
     parts = [
-        ("kept", values_N[scored_N & kept_N], KEPT_COLOUR),
+        ("kept", values_N[scored_N & kept_N], KEPT_COLOR),
         ("dropped", values_N[scored_N & ~kept_N], DROPPED_COLOUR),
     ]
     labels, values, colours = zip(*(part for part in parts if part[1].size), strict=True)
