@@ -94,28 +94,59 @@ def measure(name: str, recipe: dict[str, Any], out: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Makes the table with features, and the runs."""
+def options_of() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--train-pairs", type=int, default=32)
     parser.add_argument("--pairs", type=int, default=4, help="per step")
     parser.add_argument("--image-px", type=int, default=336)
-    for name, default in {
-        "width": 384,
-        "layers": 6,
-        "vision-width": 384,
-        "vision-layers": 6,
-    }.items():
+    for name, default in (
+        ("width", 384),
+        ("layers", 6),
+        ("vision-width", 384),
+        ("vision-layers", 6),
+    ):
         parser.add_argument(f"--{name}", type=int, default=default)
-    options = parser.parse_args()
-    import torch
+    return parser.parse_args()
 
+
+def tables(recipe: dict[str, Any], folder: Path) -> tuple[Path, Path, float]:
+    """The reference with features and the same without, and what the features take, in MB."""
     from training.config import TrainSection
     from training.make_reference import make_reference
     from training.run_plan import REFERENCE_DONE, feature_parts, plan_reference
 
+    stored, plain = folder / "reference", folder / "plain"
+    section = TrainSection.model_validate({**recipe, "out": str(stored), "store_features": True})
+    make_reference(plan_reference(section))
+    plain.mkdir()
+    (plain / "train.parquet").write_bytes((stored / "train.parquet").read_bytes())
+    done = json.loads((stored / REFERENCE_DONE).read_text()) | {"has_features": False}
+    (plain / REFERENCE_DONE).write_text(json.dumps(done))
+    return stored, plain, sum(path.stat().st_size for path in feature_parts(stored)) / 1e6
+
+
+def show(runs: dict[str, dict[str, Any]]) -> None:
+    """The table of runs; ends with an error where weights that must be equal are not."""
+    import torch
+
+    kept = runs["made at the start"]
+    print(f"\n{'':<28}{'start s':>9}{'s/step':>9}{'total s':>9}{'loss differs':>14}")
+    for name, run in runs.items():
+        differs = max(abs(a - b) for a, b in zip(run["losses"], kept["losses"], strict=True))
+        times = f"{run['start_s']:>9.2f}{run['step_s']:>9.3f}{run['total_s']:>9.2f}"
+        print(f"{name:<28}{times}{differs:>14.1e}")
+        if name != "tower in every step" and not all(
+            torch.equal(run["weights"][n], kept["weights"][n]) for n in kept["weights"]
+        ):
+            raise SystemExit(f"{name}: ended with other weights")
+
+
+def main() -> None:
+    """Makes the table with features, and the runs."""
+    options = options_of()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         model, data = prepare(folder, options)
@@ -128,38 +159,16 @@ def main() -> None:
             "optim": {"batch_pairs": options.pairs, "micro_batch_pairs": options.pairs},
             "checkpoint": {"every_steps": 0},
         }
-        table = folder / "reference"
-        make_reference(
-            plan_reference(
-                TrainSection.model_validate({**recipe, "out": str(table), "store_features": True})
-            )
-        )
-        megabytes = sum(path.stat().st_size for path in feature_parts(table)) / 1e6
-        plain = folder / "plain"
-        plain.mkdir()
-        (plain / "train.parquet").write_bytes((table / "train.parquet").read_bytes())
-        (plain / REFERENCE_DONE).write_text(
-            json.dumps(json.loads((table / REFERENCE_DONE).read_text()) | {"has_features": False})
-        )
-        found = {
+        stored, plain, megabytes = tables(recipe, folder)
+        runs = {
             run: measure(
                 run,
-                {**recipe, "reference": str(table if stored else plain)},
+                {**recipe, "reference": str(stored if uses_stored else plain)},
                 folder / run.replace(" ", "-"),
             )
-            for run, (_, stored) in RUNS.items()
+            for run, (_, uses_stored) in RUNS.items()
         }
-    kept = found["made at the start"]
-    print(f"\n{'':<28}{'start s':>9}{'s/step':>9}{'total s':>9}{'loss differs':>14}")
-    for run, one in found.items():
-        differs = max(abs(a - b) for a, b in zip(one["losses"], kept["losses"], strict=True))
-        print(
-            f"{run:<28}{one['start_s']:>9.2f}{one['step_s']:>9.3f}{one['total_s']:>9.2f}{differs:>14.1e}"
-        )
-        if run != "tower in every step" and not all(
-            torch.equal(one["weights"][n], kept["weights"][n]) for n in kept["weights"]
-        ):
-            raise SystemExit(f"{run}: ended with other weights")
+    show(runs)
     print(
         f"{megabytes:,.0f} MB of features of {2 * options.train_pairs} images; the last three ended"
         " with the same weights, bit by bit"

@@ -10,26 +10,25 @@ from training.config import TrainSection
 from training.data.pairs import PairReader
 from training.data.vision_features import VisionFeatures
 from training.estimate.flops import Flops
-from training.models.vlm import load_vlm
+from training.models.vlm import Vlm, load_vlm
 from training.runtime.environment import LocalEnv
 from training.trainer import mfu
 from training.trainer.mfu import mfu_per_pair
 from training.trainer.scoring import Split
 
 
+def run_of(model: Path, data: Path) -> tuple[TrainSection, Vlm, Split]:
+    asked = TrainSection.model_validate({"model": str(model), "data": str(data), "out": "/o"})
+    vlm = load_vlm(model)
+    reader = PairReader(asked.data, "train", vlm)
+    features = VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9)
+    return asked, vlm, Split(reader, features, torch.empty(0))
+
+
 def test_it_is_the_needed_work_over_what_the_gpus_could_do(
     vicuna_llava: Path, make_mvc: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = TrainSection.model_validate(
-        {"model": str(vicuna_llava), "data": str(make_mvc(4, 0)), "out": "/o"}
-    )
-    vlm = load_vlm(vicuna_llava)
-    reader = PairReader(asked.data, "train", vlm)
-    split = Split(
-        reader,
-        VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9),
-        torch.empty(0),
-    )
+    asked, vlm, split = run_of(vicuna_llava, make_mvc(4, 0))
     assert mfu_per_pair(asked, vlm, split, "cpu", 1) is None
 
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "some GPU")
@@ -48,16 +47,7 @@ def test_it_is_the_needed_work_over_what_the_gpus_could_do(
 def test_real_lengths_and_shapes_fit_together(
     vicuna_llava: Path, make_mvc: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = TrainSection.model_validate(
-        {"model": str(vicuna_llava), "data": str(make_mvc(4, 0)), "out": "/o"}
-    )
-    vlm = load_vlm(vicuna_llava)
-    reader = PairReader(asked.data, "train", vlm)
-    split = Split(
-        reader,
-        VisionFeatures(reader, vlm, LocalEnv(), frozen=True, max_cache_bytes=1e9),
-        torch.empty(0),
-    )
+    asked, vlm, split = run_of(vicuna_llava, make_mvc(4, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
     share = 1e6 * (mfu_per_pair(asked, vlm, split, "cuda:0", 1) or 0)
     tokens = float(reader.lengths.mean())
