@@ -46,11 +46,8 @@ def score_models(
         MvcError: A pair that cannot be scored.
     """
     size, num_pairs = section.pairs_per_chunk, items.num_rows
-    chunks = [
-        # no slice: it would travel with the whole table
-        items.select(NEEDED_COLUMNS).take(np.arange(start, min(start + size, num_pairs)))
-        for start in range(0, num_pairs, size)
-    ]
+    needed = items.select(NEEDED_COLUMNS)
+    chunks = [needed.slice(start, size) for start in range(0, num_pairs, size)]
     parts: dict[Place, Path] = {}
     keys: dict[Place, list[str]] = {}
     settings = decoding(section, section.generate.max_new_tokens)
@@ -117,7 +114,8 @@ def missing_chunks(
         Chunk(
             place,
             models[place[0]].folder,
-            chunks[place[1]],
+            # a copy: a slice would travel with the whole table
+            chunks[place[1]].take(np.arange(chunks[place[1]].num_rows)),
             is_scored=place not in unscored.values(),
             unanswered=unanswered[place],
         )

@@ -60,7 +60,9 @@ class Pool:
                 "fn_constructor_args": (work, arguments, self.num_threads()),
                 "num_gpus": 1 if self._needs_gpu() else None,
             }
-        results = ray.data.from_arrow([_packed(*pair) for pair in enumerate(items)]).map_batches(
+        # put one by one: this process never holds all items packed
+        blocks = [ray.put(_packed(*pair)) for pair in enumerate(items)]
+        results = ray.data.from_arrow_refs(blocks).map_batches(
             _Worker if isinstance(work, type) else _run_task,
             batch_size=1,  # Ray refuses whole blocks where GPUs are asked for
             batch_format="pyarrow",

@@ -50,7 +50,7 @@ def test_real_lengths_and_shapes_fit_together(
     asked, vlm, split = run_of(vicuna_llava, make_mvc(4, 0))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "NVIDIA H100 80GB HBM3")
     share = 1e6 * (mfu_per_pair(asked, vlm, split, "cuda:0", 1) or 0)
-    tokens = float(reader.lengths.mean())
+    tokens = float(split.reader.lengths.mean())
     weights = sum(
         p.numel() for name, p in vlm.model.named_parameters() if "language_model.layers" in name
     )
