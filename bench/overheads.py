@@ -178,7 +178,7 @@ def measure(
 ) -> dict[str, Any]:
     """One run of the job, and what its parts took."""
     import training.data.pairs
-    import training.runtime.environment
+    import training.train_worker
     from training.train_svco import train
 
     out, kept = folder / name.replace(", ", "-").replace(" ", "-"), "nothing kept" not in name
@@ -200,15 +200,15 @@ def measure(
     plan = plan_training(TrainSection.model_validate(recipe))
     room, worker = (
         training.data.pairs.MAX_PIXEL_CACHE_BYTES,
-        training.runtime.environment.train_worker,
+        training.train_worker.train_worker,
     )
     try:
         training.data.pairs.MAX_PIXEL_CACHE_BYTES = room if kept else 0
-        training.runtime.environment.train_worker = timed_worker  # the job takes it from there
+        training.train_worker.train_worker = timed_worker  # the job takes it from there
         with timers() as seconds:
             train(plan)
     finally:
-        training.data.pairs.MAX_PIXEL_CACHE_BYTES, training.runtime.environment.train_worker = (
+        training.data.pairs.MAX_PIXEL_CACHE_BYTES, training.train_worker.train_worker = (
             room,
             worker,
         )

@@ -110,6 +110,34 @@ def test_a_folder_is_small_enough_to_read(folder: Path) -> None:
     )
 
 
+def _defined(module: str) -> set[str] | None:
+    """The names at the top of a module of this repository; None for another's."""
+    place = ROOT.joinpath(*module.split("."))
+    if place.is_dir():
+        return {path.stem for path in place.iterdir()}
+    if not place.with_suffix(".py").is_file():
+        return None
+    tree = ast.parse(place.with_suffix(".py").read_text())
+    stored = (node for statement in tree.body for node in ast.walk(statement))
+    return {
+        getattr(node, "name", None) or getattr(node, "asname", None) or getattr(node, "id", "")
+        for node in stored
+        if isinstance(
+            node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.alias | ast.Name
+        )
+    }
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=_name)
+def test_what_a_script_imports_is_there(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+            defined = _defined(node.module or "")
+            assert defined is not None, f"{_name(path)}:{node.lineno}: there is no {node.module}"
+            missing = {alias.name for alias in node.names} - defined
+            assert not missing, f"{_name(path)}:{node.lineno}: {node.module} has no {missing}"
+
+
 def test_every_import_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *itertools.chain(*project["optional-dependencies"].values())]

@@ -71,6 +71,12 @@ def attention_inputs(model: Any, packed: Packed) -> dict[str, Any]:
     )
 
 
+def set_attention(model: Any, kernel: str) -> None:
+    """Has the language model attend by `kernel`: SPLIT, or DENSE, its slower check."""
+    register()
+    model.set_attn_implementation(implementation(kernel))
+
+
 def implementation(kernel: str) -> dict[str, str]:
     """The kernel for the language model alone, as transformers takes it.
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.training.tiny_families import separate_logps
 from training.models import logps
-from training.models.attention import DENSE, SPLIT, implementation
+from training.models.attention import DENSE, SPLIT, set_attention
 from training.models.families import parameters_of
 from training.models.logps import logps_of_features, pair_logps, token_logps, vision_features
 from training.models.packing import PairTokens, pack
@@ -101,9 +101,9 @@ def _assert_equal(ours: Gradients, expected: Gradients, tolerance: float = 2e-6)
 def test_a_packed_row_equals_separate_passes_in_value_and_in_every_gradient(
     case: Case, kernel: str
 ) -> None:
-    case.vlm.model.set_attn_implementation(implementation(kernel))
+    set_attention(case.vlm.model, kernel)
     ours_P32 = case.logps()
-    case.vlm.model.set_attn_implementation(implementation(SPLIT))
+    set_attention(case.vlm.model, SPLIT)
     torch.testing.assert_close(ours_P32, case.expected_P32, rtol=1e-6, atol=1.5e-5)
     _assert_equal(_gradients(case.vlm.model, (ours_P32 * WEIGHTS_P32).sum()), case.gradients)
 
@@ -175,10 +175,10 @@ def test_features_made_once_give_the_same_numbers(case: Case) -> None:
 
 @pytest.mark.parametrize("kernel", [DENSE, SPLIT])
 def test_half_precision_comes_near(case: Case, kernel: str) -> None:
-    case.vlm.model.set_attn_implementation(implementation(kernel))
+    set_attention(case.vlm.model, kernel)
     with torch.autocast("cpu", torch.bfloat16):
         ours_P32 = case.logps()
-    case.vlm.model.set_attn_implementation(implementation(SPLIT))
+    set_attention(case.vlm.model, SPLIT)
     assert ours_P32.dtype == torch.float32
     torch.testing.assert_close(ours_P32, case.expected_P32, rtol=1e-2, atol=1e-2)
     gradients = _gradients(case.vlm.model, (ours_P32 * WEIGHTS_P32).sum())
@@ -191,7 +191,7 @@ def test_a_kernel_that_would_misread_the_mask_is_refused(case: Case) -> None:
         with pytest.raises(ValueError, match="'sdpa', got 'eager'"):
             case.logps()
     finally:
-        case.vlm.model.set_attn_implementation(implementation(SPLIT))
+        set_attention(case.vlm.model, SPLIT)
 
 
 def test_features_that_do_not_fit_the_placeholders_are_refused_by_pair(case: Case) -> None:
