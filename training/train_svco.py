@@ -211,7 +211,7 @@ def print_result(plan: Plan, record: TrainingRecord) -> None:
     say(f"model   {plan.out}\nlog     {plan.out}/{METRICS}")
     on_gpu = " workers.use_gpu=true dtype=bfloat16" if plan.section.workers.use_gpu else ""
     say(
-        "next    python eval/run_eval.py --recipe recipes/eval_contrast.yaml"
+        "next    svco eval --recipe eval_contrast"
         f" model={plan.out} data={plan.section.data} out={plan.out}-eval{on_gpu}"
     )
 
