@@ -22,6 +22,7 @@ SMALL = {
     "audit.enabled": False,
     "encoders.clip": None,
 }
+OTHER = {"sources.0.num_pairs": 20}
 
 
 def test_importing_it_loads_nothing_heavy(lean_command: Callable[..., Any]) -> None:
@@ -98,6 +99,8 @@ def test_the_wheel_brings_recipes_template_and_sizes_along(tmp_path: Path) -> No
 def test_the_whole_way_from_python(one_ray: None, tmp_path: Path) -> None:
     mvc = svco.build("mvc_demo", out=tmp_path / "mvc", overrides=SMALL)
     pairs = svco.load_pairs(mvc)
+    other = svco.build("mvc_demo", out=tmp_path / "b" / "mvc", overrides={**SMALL, **OTHER})
+    assert len(svco.load_pairs(other)) != len(pairs)  # though both folders have one name
     assert pairs[0]["image_a"].size == pairs[0]["image_b"].size
     small = {
         "data": mvc,

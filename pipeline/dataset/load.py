@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.core.recipe import first_line
 from pipeline.core.schema import MvcError, read_manifest
+from pipeline.core.storage import cache_dir, sha256_file
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -21,10 +22,14 @@ def load_pairs(folder_or_id: str, split: str) -> "Dataset":
     """
     import datasets
 
+    kept_in = None
     if Path(folder_or_id).is_dir():
         read_manifest(folder_or_id)
+        # `datasets` takes folders of one name for one data set; the manifest has every file's hash.
+        content = sha256_file(Path(folder_or_id) / "manifest.json")
+        kept_in = str(cache_dir() / "datasets" / content[:16])
     try:
-        return datasets.load_dataset(folder_or_id, split=split)
+        return datasets.load_dataset(folder_or_id, split=split, cache_dir=kept_in)
     # of a missing split, a missing data set, and a Hub that cannot be reached
     except (ValueError, OSError) as error:
         raise MvcError(
