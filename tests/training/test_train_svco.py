@@ -81,7 +81,7 @@ def test_a_run_trains_once_and_then_says_so(
     first = job(*settings)
     assert first.returncode == 0, first.stderr
     assert "Held-out pairs" in first.stderr
-    assert "next    python eval/run_eval.py" in first.stderr
+    assert "next    svco eval --recipe eval_contrast" in first.stderr
     assert {"config.json", "model.safetensors", "svco.json", "metrics.jsonl", "recipe.yaml"} <= {
         p.name for p in out.iterdir()
     }
