@@ -4,6 +4,7 @@ import difflib
 import importlib.util
 from pathlib import Path
 
+from pipeline.core.hub_models import hub_fault
 from pipeline.core.recipe import RecipeError
 from pipeline.embedding.encoders import ClipSection, EncodersSection, encoder_fingerprints
 from pipeline.embedding.model_files import (
@@ -11,7 +12,6 @@ from pipeline.embedding.model_files import (
     HF_HUB,
     builtin_models,
     folder_fault,
-    hub_fault,
     local_folder,
 )
 

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from training.config import OptimSection
 from training.models.attention import DENSE, SPLIT
+from training.models.loading import load_model
 from training.models.logps import logps_of_features, pair_logps, vision_features
 from training.models.packing import Packed, PairTokens, pack
-from training.models.vlm import load_model
 from training.objectives.losses import Objective, Scores, Values
 from training.objectives.terms import Coefficients
 from training.trainer.optimizer import adamw

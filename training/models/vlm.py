@@ -6,8 +6,7 @@ for these only.
 """
 
 import functools
-import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +14,20 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from pipeline.core.recipe import UserError, first_line
+from pipeline.core.recipe import UserError
 from training.models import chat_template as chat
-from training.models.attention import SPLIT, implementation, register
-from training.models.families import FAMILIES, Family, Images, refusal, unwrapped
+from training.models.attention import SPLIT
+from training.models.families import FAMILIES, Family, Images, unwrapped
+from training.models.loading import (
+    load_model,
+    quantization,
+    quantization_method,
+    read,
+    read_config,
+    without_bars,
+)
 from training.models.packing import Ints
+from training.models.weight_files import base_of_adapter
 
 Size = tuple[int, int]  # width and height of an image in pixels, upright
 ANY_SIZE = (64, 64)  # for models that bring every image to one size
@@ -75,68 +83,6 @@ class Vlm:
         return sorted({self.end_of_turn_id, *([known] if isinstance(known, int) else known or [])})
 
 
-def load_model(
-    path: str | Path,
-    *,
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = "cpu",
-    attention: str = SPLIT,
-    **options: Any,
-) -> Any:
-    """The model of a Hugging Face folder or Hub id, in evaluation mode.
-
-    Args:
-        attention: The kernel for packed rows: `attention.SPLIT`, or `attention.DENSE` to check it
-            by.
-        options: More for `from_pretrained`, such as a quantization_config.
-
-    Raises:
-        UserError: Not a model that this toolkit supports, with the reason.
-    """
-    from transformers import AutoConfig, AutoModelForImageTextToText
-
-    _without_bars()
-    reason = refusal(_read(base_of_adapter(path) or path, AutoConfig.from_pretrained))
-    if reason:
-        raise UserError(f"model {str(path)!r} cannot be used: {reason}")
-    register()
-    options |= {
-        "dtype": dtype,
-        "attn_implementation": implementation(attention),
-        "use_safetensors": True,
-    }
-    model = _read(path, AutoModelForImageTextToText.from_pretrained, **options)
-    # weights in 4 bits cannot be moved
-    return (model if "device_map" in options else model.to(device)).eval()
-
-
-def _without_bars() -> None:
-    """Keeps transformers' bars for reading and writing weights from running into ours."""
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()
-
-
-def base_of_adapter(path: str | Path) -> str | None:
-    """The model that the adapters in a folder belong to; None if it holds none.
-
-    Transformers loads both together.
-    """
-    file = Path(path) / "adapter_config.json"
-    return str(json.loads(file.read_text())["base_model_name_or_path"]) if file.is_file() else None
-
-
-def _read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
-    """What transformers loads from a folder or Hub id; its failures in one line."""
-    try:
-        return load(path, **options)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id;"
-            f" {first_line(error)}"
-        ) from error
-
-
 def load_vlm(
     path: str | Path,
     *,
@@ -153,7 +99,7 @@ def load_vlm(
     from transformers import AutoProcessor
 
     model = load_model(path, dtype=dtype, device=device, attention=attention, **options)
-    processor = _read(path, AutoProcessor.from_pretrained)
+    processor = read(path, AutoProcessor.from_pretrained)
     if not getattr(processor, "chat_template", None):
         raise UserError(
             f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown;"
@@ -162,6 +108,14 @@ def load_vlm(
     if getattr(processor, "image_processor", None) is None:
         raise UserError(
             f"model {str(path)!r}: its processor takes no images; add preprocessor_config.json"
+        )
+    rows = len(model.get_input_embeddings().weight)
+    highest = max(processor.tokenizer.get_vocab().values(), default=0)
+    if highest >= rows:
+        raise UserError(
+            f"model {str(path)!r}: its tokenizer has ids up to {highest:,}, its embedding"
+            f" {rows:,} rows; give the tokenizer that it was trained with, or enlarge it with"
+            " resize_token_embeddings"
         )
     config = model.config
     if config.model_type != "llava":
@@ -178,9 +132,36 @@ def load_vlm(
     return Vlm(model, processor, f"llava-{config.text_config.model_type}")
 
 
+def check_model(path: str | Path, *, trained: bool) -> None:
+    """Makes sure that a model can be loaded and asked, from configuration and headers alone.
+
+    Args:
+        trained: Whether it is what training starts from.
+
+    Raises:
+        UserError: It cannot, with the reason.
+    """
+    vlm = load_vlm(path, device="meta")
+    stated = quantization(read_config(base_of_adapter(path) or path))
+    if trained and stated:
+        raise UserError(
+            f"model {str(path)!r}: its weights are stored quantized ({quantization_method(stated)}),"
+            " and neither they nor adapters on them are trained here; give the model that it was"
+            " made from, which lora.quantize=nf4 keeps in 4 bits while adapters are trained"
+        )
+    try:
+        encode_prompt(vlm, "?", with_image=True, size=ANY_SIZE)
+        encode_prompt(vlm, "?", with_image=False)
+        encode_response(vlm, "yes")
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"model {str(path)!r}: {error}") from error
+
+
 def save_vlm(vlm: Vlm, folder: str | Path) -> None:
     """Writes model and processor as a Hugging Face folder, which `load_vlm` reads."""
-    _without_bars()
+    without_bars()
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
 
