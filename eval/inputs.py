@@ -1,6 +1,6 @@
 """What is to be evaluated: the pairs of a split, the model and its base.
 
-Reads files; knows nothing of torch, of Ray or of scores.
+Reads files; knows nothing of Ray or of scores.
 """
 
 from dataclasses import dataclass
@@ -120,6 +120,7 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
                 f"{what}={text}: expected a Hugging Face model folder, found neither config.json"
                 f" nor {ADAPTER_CONFIG} in it"
             )
+        _check(folder)
         return folder
     if not is_hub_id(text):
         raise RecipeError(
@@ -129,7 +130,7 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(
+        folder = Path(
             snapshot_download(text, allow_patterns=list(WEIGHT_FILES if weights else PLAN_FILES))
         )
     except (OSError, ValueError) as error:
@@ -137,6 +138,16 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
             f"{what}={text}: neither a folder nor a model that the Hub gives out"
             f" ({first_line(error)})"
         ) from error
+    if weights:
+        _check(folder)
+    return folder
+
+
+def _check(folder: Path) -> None:
+    """Makes sure that a model can be asked, from configuration and headers; loads torch."""
+    from training.models.vlm import check_model
+
+    check_model(folder, trained=False)
 
 
 def weights_sha256(folder: Path) -> str:

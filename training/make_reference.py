@@ -25,6 +25,7 @@ from training.run_plan import (
     REFERENCE_PARTS,
     Plan,
     base_sha256,
+    check_base,
     data_sha256,
     feature_part,
     plan_reference,
@@ -75,6 +76,7 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         UserError: Something that the user can mend.
     """
     section, out = plan.section, plan.out
+    check_base(section)
     facts = {
         "model": section.model,
         "weights": base_sha256(section),
@@ -138,6 +140,7 @@ def print_plan(plan: Plan) -> None:
     """What a job would do, without doing it."""
     rows = [
         ["model", plan.section.model],
+        ["its weights", check_base(plan.section, is_needed=False)],
         ["data", plan.section.data],
         ["pairs", f"{sum(plan.num_pairs.values()):,}"],
         ["out", str(plan.out)],

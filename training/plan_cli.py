@@ -18,11 +18,12 @@ from training.estimate.advice import advice
 from training.estimate.data_size import DataSize, default_size, size_of_data
 from training.estimate.flops import forward_flops, train_flops_per_pair, vision_flops
 from training.estimate.gpus import GPUS, Gpu, find_gpu
-from training.estimate.known_models import find_shape
+from training.estimate.known_models import PUBLISHED, find_shape
 from training.estimate.memory import GB, memory_of, num_shards, start_bytes
 from training.estimate.model_shape import ModelShape
 from training.estimate.policy_size import adapter_weights, policy_size
 from training.objectives.terms import ALL_CELLS
+from training.run_plan import check_base
 
 DEFAULT_GPU = "A100-80"
 WORTH_CACHING = 0.03  # of the work of a step
@@ -144,7 +145,11 @@ def _work_rows(
 
 
 def print_report(
-    section: TrainSection, shape: ModelShape, data: DataSize, sources: tuple[str, str]
+    section: TrainSection,
+    shape: ModelShape,
+    data: DataSize,
+    sources: tuple[str, str],
+    weights: str,
 ) -> None:
     """What the plan rests on."""
     cells, optim, workers = section.objective.cells, section.optim, section.workers
@@ -155,6 +160,7 @@ def print_report(
         "model": (
             f"{section.model}: {shape.num_parameters / 1e9:.2f} billion parameters ({sources[0]})"
         ),
+        "its weights": weights,
         "trained": f"{policy_size(shape, section).trained / 1e6:,.1f} million parameters",
         "pairs": f"{num_train:,} for training, {num_validation:,} for validation",
         "tokens of a pair": (
@@ -220,6 +226,11 @@ def run(
     section, has_data = _load(recipe, list(overrides or []))
     model = os.path.expanduser(section.model)
     shape, known_from = find_shape(model, section.tiny)
+    weights = (
+        "as published"
+        if known_from == PUBLISHED
+        else check_base(section.model_copy(update={"model": model}), is_needed=False)
+    )
     data = (
         size_of_data(absolute_path(section.data, "data"), model, shape)
         if has_data
@@ -227,7 +238,7 @@ def run(
     )
     if not data.num_pairs["train"]:
         raise UserError(f"{section.data}: split 'train' has no rows, so there is nothing to plan")
-    print_report(section, shape, data, (known_from, data.source))
+    print_report(section, shape, data, (known_from, data.source), weights)
     name, peak, budget = _machine(section, gpu, tflops, memory_gb)
     on_gpu = section.workers.use_gpu or gpu is not None
     cached = keeps_features(shape, data, section)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from pipeline.core.recipe import RecipeError, absolute_path, is_hub_id
+from pipeline.core.hub_models import hub_fault
+from pipeline.core.recipe import RecipeError, UserError, absolute_path, is_hub_id
 from pipeline.core.schema import MvcError, read_manifest, reading_shard, shard_paths
 from pipeline.core.storage import Owner, read_json, sha256_file
 from pipeline.core.training_record import (
@@ -92,6 +93,36 @@ def plan_reference(section: TrainSection) -> Plan:
     num_pairs = {split: num_rows(section.data, split) for split in ("train", "validation")}
     REFERENCE_TABLE.check(Path(section.out))
     return Plan(section, num_pairs, None)
+
+
+def check_base(section: TrainSection, *, is_needed: bool = True) -> str:
+    """Makes sure that training can start from the recipe's model, whose weights it does not read.
+
+    Unlike all else here it loads torch, for a model that is not the tiny one.
+
+    Args:
+        is_needed: Whether a model that cannot be reached from here is an error.
+
+    Returns:
+        What was looked at, in words.
+
+    Raises:
+        UserError: No such model, or one that cannot be used, with the reason.
+    """
+    if section.model == "tiny":
+        return "made from the data when training starts"
+    if not Path(section.model).is_dir():
+        fault = hub_fault(section.model, ("config.json", "model.safetensors"))
+        if fault and is_needed:
+            raise UserError(
+                f"model={section.model}: neither a folder nor a model that can be had; {fault}"
+            )
+        if fault:
+            return f"not looked at: {fault}"
+    from training.models.vlm import check_model
+
+    check_model(section.model, trained=True)
+    return "all that its class expects, by the headers of its files"
 
 
 def reference_part(parts: Path, split: str, index: int) -> Path:

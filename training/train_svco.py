@@ -22,6 +22,7 @@ from training.run_plan import (
     RUN,
     TRAINING_RUN,
     Plan,
+    check_base,
     plan_training,
     run_facts,
 )
@@ -37,6 +38,7 @@ def train(plan: Plan) -> TrainingRecord:
     if plan.finished is not None:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
+    check_base(plan.section)
     with only_one(plan.out, "out"):
         TRAINING_RUN.claim(
             plan.out,
@@ -173,6 +175,7 @@ def print_plan(plan: Plan) -> None:
     place = _workers(section.workers.num_workers) if section.workers.num_workers else "this process"
     rows = [
         ["model", section.model],
+        ["its weights", check_base(section, is_needed=False)],
         ["objective", section.objective.name],
         ["data", section.data],
         [

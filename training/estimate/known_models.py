@@ -17,6 +17,7 @@ from training.estimate.model_shape import ModelShape, ShapeError, shape_of_confi
 from training.tiny.config import TinySection
 
 KNOWN_FILE = Path(__file__).with_name("known_models.json")
+PUBLISHED = "the table of published models"
 
 
 @functools.cache
@@ -64,7 +65,7 @@ def find_shape(model: str, tiny: TinySection, *, hub: bool = True) -> tuple[Mode
     if (Path(model) / "config.json").is_file():
         source, config = f"{model}/config.json", read_json(Path(model) / "config.json")
     elif model in known_models():
-        return known_shape(model), "the table of published models"
+        return known_shape(model), PUBLISHED
     elif hub:
         source, config = "its config.json on the Hub", _from_hub(model)
     else:

@@ -145,8 +145,8 @@ def check_model(path: str | Path, *, trained: bool) -> None:
     stated = quantization(read_config(base_of_adapter(path) or path))
     if trained and stated:
         raise UserError(
-            f"model {str(path)!r}: its weights are stored quantized ({quantization_method(stated)}),"
-            " and neither they nor adapters on them are trained here; give the model that it was"
+            f"model {str(path)!r}: its weights are stored quantized"
+            f" ({quantization_method(stated)}), and neither they nor adapters on them are trained here; give the model that it was"
             " made from, which lora.quantize=nf4 keeps in 4 bits while adapters are trained"
         )
     try:
