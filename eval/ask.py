@@ -16,6 +16,7 @@ from eval.pairs.scorer import pair_scores
 from pipeline.core.images import ImageError, decode_rgb, upright_rgb
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError
+from training.models.model_check import check_models
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -182,7 +183,10 @@ def models_of(model: str, base: str = "none") -> Models:
     Raises:
         UserError: No model there.
     """
-    return find_models(EvalSection(model=model, base=base, data="-", out="-"))
+    whole: list[Path] = []
+    models = find_models(EvalSection(model=model, base=base, data="-", out="-"), whole=whole.append)
+    check_models(whole, trained=False, here=True)
+    return models
 
 
 def device_of(asked: str) -> str:

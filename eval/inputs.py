@@ -1,8 +1,9 @@
 """What is to be evaluated: the pairs of a split, the model and its base.
 
-Reads files; knows nothing of Ray or of scores.
+Reads files; knows nothing of torch, of Ray or of scores.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -76,21 +77,31 @@ def with_absolute_paths(section: EvalSection) -> EvalSection:
     return section.model_copy(update=paths)
 
 
-def find_models(section: EvalSection, *, weights: bool = True) -> Models:
+def find_models(
+    section: EvalSection, *, weights: bool = True, whole: Callable[[Path], None] = lambda _: None
+) -> Models:
     """The folders of the model and of its base.
 
     Args:
         weights: Fetch a model on the Hub whole; if not, only what tells which models they are.
+        whole: Is told each folder that should have the weights.
 
     Raises:
         RecipeError: A folder that is no model, a model whose training did not finish, or a base
             that is not there.
     """
-    after = _model_folder(section.model, "model", weights)
+
+    def folder_of(text: str, what: str) -> Path:
+        folder = _model_folder(text, what, weights)
+        if weights or Path(text).expanduser().is_dir():
+            whole(folder)
+        return folder
+
+    after = folder_of(section.model, "model")
     if section.base == "none":
         return Models(after, None)
     if section.base != "auto":
-        return Models(after, _model_folder(section.base, "base", weights))
+        return Models(after, folder_of(section.base, "base"))
     record = read_training_record(after)
     if record is None and (after / MARKER).exists():
         raise RecipeError(
@@ -102,9 +113,7 @@ def find_models(section: EvalSection, *, weights: bool = True) -> Models:
         return Models(after, None)
     inside = after / named
     try:
-        return Models(
-            after, _model_folder(str(inside) if inside.is_dir() else named, "base", weights)
-        )
+        return Models(after, folder_of(str(inside) if inside.is_dir() else named, "base"))
     except RecipeError as error:
         raise RecipeError(
             f"{error}; {after / RECORD} names it, so give base=FOLDER, or base=none to evaluate"
@@ -120,7 +129,6 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
                 f"{what}={text}: expected a Hugging Face model folder, found neither config.json"
                 f" nor {ADAPTER_CONFIG} in it"
             )
-        _check(folder)
         return folder
     if not is_hub_id(text):
         raise RecipeError(
@@ -130,7 +138,7 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = Path(
+        return Path(
             snapshot_download(text, allow_patterns=list(WEIGHT_FILES if weights else PLAN_FILES))
         )
     except (OSError, ValueError) as error:
@@ -138,16 +146,6 @@ def _model_folder(text: str, what: str, weights: bool) -> Path:
             f"{what}={text}: neither a folder nor a model that the Hub gives out"
             f" ({first_line(error)})"
         ) from error
-    if weights:
-        _check(folder)
-    return folder
-
-
-def _check(folder: Path) -> None:
-    """Makes sure that a model can be asked, from configuration and headers; loads torch."""
-    from training.models.vlm import check_model
-
-    check_model(folder, trained=False)
 
 
 def weights_sha256(folder: Path) -> str:

@@ -20,6 +20,7 @@ from eval.outputs import DONE
 from eval.suite.requests import BenchmarkRun, load_benchmarks
 from pipeline.core.progress import summary_table
 from pipeline.core.recipe import fingerprint
+from training.models.model_check import check_models
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,10 @@ def plan_evaluation(section: EvalSection, *, images: bool = True) -> Plan:
     """
     section.check()
     section = with_absolute_paths(section)
-    models = find_models(section, weights=images) if section.endpoint is None else None
+    models, whole = None, list[Path]()
+    if section.endpoint is None:
+        models = find_models(section, weights=images, whole=whole.append)
+        check_models(whole, trained=False, here=images)
     items = read_items(section, images=images) if section.data else None
     return Plan(section, models, items, load_benchmarks(section) if images else [])
 

@@ -140,7 +140,7 @@ def print_plan(plan: Plan) -> None:
     """What a job would do, without doing it."""
     rows = [
         ["model", plan.section.model],
-        ["its weights", check_base(plan.section, is_needed=False)],
+        ["its weights", check_base(plan.section, only_planned=True)],
         ["data", plan.section.data],
         ["pairs", f"{sum(plan.num_pairs.values()):,}"],
         ["out", str(plan.out)],

@@ -229,7 +229,7 @@ def run(
     weights = (
         "as published"
         if known_from == PUBLISHED
-        else check_base(section.model_copy(update={"model": model}), is_needed=False)
+        else check_base(section.model_copy(update={"model": model}), only_planned=True)
     )
     data = (
         size_of_data(absolute_path(section.data, "data"), model, shape)

@@ -19,6 +19,7 @@ from pipeline.core.training_record import (
     read_training_record,
 )
 from training.config import TrainSection
+from training.models.model_check import check_models
 
 # Of a run, in `out`, beside RECORD.
 RECIPE = "recipe.yaml"
@@ -95,13 +96,11 @@ def plan_reference(section: TrainSection) -> Plan:
     return Plan(section, num_pairs, None)
 
 
-def check_base(section: TrainSection, *, is_needed: bool = True) -> str:
-    """Makes sure that training can start from the recipe's model, whose weights it does not read.
-
-    Unlike all else here it loads torch, for a model that is not the tiny one.
+def check_base(section: TrainSection, *, only_planned: bool = False) -> str:
+    """Makes sure that training can start from the recipe's model, by headers of its files.
 
     Args:
-        is_needed: Whether a model that cannot be reached from here is an error.
+        only_planned: A model that cannot be reached from here is then no error.
 
     Returns:
         What was looked at, in words.
@@ -113,15 +112,13 @@ def check_base(section: TrainSection, *, is_needed: bool = True) -> str:
         return "made from the data when training starts"
     if not Path(section.model).is_dir():
         fault = hub_fault(section.model, ("config.json", "model.safetensors"))
-        if fault and is_needed:
+        if fault and not only_planned:
             raise UserError(
                 f"model={section.model}: neither a folder nor a model that can be had; {fault}"
             )
         if fault:
             return f"not looked at: {fault}"
-    from training.models.vlm import check_model
-
-    check_model(section.model, trained=True)
+    check_models([section.model], trained=True, here=not only_planned)
     return "all that its class expects, by the headers of its files"
 
 

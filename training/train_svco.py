@@ -175,7 +175,7 @@ def print_plan(plan: Plan) -> None:
     place = _workers(section.workers.num_workers) if section.workers.num_workers else "this process"
     rows = [
         ["model", section.model],
-        ["its weights", check_base(section, is_needed=False)],
+        ["its weights", check_base(section, only_planned=True)],
         ["objective", section.objective.name],
         ["data", section.data],
         [

@@ -146,8 +146,9 @@ def check_model(path: str | Path, *, trained: bool) -> None:
     if trained and stated:
         raise UserError(
             f"model {str(path)!r}: its weights are stored quantized"
-            f" ({quantization_method(stated)}), and neither they nor adapters on them are trained here; give the model that it was"
-            " made from, which lora.quantize=nf4 keeps in 4 bits while adapters are trained"
+            f" ({quantization_method(stated)}), and neither they nor adapters on them are trained"
+            " here; give the model that it was made from, which lora.quantize=nf4 keeps in 4 bits"
+            " while adapters are trained"
         )
     try:
         encode_prompt(vlm, "?", with_image=True, size=ANY_SIZE)
