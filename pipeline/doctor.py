@@ -310,12 +310,9 @@ def lines_of(findings: Iterable[Finding]) -> Iterator[str]:
             yield f"{'':<27}-> {remedy}"
 
 
-def run() -> None:
-    """Check versions, GPU, memory, Ray, Hub token and disk, and say what to do.
-
-    It says what will not work, and looks only.
-    """
-    report = findings()
+def run(more: Iterable[Finding] = ()) -> None:
+    """Prints the report, with what else was looked at; ends with 1 where there is a problem."""
+    report = [*findings(), *more]
     print("\n".join(lines_of(report)))
     levels = Counter(finding.level for finding in report)
     counts = [

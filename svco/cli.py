@@ -43,7 +43,7 @@ VERBS = {
         "what a model says about each of two images, and how sure it is of the other's answer",
     ),
     "doctor": (
-        "pipeline.doctor",
+        "svco.doctor",
         "versions, GPU, memory, Ray, Hub, disk: what will not work, and what to do",
     ),
 }

@@ -9,8 +9,9 @@ were known before.
 
 # Shapes: N images or texts, D dimensions.
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
@@ -104,8 +105,9 @@ class ClipEncoder:
         try:
             # Unlike `create_model_and_transforms`, this refuses a model without weights, which
             # would be random.
-            model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=tag)
-            tokenizer = open_clip.get_tokenizer(name)
+            with _without_foreign_code():
+                model, preprocess = open_clip.create_model_from_pretrained(name, pretrained=tag)
+                tokenizer = open_clip.get_tokenizer(name)
         # open_clip raises many kinds for one fact: these weights cannot be had here
         except Exception as error:
             raise RecipeError(
@@ -131,6 +133,22 @@ class ClipEncoder:
         return _run(self._section, list(self._tokenizer(list(texts))), self._model.encode_text)
 
 
+@contextlib.contextmanager
+def _without_foreign_code() -> Iterator[None]:
+    """Code that a model brings is an error to transformers, which would ask on a terminal.
+
+    For calls through open_clip, which does not pass `trust_remote_code=False` on.
+    """
+    from transformers import dynamic_module_utils
+
+    asked_s = dynamic_module_utils.TIME_OUT_REMOTE_CODE
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
+    try:
+        yield
+    finally:
+        dynamic_module_utils.TIME_OUT_REMOTE_CODE = asked_s
+
+
 class Dinov2Encoder:
     """A DINOv2 backbone of transformers with its own image processor."""
 
@@ -140,9 +158,11 @@ class Dinov2Encoder:
         name = str(local_folder(section.model) or section.model)
         try:
             self._processor: Any = AutoImageProcessor.from_pretrained(
-                name, revision=section.revision
+                name, revision=section.revision, trust_remote_code=False
             )
-            model = AutoModel.from_pretrained(name, revision=section.revision, use_safetensors=True)
+            model = AutoModel.from_pretrained(
+                name, revision=section.revision, use_safetensors=True, trust_remote_code=False
+            )
         except (OSError, ValueError) as error:
             raise RecipeError(
                 f"encoders.dinov2: cannot load {section.model!r}: {type(error).__name__}:"

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from pipeline.core.recipe import UserError, first_line, is_hub_id
+from pipeline.core.recipe import UserError, is_hub_id
 from training.models.attention import SPLIT, implementation, register
 from training.models.families import refusal
 from training.models.weight_files import (
@@ -28,6 +28,7 @@ from training.models.weight_files import (
 
 # Of every call of transformers: the code that a model brings is never executed.
 OWN_CODE = {"trust_remote_code": False}
+MAX_REASON = 240  # characters of another library's message
 META = torch.device("meta")
 
 
@@ -60,7 +61,6 @@ def load_model(
         "use_safetensors": True,
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # they are refused with all others
-        **OWN_CODE,
     }
     with _without_reports():
         if device == META:
@@ -108,23 +108,34 @@ def read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:
             raise
         raise UserError(
             f"model {str(path)!r}: expected a whole Hugging Face model folder or a Hub id;"
-            f" {first_line(error)}"
+            f" {_reason(error)}"
         ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What transformers says, on one line, without its advice to execute foreign code."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if "trust_remote_code" in said:
+        return "it brings code of its own (auto_map), which is never executed here"
+    return said if len(said) <= MAX_REASON else f"{said[:MAX_REASON]} ..."
 
 
 def read_config(path: str | Path) -> Any:
     """The configuration of a model that this toolkit supports.
 
     Raises:
-        UserError: It is not supported, or quantized by a package that is not here.
+        UserError: It is not supported, with the reason.
     """
     from transformers import AutoConfig
 
     config = read(path, AutoConfig.from_pretrained)
-    reason = refusal(config) or _quantization_fault(config)
+    _refuse(path, refusal(config))
+    return config
+
+
+def _refuse(path: str | Path, reason: str) -> None:
     if reason:
         raise UserError(f"model {str(path)!r} cannot be used: {reason}")
-    return config
 
 
 def quantization(config: Any) -> Mapping[str, Any]:
@@ -151,13 +162,13 @@ def _quantization_fault(config: Any) -> str:
     try:
         quantizer = AutoHfQuantizer.from_config(dict(stated), pre_quantized=True)
     except (ImportError, ValueError, TypeError) as error:
-        return f"its weights are quantized ({quantization_method(stated)}); {first_line(error)}"
+        return f"its weights are quantized ({quantization_method(stated)}); {_reason(error)}"
     try:
         quantizer.validate_environment(device_map=None, weights_only=True)
     except ImportError as error:
-        return f"its weights are quantized ({quantization_method(stated)}); {first_line(error)}"
+        return f"its weights are quantized ({quantization_method(stated)}); {_reason(error)}"
     except (RuntimeError, ValueError):
-        return ""  # of the devices of this process, which another may have
+        pass  # of the devices of this process; the one that loads it may have others
     return ""
 
 
@@ -168,6 +179,7 @@ def _of_headers(path: str | Path, base: str | None, options: Mapping[str, Any]) 
     whole = base or str(path)
     config = read_config(whole)
     tensors, model_class = model_tensors(whole), MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
+    _refuse(whole, _quantization_fault(config))
     if quantization(config):  # its files hold other tensors than its class
         plain = copy.deepcopy(config)
         for part in (plain, plain.get_text_config()):
@@ -176,9 +188,11 @@ def _of_headers(path: str | Path, base: str | None, options: Mapping[str, Any]) 
             return model_class(plain).eval()
     refuse_integers(whole, tensors)
     own = {k: v for k, v in options.items() if k not in ("quantization_config", "device_map")}
-    model, info = model_class.from_pretrained(
-        None, config=config, state_dict=_empty(tensors), device_map={"": META}, **own
-    )
+
+    def fill(_: object, **how: Any) -> Any:
+        return model_class.from_pretrained(None, config=config, **how)
+
+    model, info = read(whole, fill, state_dict=_empty(tensors), device_map={"": META}, **own)
     refuse_misfit(whole, Loading.of(info, model.state_dict()))
     if base is not None:
         _add_adapters(model, path, base)
@@ -191,10 +205,11 @@ def _of_files(
     from transformers import AutoModelForImageTextToText
 
     whole = base or str(path)
-    if quantization(read_config(whole)):
+    config = read_config(whole)
+    _refuse(whole, _quantization_fault(config))
+    if quantization(config):
         options.setdefault("device_map", {"": device})
-    given = {name: value for name, value in options.items() if name not in OWN_CODE}
-    model, info = read(whole, AutoModelForImageTextToText.from_pretrained, **given)
+    model, info = read(whole, AutoModelForImageTextToText.from_pretrained, **options)
     if base == str(path):  # transformers read both, and tells of the adapters
         refuse_misfit_of_adapters(path, base, Loading.of(info, _adapter_names(model)))
         return model
@@ -220,7 +235,7 @@ def _add_adapters(model: Any, path: str | Path, base: str) -> None:
         raise
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise UserError(
-            f"adapters {str(path)!r} do not fit their base {base!r}: {first_line(error)}"
+            f"adapters {str(path)!r} do not fit their base {base!r}: {_reason(error)}"
         ) from error
     loading = Loading.of(info, _adapter_names(model))
     refuse_misfit_of_adapters(path, base, loading)

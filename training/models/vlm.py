@@ -141,15 +141,15 @@ def check_model(path: str | Path, *, trained: bool) -> None:
     Raises:
         UserError: It cannot, with the reason.
     """
-    vlm = load_vlm(path, device="meta")
-    stated = quantization(read_config(base_of_adapter(path) or path))
-    if trained and stated:
+    stated = quantization(read_config(base_of_adapter(path) or path)) if trained else {}
+    if stated:
         raise UserError(
             f"model {str(path)!r}: its weights are stored quantized"
             f" ({quantization_method(stated)}), and neither they nor adapters on them are trained"
             " here; give the model that it was made from, which lora.quantize=nf4 keeps in 4 bits"
             " while adapters are trained"
         )
+    vlm = load_vlm(path, device="meta")
     try:
         encode_prompt(vlm, "?", with_image=True, size=ANY_SIZE)
         encode_prompt(vlm, "?", with_image=False)

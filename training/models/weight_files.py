@@ -177,14 +177,14 @@ def refuse_integers(model: str | Path, tensors: Mapping[str, StoredTensor]) -> N
 def refuse_misfit(model: str | Path, loading: Loading) -> None:
     """Raises UserError unless every tensor of a model came from its files, and each was used."""
     facts = [
-        _fact(loading.missing, f"of its {len(loading.expected):,} tensors are not in its files"),
-        _fact(loading.unexpected, "tensors in them are none of its own"),
-        _fact(loading.mismatched, "have another shape than its config.json says"),
+        _fact(loading.missing, f"of {len(loading.expected):,} tensors missing"),
+        _fact(loading.unexpected, "unexpected"),
+        _fact(loading.mismatched, "of another shape than config.json says"),
     ]
     if any(facts):
         raise UserError(
-            f"model {str(model)!r} cannot be loaded whole: {', '.join(filter(None, facts))};"
-            f" {_remedy(loading.unexpected)}"
+            f"model {str(model)!r}: its files do not hold the tensors that it has:"
+            f" {', '.join(filter(None, facts))}; {_remedy(loading.unexpected)}"
         )
 
 
@@ -196,15 +196,15 @@ def refuse_misfit_of_adapters(adapters: str | Path, base: str, loading: Loading)
     there = {_adapted(name) for name in loading.expected - loading.missing - loading.mismatched}
     torn = {name for name in loading.missing if ".lora_" not in name or _adapted(name) in there}
     facts = [
-        _fact(loading.unexpected, "of their tensors have no place in it"),
-        _fact(loading.mismatched, f"have another shape than it and {ADAPTER_CONFIG} say"),
-        _fact(torn, "that belong to others are not in their file"),
+        _fact(torn, "missing"),
+        _fact(loading.unexpected, "unexpected"),
+        _fact(loading.mismatched, f"of another shape than the base and {ADAPTER_CONFIG} say"),
     ]
     if not any(facts) and loading.expected == loading.missing:
-        facts = ["none of their tensors has a place in it"]
+        facts = ["none fits"]
     if any(facts):
         raise UserError(
-            f"adapters {str(adapters)!r} do not fit their base {base!r}:"
+            f"adapters {str(adapters)!r} do not fit their base {base!r}: of their tensors"
             f" {', '.join(filter(None, facts))}; name the base that they were trained on in"
             f" {ADAPTER_CONFIG}, or save them again with save_pretrained"
         )

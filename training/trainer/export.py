@@ -70,7 +70,7 @@ def _save(vlm: Vlm, out: Path, kept: torch.dtype, weights: dict[str, Any] | None
 def _stored_dtype(section: TrainSection) -> torch.dtype:
     from transformers import AutoConfig
 
-    stored = AutoConfig.from_pretrained(section.base_model).dtype
+    stored = AutoConfig.from_pretrained(section.base_model, trust_remote_code=False).dtype
     return stored if isinstance(stored, torch.dtype) else torch.float32
 
 

@@ -1,0 +1,147 @@
+"""Every command refuses a model with a tensor that is not in its files, in one line, before Ray."""
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from eval import ask, run_eval
+from svco import doctor
+from training import make_reference, plan_cli, train_svco
+
+Run = Callable[..., tuple[int, str]]
+WEIGHTS = "model.safetensors"
+
+
+def without_projector(folder: Path) -> str:
+    tensors = load_file(folder / WEIGHTS)
+    kept = {name: value for name, value in tensors.items() if "projector" not in name}
+    save_file(kept, folder / WEIGHTS, {"format": "pt"})
+    return "4 of 64 tensors missing (model.multi_modal_projector.linear_1.bias, "
+
+
+def wrapped_by_peft(folder: Path) -> str:
+    tensors = load_file(folder / WEIGHTS)
+    named = {f"base_model.model.{name}": value for name, value in tensors.items()}
+    save_file(named, folder / WEIGHTS, {"format": "pt"})
+    return "merge_and_unload()"
+
+
+def cut_off(folder: Path) -> str:
+    (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:-7])
+    return "no whole safetensors file"
+
+
+def quantized(folder: Path) -> str:
+    config = json.loads((folder / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "awq", "bits": 4, "group_size": 128}
+    (folder / "config.json").write_text(json.dumps(config))
+    return "quantized (awq)"
+
+
+def of_another_kind(folder: Path) -> str:
+    (folder / "config.json").write_text('{"model_type": "llava_next"}')
+    return "supported are llava ("
+
+
+def without_template(folder: Path) -> str:
+    (folder / "chat_template.jinja").unlink()
+    return "add chat_template.jinja"
+
+
+BREAKS = (
+    without_projector,
+    wrapped_by_peft,
+    cut_off,
+    quantized,
+    of_another_kind,
+    without_template,
+)
+
+
+@pytest.fixture(params=BREAKS, ids=lambda change: change.__name__)
+def broken(request: pytest.FixtureRequest, vicuna_llava: Path, tmp_path: Path) -> tuple[Path, str]:
+    """A model's folder, and words of the refusal."""
+    folder = shutil.copytree(vicuna_llava, tmp_path / "broken")
+    return folder, request.param(folder)
+
+
+@pytest.fixture
+def commands(make_mvc: Callable[..., Path], tmp_path: Path) -> dict[str, tuple[Any, list[str]]]:
+    """By name: a command, and its arguments after the model."""
+    data, images = make_mvc(4, 2), (tmp_path / "a.png", tmp_path / "b.png")
+    for image in images:
+        Image.new("RGB", (40, 30), "red").save(image)
+    keys = [f"data={data}", f"out={tmp_path / 'out'}", "workers.num_workers=1"]
+    shown = [f"--image={image}" for image in images]
+    return {
+        "train": (train_svco.run, keys),
+        "train --dry-run": (train_svco.run, [*keys, "--dry-run"]),
+        "reference": (make_reference.run, keys),
+        "reference --dry-run": (make_reference.run, [*keys, "--dry-run"]),
+        "plan": (plan_cli.run, [*keys, "workers.use_gpu=false"]),
+        "eval": (run_eval.run, keys),
+        "eval --dry-run": (run_eval.run, [*keys, "--dry-run"]),
+        "ask": (ask.run, ["What is shown?", *shown, "--device=cpu"]),
+    }
+
+
+def test_every_command_refuses_it_in_one_line(
+    broken: tuple[Path, str],
+    commands: dict[str, tuple[Any, list[str]]],
+    command_here: Run,
+    tmp_path: Path,
+) -> None:
+    folder, words = broken
+    for name, (command, arguments) in commands.items():
+        model = str(folder) if name == "ask" else f"model={folder}"
+        code, said = command_here(command, model, *arguments)
+        assert code == 2, (name, said)
+        assert words in said, (name, said)
+        assert said.startswith("error: "), (name, said)
+        assert said.count("\n") == 1, (name, said)
+        assert str(folder) in said
+        assert not (tmp_path / "out").exists(), name
+    ray = sys.modules.get("ray")
+    assert ray is None or not ray.is_initialized()
+
+
+def test_doctor_says_what_is_wrong_with_a_model(
+    broken: tuple[Path, str], command_here: Run
+) -> None:
+    folder, words = broken
+    code, said = command_here(doctor.run, str(folder))
+    assert code == 1
+    problem = said[said.index("problem  model ") :]
+    assert words in problem.replace("\n                           -> ", "; ")
+    assert problem.count("\n") <= 4  # the fact, the remedy, and the count of problems
+
+
+def test_doctor_finds_a_whole_model_whole(vicuna_llava: Path, command_here: Run) -> None:
+    _, said = command_here(doctor.run, str(vicuna_llava))
+    assert f"OK       model             {vicuna_llava}: its files hold all tensors" in said
+
+
+def test_a_hub_id_that_cannot_be_reached_is_said_and_not_waited_for(
+    commands: dict[str, tuple[Any, list[str]]],
+    command_here: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for name in ("train", "reference"):
+        command, arguments = commands[name]
+        code, said = command_here(command, "model=org/none", *arguments)
+        assert code == 2
+        assert said.startswith("error: model=org/none: neither a folder nor a model")
+        assert said.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+        code, said = command_here(command, "model=org/none", *arguments, "--dry-run")
+        assert code == 0
+        assert "not looked at: org/none is not in the Hub's cache" in " ".join(said.split())
