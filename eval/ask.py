@@ -56,11 +56,13 @@ def ask(
     import torch
 
     from training.models.generation import generate
+    from training.models.loading import refuse_spoilt
     from training.models.vlm import load_vlm
 
     vlm = load_vlm(
         model, dtype=torch.bfloat16 if device.startswith("cuda") else torch.float32, device=device
     )
+    refuse_spoilt(model, vlm.model)
     try:
         said_a, said_b = generate(vlm, images, [question] * 2, max_new_tokens=max_new_tokens)
         text_a, text_b = texts or (said_a, said_b)

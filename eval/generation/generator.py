@@ -119,11 +119,14 @@ class Generator:
         if self._loaded is None or self._loaded[0] != folder:
             import torch
 
+            from training.models.loading import refuse_spoilt
             from training.models.vlm import load_vlm
 
             self._loaded = None  # free the last model before the next needs the memory
             dtype = getattr(torch, self.section.dtype)
-            self._loaded = folder, load_vlm(folder, dtype=dtype, device=device_of(self.section))
+            vlm = load_vlm(folder, dtype=dtype, device=device_of(self.section))
+            refuse_spoilt(folder, vlm.model)
+            self._loaded = folder, vlm
         return self._loaded[1]
 
 

@@ -68,7 +68,8 @@ def load_model(
         if Path(path).is_dir():  # before gigabytes are read
             _of_headers(path, base, options)
         model = _of_files(path, base, options, device)
-    _refuse_numbers(path, model)
+    empty = [name for name, value in model.named_parameters() if value.is_meta]
+    assert not empty, f"without numbers after loading: {empty[:3]}"
     # weights in 4 bits cannot be moved
     return (model if "device_map" in options else model.to(device)).eval()
 
@@ -257,19 +258,19 @@ def _empty(tensors: Mapping[str, StoredTensor]) -> dict[str, torch.Tensor]:
     return {name: torch.empty(tensor.shape, device=META) for name, tensor in tensors.items()}
 
 
-def _refuse_numbers(path: str | Path, model: Any) -> None:
-    """Raises UserError for parameters without numbers, or with some that are none."""
-    wrong = [
+def refuse_spoilt(path: str | Path, model: Any) -> None:
+    """Raises UserError for parameters with NaN or infinity; reads each once.
+
+    Training need not ask: it looks at what its base makes of the pairs.
+    """
+    floats = (torch.float32, torch.float16, torch.bfloat16)
+    spoilt = [
         name
         for name, value in model.named_parameters()
-        if value.is_meta
-        or (
-            value.dtype in (torch.float32, torch.float16, torch.bfloat16)
-            and not torch.isfinite(torch.stack(value.detach().aminmax())).all()
-        )
+        if value.dtype in floats and not torch.isfinite(torch.stack(value.detach().aminmax())).all()
     ]
-    if wrong:
+    if spoilt:
         raise UserError(
-            f"model {str(path)!r}: {len(wrong):,} of its tensors hold NaN or infinity"
-            f" ({', '.join(wrong[:3])}); its training went wrong, or its files are damaged"
+            f"model {str(path)!r}: {len(spoilt):,} of its tensors hold NaN or infinity"
+            f" ({', '.join(spoilt[:3])}); its training went wrong, or its files are damaged"
         )

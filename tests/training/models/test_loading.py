@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.core.recipe import UserError
 from training.config import LoraSection
-from training.models.loading import load_model
+from training.models.loading import load_model, refuse_spoilt
 from training.models.vlm import check_model, load_vlm
 from training.trainer.policy import add_adapters
 
@@ -233,7 +233,7 @@ def test_weights_in_another_format_are_refused(vicuna_llava: Path, tmp_path: Pat
     assert "found only pytorch_model.bin; save the model" in refusal(tmp_path / "m")
 
 
-def test_numbers_that_are_none_are_refused_when_they_are_read(
+def test_numbers_that_are_none_are_refused_where_answers_would_be_made_of_them(
     vicuna_llava: Path, tmp_path: Path
 ) -> None:
     for name, number in (("nan", float("nan")), ("inf", float("-inf"))):
@@ -244,7 +244,8 @@ def test_numbers_that_are_none_are_refused_when_they_are_read(
 
         folder = changed(vicuna_llava, tmp_path / name, spoils)
         with pytest.raises(UserError, match=r"1 of its tensors hold NaN or infinity \(model\.lang"):
-            load_model(folder)
+            refuse_spoilt(folder, load_model(folder))
+    refuse_spoilt(vicuna_llava, load_model(vicuna_llava))
 
 
 def test_a_tokenizer_with_more_ids_than_the_embedding_has_rows_is_refused(
