@@ -41,6 +41,17 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
         ImageError: reason "empty", "not_an_image", "too_many_pixels", "too_narrow", "animated" or
             "truncated".
     """
+    image = _opened(data, max_pixels)
+    try:
+        image.load()
+        return upright_rgb(image)
+    # on broken bytes Pillow's readers raise anything: struct.error, IndexError, TypeError ..
+    except Exception as error:
+        raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
+
+
+def _opened(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A file of which the header is read and found fit; its pixels may still be broken."""
     if not data:
         raise ImageError("empty", "0 bytes")
     try:
@@ -64,13 +75,11 @@ def decode_rgb(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     try:
         # MPO is how many phones store a photograph: a JPEG whose first frame is the picture.
         num_frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-        if num_frames == 1:
-            image.load()
-            return upright_rgb(image)
-    # on broken bytes Pillow's readers raise anything: struct.error, IndexError, TypeError ..
     except Exception as error:
         raise ImageError("truncated", f"{type(error).__name__}: {error}") from error
-    raise ImageError("animated", f"{image.format} with {num_frames} frames")
+    if num_frames > 1:
+        raise ImageError("animated", f"{image.format} with {num_frames} frames")
+    return image
 
 
 def upright_rgb(image: Image.Image) -> Image.Image:
@@ -100,16 +109,12 @@ def upright_size(data: bytes) -> tuple[int, int]:
     """Width and height in pixels of the picture that `decode_rgb` makes, by the header alone.
 
     Raises:
-        ImageError: reason "not_an_image".
+        ImageError: As `decode_rgb`, but for pixels that are broken.
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            width, height = image.size
-            # Pillow states the size of a TIFF upright already.
-            is_turned = image.format != "TIFF" and 5 <= orientation(image) <= 8
-            return (height, width) if is_turned else (width, height)
-    except Exception as error:  # on broken headers Pillow's readers raise anything
-        raise ImageError("not_an_image", f"{len(data)} bytes that no decoder knows") from error
+    with _opened(data) as image:
+        # Pillow states the size of a TIFF upright already.
+        is_turned = image.format != "TIFF" and 5 <= orientation(image) <= 8
+        return (image.height, image.width) if is_turned else image.size
 
 
 def pixels_sha256(image: Image.Image) -> str:

@@ -85,7 +85,8 @@ def test_an_image_that_does_not_decode_is_named_by_its_pair(
         rows[2]["image_b_sha256"] = "0" * 64
 
     with pytest.raises(
-        MvcError, match=r"pair \w+: image_b cannot be decoded .+; build the data again without it"
+        MvcError,
+        match=r"pair \w+: image_b cannot be decoded .+; mend these pairs, or build the data",
     ) as caught:
         fit(section(recipe, make_mvc(4, 0, breaks)), LocalEnv())
     assert names[0] in str(caught.value)

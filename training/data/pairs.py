@@ -7,10 +7,9 @@ import functools
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from pipeline.core.schema import MvcError, read_mvc
 from training.models.families import Images
 from training.models.packing import Ints, Packed, pack
 from training.models.pair import ShortPair, short_pair
+from training.models.unusable import TOO_LONG, LeftOut, UnusablePairError, unusable_image
 from training.models.vlm import ANY_SIZE, Size, Vlm, pixel_values
 from training.objectives.terms import ALL_CELLS
 
@@ -36,8 +36,6 @@ COLUMNS = (
     "image_b_sha256",
 )
 MAX_PIXEL_CACHE_BYTES = 1_000_000_000
-
-Read = TypeVar("Read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +71,22 @@ def batches(num_pairs: int, batch_pairs: int, state: DataState) -> Iterator[tupl
         state = DataState(state.seed, state.epoch + 1)
 
 
+def pairs_of_run(num_pairs: int, batch_pairs: int, num_steps: int, seed: int) -> Ints:
+    """The pairs that the first steps of a run train on, each once, in order."""
+    if num_steps >= math.ceil(num_pairs / batch_pairs):  # a whole epoch
+        return np.arange(num_pairs)
+    return np.sort(epoch_order(num_pairs, seed, 0)[: num_steps * batch_pairs])
+
+
 class PairReader:
     """The pairs of one split, tokenized once and packed when asked for.
 
-    Pairs of which a prompt with its response is longer than `max_length_tokens` are left out, never
-    cut, and counted in `num_dropped`; it may be that none is left. Each image is decoded once as
-    long as the pixels fit in memory.
+    Pairs that the model cannot take, and those of which a prompt with its response is longer than
+    `max_length_tokens`, are left out, never cut, and counted in `left_out`; it may be that all are
+    too long. Each image is decoded once as long as the pixels fit in memory.
 
     Raises:
-        MvcError: Not an MVC folder, or a pair that cannot become tokens, with its pair_id.
+        MvcError: Not an MVC folder, or more than 1 % of the pairs cannot be used.
     """
 
     def __init__(
@@ -90,28 +95,48 @@ class PairReader:
         self.split = split
         self._vlm, self._table = vlm, read_mvc(folder, split, COLUMNS)
         self._pixels: dict[int, Tensor] = {}
+        self._image_sizes: dict[str, Size] = {}
+        self.left_out = LeftOut()
         texts = self._table.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
-        pairs = [_tokenize(vlm, text, self._sizes(index)) for index, text in enumerate(texts)]
         limit = max_length_tokens or math.inf
-        kept = [index for index, pair in enumerate(pairs) if pair.longest <= limit]
-        self._pairs = [pairs[index] for index in kept]
-        self.pair_ids: list[str] = [texts[index]["pair_id"] for index in kept]
-        self.questions: list[str] = [texts[index]["question"] for index in kept]
-        self.num_dropped = len(texts) - len(kept)
+        pairs = {
+            row: pair
+            for row, text in enumerate(texts)
+            if (pair := self._usable(row, text, limit)) is not None
+        }
+        self.left_out.check(f"{folder}: split {split!r}", len(texts))
+        self._pairs, kept = list(pairs.values()), list(pairs)
+        self.pair_ids: list[str] = [texts[row]["pair_id"] for row in kept]
+        self.questions: list[str] = [texts[row]["question"] for row in kept]
         # of a pair with all cells
         self.lengths: Ints = np.array([pair.num_tokens for pair in self._pairs], np.int64)
         # of the two responses
         self.num_tokens_N2 = torch.tensor([list(map(len, pair.responses)) for pair in self._pairs])
         self._index_images(kept)
 
-    def _sizes(self, row: int) -> tuple[Size, Size]:
-        """The sizes of a row's two images, where the model needs to know them."""
-        if not self._vlm.kind.any_size:
-            return ANY_SIZE, ANY_SIZE
-        return (
-            self._read(row, "image_a", upright_size),
-            self._read(row, "image_b", upright_size),
-        )
+    def _usable(self, row: int, text: dict[str, str | None], limit: float) -> ShortPair | None:
+        """The tokens of a row; None, and counted, if the row is left out."""
+        texts = text["question"], text["answer_a"], text["answer_b"]
+        try:
+            pair = short_pair(
+                self._vlm, texts, (self._size(row, "image_a"), self._size(row, "image_b"))
+            )
+            if pair.longest > limit:
+                raise UnusablePairError(TOO_LONG, f"{pair.longest} tokens, more than {limit}")
+        except UnusablePairError as error:
+            self.left_out.add(str(text["pair_id"]), error)
+            return None
+        return pair
+
+    def _size(self, row: int, column: str) -> Size:
+        """The size of an image, upright, of which the header is read."""
+        name = self._table.column(f"{column}_sha256")[row].as_py() or f"{column} {row}"
+        if name not in self._image_sizes:
+            try:
+                self._image_sizes[name] = upright_size(self._bytes(row, column))
+            except ImageError as error:
+                raise unusable_image(column, error) from error
+        return self._image_sizes[name] if self._vlm.kind.any_size else ANY_SIZE
 
     def _index_images(self, kept: Sequence[int]) -> None:
         """Numbers the distinct images; remembers a row and a column that hold the bytes of each."""
@@ -160,8 +185,18 @@ class PairReader:
         return [hashlib.sha256(json.dumps(c).encode()).hexdigest()[:32] for c in content]
 
     def image(self, number: int) -> Image.Image:
-        """An image (a number from `images_P2`) as RGB pixels."""
-        return self._read(*self._places[number], decode_rgb)
+        """An image (a number from `images_P2`) as RGB pixels.
+
+        Raises:
+            MvcError: It does not decode; the message names its pair.
+        """
+        try:
+            return decode_rgb(self._bytes(*self._places[number]))
+        except ImageError as error:
+            raise MvcError(
+                f"{self.image_name(number)} cannot be decoded ({error}); build the data again"
+                " without it"
+            ) from error
 
     def packed(
         self, pairs: Sequence[int] | Ints, cells: Iterable[tuple[int, int]] = ALL_CELLS
@@ -210,28 +245,8 @@ class PairReader:
                 )
         return pixels
 
-    def _read(self, row: int, column: str, read: Callable[[bytes], Read]) -> Read:
-        """What `read` makes of the bytes of an image."""
-        try:
-            return read(self._bytes(row, column))
-        except ImageError as error:
-            raise MvcError(
-                f"{self._name(row, column)} cannot be decoded ({error}); build the data again"
-                " without it"
-            ) from error
-
     def _bytes(self, row: int, column: str) -> bytes:
         return self._table.column(column)[row]["bytes"].as_py() or b""
 
     def _name(self, row: int, column: str) -> str:
         return f"pair {self._table.column('pair_id')[row].as_py()}: {column}"
-
-
-def _tokenize(vlm: Vlm, text: dict[str, str], sizes: tuple[Size, Size]) -> ShortPair:
-    question = text["question"]
-    try:
-        if not isinstance(question, str):
-            raise ValueError(f"expected a question, got {question!r}")
-        return short_pair(vlm, (question, text["answer_a"] or "", text["answer_b"] or ""), sizes)
-    except ValueError as error:
-        raise MvcError(f"pair {text['pair_id']}: {error}") from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.core.recipe import UserError
+from training.models.unusable import MERGED, UnusablePairError, check_text, refuse_control_texts
 
 CHATML_END = "<|im_end|>"
 
@@ -16,9 +17,9 @@ def short_prompt(processor: Any, question: str, *, with_image: bool) -> list[int
     """The tokens before the response, exactly as at inference but for the one placeholder.
 
     Raises:
-        ValueError: A question that holds the text of a control token.
+        UnusablePairError: A question that holds the text of a control token.
     """
-    _refuse_control_texts(processor, question)
+    refuse_control_texts(question, control_texts(processor))
     text = render(processor, question, with_image=with_image)
     ids = processor.tokenizer(text, **special_tokens(processor, text))["input_ids"]
     return left_open(processor, text, [int(token) for token in ids])
@@ -28,12 +29,10 @@ def response_ids(processor: Any, text: str) -> list[int]:
     """The tokens of an answer as it follows the prompt, without the end of turn.
 
     Raises:
-        ValueError: An empty text, one that holds the text of a control token, or a tokenizer that
-            merges the prompt's end with the text.
+        UnusablePairError: An empty text, one that holds the text of a control token, or one that
+            the tokenizer merges with the prompt's end.
     """
-    _refuse_control_texts(processor, text)
-    if not text.strip():
-        raise ValueError("expected a response with text, got none")
+    check_text(text, control_texts(processor), "response")
     opening = _opening(processor)
     # A prompt that ends in white space ("assistant\n") is followed by the text at once, any other
     # ("ASSISTANT:") by a space.
@@ -41,9 +40,10 @@ def response_ids(processor: Any, text: str) -> list[int]:
     before = processor.tokenizer(opening, add_special_tokens=False)["input_ids"]
     both = processor.tokenizer(joined, add_special_tokens=False)["input_ids"]
     if both[: len(before)] != before or len(both) == len(before):
-        raise ValueError(
+        raise UnusablePairError(
+            MERGED,
             f"the tokenizer does not separate the prompt's end {opening!r} from the response"
-            f" {text[:40]!r}"
+            f" {text[:40]!r}",
         )
     return [int(token) for token in both[len(before) :]]
 
@@ -109,15 +109,6 @@ def control_texts(processor: Any) -> tuple[str, ...]:
         for token in processor.tokenizer.added_tokens_decoder.values()
         if token.special and token.content.strip()
     )
-
-
-def _refuse_control_texts(processor: Any, text: str) -> None:
-    for control in control_texts(processor):
-        if control in text:
-            raise ValueError(
-                f"the text {text[:60]!r} holds {control!r}, which the tokenizer reads as a control"
-                " token; remove it"
-            )
 
 
 def _opening(processor: Any) -> str:

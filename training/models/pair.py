@@ -2,9 +2,16 @@
 
 from dataclasses import dataclass
 
+from pipeline.core.recipe import first_line
 from training.models.chat_template import short_prompt
 from training.models.packing import CONDITIONS, PairTokens
-from training.models.vlm import Layout, Size, Vlm, encode_response, placed
+from training.models.unusable import (
+    CONTROL_TEXT,
+    EMPTY_TEXT,
+    IMAGE_SHAPE,
+    UnusablePairError,
+)
+from training.models.vlm import ANY_SIZE, Layout, Size, Vlm, encode_response, placed
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,25 +46,45 @@ class ShortPair:
         )
 
 
-def short_pair(vlm: Vlm, texts: tuple[str, str, str], sizes: tuple[Size, Size]) -> ShortPair:
+def short_pair(
+    vlm: Vlm, texts: tuple[str | None, str | None, str | None], sizes: tuple[Size, Size]
+) -> ShortPair:
     """A pair from its question and two answers, and the sizes of its two images.
 
     Raises:
-        ValueError: A text that cannot become tokens, or a chat template that places no image.
+        UnusablePairError: A text that cannot become tokens, or an image of a shape that the
+            processor does not take.
+        UserError: A processor that does not fit the model.
     """
-    question, answer_a, answer_b = texts
+    question, answer_a, answer_b = (text or "" for text in texts)
+    if not question.strip():
+        raise UnusablePairError(EMPTY_TEXT, f"expected a question with text, got {texts[0]!r}")
     prompt_image, prompt_text = (
         short_prompt(vlm.processor, question, with_image=with_image) for with_image in (True, False)
     )
-    if prompt_image.count(vlm.image_token_id) != 1 or vlm.image_token_id in prompt_text:
-        raise ValueError(
-            "expected one image in the prompt with an image, and none in that without; check the"
-            " chat template"
+    responses = (encode_response(vlm, answer_a), encode_response(vlm, answer_b))
+    if prompt_image.count(vlm.image_token_id) != 1 or any(
+        vlm.image_token_id in ids for ids in (prompt_text, *responses)
+    ):
+        raise UnusablePairError(
+            CONTROL_TEXT,
+            "expected one image in the prompt with an image, and none in that without nor in the"
+            " answers; remove image tokens from its texts, or check the chat template",
         )
     return ShortPair(
         prompt_image,
         prompt_text,
-        (encode_response(vlm, answer_a), encode_response(vlm, answer_b)),
-        (vlm.layout(sizes[0]), vlm.layout(sizes[1])),
+        responses,
+        (_layout(vlm, sizes[0]), _layout(vlm, sizes[1])),
         sizes,
     )
+
+
+def _layout(vlm: Vlm, size: Size) -> Layout:
+    vlm.layout(ANY_SIZE)  # what is wrong with every image is no fault of this one
+    try:
+        return vlm.layout(size)
+    except (ValueError, RuntimeError, ArithmeticError, LookupError) as error:
+        raise UnusablePairError(
+            IMAGE_SHAPE, f"an image of {size[0]} x {size[1]} pixels: {first_line(error)}"
+        ) from error

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.core.images import decode_rgb
-from pipeline.core.schema import image_bytes, read_mvc
+from pipeline.core.images import ImageError, decode_rgb
+from pipeline.core.schema import MvcError, image_bytes, read_mvc
+from training.models.unusable import UnusablePairError, check_text
+from training.tiny.model import SPECIAL_TOKENS
 
 _TEXTS = (
     "question answer_a answer_b caption_a caption_b image_a_sha256 image_b_sha256 meta"
@@ -65,28 +67,38 @@ class TrainingSet:
 def read_training_set(folder: Path, image_px: int, max_pairs: int) -> TrainingSet:
     """The train split of an MVC folder; of more than `max_pairs` pairs, that many, evenly spaced.
 
+    Pairs that cannot be used are left out.
+
     Raises:
-        MvcError: Not an MVC folder.
+        MvcError: Not an MVC folder, or no pair that can be used.
     """
     table = read_mvc(folder, "train", [*_TEXTS, "image_a", "image_b"])
     if table.num_rows > max_pairs:
         table = table.take(np.arange(max_pairs) * table.num_rows // max_pairs)
-    rows = table.select(_TEXTS).to_pylist()
-    encoded = [image_bytes(table, "image_a"), image_bytes(table, "image_b")]
     places: dict[str, int] = {}
     pixels: list[np.ndarray] = []
     things: list[tuple[Thing, ...] | None] = []
-    images_N2 = torch.zeros(len(rows), 2, dtype=torch.long)
-    for pair, row in enumerate(rows):
-        truth = _truth(row["meta"])
-        for side, name in enumerate("ab"):
-            key = row[f"image_{name}_sha256"]
-            if key not in places:
-                places[key] = len(pixels)
-                square, to_square = _square(encoded[side][pair], image_px)
-                pixels.append(square)
-                things.append(_things(truth.get(name), to_square))
-            images_N2[pair, side] = places[key]
+    rows, images = list[dict[str, Any]](), list[tuple[int, int]]()
+    encoded = zip(image_bytes(table, "image_a"), image_bytes(table, "image_b"), strict=True)
+    for row, sides in zip(table.select(_TEXTS).to_pylist(), encoded, strict=True):
+        try:
+            for name in ("question", "answer_a", "answer_b"):
+                check_text(row[name], SPECIAL_TOKENS, name)
+            truth = _truth(row["meta"])
+            for name, data in zip("ab", sides, strict=True):
+                key = row[f"image_{name}_sha256"]
+                if key not in places:
+                    square, to_square = _square(data or b"", image_px)
+                    places[key] = len(pixels)
+                    pixels.append(square)
+                    things.append(_things(truth.get(name), to_square))
+        except (UnusablePairError, ImageError):
+            continue  # training counts them and says why
+        rows.append(row)
+        images.append((places[row["image_a_sha256"]], places[row["image_b_sha256"]]))
+    if not rows:
+        raise MvcError(f"{folder}: none of the pairs of 'train' can be used; build the data again")
+    images_N2 = torch.tensor(images)
     words, words_IW = contrast_words(
         [(row["caption_a"], row["caption_b"]) for row in rows], images_N2, len(pixels)
     )

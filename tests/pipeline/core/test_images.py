@@ -65,7 +65,7 @@ def test_a_broken_exif_block_turns_nothing() -> None:
 
 @pytest.mark.parametrize("data", [b"", b"no picture", _bytes(RED, "PNG")[:20]])
 def test_a_header_that_cannot_be_read_is_no_image(data: bytes) -> None:
-    with pytest.raises(ImageError, match="not_an_image"):
+    with pytest.raises(ImageError, match="not_an_image" if data else "empty"):
         upright_size(data)
 
 

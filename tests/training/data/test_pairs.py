@@ -13,12 +13,17 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
+from pipeline.core import images
 from pipeline.core.images import decode_rgb
 from pipeline.core.schema import MvcError, read_mvc
 from training.data.pairs import DataState, PairReader, batches, epoch_order
 from training.data.vision_features import VisionFeatures
+from training.estimate.data_size import size_of_data
+from training.estimate.known_models import find_shape
+from training.models.unusable import REASONS
 from training.models.vlm import Vlm, encode_prompt, encode_response, load_vlm, pixel_values
 from training.runtime.environment import LocalEnv
+from training.tiny.config import TinySection
 
 Make = Callable[..., Path]
 
@@ -53,7 +58,7 @@ def test_each_distinct_image_is_kept_once(vlm: Vlm, make_mvc: Make) -> None:
     assert torch.equal(reader.pixels(reader.images_P2[30]), expected)  # from the cache
 
 
-def test_an_image_that_does_not_decode_names_its_pair(vlm: Vlm, make_mvc: Make) -> None:
+def test_an_image_cut_off_names_its_pair_when_it_is_decoded(vlm: Vlm, make_mvc: Make) -> None:
     def cut(rows: list[dict]) -> None:
         rows[2]["image_b"] = {"bytes": rows[2]["image_b"]["bytes"][:60], "path": None}
         rows[2]["image_b_sha256"] = "0" * 64
@@ -67,23 +72,63 @@ def test_an_image_that_does_not_decode_names_its_pair(vlm: Vlm, make_mvc: Make) 
         reader.pixels(reader.images_P2[2])
 
 
-@pytest.mark.parametrize(
-    ("column", "value", "message"),
-    [
-        ("answer_b", " ", "expected a response with text"),
-        ("answer_a", "A <image>", "'<image>'"),
-        ("question", None, "expected a question, got None"),
-    ],
-)
-def test_a_text_that_cannot_become_tokens_names_its_pair(
-    vlm: Vlm, make_mvc: Make, column: str, value: str | None, message: str
-) -> None:
-    def change(rows: list[dict]) -> None:
-        rows[1][column] = value
+def _broken(column: str, value: Any) -> Callable[[list[dict[str, Any]]], None]:
+    """Puts a value into the second of the rows."""
 
-    folder = make_mvc(3, change=change)
+    def change(rows: list[dict[str, Any]]) -> None:
+        rows[1][column] = value
+        if column.startswith("image"):
+            rows[1][f"{column}_sha256"] = "0" * 64
+
+    return change
+
+
+def _image(*size: int) -> dict[str, Any]:
+    buffer = io.BytesIO()
+    Image.new("RGB", size).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+BROKEN = [
+    ("answer_b", " ", "text_is_empty"),
+    ("answer_a", "", "text_is_empty"),
+    ("question", None, "text_is_empty"),
+    ("answer_a", "A <image>", "text_has_control_token"),
+    ("question", "What</s>?", "text_has_control_token"),
+    ("answer_b", "<s>A red bar.", "text_has_control_token"),
+    ("image_b", {"bytes": b"no image", "path": None}, "image_broken"),
+    ("image_a", {"bytes": b"", "path": None}, "image_broken"),
+    ("image_a", _image(2, 500), "image_shape"),
+]
+
+
+@pytest.mark.parametrize(("column", "value", "reason"), BROKEN)
+def test_one_pair_that_cannot_be_used_is_left_out_and_counted(
+    vlm: Vlm, make_mvc: Make, column: str, value: Any, reason: str
+) -> None:
+    folder = make_mvc(100, change=_broken(column, value))
+    reader, rows = PairReader(folder, "train", vlm), read_mvc(folder, "train").to_pylist()
+    assert reader.left_out.pair_ids == {reason: [rows[1]["pair_id"]]}
+    assert reader.pair_ids == [row["pair_id"] for number, row in enumerate(rows) if number != 1]
+    shape = find_shape("llava-hf/llava-1.5-7b-hf", TinySection())[0]
+    planned = size_of_data(folder, vlm.model.name_or_path, shape)
+    assert planned.left_out["train"].counts == reader.left_out.counts
+    assert planned.num_pairs["train"] == len(reader)
+
+
+@pytest.mark.parametrize(("column", "value", "reason"), BROKEN[2:6:2])
+def test_more_than_a_hundredth_is_an_error_with_counts_and_names(
+    vlm: Vlm, make_mvc: Make, column: str, value: Any, reason: str
+) -> None:
+    folder = make_mvc(99, change=_broken(column, value))
     pair_id = read_mvc(folder, "train").to_pylist()[1]["pair_id"]
-    with pytest.raises(MvcError, match=f"pair {pair_id}: .*{message}"):
+    with pytest.raises(
+        MvcError,
+        match=(
+            rf"split .train.: 1 of 99 pairs cannot be used \(1 {REASONS[reason]}\), where at most"
+            rf" 1% may be left out; first pair {pair_id}: .+; mend these pairs"
+        ),
+    ):
         PairReader(folder, "train", vlm)
 
 
@@ -95,14 +140,14 @@ def test_long_pairs_are_left_out_whole_and_counted(vlm: Vlm, make_mvc: Make) -> 
     everything = PairReader(folder, "train", vlm)
     limit = len(encode_prompt(vlm, "Which shape do you see in the picture?", with_image=True)) + 12
     reader = PairReader(folder, "train", vlm, max_length_tokens=limit)
-    assert (reader.num_dropped, len(reader)) == (1, 3)
+    assert (reader.left_out.counts, len(reader)) == ({"too_long": 1}, 3)
     assert reader.pair_ids == [everything.pair_ids[i] for i in (0, 2, 3)]
     assert torch.equal(reader.packed([1]).ids_L, everything.packed([2]).ids_L)
     assert torch.equal(
         reader.pixels(reader.images_P2[1]), everything.pixels(everything.images_P2[2])
     )
     nothing = PairReader(folder, "train", vlm, max_length_tokens=5)
-    assert (nothing.num_dropped, len(nothing), nothing.num_images) == (4, 0, 0)
+    assert (len(nothing.left_out), len(nothing), nothing.num_images) == (4, 0, 0)
 
 
 def test_an_epoch_has_every_pair_once_and_the_next_another_order() -> None:
@@ -173,16 +218,13 @@ def test_each_image_has_as_many_placeholders_as_its_upright_size_makes(
     assert packed.position_ids.shape == (3, 1, len(packed.ids_L))
 
 
-def test_a_broken_image_is_named_before_any_work_where_sizes_matter(
-    qwen: Vlm, make_mvc: Make
+def test_an_image_that_the_processor_refuses_is_left_out_where_sizes_matter(
+    qwen: Vlm, make_mvc: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut(rows: list[dict]) -> None:
-        rows[2]["image_b"] = {"bytes": b"no image", "path": None}
-
-    folder = make_mvc(3, change=cut)
-    pair_id = read_mvc(folder, "train").to_pylist()[2]["pair_id"]
-    with pytest.raises(MvcError, match=f"pair {pair_id}: image_b cannot be decoded"):
-        PairReader(folder, "train", qwen)
+    monkeypatch.setattr(images, "MAX_ASPECT", 1000)  # so that the processor's bound is met
+    reader = PairReader(make_mvc(100, change=_broken("image_b", _image(2, 500))), "train", qwen)
+    assert reader.left_out.counts == {"image_shape": 1}
+    assert "must be smaller than 200" in reader.left_out.first()[0]
 
 
 def test_kept_features_are_those_made_when_needed(qwen: Vlm, make_mvc: Make) -> None:
