@@ -14,6 +14,7 @@ from training.objectives.terms import (
     active_terms,
     cells_of,
     coefficients_of,
+    reference_cells_of,
 )
 from training.tiny.config import TinySection
 
@@ -56,6 +57,11 @@ class ObjectiveSection(Coefficients, ObjectiveNames):
     def cells(self) -> frozenset[Cell]:
         """The log-probabilities of a pair that the loss depends on."""
         return cells_of((self.name, *self.plus), self)
+
+    @property
+    def reference_cells(self) -> frozenset[Cell]:
+        """Those of them that the reference's numbers are needed of."""
+        return reference_cells_of((self.name, *self.plus), self)
 
 
 class OptimSection(Section):

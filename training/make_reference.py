@@ -20,6 +20,7 @@ from pipeline.core.ray_pool import Pool, ray_session
 from pipeline.core.recipe import UserError, fingerprint
 from pipeline.core.storage import only_one, read_json
 from training.config import TrainSection
+from training.models.unusable import words
 from training.run_plan import (
     REFERENCE_DONE,
     REFERENCE_PARTS,
@@ -103,7 +104,7 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         # Features first: the numbers are then made from them.
         kinds = (FEATURES, NUMBERS) if section.store_features else (NUMBERS,)
         rounds = [
-            [(kind, *chunk) for chunk in chunks if not _part(parts, (kind, *chunk)).is_file()]
+            [(kind, *chunk) for chunk in chunks if not _is_there(parts, (kind, *chunk))]
             for kind in kinds
         ]
         workers = section.workers
@@ -119,8 +120,12 @@ def make_reference(plan: Plan) -> dict[str, Any]:
         done = join_parts(out, parts, chunks, made_by=name)
         shutil.rmtree(out / REFERENCE_PARTS)
         and_features = " and the features of their images" if section.store_features else ""
+        for split, counts in done["left_out"].items():
+            if counts:
+                say(f"left out of {split}: {words(counts)}")
+        num_used = sum(done["num_rows"].values())
         say(
-            f"{out}: six numbers of each of {total:,} pairs{and_features} in"
+            f"{out}: six numbers of each of {num_used:,} pairs{and_features} in"
             f" {time.monotonic() - started_s:.1f} s; train with reference={out}"
         )
         return done
@@ -129,6 +134,19 @@ def make_reference(plan: Plan) -> dict[str, Any]:
 def _part(parts: Path, chunk: Chunk) -> Path:
     what, split, index = chunk
     return (feature_part if what == FEATURES else reference_part)(parts, split, index)
+
+
+def _is_there(parts: Path, chunk: Chunk) -> bool:
+    """Whether a chunk is made and not broken; features are checked when they are read."""
+    path = _part(parts, chunk)
+    if not path.is_file() or chunk[0] == FEATURES:
+        return path.is_file()
+    from training.data.reference_table import is_whole
+
+    if not is_whole(path):
+        say(f"{path}: cannot be read; its pairs are computed again")
+        return False
+    return True
 
 
 def _num_pairs(plan: Plan, chunk: Chunk) -> int:

@@ -22,6 +22,7 @@ from training.estimate.known_models import PUBLISHED, find_shape
 from training.estimate.memory import GB, memory_of, num_shards, start_bytes
 from training.estimate.model_shape import ModelShape
 from training.estimate.policy_size import adapter_weights, policy_size
+from training.models.unusable import words
 from training.objectives.terms import ALL_CELLS
 from training.run_plan import check_base
 
@@ -53,9 +54,9 @@ def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> dict[st
     image = vision_flops(shape.vision, sum(data.mean.features) / 2)
     towers = 0 if cached else 2 * image
     train, held_out = data.num_pairs["train"], data.num_pairs.get("validation", 0)
-    every, needed = (
-        forward_flops(shape, data.mean, cells, lora_weights=adapters) + towers
-        for cells in (ALL_CELLS, section.objective.cells)
+    every, compared = (
+        forward_flops(shape, data.mean, cells, lora_weights=adapters) + towers if cells else 0.0
+        for cells in (ALL_CELLS, section.objective.reference_cells)
     )
     steps = optim.num_steps(train)
     num_pairs = (
@@ -67,7 +68,9 @@ def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> dict[st
     step = train_flops_per_pair(shape, data.mean, section, cached=cached)
     return {
         "images, once": data.num_images * image if cached else 0.0,
-        "reference": 0.0 if section.reference else train * needed + held_out * every,
+        "reference": (
+            0.0 if section.reference else min(num_pairs, train) * compared + held_out * every
+        ),
         "training": num_pairs * step.total,
         "validation": evaluations * held_out * every,
     }
@@ -163,6 +166,11 @@ def print_report(
         "its weights": weights,
         "trained": f"{policy_size(shape, section).trained / 1e6:,.1f} million parameters",
         "pairs": f"{num_train:,} for training, {num_validation:,} for validation",
+        **{
+            f"left out of {split}": words(left_out.counts)
+            for split, left_out in data.left_out.items()
+            if left_out.counts
+        },
         "tokens of a pair": (
             f"{data.mean.num_tokens(cells):,.0f} in {len(cells)} sequences ({sources[1]})"
         ),

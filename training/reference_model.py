@@ -75,14 +75,8 @@ class ReferenceModel:
         held = self._split(split)
         pairs = np.arange(start, min(start + num_pairs, len(held.reader)))
         logps_P32 = torch.zeros(len(pairs), 3, 2)
-        with (
-            torch.no_grad(),
-            self._scorer.prefetch(held, self._scorer.passes(held, pairs)) as ahead,
-        ):
-            for some in ahead:
-                logps_P32[torch.from_numpy(some.pairs - start)] = (
-                    self._scorer.run(held, some).logps_P32.float().cpu()
-                )
+        for some, numbers_P32 in self._scorer.in_chunks(held, pairs) if len(pairs) else ():
+            logps_P32[torch.from_numpy(some - start)] = numbers_P32.cpu()
         write_part(path, held.reader, pairs, logps_P32, self._facts)
 
     def _open(self, split: str) -> Split:

@@ -26,6 +26,7 @@ class TrainingRecord(RunFacts, total=False):
     data: str
     pairs: dict[str, int]  # by split
     pairs_dropped_too_long: dict[str, int]
+    pairs_left_out: dict[str, dict[str, int]]  # by split and reason, those too long among them
     steps: int
     best_step: int | None
     workers: int

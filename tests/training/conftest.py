@@ -16,6 +16,13 @@ from pipeline.core.schema import SCHEMA_VERSION, mvc_schema, pair_id, sha256_hex
 from tests.training.tiny_families import COLOURS, MAKERS, QUESTIONS, SHAPES, write_tiny_llava
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of one test: what a run leaves for others does not reach the next test."""
+    monkeypatch.setenv("SVCO_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
 @pytest.fixture(scope="session", params=["vicuna", "chatml"])
 def tiny_llava(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny LLaVA, once in each prompt format."""

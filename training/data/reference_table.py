@@ -29,7 +29,10 @@ from training.run_plan import REFERENCE_DONE, feature_parts, reference_part
 CELLS = tuple(
     f"logps_{condition}_{response}" for condition in ("a", "b", "none") for response in ("a", "b")
 )
-FACTS = b"svco_reference"
+# in a chunk's metadata; the last of the whole split
+FACTS, CHECKSUM, LEFT_OUT = b"svco_reference", b"svco_sha256", b"svco_left_out"
+# what reading a broken chunk raises
+PART_ERRORS = (OSError, pa.ArrowException, ValueError, LookupError)
 
 
 def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, str]:
@@ -64,22 +67,49 @@ def write_part(
 ) -> None:
     """Writes the numbers of some pairs, and in the file's metadata what they were made from."""
     numbers_P6 = logps_P32.detach().cpu().to(torch.float32).reshape(-1, len(CELLS)).numpy()
+    digests = [reader.digests[pair] for pair in pairs]
     table = pa.table(
         {
             "pair_id": [reader.pair_ids[pair] for pair in pairs],
-            "digest": [reader.digests[pair] for pair in pairs],
+            "digest": digests,
             **dict(zip(CELLS, numbers_P6.T, strict=True)),
         }
     )
-    write_table(path, table.replace_schema_metadata({FACTS: json.dumps(facts)}))
+    metadata = {
+        FACTS: json.dumps(facts),
+        CHECKSUM: _checksum(digests, numbers_P6),
+        LEFT_OUT: json.dumps(reader.left_out.counts),
+    }
+    write_table(path, table.replace_schema_metadata(metadata))
 
 
-def write_reference(
-    folder: Path, reader: PairReader, logps_N32: Tensor, facts: dict[str, str]
-) -> None:
-    """Writes a whole table of one split."""
-    write_part(folder / f"{reader.split}.parquet", reader, np.arange(len(reader)), logps_N32, facts)
-    write_json(folder / REFERENCE_DONE, {**facts, "num_rows": {reader.split: len(reader)}})
+def read_part(path: Path) -> tuple[dict[str, str], list[str], np.ndarray]:
+    """What a chunk was made from, the digests of its pairs, and their numbers, [P, 6].
+
+    Raises:
+        PART_ERRORS: It is broken.
+    """
+    table = read_table(path)
+    metadata = table.schema.metadata or {}
+    digests = table["digest"].to_pylist()
+    numbers_P6 = np.stack([table[name].to_numpy() for name in CELLS], axis=1)
+    if metadata[CHECKSUM] != _checksum(digests, numbers_P6).encode():
+        raise ValueError("its numbers are not those that were written")
+    return json.loads(metadata[FACTS]), digests, numbers_P6
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a chunk is there and not broken."""
+    try:
+        read_part(path)
+    except PART_ERRORS:
+        return False
+    return True
+
+
+def _checksum(digests: Sequence[str], numbers_P6: np.ndarray) -> str:
+    content = json.dumps(digests).encode() + np.ascontiguousarray(numbers_P6).tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def join_parts(
@@ -94,6 +124,7 @@ def join_parts(
             changed between two runs.
     """
     num_rows, facts = dict[str, int](), dict[str, str]()
+    left_out = dict[str, dict[str, int]]()
     for split in dict.fromkeys(split for split, _ in chunks):
         tables = [
             read_table(reference_part(parts, split, index))
@@ -102,6 +133,7 @@ def join_parts(
         ]
         for table in tables:
             made = json.loads(table.schema.metadata[FACTS])
+            left_out[split] = json.loads(table.schema.metadata[LEFT_OUT])
             facts = facts or made
             if made != facts:
                 raise UserError(
@@ -114,7 +146,13 @@ def join_parts(
     for path in feature_parts(folder):
         path.unlink()
     moved = [path.replace(folder / path.name) for path in feature_parts(parts)]
-    done = {**facts, "num_rows": num_rows, "has_features": bool(moved), "made_by": made_by}
+    done = {
+        **facts,
+        "num_rows": num_rows,
+        "left_out": left_out,
+        "has_features": bool(moved),
+        "made_by": made_by,
+    }
     write_json(folder / REFERENCE_DONE, done)
     return done
 

@@ -25,6 +25,8 @@ from training.objectives.terms import (
     Term,
     active_terms,
     cells_of,
+    measured_terms,
+    reference_cells_of,
 )
 
 Values = dict[str, Tensor]
@@ -62,7 +64,7 @@ class Objective:
             ValueError: Coefficients of 0 leave no term.
         """
         loss_P, losses_P = _losses(self.name, self.coefficients, scores)
-        margins_P = margins(self._measured, scores.D_P32.detach())
+        margins_P = margins(measured_terms(self.name), scores.D_P32.detach())
         values = {f"loss_{name}": term_P.detach() for name, term_P in losses_P.items()}
         values |= {f"margin_{name}": margin_P for name, margin_P in margins_P.items()}
         values |= {f"accuracy_{name}": _positive(margin_P) for name, margin_P in margins_P.items()}
@@ -76,9 +78,16 @@ class Objective:
         """The (condition, response) cells that the loss depends on."""
         return cells_of((self.name, *self._added), self.coefficients)
 
+    @property
+    def reference_cells(self) -> frozenset[Cell]:
+        """Those of `cells` that are compared with the reference, in the loss or in what is logged
+        of training.
+        """
+        return reference_cells_of((self.name, *self._added), self.coefficients)
+
     def value_names(self, cells: frozenset[Cell]) -> list[str]:
         """The names of the values that are known when `cells`, those of the loss or more, are."""
-        known = [term.name for term in self._measured if term.margin.cells <= cells]
+        known = [term.name for term in measured_terms(self.name) if term.margin.cells <= cells]
         return [
             *(f"loss_{term.name}" for term in active_terms(self.name, self.coefficients)),
             *(f"margin_{name}" for name in known),
@@ -89,12 +98,6 @@ class Objective:
     @property
     def _added(self) -> list[str]:
         return [name for name, weight in self.plus.items() if weight]
-
-    @property
-    def _measured(self) -> list[Term]:
-        """The terms whose margins are logged: S-VCO's, then the objective's own."""
-        terms = {term.name: term for term in (*OBJECTIVES["svco"], *OBJECTIVES[self.name])}
-        return [term for term in terms.values() if term.form == "log_sigmoid"]
 
 
 def margins(terms: Iterable[Term], D_P32: Tensor) -> Values:

@@ -8,7 +8,7 @@ under image a.
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
@@ -176,3 +176,20 @@ def cells_of(names: Iterable[str], coefficients: Coefficients) -> frozenset[Cell
     return frozenset().union(
         *(term.margin.cells for name in names for term in active_terms(name, coefficients))
     )
+
+
+def measured_terms(name: str) -> list[Term]:
+    """The terms whose margins are logged: S-VCO's, then the objective's own."""
+    terms = {term.name: term for term in (*OBJECTIVES["svco"], *OBJECTIVES[name])}
+    return [term for term in terms.values() if term.form == "log_sigmoid"]
+
+
+def reference_cells_of(names: Sequence[str], coefficients: Coefficients) -> frozenset[Cell]:
+    """The cells of the sum of some objectives, the first of which is logged, that the reference's
+    numbers are needed of: a likelihood alone is compared with none.
+    """
+    cells = cells_of(names, coefficients)
+    losses = (term for name in names for term in active_terms(name, coefficients))
+    compared = [term.margin.cells for term in losses if term.form != "nll"]
+    logged = [term.margin.cells for term in measured_terms(names[0])]
+    return frozenset().union(*compared, *(known for known in logged if known <= cells))

@@ -9,28 +9,24 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from pipeline.core.recipe import UserError
 from pipeline.core.schema import MvcError
 from pipeline.core.storage import write_json
 from pipeline.core.training_record import RECORD, TrainingRecord
 from training.config import TrainSection
 from training.data.feature_store import stored_features
-from training.data.pairs import DataState, PairReader, batches
+from training.data.pairs import DataState, PairReader, batches, pairs_of_run
 from training.data.prefetch import prefetched
-from training.data.reference_table import (
-    feature_facts,
-    read_reference,
-    reference_facts,
-    write_reference,
-)
+from training.data.reference_table import feature_facts
 from training.data.vision_features import VisionFeatures
 from training.estimate.advice import is_out_of_memory, out_of_memory
+from training.models.unusable import TOO_LONG, words
 from training.models.vlm import Vlm
 from training.objectives.losses import Objective, Scores
 from training.objectives.terms import ALL_CELLS
-from training.run_plan import BEST, REFERENCE_DONE, base_of_run, data_sha256, num_rows
+from training.run_plan import BEST, base_of_run, data_sha256, num_rows
 from training.runtime.environment import LocalEnv
 from training.trainer.checkpoint import Checkpoints, TrainState, latest, restore, run_folder
 from training.trainer.export import export_model
@@ -43,6 +39,7 @@ from training.trainer.policy import (
     parameter_table,
     trained_parts,
 )
+from training.trainer.reference import Reference
 from training.trainer.samples import append_samples, sample_answers
 from training.trainer.scoring import Scorer, Split
 from training.trainer.step import (
@@ -50,7 +47,6 @@ from training.trainer.step import (
     Measure,
     Metrics,
     Updater,
-    name_not_finite,
     stop_if_diverged,
 )
 
@@ -99,6 +95,7 @@ class _Run:
             name: self._split(reader) for name, reader in self.readers.items() if len(reader)
         }
         self.scorer = Scorer(section, self.trained, env)
+        self.reference = Reference(section, self.base_sha256, self.trained, self.scorer, env)
         self.optimizer = adamw(self.trained.parameters, section.optim)
         self.checkpoints = Checkpoints(self.out, env, section.checkpoint.num_to_keep)
         self.measure_all = Measure(self.objective)
@@ -124,7 +121,7 @@ class _Run:
         self._say_start(num_steps)
         last = latest(self.out)
         for name, split in self.splits.items():
-            split.reference_N32 = self._reference(name, split, fresh=last is None)
+            split.reference_N32 = self._reference(name, split, num_steps)
         state = TrainState(step=0, data=DataState(self.section.seed))
         if last is not None:
             state = restore(last, self.trained, self.optimizer, self.env)
@@ -215,32 +212,13 @@ class _Run:
                 self.checkpoints.save(self.trained, self.optimizer, state, as_best=True)
         return state
 
-    def _reference(self, name: str, split: Split, *, fresh: bool) -> torch.Tensor:
-        """The reference's numbers: of the recipe's table, of this run's own, or made now.
-
-        Before training the policy is the reference, and its numbers never change again, so no
-        second model is needed.
-        """
-        given, own = self.section.reference, run_folder(self.out) / f"reference-{name}"
-        facts = reference_facts(
-            self.base_sha256 or self.section.model, self.vlm, self.section.train.precision
-        )
-        if given is not None or (not fresh and (own / REFERENCE_DONE).is_file()):
-            return read_reference(Path(given) if given else own, split.reader, facts).to(
-                self.env.device
-            )
-        if not fresh:
-            raise UserError(
-                f"{own}: the reference of this unfinished run is gone; delete"
-                f" {run_folder(self.out)} to train anew"
-            )
-        table_N32 = self.scorer.table(
-            split, f"reference, {name}", self.objective.cells if name == "train" else ALL_CELLS
-        )
-        self._stop_if_base_is_broken(table_N32, split.reader)
-        if self.env.rank == 0 and self.section.checkpoint.every_steps:
-            write_reference(own, split.reader, table_N32, facts)
-        return table_N32
+    def _reference(self, name: str, split: Split, num_steps: int) -> torch.Tensor:
+        """The reference's numbers of the pairs and cells that the run uses."""
+        num_pairs, section = len(split.reader), self.section
+        if name == "train":
+            pairs = pairs_of_run(num_pairs, section.optim.batch_pairs, num_steps, section.seed)
+            return self.reference.fill(name, split, pairs, self.objective.reference_cells)
+        return self.reference.fill(name, split, np.arange(num_pairs), ALL_CELLS)
 
     @torch.no_grad()
     def _validate(self, log: Log, step: int) -> Metrics:
@@ -284,18 +262,6 @@ class _Run:
             text = f"{sample['question']}\n\na: {sample['answer_a']}\n\nb: {sample['answer_b']}"
             log.write_text(f"sample/{sample['pair_id']}", text, step)
 
-    def _stop_if_base_is_broken(self, table_N32: torch.Tensor, reader: PairReader) -> None:
-        cells = torch.zeros(3, 2, dtype=torch.bool)
-        for condition, response in self.objective.cells:
-            cells[condition, response] = True
-        bad = name_not_finite(table_N32[:, cells.to(table_N32.device)].sum(dim=1), reader.pair_ids)
-        if bad:
-            raise UserError(
-                f"model={self.section.model}: the base model's own log-probabilities of {bad} are"
-                " not finite, before any training; its weights, or precision, do not work on these"
-                " pairs, so choose another base"
-            )
-
     def _say_start(self, num_steps: int) -> None:
         counts = [_count(reader) for reader in self.readers.values()]
         held_out = (
@@ -306,6 +272,9 @@ class _Run:
             f"{counts[0]}, {held_out}; {num_steps} steps of {self.section.optim.batch_pairs} pairs;"
             f" {num_trained:,} trained parameters"
         )
+        for split, reader in self.readers.items():
+            for line in reader.left_out.first():
+                self.env.say(f"left out of {split}: {line}")
         self.env.say(
             "; ".join(
                 f"{part}: {moving} of {total} trained"
@@ -330,7 +299,11 @@ class _Run:
             "data_sha256": data_sha256(section),
             "pairs": {name: len(reader) for name, reader in self.readers.items()},
             "pairs_dropped_too_long": {
-                name: reader.num_dropped for name, reader in self.readers.items()
+                name: reader.left_out.counts.get(TOO_LONG, 0)
+                for name, reader in self.readers.items()
+            },
+            "pairs_left_out": {
+                name: reader.left_out.counts for name, reader in self.readers.items()
             },
             "steps": num_steps,
             "best_step": state.best_step,
@@ -352,15 +325,15 @@ def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
     }
     if not len(readers["train"]):
         raise MvcError(
-            f"{section.data}: all {readers['train'].num_dropped} pairs of 'train' are longer than"
+            f"{section.data}: all {len(readers['train'].left_out)} pairs of 'train' are longer than"
             f" max_length_tokens={limit}; raise it"
         )
     return readers
 
 
 def _count(reader: PairReader) -> str:
-    dropped = f" ({reader.num_dropped:,} too long and left out)" if reader.num_dropped else ""
-    return f"{len(reader):,} pairs{dropped}"
+    left_out = words(reader.left_out.counts)
+    return f"{len(reader):,} pairs" + (f" ({left_out} and left out)" if left_out else "")
 
 
 def _memory(device: str) -> dict[str, float]:

@@ -3,8 +3,9 @@
 Shapes: N pairs in a split, P in a pass.
 """
 
+import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -125,29 +126,51 @@ class Scorer:
             D_P32=logps_P32 - reference_P32, logps_P32=logps_P32, num_tokens_P2=packed.num_tokens_P2
         )
 
-    @torch.no_grad()
-    def table(self, split: Split, title: str = "", cells: frozenset[Cell] = ALL_CELLS) -> Tensor:
-        """The log-probabilities of every pair under the model as it is now, [N, 3, 2].
-
-        Without a title nothing is shown.
-        """
+    def table(self, split: Split) -> Tensor:
+        """The log-probabilities of every pair under the model as it is now, [N, 3, 2]."""
         table_N32 = torch.zeros(len(split.reader), 3, 2, device=self._env.device)
-        num_pairs, world_size = len(split.reader), self._env.world_size
-        chunks = list(self.passes(split, np.arange(num_pairs)))
-        mine = chunks[self._env.rank :: world_size]
+        for pairs, logps_P32 in self.in_chunks(split, np.arange(len(split.reader))):
+            table_N32[torch.from_numpy(pairs)] = logps_P32
+        return table_N32
+
+    @torch.no_grad()
+    def in_chunks(
+        self,
+        split: Split,
+        pairs: Ints,
+        cells: frozenset[Cell] = ALL_CELLS,
+        chunk_pairs: int | None = None,
+    ) -> Iterator[tuple[Ints, Tensor]]:
+        """Some pairs, chunk by chunk, with their log-probabilities under the model as it is now.
+
+        All workers get the same, and the passes are the same whatever the size of the chunks.
+
+        Args:
+            chunk_pairs: About how many pairs a chunk has; by default it has all. Each worker makes
+                some passes in each, so that few wait.
+        """
+        passes, world_size = list(self.passes(split, pairs)), self._env.world_size
+        rounds = max(4, math.ceil((chunk_pairs or len(pairs)) / (self._size * world_size)))
+        chunks = [
+            passes[start : start + rounds * world_size]
+            for start in range(0, len(passes), rounds * world_size)
+        ]
+        with self.prefetch(split, itertools.chain(*map(self._mine, chunks)), cells) as ahead:
+            for chunk in chunks:
+                members = np.concatenate(chunk)
+                place_of = {int(pair): place for place, pair in enumerate(members)}
+                logps_P32 = torch.zeros(len(members), 3, 2, device=self._env.device)
+                for loaded in itertools.islice(ahead, len(self._mine(chunk))):
+                    numbers_P32 = self.run(split, loaded).logps_P32.float()
+                    for pair, numbers_32 in zip(loaded.pairs.tolist(), numbers_P32, strict=False):
+                        logps_P32[place_of[pair]] = numbers_32
+                self._env.all_reduce(logps_P32)
+                yield members, logps_P32
+
+    def _mine(self, chunk: Sequence[Ints]) -> list[Ints]:
+        """This worker's passes of a chunk."""
+        mine = list(chunk[self._env.rank :: self._env.world_size])
         # weights are gathered by all workers together, also by one without pairs
         if self._trained.sharded:
-            mine += [chunks[0][:0]] * (math.ceil(len(chunks) / world_size) - len(mine))
-        with (
-            self._env.progress(title, num_pairs, "pairs") as progress,
-            self.prefetch(split, mine, cells) as ahead,
-        ):
-            for index, loaded in enumerate(ahead):
-                logps_P32 = self.run(split, loaded).logps_P32
-                if len(loaded.pairs):
-                    table_N32[torch.from_numpy(loaded.pairs)] = logps_P32.float()
-                progress.advance(
-                    sum(map(len, chunks[index * world_size : (index + 1) * world_size]))
-                )
-        self._env.all_reduce(table_N32)
-        return table_N32
+            mine += [chunk[0][:0]] * (math.ceil(len(chunk) / self._env.world_size) - len(mine))
+        return mine
