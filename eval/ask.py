@@ -11,9 +11,10 @@ import typer
 
 from eval.config import EvalSection
 from eval.inputs import Models, find_models
-from eval.pairs.paired_scores import FloatArray, right_sides
+from eval.pairs.paired_scores import right_sides
 from eval.pairs.scorer import pair_scores
 from pipeline.core.images import ImageError, decode_rgb, upright_rgb
+from pipeline.core.intervals import FloatArray
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError
 from training.models.model_check import check_models

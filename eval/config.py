@@ -103,8 +103,9 @@ class AnswerSection(Section):
 
 
 class IntervalSection(Section):
-    """Bootstrap intervals, clustered on `group` (pairs) or on pair or image (benchmarks)."""
+    """Intervals over whole groups: `group` of pairs, of benchmarks the pair or the image."""
 
+    # without effect: intervals are computed without draws; kept for recipes that name it
     num_draws: int = Field(default=2000, ge=100)
     confidence: float = Field(default=0.95, gt=0.5, lt=1.0)
 
@@ -199,7 +200,9 @@ class EvalSection(Section):
             **self.judge.endpoint.content(),
         }
         return {
-            **self.model_dump(mode="json", exclude=places),
+            **self.model_dump(
+                mode="json", exclude=dict.fromkeys(places, True) | {"intervals": {"num_draws"}}
+            ),
             "benchmarks": [
                 entry.model_dump(mode="json", exclude={"source"}) for entry in self.benchmarks
             ],

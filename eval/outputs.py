@@ -10,7 +10,7 @@ from eval.stats.dependency import Number, ScoredNumber
 from pipeline.core.recipe import RecipeError, fingerprint
 from pipeline.core.storage import Owner, read_json, remove_stale
 
-CODE_VERSION = 2  # raise when the same inputs would give other numbers
+CODE_VERSION = 3  # raise when the same inputs would give other numbers
 DONE, RESULT, PAGE = "DONE.json", "result.json", "report.html"
 SCORES, ITEMS = "scores.json", "items.parquet"  # of pairs
 BENCHMARK_FOLDER = "benchmarks"

@@ -25,7 +25,7 @@ class Question:
         kind: "choice" (truth is a letter A, B, ..), "yes_no" ("yes" or "no"), "short" (any of the
             accepted answers), "free" (a judge rates the answer; truth is what the judge is told).
         choices: The texts of options A, B, ..; empty where the benchmark gives only letters.
-        cluster: What the bootstrap draws: a pair where there are pairs, otherwise an image.
+        cluster: What stands or falls together: a pair where there are pairs, otherwise an image.
         counterpart: item_id of the question whose image is the other image of this pair.
         max_new_tokens: As long as the benchmark's protocol lets an answer be.
         meta: What the metric needs (category, split, indices): plain JSON values.

@@ -1,44 +1,38 @@
 """Several models over the same questions: their scores, and what differs by more than luck.
 
-The first model is the one that the others are compared with. Values in, plain values out.
+Every named model is compared with every other one, or all with one, and each with the one that it
+was finetuned from. Values in, plain values out.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TypedDict
 
-from eval.compare.runs import Answered, Run, restricted, said_differently, shared_items
+from eval.compare.columns import Column, columns_of, metrics_of
+from eval.compare.runs import (
+    Answered,
+    Run,
+    restricted,
+    said_differently,
+    shared_items,
+)
 from eval.parsing.parse import status_rates
 from eval.question import Metric
-from eval.stats.dependency import Draws, Number, ScoredNumber, drop, relative_change, scored
+from eval.stats.dependency import Clusters, Number, ScoredNumber, drop, relative_change, scored
 from eval.stats.significance import (
     TestedDifference,
     adjust,
     average_relative_improvement,
     difference,
 )
+from pipeline.core.intervals import caution
 from pipeline.core.recipe import UserError
-from pipeline.pages.numbers import MISSING, show_chance, show_number
 
-# The columns of the paper's table: benchmark, metric, heading. MM-Vet and LLaVA-Bench, which it
-# also has, are not among ours.
-PAPER_COLUMNS = (
-    ("mmhal", "score", "MMHal"),
-    ("mmhal", "hallucination_rate", "MMHal hal."),
-    ("cvbench", "combined", "CV-Bench"),
-    ("mmvp", "pair_accuracy", "MMVP pairs"),
-    ("realworldqa", "accuracy", "RealWorldQA"),
-    ("textvqa", "accuracy", "TextVQA"),
-    ("scienceqa", "accuracy", "ScienceQA"),
-)
-NOT_OURS = ("MM-Vet", "LLaVA-Bench")
 ASKED_OTHERWISE = {
     "prompt": "asked in other words",
     "truth": "graded by other truths",
     "image": "shown other images",
 }
-
-
-Metrics = Mapping[str, Sequence[Mapping[str, Metric]]]  # of each model, by label
 
 
 class ModelName(TypedDict):
@@ -48,28 +42,26 @@ class ModelName(TypedDict):
     model: str
 
 
-class Column(TypedDict):
-    """One score that every model has: `key` is label/metric.
+class Pairing(TypedDict):
+    """One model minus another, by the key of the column."""
 
-    in_average: Whether the paper's average counts it.
-    """
-
-    key: str
-    heading: str
-    in_average: bool
-    chance: float | None
-    unit: str
-    higher_is_better: bool | None
+    minuend: str
+    subtrahend: str
+    differences: dict[str, TestedDifference | None]
 
 
 class Comparison(TypedDict):
     """The whole comparison as it is written: models by label, scores by the key of their column.
 
     unreadable: The share of answers that could not be read, by model and benchmark.
-    average: The paper's average relative improvement.
+    average: The paper's average relative improvement over the first model.
+    pairings: All that is tested; p is adjusted by Holm over all of it together.
+    num_tested: Over how many differences that is.
+    differences: Each model minus the first, of the pairings.
     dependency: The share of the first model's score that it loses without images.
-    improvement: By what share another model scores better. Both are positive where the image is
-        needed and the model is better; the paper's figure 6 shows one against the other.
+    improvement: By what share another model scores better than the first. Both are positive where
+        the image is needed and the model is better; the paper's figure 6 shows one against the
+        other.
     """
 
     models: list[ModelName]
@@ -77,6 +69,8 @@ class Comparison(TypedDict):
     scores: dict[str, dict[str, ScoredNumber | None]]
     unreadable: dict[str, dict[str, float]]
     average: dict[str, float | None]
+    pairings: list[Pairing]
+    num_tested: int
     differences: dict[str, dict[str, TestedDifference | None]]
     dependency: dict[str, Number | None]
     improvement: dict[str, dict[str, Number | None]]
@@ -84,9 +78,18 @@ class Comparison(TypedDict):
 
 
 def compare_runs(
-    runs: Sequence[Run], *, num_draws: int, confidence: float, seed: int
+    runs: Sequence[Run],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    num_draws: int,
+    confidence: float,
+    seed: int,
 ) -> Comparison:
     """The whole comparison.
+
+    Args:
+        runs: The models; shares and averages are of the first.
+        pairs: The labels of those to compare, the one that is subtracted second.
 
     Raises:
         UserError: Fewer than two models, or no benchmark that all of them answered.
@@ -107,10 +110,37 @@ def compare_runs(
             "no benchmark was answered by all of these models; evaluate them on the same benchmarks"
         )
     metrics = {label: [_metrics(answered) for answered in of] for label, of in aligned.items()}
-    columns = _columns(aligned, metrics, notes)
-    of_models = {column["key"]: _of_models(column["key"], metrics) for column in columns}
-    names, others = [run.label for run in runs], [run.label for run in runs[1:]]
-    comparison: Comparison = {
+    columns = columns_of(aligned, metrics, notes)
+    of_models = {column["key"]: metrics_of(column["key"], metrics) for column in columns}
+    names = [run.label for run in runs]
+    comparison = _empty(runs, pairs, columns, of_models, aligned, notes)
+    # enough flips that the least p can be significant among as many tests
+    num_flips = max(num_draws, math.ceil(2 * len(pairs) * len(columns) / (1.0 - confidence)))
+    for label, answers in aligned.items():
+        clusters = Clusters.of((question.cluster for question in answers[0].questions), confidence)
+        if warning := caution(len(clusters.place), "clusters (images, pairs or people)"):
+            notes.append(f"{label}: {warning}")
+        for key in (key for key in of_models if key.startswith(f"{label}/")):
+            by_name = dict(zip(names, of_models[key], strict=True))
+            dependency = _dependency(key, answers[0], runs[0].unseeing.get(label), clusters)
+            comparison["dependency"][key] = dependency
+            _enter_scores(comparison, key, by_name, clusters)
+            _enter_differences(comparison, key, by_name, clusters, num_flips, seed)
+    _adjust(comparison, 1.0 - confidence)
+    return comparison
+
+
+def _empty(
+    runs: Sequence[Run],
+    pairs: Sequence[tuple[str, str]],
+    columns: list[Column],
+    of_models: Mapping[str, Sequence[Metric]],
+    aligned: Mapping[str, Sequence[Answered]],
+    notes: list[str],
+) -> Comparison:
+    """What is known before any score is entered."""
+    names = [run.label for run in runs]
+    return {
         "models": [{"label": run.label, "model": run.model} for run in runs],
         "columns": columns,
         "scores": {name: {} for name in names},
@@ -122,37 +152,66 @@ def compare_runs(
             name: _average(columns, of_models, place, name, notes)
             for place, name in enumerate(names)
         },
-        "differences": {name: {} for name in others},
+        "pairings": [
+            {"minuend": minuend, "subtrahend": subtrahend, "differences": {}}
+            for minuend, subtrahend in pairs
+        ],
+        "num_tested": 0,
+        "differences": {},
         "dependency": {},
-        "improvement": {name: {} for name in others},
+        "improvement": {name: {} for name in names[1:]},
         "notes": notes,
     }
-    for label, answers in aligned.items():
-        # The draws of one benchmark at a time: thousands of draws over thousands of images are
-        # hundreds of megabytes.
-        clusters = [question.cluster for question in answers[0].questions]
-        draws = Draws.of(clusters, num_draws, confidence, seed)
-        unseeing = runs[0].unseeing.get(label)
-        for key in (key for key in of_models if key.startswith(f"{label}/")):
-            dependency = _dependency(key, answers[0], unseeing, draws)
-            comparison["dependency"][key] = dependency
-            _compare_column(comparison, key, of_models[key], draws)
-    for of_model in comparison["differences"].values():
-        adjust(of_model, 1.0 - confidence)
-    return comparison
 
 
-def _compare_column(
-    comparison: Comparison, key: str, of_models: Sequence[Metric], draws: Draws
+def _enter_scores(
+    comparison: Comparison, key: str, by_name: Mapping[str, Metric], clusters: Clusters
 ) -> None:
-    """Enters every model's score, and of all but the first how it differs from the first's."""
-    base = of_models[0]
+    """Every model's score, and of all but the first by what share it is better than the first's."""
+    base = next(iter(by_name.values()))
     sign = -1.0 if base.higher_is_better is False else 1.0
-    for scores, metric in zip(comparison["scores"].values(), of_models, strict=True):
-        scores[key] = scored(metric, draws)
-    for name, metric in zip(comparison["differences"], of_models[1:], strict=True):
-        comparison["differences"][name][key] = difference(metric, base, draws)
-        comparison["improvement"][name][key] = relative_change(base, metric, draws, sign=sign)
+    for name, metric in by_name.items():
+        comparison["scores"][name][key] = scored(metric, clusters)
+        if name in comparison["improvement"]:
+            comparison["improvement"][name][key] = relative_change(
+                base, metric, clusters, sign=sign
+            )
+
+
+def _enter_differences(
+    comparison: Comparison,
+    key: str,
+    by_name: Mapping[str, Metric],
+    clusters: Clusters,
+    num_flips: int,
+    seed: int,
+) -> None:
+    for pairing in comparison["pairings"]:
+        pairing["differences"][key] = difference(
+            by_name[pairing["minuend"]],
+            by_name[pairing["subtrahend"]],
+            clusters,
+            num_flips=num_flips,
+            seed=seed,
+        )
+
+
+def _adjust(comparison: Comparison, level: float) -> None:
+    """Enters what Holm makes of all p values together."""
+    tested = [
+        entry
+        for pairing in comparison["pairings"]
+        for entry in pairing["differences"].values()
+        if entry is not None
+    ]
+    adjust(tested, level)
+    comparison["num_tested"] = sum(entry["p"] is not None for entry in tested)
+    first = comparison["models"][0]["label"]
+    comparison["differences"] = {
+        pairing["minuend"]: pairing["differences"]
+        for pairing in comparison["pairings"]
+        if pairing["subtrahend"] == first
+    }
 
 
 def _labels(runs: Sequence[Run], notes: list[str]) -> list[str]:
@@ -209,56 +268,8 @@ def _metrics(answered: Answered) -> dict[str, Metric]:
     return answered.benchmark.metrics(answered.questions, answered.verdicts)
 
 
-def _columns(
-    aligned: dict[str, list[Answered]], metrics: Metrics, notes: list[str]
-) -> list[Column]:
-    """The paper's columns first, in its order, then the headline of every other benchmark."""
-    labels_of = {
-        name: [label for label, of in aligned.items() if of[0].benchmark.name == name]
-        for name, _, _ in PAPER_COLUMNS
-    }
-    # Of a benchmark run in several ways the one under its own name counts, or the first.
-    columns = [
-        _column(
-            f"{label}/{metric}",
-            heading if label == name else f"{label} {metric}",
-            metrics,
-            in_average=label == (name if name in labels_of[name] else labels_of[name][0]),
-        )
-        for name, metric, heading in PAPER_COLUMNS
-        for label in labels_of[name]
-    ]
-    absent = [*NOT_OURS, *(heading for name, _, heading in PAPER_COLUMNS if not labels_of[name])]
-    if columns:
-        num_held = sum(column["in_average"] for column in columns)
-        notes.append(
-            f"the paper's average has nine columns; of these there are {num_held}, without"
-            f" {', '.join(absent)}"
-        )
-    covered = {name for name, _, _ in PAPER_COLUMNS}
-    others = {
-        label: of[0].benchmark.headline
-        for label, of in aligned.items()
-        if of[0].benchmark.name not in covered
-    }
-    return columns + [
-        _column(
-            f"{label}/{headline}",
-            f"{label} {headline.replace('_', ' ')}",
-            metrics,
-            in_average=False,
-        )
-        for label, headline in others.items()
-    ]
-
-
-def _of_models(key: str, metrics: Metrics) -> list[Metric]:
-    label, _, name = key.partition("/")
-    return [of_model[name] for of_model in metrics[label]]
-
-
 def _dependency(
-    key: str, seeing: Answered, unseeing: Answered | None, draws: Draws
+    key: str, seeing: Answered, unseeing: Answered | None, clusters: Clusters
 ) -> Number | None:
     """The share of a score that is lost without images, over the questions asked both ways."""
     items = shared_items([seeing, unseeing]) if unseeing else set()
@@ -268,19 +279,7 @@ def _dependency(
         _metrics(restricted(answered, items, set()))[key.partition("/")[2]]
         for answered in (seeing, unseeing)
     )
-    return drop(with_image, without, draws)["relative"]
-
-
-def _column(key: str, heading: str, metrics: Metrics, *, in_average: bool) -> Column:
-    metric = _of_models(key, metrics)[0]
-    return {
-        "key": key,
-        "heading": heading,
-        "in_average": in_average,
-        "chance": metric.chance,
-        "unit": metric.unit,
-        "higher_is_better": metric.higher_is_better,
-    }
+    return drop(with_image, without, clusters)["relative"]
 
 
 def _unreadable(run: Answered) -> float:
@@ -311,46 +310,3 @@ def _average(
         )
     lower = frozenset(key for key in counted if counted[key]["higher_is_better"] is False)
     return average_relative_improvement(base, other, lower)
-
-
-def score_rows(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of the table of scores: the paper's turned, a row per score.
-
-    Each has its chance level and one column per model.
-    """
-    labels = [model["label"] for model in comparison["models"]]
-    rows = []
-    for column in comparison["columns"]:
-        key, unit = column["key"], column["unit"]
-        lower = ", lower is better" if column["higher_is_better"] is False else ""
-        scores = [show_number(comparison["scores"][label][key], unit) for label in labels]
-        rows.append([column["heading"] + lower, show_chance(column["chance"], unit), *scores])
-    averages = comparison["average"].values()
-    shown = [MISSING if average is None else f"{average:+.2%}" for average in averages]
-    rows.append(["average relative improvement", "", *shown])
-    return ["score", "chance", *labels], rows
-
-
-def difference_rows(comparison: Comparison, label: str) -> tuple[list[str], list[list[str]]]:
-    """Columns and rows of one model's differences from the first.
-
-    The value, how many units got better and worse, the test, its p, and the verdict.
-    """
-    rows = []
-    for column in comparison["columns"]:
-        entry = comparison["differences"][label][column["key"]]
-        if entry is None:
-            continue
-        p, better, worse = entry["p_holm"], entry["num_better"], entry["num_worse"]
-        verdict = "not tested" if p is None else "yes" if entry["significant"] else "no"
-        rows.append(
-            [
-                column["heading"],
-                show_number(entry, column["unit"], is_difference=True),
-                MISSING if better is None else f"{better:,} / {worse:,}",
-                entry["test"],
-                MISSING if p is None else f"{p:.3g}",
-                verdict,
-            ]
-        )
-    return ["score", "difference", "better / worse", "test", "p", "significant"], rows

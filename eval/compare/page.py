@@ -4,7 +4,9 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from eval.compare.comparison import Comparison, difference_rows, score_rows
+from eval.compare.comparison import Comparison, Pairing
+from eval.compare.tables import difference_rows, family_of, score_rows, title_of
+from eval.report.plots import improvement_plot
 from pipeline.pages.numbers import show_share
 from pipeline.pages.page import (
     PageSection,
@@ -24,16 +26,17 @@ def write_comparison_page(comparison: Comparison, confidence: float, path: Path)
     labels = [model["label"] for model in comparison["models"]]
     notes = joined(paragraph(note) for note in comparison["notes"])
     sections = [PageSection("Scores", html_table(*score_rows(comparison)) + notes)]
-    for label in labels[1:]:
-        remark = (
-            f"Differences of shares are in percentage points, with {confidence:.0%} intervals from"
-            " a bootstrap over pairs or images. The test is McNemar's where every question stands"
-            " alone, otherwise the bootstrap; p is adjusted by Holm over these scores."
-        )
-        figures = [forest(comparison, label), *dependency_plot(comparison, label)]
+    remark = (
+        f"Differences of shares are in percentage points, with {confidence:.0%} intervals over"
+        " pairs, images or people. The test is McNemar's where every question stands alone,"
+        " otherwise signs of whole pairs, images or people are flipped;"
+        f" {family_of(comparison)}."
+    )
+    for pairing in comparison["pairings"]:
+        figures = [forest(comparison, pairing), *dependency_plots(comparison, pairing)]
         html = plots([figure_svg(figure) for figure in figures])
-        html += html_table(*difference_rows(comparison, label)) + paragraph(remark)
-        sections.append(PageSection(f"{label} minus {labels[0]}", html))
+        html += html_table(*difference_rows(comparison, pairing)) + paragraph(remark)
+        sections.append(PageSection(title_of(pairing), html))
     unread = comparison["unreadable"]
     names = list(unread[labels[0]])
     rows = [[label, *(show_share(unread[label][name]) for name in names)] for label in labels]
@@ -44,9 +47,9 @@ def write_comparison_page(comparison: Comparison, confidence: float, path: Path)
     render_page("Comparison", sections, path, lead)
 
 
-def forest(comparison: Comparison, label: str) -> Figure:
+def forest(comparison: Comparison, pairing: Pairing) -> Figure:
     """One line per score that is a share: its difference in points, and whether it may be luck."""
-    differences = comparison["differences"][label]
+    differences = pairing["differences"]
     lines = [
         (column, entry)
         for column in comparison["columns"]
@@ -79,25 +82,18 @@ def forest(comparison: Comparison, label: str) -> Figure:
     return figure
 
 
-def dependency_plot(comparison: Comparison, label: str) -> list[Figure]:
-    """Improvement against dependency on the image, a point per score; none of fewer than two."""
-    improvements = comparison["improvement"][label]
+def dependency_plots(comparison: Comparison, pairing: Pairing) -> list[Figure]:
+    """Improvement against dependency on the image where the first model is subtracted.
+
+    A point per score; no plot of fewer than two.
+    """
+    if pairing["subtrahend"] != comparison["models"][0]["label"]:
+        return []
+    improvements = comparison["improvement"][pairing["minuend"]]
     points = [
-        (100 * dependency["value"], 100 * improvement["value"], column["heading"])
+        {"label": column["heading"], "dependency": dependency, "improvement": improvement}
         for column in comparison["columns"]
-        if (dependency := comparison["dependency"][column["key"]]) is not None
+        if (dependency := comparison["dependency"].get(column["key"])) is not None
         and (improvement := improvements[column["key"]]) is not None
     ]
-    if len(points) < 2:
-        return []
-    figure = Figure(figsize=(5.5, 4), layout="constrained")
-    axes = figure.subplots()
-    for across, up, heading in points:
-        axes.plot(across, up, "o", color=BETTER, markersize=6)
-        axes.annotate(heading, (across, up), xytext=(5, 4), textcoords="offset points", fontsize=8)
-    axes.axhline(0.0, color="#444", linewidth=0.8)
-    axes.margins(0.2)
-    axes.set_xlabel("lost by the base without images, % of its score")
-    axes.set_ylabel("improvement over the base, %")
-    axes.spines[["top", "right"]].set_visible(False)
-    return [figure]
+    return [improvement_plot(points, base=pairing["subtrahend"])] if len(points) > 1 else []

@@ -3,21 +3,24 @@
 Reads files; knows no model.
 """
 
+import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.registry import benchmark as benchmark_named
 from eval.benchmarks.table import ANSWER_SCHEMA, read_back
 from eval.outputs import BENCHMARK_FOLDER, DONE, ITEMS, RESULT
-from eval.pairs.paired_scores import paired_scores, tie_nats_of
+from eval.pairs.arrays import ModelScores
+from eval.pairs.measures import MEASURES, among, terms_of
+from eval.pairs.paired_scores import tie_nats_of
 from eval.pairs.scorer import LOGP_COLUMNS
 from eval.question import Metric, Question, Unit, Verdict
+from pipeline.core.intervals import FloatArray
 from pipeline.core.recipe import UserError, first_line
 from pipeline.core.storage import read_json, read_table
 
@@ -50,25 +53,29 @@ class Run:
 
 
 class ContrastSet:
-    """The pairs of an MVC folder, scored by log-likelihood.
+    """The pairs of an MVC folder, scored by log-likelihood, and by claims where answers were made.
 
-    An item is a pair, its verdict the scores that it earns, as text.
+    An item is a pair, its verdict what it adds to each score: numerators and denominators.
     """
 
     name, headline = CONTRAST, "group_score"
+    headlines = ("text_score", "image_score", "group_score", "flip_rate", "hallucinated_answers")
 
     def metrics(self, questions: list[Question], verdicts: list[Verdict]) -> dict[str, Metric]:
-        """text_score, image_score, group_score (Winoground's)."""
-        chances = {"text_score": 1 / 4, "image_score": 1 / 4, "group_score": 1 / 6}
+        """Those of `headlines` that every pair has, as the evaluation defines them."""
+        parts = [json.loads(verdict.value or "{}") for verdict in verdicts]
         return {
             name: Metric(
                 units=tuple(
-                    Unit(question.item_id, question.cluster, float((verdict.value or "000")[place]))
-                    for question, verdict in zip(questions, verdicts, strict=True)
+                    Unit(question.item_id, question.cluster, *part[name])
+                    for question, part in zip(questions, parts, strict=True)
+                    if part[name][1]
                 ),
-                chance=chance,
+                chance=MEASURES[name].chance,
+                higher_is_better=MEASURES[name].better == "higher",
             )
-            for place, (name, chance) in enumerate(chances.items())
+            for name in self.headlines
+            if all(name in part for part in parts)
         }
 
 
@@ -86,7 +93,10 @@ def read_runs(folder: Path, label: str) -> list[Run]:
             f" out={folder}"
         )
     models = dict(read_json(folder / RESULT).get("models") or {})
-    recipe = dict(read_json(folder / DONE).get("identity", {}).get("recipe", {}))
+    identity = dict(read_json(folder / DONE).get("identity", {}))
+    recipe = dict(identity.get("recipe", {}))
+    if identity.get("data"):
+        recipe["data"] = str(identity["data"])[:12]  # of the split's digest, for a note
     runs = []
     for role, name in (("after", label), ("before", f"{label} (base)")):
         seeing, unseeing = (
@@ -106,6 +116,8 @@ def read_runs(folder: Path, label: str) -> list[Run]:
 def _benchmarks(
     folder: Path, recipe: dict[str, Any], role: str, condition: str
 ) -> dict[str, Answered]:
+    import pyarrow.compute as pc  # a third of the time that the command takes to start
+
     answered = {}
     for path in sorted((folder / BENCHMARK_FOLDER).glob("*.parquet")):
         if path.name.endswith(".judge.parquet"):
@@ -154,8 +166,7 @@ def _contrast(path: Path, recipe: dict[str, Any], role: str) -> dict[str, Answer
     columns = [f"{role}_{name}" for name in LOGP_COLUMNS]
     if not set(columns) <= set(table.column_names):
         return {}
-    logps_P32 = np.stack([table[name].to_numpy() for name in columns], axis=1).reshape(-1, 3, 2)
-    scores = paired_scores(logps_P32, tie_nats_of(str(recipe.get("dtype", "float32"))))
+    terms = contrast_terms(table, role, tie_nats_of(str(recipe.get("dtype", "float32"))))
     questions = [
         Question(
             item_id=row["pair_id"],
@@ -169,13 +180,41 @@ def _contrast(path: Path, recipe: dict[str, Any], role: str) -> dict[str, Answer
         for row in table.select(texts).to_pylist()
     ]
     verdicts = [
-        Verdict("".join(str(int(score)) for score in of_pair), "exact")
-        for of_pair in zip(*scores, strict=True)
+        Verdict(
+            json.dumps({name: [top[row], bottom[row]] for name, (top, bottom) in terms.items()}),
+            "exact",
+        )
+        for row in range(table.num_rows)
     ]
     settings: dict[str, Any] = {
-        name: recipe[name] for name in ("dtype", "split", "max_pairs") if name in recipe
+        name: recipe[name] for name in ("data", "dtype", "split", "max_pairs") if name in recipe
     }
     return {CONTRAST: Answered(ContrastSet(), questions, verdicts, {}, settings)}
+
+
+def contrast_terms(
+    table: pa.Table, role: str, tie_nats: float
+) -> dict[str, tuple[list[float], list[float]]]:
+    """Numerator and denominator of each headline by pair, from the columns of items.parquet."""
+
+    def sides(name: str) -> FloatArray:
+        columns = [table[f"{role}_{name}_{side}"].to_numpy() for side in "ab"]
+        return np.stack(columns, axis=1).astype(float)
+
+    logps = [table[f"{role}_{name}"].to_numpy() for name in LOGP_COLUMNS]
+    scores = ModelScores(
+        np.stack(logps, axis=1).reshape(-1, 3, 2), np.ones((table.num_rows, 2), int), None, tie_nats
+    )
+    terms = terms_of(scores, None)
+    if f"{role}_num_claims_a" in table.column_names:
+        claimed_P2, false_P2 = sides("num_claims") > 0, sides("num_false") > 0
+        if claimed_P2.any():
+            terms["hallucinated_answers"] = among(false_P2, claimed_P2)
+    return {
+        name: (terms[name][0].tolist(), terms[name][1].tolist())
+        for name in ContrastSet.headlines
+        if name in terms
+    }
 
 
 def _table(path: Path, needed: list[str]) -> pa.Table:

@@ -10,15 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from eval.claims.check import Truth, check_answer, lexicon_of, truths_in
-from eval.pairs.paired_scores import (
-    TIE_NATS,
-    BoolArray,
-    FloatArray,
-    IntArray,
-    PriorSides,
-)
+from eval.pairs.paired_scores import TIE_NATS, PriorSides
 from eval.pairs.scorer import LOGP_COLUMNS
 from eval.parsing.parse import num_words, verdict
+from pipeline.core.intervals import BoolArray, FloatArray, IntArray
 
 
 @dataclass(frozen=True, slots=True)

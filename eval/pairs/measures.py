@@ -11,14 +11,19 @@ import numpy as np
 
 from eval.pairs.arrays import Answers, ModelScores
 from eval.pairs.paired_scores import (
-    BoolArray,
-    FloatArray,
     PriorSides,
     flips,
     margins,
     paired_scores,
     prior_sides,
     right_sides,
+)
+from pipeline.core.intervals import (
+    SHARE,
+    SHARE_DIFFERENCE,
+    UNBOUNDED,
+    BoolArray,
+    FloatArray,
 )
 
 Terms = tuple[FloatArray, FloatArray]  # numerator and denominator, [P] each
@@ -40,6 +45,13 @@ class Measure:
     chance: float | None
     better: Literal["higher", "lower", "neither"]
     note: str
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Within which it lies. A share that is itself a difference is one whose chance is 0."""
+        if self.unit not in ("share", "area"):
+            return UNBOUNDED
+        return SHARE_DIFFERENCE if self.chance == 0.0 else SHARE
 
 
 _PAIRED, _DEPENDS, _PRIOR = "Paired scores", "Dependency on the image", "Language prior"
@@ -229,12 +241,12 @@ def terms_of(scores: ModelScores, prior: PriorSides | None) -> dict[str, Terms]:
         "flip_rate": (flips(scores.logps_P32, scores.tie_nats).astype(float), ones_P),
         "image_gain": (_total(right_P2) - _total(with_P2), 2 * ones_P),
         "prior_errors": (_total(against_P2 & ~right_P2), 2 * ones_P),
-        "accuracy_against_prior": _among(right_P2, against_P2),
-        "accuracy_with_prior": _among(right_P2, with_P2),
+        "accuracy_against_prior": among(right_P2, against_P2),
+        "accuracy_with_prior": among(right_P2, with_P2),
     }
     if prior is not None:
-        terms["accuracy_neutral"] = _among(right_P2, prior.neutral_P2)
-        terms["accuracy_misled"] = _among(right_P2, prior.misled_P2)
+        terms["accuracy_neutral"] = among(right_P2, prior.neutral_P2)
+        terms["accuracy_misled"] = among(right_P2, prior.misled_P2)
     effects = margins(scores.logps_P32)
     for name in _MARGINS:
         margin_P2: FloatArray = getattr(effects, f"{name}_P2")
@@ -255,12 +267,12 @@ def _answer_terms(answers: Answers) -> dict[str, Terms]:
         return np.array([pair.count(word) for pair in answers.verdicts], float)
 
     return {
-        "hallucinated_answers": _among(answers.num_false_P2 > 0, checkable_P2),
+        "hallucinated_answers": among(answers.num_false_P2 > 0, checkable_P2),
         "hallucinated_claims": (
             answers.num_false_P2.sum(axis=1).astype(float),
             answers.num_claims_P2.sum(axis=1).astype(float),
         ),
-        "no_checkable_claim": _among(answers.num_claims_P2 == 0, answers.has_truth_P2),
+        "no_checkable_claim": among(answers.num_claims_P2 == 0, answers.has_truth_P2),
         "generated_own": (says("own"), sides_P),
         "generated_other": (says("other"), sides_P),
         "generated_neither": (says("neither"), sides_P),
@@ -272,7 +284,8 @@ def _total(sides_P2: BoolArray) -> FloatArray:
     return sides_P2.sum(axis=1).astype(float)
 
 
-def _among(hits_P2: BoolArray, counted_P2: BoolArray) -> Terms:
+def among(hits_P2: BoolArray, counted_P2: BoolArray) -> Terms:
+    """Hits, of the sides that count."""
     return _total(hits_P2 & counted_P2), _total(counted_P2)
 
 

@@ -13,11 +13,8 @@ with image b.
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-IntArray = NDArray[np.int64]
+from pipeline.core.intervals import BoolArray, FloatArray, IntArray
 
 A, B, NONE = 0, 1, 2
 OWN, OTHER = (A, B), (B, A)  # of the sides a and b

@@ -1,9 +1,9 @@
 """Every measure of one or two models with its interval: overall, per category and per source.
 
 Knows nothing of models or files. The result is plain values, ready for JSON (`PairScores`); low and
-high of a number are null where fewer than two groups were seen.
+high of a number are null where fewer than six groups were seen.
 
-Shapes: P pairs; G groups; D draws; M measures.
+Shapes: P pairs; G groups; M measures.
 """
 
 from collections import defaultdict
@@ -18,16 +18,17 @@ from eval.inputs import Role
 from eval.outputs import Entries, Entry, PairNumber, PairScores
 from eval.pairs.arrays import ModelScores
 from eval.pairs.measures import MEASURES, image_effects, terms_of
-from eval.pairs.paired_scores import BoolArray, FloatArray, IntArray, PriorSides, paired_scores
+from eval.pairs.paired_scores import PriorSides, paired_scores
 from eval.stats.dependency import Number
-from eval.stats.intervals import (
-    cluster_counts,
+from pipeline.core.auc import auc_estimate
+from pipeline.core.intervals import (
+    BoolArray,
+    Estimate,
+    IntArray,
     group_index,
-    interval,
-    ratio_draws,
+    ratio_estimate,
     sums_by_group,
 )
-from pipeline.core.auc import auc, auc_draws
 
 
 def score_table(
@@ -67,14 +68,11 @@ def slice_scores(
     inside_P: BoolArray,
     section: EvalSection,
 ) -> Entries:
-    """All measures over the pairs in `inside_P`; groups of this slice are resampled."""
+    """All measures over the pairs in `inside_P`, with intervals over the groups of this slice."""
     index_P, num_groups = group_index(
         [group for group, kept in zip(items["group"].to_pylist(), inside_P, strict=True) if kept]
     )
-    counts_DG = cluster_counts(num_groups, section.intervals.num_draws, section.seed)
-    confidence = section.intervals.confidence
-    numbers: dict[str, dict[Role, PairNumber]] = defaultdict(dict)
-    draws: dict[str, dict[Role, FloatArray]] = defaultdict(dict)
+    estimates: dict[str, dict[Role, tuple[Estimate, int]]] = defaultdict(dict)
     for role, scores in model_scores.items():
         terms = terms_of(scores, prior)
         tops_GM, bottoms_GM = (
@@ -85,58 +83,54 @@ def slice_scores(
             )
             for part in (0, 1)
         )
-        draws_DM = ratio_draws(tops_GM, bottoms_GM, counts_DG)
         for column, key in enumerate(terms):
-            top, bottom = tops_GM[:, column].sum(), bottoms_GM[:, column].sum()
-            if bottom > 0:
-                draws[key][role] = draws_DM[:, column]
-                num_seen = int((bottoms_GM[:, column] > 0).sum())
-                number = _number(float(top / bottom), draws[key][role], num_seen, confidence)
-                numbers[key][role] = {**number, "n": int(bottom), "num_groups": num_seen}
-        value, draws["auroc"][role] = _auroc(scores, inside_P, index_P, counts_DG)
-        number = _number(value, draws["auroc"][role], num_groups, confidence)
-        num_sides = 2 * int(inside_P.sum())
-        numbers["auroc"][role] = {**number, "n": num_sides, "num_groups": num_groups}
+            estimate = ratio_estimate(tops_GM[:, column], bottoms_GM[:, column])
+            if estimate is not None:
+                estimates[key][role] = estimate, int(bottoms_GM[:, column].sum())
+        area = _auroc(scores, inside_P, index_P, num_groups)
+        if area is not None:
+            estimates["auroc"][role] = area, 2 * int(inside_P.sum())
     return {
-        key: _entry(key, numbers[key], draws[key], confidence) for key in MEASURES if key in numbers
+        key: _entry(key, estimates[key], section.intervals.confidence)
+        for key in MEASURES
+        if key in estimates
     }
 
 
-def _entry(
-    key: str,
-    numbers: Mapping[Role, PairNumber],
-    draws: Mapping[Role, FloatArray],
-    confidence: float,
-) -> Entry:
-    """A measure with its difference, from the same draws for both: what they share cancels."""
-    before, after = numbers.get("before"), numbers.get("after")
+def _entry(key: str, estimates: Mapping[Role, tuple[Estimate, int]], confidence: float) -> Entry:
+    """A measure with its difference, group by group: what both models share cancels."""
+    lowest, highest = MEASURES[key].bounds
+    numbers: dict[Role, PairNumber] = {
+        role: {
+            **_number(estimate, confidence, (lowest, highest)),
+            "n": n,
+            "num_groups": estimate.num_groups,
+        }
+        for role, (estimate, n) in estimates.items()
+    }
     difference = None
-    if before is not None and after is not None:
-        num_groups = min(before["num_groups"], after["num_groups"])
-        value = after["value"] - before["value"]
-        difference = _number(value, draws["after"] - draws["before"], num_groups, confidence)
+    if "before" in estimates and "after" in estimates:
+        change = estimates["after"][0].minus(estimates["before"][0])
+        difference = _number(change, confidence, (lowest - highest, highest - lowest))
     return {
         "chance": MEASURES[key].chance,
-        "before": before,
-        "after": after,
+        "before": numbers.get("before"),
+        "after": numbers.get("after"),
         "difference": difference,
     }
 
 
-def _number(value: float, draws_D: FloatArray, num_groups: int, confidence: float) -> Number:
-    low, high = (interval(draws_D, confidence) if num_groups > 1 else None) or (None, None)
-    return {"value": value, "low": low, "high": high}
+def _number(estimate: Estimate, confidence: float, bounds: tuple[float, float]) -> Number:
+    low, high = estimate.interval(confidence, bounds) or (None, None)
+    return {"value": estimate.value, "low": low, "high": high}
 
 
 def _auroc(
-    scores: ModelScores, inside_P: BoolArray, index_P: IntArray, counts_DG: IntArray
-) -> tuple[float, FloatArray]:
+    scores: ModelScores, inside_P: BoolArray, index_P: IntArray, num_groups: int
+) -> Estimate | None:
     matching_P2, contradictory_P2 = (effects[inside_P] for effects in image_effects(scores))
-    group_of_text = np.repeat(index_P, 2)
-    draws_D = auc_draws(
-        matching_P2.ravel(), contradictory_P2.ravel(), group_of_text, group_of_text, counts_DG
-    )
-    return auc(matching_P2.ravel(), contradictory_P2.ravel()), draws_D
+    of_text = np.repeat(index_P, 2)
+    return auc_estimate(matching_P2.ravel(), contradictory_P2.ravel(), of_text, of_text, num_groups)
 
 
 def verdict_of_pairs(model_scores: Mapping[Role, ModelScores]) -> list[str]:

@@ -16,8 +16,8 @@ from eval.generation.cache import Answer, answer_key
 from eval.generation.generator import Generator, Request
 from eval.generation.image_conditions import ImageInput
 from eval.inputs import Role
-from eval.pairs.paired_scores import FloatArray, IntArray
 from pipeline.core.images import ImageError, decode_rgb
+from pipeline.core.intervals import FloatArray, IntArray
 from pipeline.core.schema import MvcError, image_bytes, sha256_hex
 
 if TYPE_CHECKING:

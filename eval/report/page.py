@@ -11,6 +11,7 @@ from eval.pairs.results import PairResults
 from eval.report.benchmarks import benchmark_sections, overview, sentence
 from eval.report.pairs import HEADLINE, TERMINAL, headline, pair_sections, role_names, table
 from eval.suite.run import BenchmarkResults
+from pipeline.core.intervals import caution
 from pipeline.core.progress import say, summary_table
 from pipeline.pages.page import render_page
 
@@ -56,6 +57,8 @@ def print_summary(
         summary_table(
             title, *table(pairs.scores["overall"], TERMINAL, role_names(list(pairs.model_scores)))
         )
+        if warning := caution(len(set(pairs.items["group"].to_pylist()))):
+            say(f"pairs: {warning}")
     if benchmarks is not None:
         summary_table(
             f"Benchmarks, {confidence} intervals; differences and drops of shares in points",
@@ -74,6 +77,9 @@ def warnings_about(result: Mapping[str, Any]) -> list[str]:
             f"the first {result['num_questions']:,} of {result['expected_size']:,} questions only;"
             " not comparable with the whole"
         )
+    headline = result["scores"]["image"]["after"]["metrics"].get(result["headline"])
+    if headline and (few := caution(headline["num_clusters"], "pairs or images")):
+        warnings.append(few)
     for role, of_role in result["scores"]["image"].items():
         answers = of_role["answers"]
         without = answers["num_without_answer"]

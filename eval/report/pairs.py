@@ -17,6 +17,7 @@ from eval.pairs.measures import MEASURES
 from eval.pairs.paired_scores import margins, preferences
 from eval.pairs.results import PairResults
 from eval.pairs.score_table import verdict_of_pairs
+from pipeline.core.intervals import caution
 from pipeline.core.schema import image_bytes
 from pipeline.pages.numbers import show_chance, show_number
 from pipeline.pages.page import (
@@ -125,11 +126,12 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
     names = role_names(list(model_scores))
     num_groups = len(set(items["group"].to_pylist()))
     groups = "1 group" if num_groups == 1 else f"{num_groups:,} groups"
+    warning = caution(num_groups)
     note = (
-        f"Brackets: {section.intervals.confidence:.0%} intervals, bootstrap over {groups}"
-        f" ({section.intervals.num_draws:,} draws). Differences of shares are in percentage points,"
-        " their intervals paired. An interval without width means that no draw differed, not that"
-        " the score is certain."
+        f"Brackets: {section.intervals.confidence:.0%} intervals over {groups}, of which each is"
+        " left out once; none below 6 groups. Differences of shares are in percentage points, their"
+        " intervals paired; they are not adjusted for how many there are, and nothing is called"
+        f" significant here.{f' {warning[0].upper()}{warning[1:]}.' if warning else ''}"
     )
     explained = (
         "What the image adds to the log-probability of a text, one value per text; the line is 0,"

@@ -214,10 +214,10 @@ def _headline(result: Mapping[str, Any], condition: str, role: Role) -> dict[str
     return of_role.get("metrics", {}).get(result["headline"])
 
 
-def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """What the base loses without an image against what finetuning gained, a point per benchmark.
+def improvement_plot(points: Sequence[Mapping[str, Any]], base: str = "the base") -> Figure:
+    """What a model loses without an image against what another gains on it, a point per score.
 
-    Both in % of the base's score.
+    Both in % of the first one's score.
     """
     figure = Figure(figsize=(5.4, 3.6), layout="constrained")
     axes = figure.subplots()
@@ -241,8 +241,8 @@ def improvement_plot(points: Sequence[Mapping[str, Any]]) -> Figure:
             fontsize=9,
         )
     axes.axhline(0, color="#1c2430", linewidth=0.8)
-    axes.set_xlabel("the base without an image loses, % of its score", fontsize=9)
-    axes.set_ylabel("finetuning gains, % of the base's score", fontsize=9)
+    axes.set_xlabel(f"{base} without an image loses, % of its score", fontsize=9)
+    axes.set_ylabel(f"gain over {base}, % of its score", fontsize=9)
     axes.tick_params(labelsize=9, length=0)
     axes.spines[["top", "right"]].set_visible(False)
     return figure

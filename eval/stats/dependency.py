@@ -1,28 +1,33 @@
 """How much a score owes to the image: drops, flips, and what finetuning gained. Pure functions.
 
-Two scores are compared over the same questions and the same bootstrap draws, so what they share
-cancels.
+Two scores are compared over the same questions and cluster by cluster, so what they share cancels.
 
-Shapes: G clusters; D draws.
+Shapes: G clusters.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypedDict
 
 import numpy as np
 
 from eval.parsing.parse import normalize
 from eval.question import Metric, Question, Unit, Verdict
-from eval.stats.intervals import cluster_counts, interval
-from pipeline.core.auc import FloatArray
+from pipeline.core.intervals import (
+    SHARE,
+    SHARE_DIFFERENCE,
+    UNBOUNDED,
+    Estimate,
+    FloatArray,
+    ratio_estimate,
+)
 
 READABLE = ("exact", "extracted")
 
 
 class Number(TypedDict):
-    """A value with its interval; no interval where one cluster alone was seen."""
+    """A value with its interval; no interval where fewer than six clusters were seen."""
 
     value: float
     low: float | None
@@ -43,82 +48,76 @@ class ScoredNumber(FlipRate):
 
 
 @dataclass(frozen=True, slots=True)
-class Draws:
-    """The bootstrap of one benchmark, the same draws for every score: differences are paired."""
+class Clusters:
+    """What is left out as one when a benchmark's intervals are made: pairs, images, people."""
 
-    place: Mapping[str, int]  # of each cluster in a draw
-    weights_DG: FloatArray  # how often each draw holds each cluster
+    place: Mapping[str, int]
     confidence: float
-    # a score takes part in several comparisons
-    _made: dict[int, tuple[Metric, FloatArray]] = field(default_factory=dict)
 
     @staticmethod
-    def of(clusters: Sequence[str], num_draws: int, confidence: float, seed: int) -> "Draws":
-        """The draws over these clusters; their order does not matter."""
-        names = sorted(set(clusters))
-        weights_DG = cluster_counts(len(names), num_draws, seed).astype(np.float64)
-        return Draws({name: index for index, name in enumerate(names)}, weights_DG, confidence)
-
-    def values(self, metric: Metric) -> FloatArray:
-        """The score in every draw, [D]; NaN where a term of it has nothing to divide by."""
-        if id(metric) not in self._made:
-            total_D = np.zeros(len(self.weights_DG))
-            for term, weight in metric.weights.items():
-                parts = [
-                    (unit.cluster, unit.numerator, unit.denominator)
-                    for unit in metric.units
-                    if unit.term == term
-                ]
-                total_D += weight * self.ratios(parts)
-            # with the metric, so that its id stays its own
-            self._made[id(metric)] = metric, total_D
-        return self._made[id(metric)][1]
-
-    def ratios(self, parts: Sequence[tuple[str, float, float]]) -> FloatArray:
-        """The ratio of sums in every draw, [D], of (cluster, numerator, denominator)."""
-        places = np.array([self.place[cluster] for cluster, _, _ in parts], np.int64)
-        sums_G2 = np.stack(
-            [
-                np.bincount(places, [part[side] for part in parts], len(self.place))
-                for side in (1, 2)
-            ],
-            axis=1,
+    def of(clusters: Iterable[str], confidence: float) -> "Clusters":
+        """These clusters; their order does not matter."""
+        return Clusters(
+            {name: index for index, name in enumerate(sorted(set(clusters)))}, confidence
         )
-        top_D, bottom_D = (self.weights_DG @ sums_G2).T
-        return np.divide(top_D, bottom_D, out=np.full_like(top_D, np.nan), where=bottom_D > 0)
 
-    def number(self, value: float | None, draws_D: FloatArray, num_clusters: int) -> Number | None:
-        """A value with its interval; None where there is no value."""
-        if value is None or not math.isfinite(value):
+    def sums(self, metric: Metric, term: str) -> tuple[FloatArray, FloatArray]:
+        """Numerator and denominator of one term of a score in each cluster, [G] each."""
+        units = [unit for unit in metric.units if unit.term == term]
+        places = np.array([self.place[unit.cluster] for unit in units], np.int64)
+        num = len(self.place)
+        return (
+            np.bincount(places, [unit.numerator for unit in units], num).astype(float),
+            np.bincount(places, [unit.denominator for unit in units], num).astype(float),
+        )
+
+    def estimate(self, metric: Metric) -> Estimate | None:
+        """A score with what each cluster does to it; None where it is not defined."""
+        value, scale = metric.value, math.fsum(map(abs, metric.weights.values()))
+        if value is None or not math.isfinite(value) or not scale:
             return None
-        drawn = interval(draws_D, self.confidence) if num_clusters > 1 else None
-        low, high = drawn or (None, None)
-        return {"value": value, "low": low, "high": high}
+        pulls_G, shares_G = np.zeros(len(self.place)), np.zeros(len(self.place))
+        for term, weight in metric.weights.items():
+            part = ratio_estimate(*self.sums(metric, term))
+            assert part is not None  # else the metric has no value
+            pulls_G += weight * part.pulls_G
+            shares_G += abs(weight) / scale * part.shares_G
+        return Estimate(value, pulls_G, shares_G)
+
+    def number(
+        self, estimate: Estimate | None, bounds: tuple[float, float] = UNBOUNDED
+    ) -> Number | None:
+        """A value with its interval; None where there is no value."""
+        if estimate is None:
+            return None
+        low, high = estimate.interval(self.confidence, bounds) or (None, None)
+        return {"value": estimate.value, "low": low, "high": high}
 
 
-def scored(metric: Metric, draws: Draws) -> ScoredNumber | None:
+def scored(metric: Metric, clusters: Clusters) -> ScoredNumber | None:
     """A score with its interval, how many units and clusters it counts, and its chance level."""
-    num_clusters = len({unit.cluster for unit in metric.units})
-    number = draws.number(metric.value, draws.values(metric), num_clusters)
-    if number is None:
+    estimate = clusters.estimate(metric)
+    number = clusters.number(estimate, SHARE if metric.unit == "share" else UNBOUNDED)
+    if estimate is None or number is None:
         return None
-    return {**number, "n": len(metric.units), "num_clusters": num_clusters, "chance": metric.chance}
+    return {
+        **number,
+        "n": len(metric.units),
+        "num_clusters": estimate.num_groups,
+        "chance": metric.chance,
+    }
 
 
-def _num_shared_clusters(left: Metric, right: Metric) -> int:
-    return len({unit.cluster for unit in left.units} & {unit.cluster for unit in right.units})
-
-
-def change(minuend: Metric, subtrahend: Metric, draws: Draws) -> Number | None:
+def change(minuend: Metric, subtrahend: Metric, clusters: Clusters) -> Number | None:
     """`minuend` minus `subtrahend`, paired."""
-    if minuend.value is None or subtrahend.value is None:
+    left, right = clusters.estimate(minuend), clusters.estimate(subtrahend)
+    if left is None or right is None:
         return None
-    changes_D = draws.values(minuend) - draws.values(subtrahend)
-    shared = _num_shared_clusters(minuend, subtrahend)
-    return draws.number(minuend.value - subtrahend.value, changes_D, shared)
+    bounds = SHARE_DIFFERENCE if minuend.unit == "share" else UNBOUNDED
+    return clusters.number(left.minus(right), bounds)
 
 
-def drop(seeing: Metric, ablated: Metric, draws: Draws) -> dict[str, Number | None]:
+def drop(seeing: Metric, ablated: Metric, clusters: Clusters) -> dict[str, Number | None]:
     """What a score loses with the true image.
 
         drop       seeing - ablated
@@ -130,7 +129,7 @@ def drop(seeing: Metric, ablated: Metric, draws: Draws) -> dict[str, Number | No
     positive means "needs the image".
     """
     sign = -1.0 if seeing.higher_is_better is False else 1.0
-    plain = change(seeing, ablated, draws) if sign > 0 else change(ablated, seeing, draws)
+    plain = change(seeing, ablated, clusters) if sign > 0 else change(ablated, seeing, clusters)
     if plain is None:
         return {"drop": None, "corrected": None, "relative": None}
     corrected: Number | None = None
@@ -138,22 +137,20 @@ def drop(seeing: Metric, ablated: Metric, draws: Draws) -> dict[str, Number | No
         room = 1.0 - seeing.chance
         low, high = (None if end is None else end / room for end in (plain["low"], plain["high"]))
         corrected = {"value": plain["value"] / room, "low": low, "high": high}
-    relative = relative_change(seeing, ablated, draws, sign=-sign)
+    relative = relative_change(seeing, ablated, clusters, sign=-sign)
     return {"drop": plain, "corrected": corrected, "relative": relative}
 
 
 def relative_change(
-    before: Metric, after: Metric, draws: Draws, sign: float = 1.0
+    before: Metric, after: Metric, clusters: Clusters, sign: float = 1.0
 ) -> Number | None:
     """(after - before) / before, paired; turned round by `sign`; None where `before` is 0."""
     if not before.value or after.value is None:
         return None
-    before_D, after_D = draws.values(before), draws.values(after)
-    ratio_D = np.divide(
-        after_D - before_D, before_D, out=np.full_like(before_D, np.nan), where=before_D != 0
-    )
-    ratio = sign * (after.value - before.value) / before.value
-    return draws.number(ratio, sign * ratio_D, _num_shared_clusters(before, after))
+    old, new = clusters.estimate(before), clusters.estimate(after)
+    if old is None or new is None:
+        return None
+    return clusters.number(new.relative_to(old).times(sign))
 
 
 def is_flipped(
@@ -175,14 +172,16 @@ def is_flipped(
     return read.value != read_then.value if is_readable else None
 
 
-def flip_rate(flipped: Sequence[tuple[Question, bool | None]], draws: Draws) -> FlipRate | None:
+def flip_rate(
+    flipped: Sequence[tuple[Question, bool | None]], clusters: Clusters
+) -> FlipRate | None:
     """The share of answers that change, of the `n` that can be read under both conditions."""
     units = tuple(
         Unit(question.item_id, question.cluster, float(flip))
         for question, flip in flipped
         if flip is not None
     )
-    number = scored(Metric(units=units, chance=None), draws)
+    number = scored(Metric(units=units, chance=None), clusters)
     if number is None:
         return None
     return {

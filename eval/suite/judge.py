@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from eval.config import EvalSection, JudgeSection
-from eval.question import Verdict
-from eval.stats.dependency import Draws
+from eval.question import Metric, Unit, Verdict
+from eval.stats.dependency import Clusters, scored
 from eval.suite.judge_client import (
     ORDERS,
     JudgeRequest,
@@ -123,7 +123,7 @@ def win_rate(after: Responses, said: JudgeResponses, section: EvalSection) -> di
     A tie or a contradiction counts half; what was not judged counts nothing.
     """
     counts: Counter[str] = Counter()
-    parts = []
+    units = []
     for question, answer in zip(after.questions, after.answers, strict=True):
         if question.kind != "free" or answer is None:
             continue
@@ -134,17 +134,12 @@ def win_rate(after: Responses, said: JudgeResponses, section: EvalSection) -> di
         result = outcome(*(response.value if response else None for response in orders))
         counts[result or "missing"] += 1
         if result is not None:
-            parts.append((question.cluster, {"after": 1.0, "before": 0.0}.get(result, 0.5), 1.0))
-    intervals = section.intervals
-    draws = Draws.of(
-        [cluster for cluster, _, _ in parts],
-        intervals.num_draws,
-        intervals.confidence,
-        section.seed,
-    )
-    rate = sum(score for _, score, _ in parts) / len(parts) if parts else None
-    number = draws.number(rate, draws.ratios(parts), len(draws.place)) if parts else None
-    return {"win_rate": number, "n": len(parts), "counts": dict(counts)}
+            won = {"after": 1.0, "before": 0.0}.get(result, 0.5)
+            units.append(Unit(question.item_id, question.cluster, won))
+    clusters = Clusters.of((unit.cluster for unit in units), section.intervals.confidence)
+    number = scored(Metric(units=tuple(units), chance=0.5), clusters)
+    shown = number and {name: number[name] for name in ("value", "low", "high")}
+    return {"win_rate": shown, "n": len(units), "counts": dict(counts)}
 
 
 def judged_table(said: JudgeResponses) -> pa.Table:

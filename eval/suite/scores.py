@@ -13,7 +13,7 @@ from eval.inputs import EvaluatedModel, Role
 from eval.parsing.parse import num_words
 from eval.question import Metric
 from eval.stats.dependency import (
-    Draws,
+    Clusters,
     FlipRate,
     Number,
     ScoredNumber,
@@ -114,12 +114,8 @@ def benchmark_scores(
     Scores under a condition that exists for some questions only ("counterpart") are compared over
     those questions.
     """
-    intervals = section.intervals
-    draws = Draws.of(
-        [question.cluster for question in run.questions],
-        intervals.num_draws,
-        intervals.confidence,
-        section.seed,
+    clusters = Clusters.of(
+        (question.cluster for question in run.questions), section.intervals.confidence
     )
     metrics = {
         key: run.benchmark.metrics(heard.questions, heard.verdicts)
@@ -129,7 +125,7 @@ def benchmark_scores(
     for (role, condition), heard in responses.items():
         scores[condition][role] = {
             "metrics": {
-                name: _number(metric, draws) for name, metric in metrics[role, condition].items()
+                name: _number(metric, clusters) for name, metric in metrics[role, condition].items()
             },
             "answers": answer_facts(heard),
         }
@@ -147,10 +143,10 @@ def benchmark_scores(
         "headline": run.benchmark.headline,
         "models": {role: model.name for role, model in models.items()},
         "scores": scores,
-        "difference": _differences(metrics, draws) if "before" in models else None,
+        "difference": _differences(metrics, clusters) if "before" in models else None,
         "dependency": {
             condition: {
-                role: _dependence(run, responses, metrics, role, condition, draws)
+                role: _dependence(run, responses, metrics, role, condition, clusters)
                 for role in models
             }
             for condition in run.image_inputs
@@ -183,21 +179,21 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _number(metric: Metric, draws: Draws) -> MetricNumber | None:
-    number = scored(metric, draws)
+def _number(metric: Metric, clusters: Clusters) -> MetricNumber | None:
+    number = scored(metric, clusters)
     if number is None:
         return None
     return {**number, "unit": metric.unit, "higher_is_better": metric.higher_is_better}
 
 
 def _differences(
-    metrics: Mapping[tuple[Role, str], Mapping[str, Metric]], draws: Draws
+    metrics: Mapping[tuple[Role, str], Mapping[str, Metric]], clusters: Clusters
 ) -> dict[str, Difference]:
     before, after = metrics["before", "image"], metrics["after", "image"]
     return {
         name: {
-            "plain": change(after[name], before[name], draws),
-            "relative": relative_change(before[name], after[name], draws),
+            "plain": change(after[name], before[name], clusters),
+            "relative": relative_change(before[name], after[name], clusters),
         }
         for name in after
         if name in before
@@ -210,7 +206,7 @@ def _dependence(
     metrics: Mapping[tuple[Role, str], Mapping[str, Metric]],
     role: Role,
     condition: str,
-    draws: Draws,
+    clusters: Clusters,
 ) -> Dependence:
     seeing, ablated = responses[role, "image"], responses[role, condition]
     rows = run.rows(condition)
@@ -222,7 +218,7 @@ def _dependence(
         else run.benchmark.metrics(ablated.questions, verdicts)
     )
     drops = {
-        name: drop(with_image[name], metric, draws)
+        name: drop(with_image[name], metric, clusters)
         for name, metric in metrics[role, condition].items()
         if name in with_image and metric.higher_is_better is not None
     }
@@ -233,7 +229,7 @@ def _dependence(
         )
         if said is not None and said_then is not None
     ]
-    return {"metrics": drops, "flip_rate": flip_rate(flipped, draws), "n": len(rows)}
+    return {"metrics": drops, "flip_rate": flip_rate(flipped, clusters), "n": len(rows)}
 
 
 def dependency_points(

@@ -7,8 +7,8 @@ import numpy.typing as npt
 from PIL import Image, JpegImagePlugin
 
 from pipeline.core.images import FORMATS, decode_rgb
+from pipeline.core.intervals import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
 GrayArray = npt.NDArray[np.float32]
 
 FEATURES = (

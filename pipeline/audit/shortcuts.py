@@ -17,17 +17,17 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.audit.image_traces import FEATURES, shortcut_features
-from pipeline.core.auc import FloatArray, IntArray, auc, auc_draws
+from pipeline.core.auc import auc, auc_estimate
+from pipeline.core.intervals import SHARE, BoolArray, FloatArray, IntArray
 from pipeline.core.recipe import Section
-from pipeline.selection.sampling import Mask, over_cap, seeded_hash
+from pipeline.selection.sampling import over_cap, seeded_hash
 
-VERSION = 2
+VERSION = 3
 
 # operations that make both sides alike; of all others a is the original
 NO_ORIGINAL = ("captured", "render")
 MIN_PAIRS, MIN_GROUPS = 20, 10  # below, neither the classifier nor its interval means anything
 NUM_FOLDS, NUM_REPEATS = 5, 3
-NUM_DRAWS = 1000
 NUM_CLUES = 3
 
 Verdict = Literal["ok", "warning", "too_few", "not_applicable"]
@@ -87,7 +87,7 @@ def sample_for_audit(
     pair_ids: npt.NDArray[Any],
     sources: npt.NDArray[Any],
     operations: npt.NDArray[Any],
-    stays: Mask,
+    stays: BoolArray,
     section: AuditSection,
 ) -> IntArray:
     """Which rows to audit, [S] ascending: the first by hash of each source and operation.
@@ -173,7 +173,7 @@ def audit(
     Trees are trained on four fifths of the groups and score the rest, so an image is never scored
     by trees that saw its partner or another pair of its original; scores are averaged over three
     ways to part the groups, without which the AUC of 50 pairs changes by 0.1 with the seed. An
-    image that many pairs share counts once per side. The interval is a bootstrap over groups of the
+    image that many pairs share counts once per side. The interval is over groups of the
     scores, and does not hold how the trees would change with other training data. An AUC below 0.5
     is chance: with partners of opposite sides in the same fold, what is learnt by accident is wrong
     there.
@@ -189,20 +189,22 @@ def audit(
     )
     features, is_b, group = features[distinct], is_b[distinct], group[distinct]
     scores = _out_of_fold_scores(features, is_b, group, seed)
-    counts_DG = _bootstrap_counts(int(group.max()) + 1, seed)
-    draws_D = auc_draws(scores[is_b], scores[~is_b], group[is_b], group[~is_b], counts_DG)
-    low, high = (round(float(bound), 4) for bound in np.quantile(draws_D, [0.025, 0.975]))
+    estimate = auc_estimate(
+        scores[is_b], scores[~is_b], group[is_b], group[~is_b], int(group.max()) + 1
+    )
+    assert estimate is not None  # there are images of both sides
+    low, high = estimate.interval(0.95, SHARE) or SHARE
     alone = {
         name: auc(column[is_b], column[~is_b])
         for name, column in zip(FEATURES, features.T, strict=True)
     }
     clearest = sorted(alone, key=lambda name: -abs(alone[name] - 0.5))[:NUM_CLUES]
     clues = tuple(Clue(name, round(alone[name], 4)) for name in clearest)
-    return Separability(round(auc(scores[is_b], scores[~is_b]), 4), low, high, clues)
+    return Separability(round(estimate.value, 4), round(low, 4), round(high, 4), clues)
 
 
 def _out_of_fold_scores(
-    features_MD: FloatArray, is_b_M: Mask, group_M: IntArray, seed: int
+    features_MD: FloatArray, is_b_M: BoolArray, group_M: IntArray, seed: int
 ) -> FloatArray:
     from sklearn.ensemble import HistGradientBoostingClassifier
     from sklearn.model_selection import GroupKFold
@@ -226,10 +228,3 @@ def _out_of_fold_scores(
                     features_MD[test]
                 )[:, 1]
     return scores / NUM_REPEATS
-
-
-def _bootstrap_counts(num_groups: int, seed: int) -> IntArray:
-    """How often each group is drawn, [D, G], in each draw of as many groups as there are."""
-    rng = np.random.default_rng(seed)
-    draws = (rng.integers(0, num_groups, num_groups) for _ in range(NUM_DRAWS))
-    return np.stack([np.bincount(drawn, minlength=num_groups) for drawn in draws])

@@ -1,18 +1,11 @@
-"""The area under the ROC curve, and its bootstrap draws over groups.
+"""The area under the ROC curve, and what each group does to it.
 
-Own code, because the draws share one sorting: 0.03 s where scikit-learn, draw by draw, takes 5.4 s.
-
-Shapes: P positive and N negative scores; G groups; D draws.
+Shapes: P positive and N negative scores; G groups.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
-# bounds the memory: 250 draws x 20,000 scores are 40 MB
-_DRAWS_AT_ONCE = 250
+from pipeline.core.intervals import Estimate, FloatArray, IntArray
 
 
 def auc(positive_P: FloatArray, negative_N: FloatArray) -> float:
@@ -22,38 +15,37 @@ def auc(positive_P: FloatArray, negative_N: FloatArray) -> float:
 
         positive [2, 3], negative [1, 2]  ->  (1 + 0.5 + 1 + 1) / 4 = 0.875
     """
-    group_P, group_N = (np.zeros(len(scores), np.int64) for scores in (positive_P, negative_N))
-    once = np.ones((1, 1), np.int64)
-    return float(auc_draws(positive_P, negative_N, group_P, group_N, once)[0])
+    return float(_above(positive_P, negative_N).mean()) if len(positive_P) else float("nan")
 
 
-def auc_draws(
+def _above(scores: FloatArray, others: FloatArray) -> FloatArray:
+    """The share of `others` that each score exceeds, ties counted half; NaN without others."""
+    if not len(others):
+        return np.full(len(scores), np.nan)
+    ordered = np.sort(others)
+    below, not_above = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
+    return (below + not_above) / (2.0 * len(others))
+
+
+def auc_estimate(
     positive_P: FloatArray,
     negative_N: FloatArray,
     positive_group_P: IntArray,
     negative_group_N: IntArray,
-    counts_DG: IntArray,
-) -> FloatArray:
-    """The area in every draw, [D]: each score weighs as often as its group was drawn.
+    num_groups: int,
+) -> Estimate | None:
+    """The area with what each group does to it, to first order; None when either is empty.
 
-    Args:
-        positive_group_P: Number of the group of each positive score (a column of `counts_DG`).
-        negative_group_N: The same for the negative scores.
+    Source: DeLong et al., Biometrics 44 (1988), for groups Obuchowski, Biometrics 53 (1997).
     """
     if not len(positive_P) or not len(negative_N):
-        return np.full(len(counts_DG), np.nan)
-    values = np.concatenate([positive_P, negative_N])
-    group = np.concatenate([positive_group_P, negative_group_N])
-    is_positive = np.arange(len(values)) < len(positive_P)
-    order = np.argsort(values, kind="stable")
-    # where each run of equal values begins
-    starts = np.flatnonzero(np.r_[True, np.diff(values[order]) > 0])
-    parts = []
-    for first in range(0, len(counts_DG), _DRAWS_AT_ONCE):
-        weights = counts_DG[first : first + _DRAWS_AT_ONCE][:, group[order]].astype(np.float64)
-        above = np.add.reduceat(weights * is_positive[order], starts, axis=1)
-        below = np.add.reduceat(weights * ~is_positive[order], starts, axis=1)
-        wins = (above * (np.cumsum(below, axis=1) - below / 2)).sum(axis=1)
-        total = above.sum(axis=1) * below.sum(axis=1)
-        parts.append(np.divide(wins, total, out=np.full_like(wins, np.nan), where=total > 0))
-    return np.concatenate(parts)
+        return None
+    value = auc(positive_P, negative_N)
+    effects_G, shares_G = np.zeros(num_groups), np.zeros(num_groups)
+    for wins, group in (
+        (_above(positive_P, negative_N), positive_group_P),
+        (1.0 - _above(negative_N, positive_P), negative_group_N),
+    ):
+        effects_G += np.bincount(group, (wins - value) / len(wins), num_groups)
+        shares_G += np.bincount(group, minlength=num_groups) / (2 * len(wins))
+    return Estimate(value, effects_G / np.where(shares_G < 1.0, 1.0 - shares_G, 1.0), shares_G)

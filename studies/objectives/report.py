@@ -63,7 +63,7 @@ def main_table(rows: Sequence[Row], facts: Row, question: str) -> str:
             [
                 against[name].shown("percent", is_difference=True),
                 sooner[name],
-                f"{p[name]:.3f}" if name in p else "",
+                ("<0.001" if p[name] < 0.001 else f"{p[name]:.3f}") if name in p else "",
             ]
             if name in against
             else ["", "", ""]

@@ -17,7 +17,7 @@ import pyarrow as pa
 from eval.config import EvalSection, GenerateSection, WorkerSection
 from eval.pairs.arrays import ModelScores, model_scores_of, prior_sides_of
 from eval.pairs.measures import terms_of
-from eval.pairs.paired_scores import NONE, A, B, BoolArray, FloatArray, own_image_sides, right_sides
+from eval.pairs.paired_scores import NONE, A, B, own_image_sides, right_sides
 from eval.pairs.scorer import (
     NEEDED_COLUMNS,
     Chunk,
@@ -26,6 +26,7 @@ from eval.pairs.scorer import (
     with_answers,
 )
 from eval.parsing.parse import normalize
+from pipeline.core.intervals import BoolArray, FloatArray
 from pipeline.core.schema import read_mvc
 from pipeline.sources.scenes.layout import usual_kind
 

@@ -1,25 +1,26 @@
-"""Intervals of the study: whole groups (a person, a scene) and whole seeds are resampled.
+"""Intervals of the study: another person or scene, or another seed, would give another number.
 
-All that is compared has the same draws. Pure functions of rows and of the committed facts of a
-world's test pairs.
+Both are left out one at a time, and the two spreads are added. Pure functions of rows and of the
+committed facts of a world's test pairs.
 
-Shapes: P pairs; G groups; S seeds; D draws.
+Shapes: P pairs; G groups; S seeds.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
-from eval.stats.intervals import FloatArray, cluster_counts, group_index, interval, sums_by_group
-from eval.stats.significance import bootstrap_p, holm
+from eval.stats.significance import holm
+from pipeline.core import intervals
+from pipeline.core.intervals import SHARE, SHARE_DIFFERENCE, FloatArray, group_index, sums_by_group
 from pipeline.pages.numbers import show_number
 from studies.objectives.plan import CANDIDATES, OBJECTIVES, QUESTIONS, rows_of
 from studies.objectives.score import FALSE, SILENT, TRUE
 
-NUM_DRAWS, CONFIDENCE, SEED = 10_000, 0.95, 0
+CONFIDENCE = 0.95
 Row = Mapping[str, Any]
 Terms = tuple[FloatArray, FloatArray]  # numerator and denominator, [P] each
 
@@ -40,12 +41,56 @@ class Pairs:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A number, its interval, and its draws, by which it is compared with others of the pairs."""
+    """A number, and what it is without each group and without each seed."""
 
-    value: float
-    low: float
-    high: float
-    draws_D: FloatArray
+    by_group: intervals.Estimate
+    by_seed: intervals.Estimate
+    bounds: tuple[float, float] = SHARE
+
+    @property
+    def value(self) -> float:
+        """The number itself."""
+        return self.by_group.value
+
+    @property
+    def low(self) -> float:
+        """The lower end of its interval."""
+        return self.ends[0]
+
+    @property
+    def high(self) -> float:
+        """The upper end of its interval."""
+        return self.ends[1]
+
+    @property
+    def standard_error(self) -> float:
+        """Of groups and seeds together."""
+        return math.hypot(self.by_group.standard_error, self.by_seed.standard_error)
+
+    @property
+    def freedom(self) -> float:
+        """Degrees of freedom: five seeds that differ most leave few (Welch and Satterthwaite)."""
+        parts = [(part.standard_error**2, part) for part in (self.by_group, self.by_seed)]
+        below = sum(spread**2 / max(1, part.num_groups - 1) for spread, part in parts)
+        whole = sum(spread for spread, _ in parts) ** 2
+        return whole / below if below else self.by_group.num_groups - 1.0
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends; not a number where nothing is known of them."""
+        known = intervals.ends(
+            self.value, self.standard_error, self.freedom + 1.0, CONFIDENCE, self.bounds
+        )
+        return known or (math.nan, math.nan)
+
+    @property
+    def p(self) -> float:
+        """Two-sided, of the number being 0."""
+        from scipy.special import stdtr
+
+        if not self.standard_error:
+            return 1.0 if self.value == 0.0 else 0.0
+        return float(2.0 * stdtr(self.freedom, -abs(self.value) / self.standard_error))
 
     def shown(self, unit: str, *, is_difference: bool = False) -> str:
         """As a text; see `show_number`."""
@@ -127,20 +172,13 @@ def estimate(
         )
         tops.append(sums_G2[:, 0])
         bottoms.append(sums_G2[:, 1])
-    top_SG, bottom_SG = np.stack(tops), np.stack(bottoms)
-    groups_DG, seeds_DS = _draws(num_groups, SEED), _draws(len(rows), SEED + 1)
-    top_D, bottom_D = (
-        ((groups_DG @ sums_SG.T) * seeds_DS).sum(axis=1) for sums_SG in (top_SG, bottom_SG)
-    )
-    draws_D = np.divide(top_D, bottom_D, out=np.full(NUM_DRAWS, np.nan), where=bottom_D > 0)
-    total = bottom_SG.sum()
-    return _with_interval(float(top_SG.sum() / total) if total else float("nan"), draws_D)
-
-
-@lru_cache(maxsize=16)
-def _draws(number: int, seed: int) -> FloatArray:
-    """[D, number]: how often each draw holds each group, or each seed."""
-    return cluster_counts(number, NUM_DRAWS, seed).astype(float)
+    parts = [
+        intervals.ratio_estimate(np.stack(tops).sum(axis=axis), np.stack(bottoms).sum(axis=axis))
+        for axis in (0, 1)
+    ]
+    nothing = intervals.Estimate(math.nan, np.zeros(0), np.zeros(0))
+    by_group, by_seed = (nothing if part is None else part for part in parts)
+    return Estimate(by_group, by_seed, intervals.UNBOUNDED if measure == "nll" else SHARE)
 
 
 def shared_seeds(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
@@ -155,20 +193,20 @@ def shared_seeds(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
 
 def difference(minuend: Estimate, subtrahend: Estimate) -> Estimate:
     """`minuend` minus `subtrahend` over the same pairs."""
-    draws_D = minuend.draws_D - subtrahend.draws_D
-    return _with_interval(minuend.value - subtrahend.value, draws_D)
+    return Estimate(
+        minuend.by_group.minus(subtrahend.by_group),
+        minuend.by_seed.minus(subtrahend.by_seed),
+        SHARE_DIFFERENCE if minuend.bounds == SHARE else intervals.UNBOUNDED,
+    )
 
 
 def relative_fall(tuned: Estimate, base: Estimate) -> Estimate:
     """By what share of the base's a value is lower: (base - tuned) / base."""
-    draws_D = np.divide(
-        base.draws_D - tuned.draws_D,
-        base.draws_D,
-        out=np.full_like(tuned.draws_D, np.nan),
-        where=base.draws_D > 0,
+    by_group, by_seed = (
+        new.relative_to(old).times(-1.0) if old.value else old.times(math.nan)
+        for new, old in ((tuned.by_group, base.by_group), (tuned.by_seed, base.by_seed))
     )
-    fall = (base.value - tuned.value) / base.value if base.value else float("nan")
-    return _with_interval(fall, draws_D)
+    return Estimate(by_group, by_seed, (-math.inf, 1.0))
 
 
 def groups_of(rows: Sequence[Row], facts: Row, question: str) -> dict[str, list[Row]]:
@@ -207,10 +245,4 @@ def estimates(rows: Sequence[Row], facts: Row, question: str, measure: str) -> d
 
 def adjusted_p(differences: Mapping[str, Estimate]) -> dict[str, float]:
     """Two-sided p of each difference being none, adjusted by Holm over all of them."""
-    raw = {name: bootstrap_p(change.draws_D) for name, change in differences.items()}
-    return holm({name: p for name, p in raw.items() if p is not None})
-
-
-def _with_interval(value: float, draws_D: FloatArray) -> Estimate:
-    low, high = interval(draws_D, CONFIDENCE) or (float("nan"), float("nan"))
-    return Estimate(value, low, high, draws_D)
+    return holm({name: change.p for name, change in differences.items()})

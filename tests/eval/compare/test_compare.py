@@ -111,8 +111,12 @@ def leave(folder: Path, recipe: dict[str, Any] | None = None, **marks: Any) -> P
     return folder
 
 
-def compare(*folders: Path) -> dict[str, Any]:
-    return comparison_of(folders, num_draws=400, confidence=0.95, seed=0)
+def compare(*folders: Path, against: str = "") -> dict[str, Any]:
+    return comparison_of(folders, against=against, num_draws=400, confidence=0.95, seed=0)
+
+
+def pairs_of(found: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(pairing["minuend"], pairing["subtrahend"]) for pairing in found["pairings"]]
 
 
 def test_two_models_on_the_same_questions(tmp_path: Path) -> None:
@@ -131,13 +135,14 @@ def test_two_models_on_the_same_questions(tmp_path: Path) -> None:
         0,
         "mcnemar",
     )
-    assert one["p"] == one["p_holm"] == 0.5 and one["significant"] is False
+    # four pairs test nothing, as two that changed could not
+    assert one["p"] is one["p_holm"] is None and one["significant"] is False
+    assert one["low"] is None and one["num_clusters"] == 4
     assert found["average"] == {"base": 0.0, "tuned": 2.0}
     assert found["unreadable"] == {"base": {"mmvp": 0.0}, "tuned": {"mmvp": 1 / 8}}
-    assert (
-        len(found["notes"]) == 1
-        and "of these there are 1, without MM-Vet, LLaVA-Bench, MMHal" in found["notes"][0]
-    )
+    average, few = found["notes"]
+    assert "of these there are 1, without MM-Vet, LLaVA-Bench, MMHal" in average
+    assert few.startswith("mmvp: only 4 clusters (images, pairs or people): too few")
 
 
 def test_a_difference_beyond_luck_is_called_so_and_holm_counts_the_scores(tmp_path: Path) -> None:
@@ -158,7 +163,7 @@ def test_a_difference_beyond_luck_is_called_so_and_holm_counts_the_scores(tmp_pa
     )
     assert (
         differences["mmhal/score"]["value"] == pytest.approx(0.4)
-        and differences["mmhal/score"]["test"] == "bootstrap"
+        and differences["mmhal/score"]["test"] == "sign_flips"
     )
     # One of ten no longer hallucinated: the rate falls from 1 to 0.9, p = 1, and that counts for
     # the model.
@@ -183,8 +188,7 @@ def test_a_difference_beyond_luck_is_called_so_and_holm_counts_the_scores(tmp_pa
     # divide by.
     assert found["average"]["tuned"] == pytest.approx((0.2 + 0.1) / 2)
     assert (
-        found["notes"][-1]
-        == "tuned: MMVP pairs not in its average (no score, or nothing to divide by)"
+        "tuned: MMVP pairs not in its average (no score, or nothing to divide by)" in found["notes"]
     )
 
 
@@ -247,41 +251,143 @@ def test_one_folder_with_its_base_is_a_comparison(tmp_path: Path) -> None:
     found = compare(folder)
     assert [model["label"] for model in found["models"]] == ["tuned (base)", "tuned"]
     assert found["scores"]["tuned (base)"]["mmvp/pair_accuracy"]["value"] == 0.0
+    assert pairs_of(found) == [("tuned", "tuned (base)")]
     other = leave(tmp_path / "other", mmvp={"before": "1010", "after": "1011"})
     both = compare(folder, other)
-    assert [model["label"] for model in both["models"]] == ["tuned (base)", "tuned", "other"]
-    assert "the models were finetuned from different ones" in both["notes"][-1]
+    assert [model["label"] for model in both["models"]] == [
+        "tuned (base)",
+        "other (base)",
+        "tuned",
+        "other",
+    ]
+    assert any("the models were finetuned from different ones" in note for note in both["notes"])
+    assert pairs_of(both) == [
+        ("other", "tuned"),
+        ("tuned", "tuned (base)"),
+        ("other", "other (base)"),
+    ]
     with pytest.raises(UserError, match="at least two models"):
         compare(leave(tmp_path / "alone", mmvp="11"))
 
 
-def test_contrast_pairs_are_compared_by_their_scores(tmp_path: Path) -> None:
-    right, wrong = [-1.0, -2.0, -2.0, -1.0, -3.0, -3.0], [-1.0, -2.0, -1.0, -2.0, -3.0, -3.0]
+RIGHT = [-1.0, -2.0, -2.0, -1.0, -3.0, -3.0]
+WRONG = [-1.0, -2.0, -1.0, -2.0, -3.0, -3.0]
 
-    def pairs(folder: Path, rows: list[list[float]]) -> Path:
-        leave(folder, {"dtype": "float32"})
-        texts = {"question": "What?", "answer_a": "x", "answer_b": "y"}
-        table = [
-            {"pair_id": f"p{index}", "group": f"g{index // 2}"}
-            | texts
-            | {f"after_{name}": value for name, value in zip(LOGPS, row, strict=True)}
-            for index, row in enumerate(rows)
-        ]
-        pq.write_table(pa.Table.from_pylist(table), folder / "items.parquet")
-        return folder
 
+def leave_pairs(
+    folder: Path,
+    rows: Sequence[list[float]],
+    base: Sequence[list[float]] = (),
+    false: Sequence[int] = (),
+    model: str = "",
+    data: str = "",
+) -> Path:
+    """A finished evaluation of pairs, two to a group; `false` claims of two, where answers were."""
+    leave(folder, {"dtype": "float32"})
+    texts = {"question": "What?", "answer_a": "x", "answer_b": "y"}
+    table = []
+    for index, row in enumerate(rows):
+        one: dict[str, Any] = {"pair_id": f"p{index}", "group": f"g{index // 2}"} | texts
+        one |= {f"after_{name}": value for name, value in zip(LOGPS, row, strict=True)}
+        if base:
+            one |= {f"before_{name}": value for name, value in zip(LOGPS, base[index], strict=True)}
+        if false:
+            one |= {f"after_num_claims_{side}": 1 for side in "ab"}
+            one |= {"after_num_false_a": false[index], "after_num_false_b": 0}
+        table.append(one)
+    pq.write_table(pa.Table.from_pylist(table), folder / "items.parquet")
+    models = {"after": model or str(folder), **({"before": "base"} if base else {})}
+    (folder / "result.json").write_text(json.dumps({"models": models}))
+    identity = {"recipe": {"dtype": "float32"}, "data": data}
+    (folder / "DONE.json").write_text(json.dumps({"identity": identity}))
+    return folder
+
+
+def test_pairs_are_compared_in_all_headline_scores(tmp_path: Path) -> None:
     found = compare(
-        pairs(tmp_path / "base", [wrong] * 4),
-        pairs(tmp_path / "tuned", [right, right, right, wrong]),
+        leave_pairs(tmp_path / "base", [WRONG] * 16, false=[1] * 16),
+        leave_pairs(tmp_path / "tuned", [RIGHT] * 15 + [WRONG], false=[0] * 15 + [1]),
     )
-    assert [column["key"] for column in found["columns"]] == ["contrast/group_score"]
-    one = found["differences"]["tuned"]["contrast/group_score"]
-    assert (one["value"], one["num_better"], one["test"]) == (0.75, 3, "bootstrap")
+    assert [column["key"] for column in found["columns"]] == [
+        "contrast/text_score",
+        "contrast/image_score",
+        "contrast/group_score",
+        "contrast/flip_rate",
+        "contrast/hallucinated_answers",
+    ]
+    differences = found["differences"]["tuned"]
+    one = differences["contrast/group_score"]
+    assert (one["value"], one["num_better"], one["num_worse"]) == (15 / 16, 15, 0)
+    # eight groups of two: all eight agree, 2 of 2^8 flips; Holm over five scores
+    assert (one["test"], one["num_clusters"]) == ("sign_flips", 8)
+    assert one["p"] == pytest.approx(2 / 256) and one["p_holm"] == pytest.approx(5 * 2 / 256)
+    assert one["significant"] and found["num_tested"] == 5
+    # 1 of 2 answers was false in each pair, now in one of 16
+    assert differences["contrast/hallucinated_answers"]["value"] == pytest.approx(1 / 32 - 1 / 2)
     assert (
-        found["columns"][0]["chance"] == pytest.approx(1 / 6)
-        and not found["columns"][0]["in_average"]
+        found["columns"][2]["chance"] == pytest.approx(1 / 6)
+        and not found["columns"][2]["in_average"]
     )
     assert found["average"] == {"base": None, "tuned": None}
+    assert any("contrast: only 8 clusters" in note for note in found["notes"])
+
+
+def test_every_two_named_runs_are_compared_and_holm_counts_all(tmp_path: Path) -> None:
+    base = [WRONG] * 20
+    one = leave_pairs(tmp_path / "one", [RIGHT] * 20, base)
+    two = leave_pairs(tmp_path / "two", [RIGHT] * 10 + [WRONG] * 10, base)
+    three = leave_pairs(tmp_path / "three", [WRONG] * 20)  # without its base
+    found = compare(one, two, three)
+    assert [model["label"] for model in found["models"]] == ["one (base)", "one", "two", "three"]
+    assert pairs_of(found) == [
+        ("two", "one"),
+        ("three", "one"),
+        ("three", "two"),
+        ("one", "one (base)"),
+        ("two", "one (base)"),
+    ]
+    key = "contrast/text_score"
+    values = [pairing["differences"][key]["value"] for pairing in found["pairings"]]
+    assert values == [-0.5, -1.0, -0.5, 1.0, 0.5]
+    assert found["num_tested"] == 5 * 4
+    strongest = found["pairings"][1]["differences"][key]
+    assert strongest["p"] == pytest.approx(2 / 2**10)
+    assert strongest["p_holm"] == pytest.approx(20 * 2 / 2**10)
+    # one that five of ten groups bear out is not enough among twenty tests
+    assert found["pairings"][0]["differences"][key]["p"] == pytest.approx(2 / 2**5)
+    alone = compare(one, two, three, against="two")
+    assert pairs_of(alone) == [("one", "two"), ("three", "two")]
+    assert alone["num_tested"] == 2 * 4
+    with pytest.raises(RecipeError, match="--against 'four': expected one of 'one"):
+        compare(one, two, against="four")
+
+
+def test_a_named_folder_may_be_that_of_the_base(tmp_path: Path) -> None:
+    base = leave_pairs(tmp_path / "base", [WRONG] * 12, model="base")
+    tuned = leave_pairs(tmp_path / "tuned", [RIGHT] * 12, [WRONG] * 12)
+    found = compare(base, tuned)
+    assert [model["label"] for model in found["models"]] == ["base", "tuned"]
+    assert pairs_of(found) == [("tuned", "base")]
+
+
+def test_other_data_is_said_and_nothing_but_shared_pairs_counts(tmp_path: Path) -> None:
+    found = compare(
+        leave_pairs(tmp_path / "old", [RIGHT] * 16, data="aa" * 32),
+        leave_pairs(tmp_path / "new", [RIGHT] * 20, data="bb" * 32),
+    )
+    notes = "\n".join(found["notes"])
+    assert "contrast: scored under different settings, data: old 'aaaaaaaaaaaa', new 'bbb" in notes
+    assert "compared over the 16 that all answered" in notes
+
+
+def test_enough_signs_are_flipped_for_what_is_tested_together(tmp_path: Path) -> None:
+    rows = [[RIGHT] * 40, [WRONG] * 40]
+    folders = [leave_pairs(tmp_path / str(n), rows[n % 2]) for n in range(8)]
+    found = compare(*folders)
+    assert found["num_tested"] == 28 * 4
+    strongest = found["pairings"][0]["differences"]["contrast/text_score"]
+    # 401 flips could not have said so much of 112 tests
+    assert strongest["p_holm"] < 0.05 and strongest["significant"]
 
 
 OTHER_TABLE = pa.table({"x": [1]})

@@ -123,11 +123,24 @@ def test_both_counts_are_shown_where_the_models_are_counted_over_others() -> Non
     assert counted(None, number(6)) == "0 / 6 answers"
 
 
+def repeated(num_groups: int) -> pa.Table:
+    """The pairs once more for each of so many groups of four."""
+    items = pa.concat_tables([ITEMS] * num_groups)
+    groups = [str(place // 4) for place in range(items.num_rows)]
+    return items.set_column(items.schema.get_field_index("group"), "group", [groups])
+
+
 def test_intervals_count_groups_and_not_pairs() -> None:
     entry = overall(after=AFTER)["text_score"]["after"]
     assert (entry["n"], entry["num_groups"]) == (4, 3)
-    # three groups: some draws hold only g0, some none of it
-    assert (entry["low"], entry["high"]) == (0.0, 1.0)
+    assert (entry["low"], entry["high"]) == (None, None)  # three groups are too few
+    many = model(*[SEES, SEES, BLIND, BLIND] * 6)
+    table_of_six = score_table(repeated(6), {"after": many}, None, SECTION)["overall"]
+    entry = table_of_six["text_score"]["after"]
+    assert (entry["n"], entry["num_groups"], entry["value"]) == (24, 6, 0.5)
+    # all six groups are at 1/2: Wilson's bound on groups that are not, each at 0 or at 1
+    bound = 1.959964**2 / (6 + 1.959964**2) / 2
+    assert (entry["low"], entry["high"]) == pytest.approx((0.5 - bound, 0.5 + bound))
 
 
 def test_a_slice_holds_its_own_pairs_and_one_group_gives_no_interval() -> None:
@@ -142,13 +155,17 @@ def test_a_slice_holds_its_own_pairs_and_one_group_gives_no_interval() -> None:
     assert slices["object"]["text_score"]["after"]["value"] == 0.0
 
 
-def test_the_difference_of_a_model_to_itself_is_nothing_for_sure() -> None:
-    for key, entry in overall(before=AFTER, after=AFTER).items():
-        assert (
-            entry["difference"]["value"],
-            entry["difference"]["low"],
-            entry["difference"]["high"],
-        ) == (0.0, 0.0, 0.0), key
+def test_the_difference_of_a_model_to_itself_is_nothing_and_bounded() -> None:
+    same = model(*[SEES, SEES, BLIND, BLIND] * 20)
+    found = score_table(repeated(20), {"before": same, "after": same}, None, SECTION)["overall"]
+    bound = 1.959964**2 / (20 + 1.959964**2)
+    for key, entry in found.items():
+        change = entry["difference"]
+        assert change["value"] == 0.0, key
+        if MEASURES[key].unit == "share" and key != "image_gain":
+            assert (change["low"], change["high"]) == pytest.approx((-bound, bound)), key
+        elif MEASURES[key].unit.startswith("nats"):
+            assert change["low"] is None  # how far another group could go is not known
 
 
 def test_the_same_seed_gives_the_same_table() -> None:

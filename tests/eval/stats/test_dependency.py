@@ -1,11 +1,10 @@
 """Drops, corrected drops and flips worked by hand."""
 
-import numpy as np
 import pytest
 
 from eval.question import Metric, Question, Unit, Verdict
 from eval.stats.dependency import (
-    Draws,
+    Clusters,
     change,
     drop,
     flip_rate,
@@ -32,8 +31,8 @@ def metric(
     )
 
 
-def draws(num: int = 4) -> Draws:
-    return Draws.of([str(index) for index in range(num)], 500, 0.95, 7)
+def clusters(num: int = 4) -> Clusters:
+    return Clusters.of([str(index) for index in range(num)], 0.95)
 
 
 def question(item_id: str, kind: str = "choice") -> Question:
@@ -49,27 +48,28 @@ def question(item_id: str, kind: str = "choice") -> Question:
 
 
 def test_a_score_has_its_interval_its_counts_and_its_chance() -> None:
-    found = scored(metric([1, 1, 1, 0]), draws())
+    found = scored(metric([1, 1, 1, 0] * 2), clusters(8))
     assert found is not None
-    assert (found["value"], found["n"], found["num_clusters"], found["chance"]) == (0.75, 4, 4, 0.5)
-    assert found["low"] < 0.75 < found["high"]
-    assert scored(metric([]), draws()) is None
+    assert (found["value"], found["n"], found["num_clusters"], found["chance"]) == (0.75, 8, 8, 0.5)
+    assert 0.0 < found["low"] < 0.75 < found["high"] < 1.0
+    assert scored(metric([]), clusters()) is None
 
 
-def test_one_cluster_has_no_interval() -> None:
-    units = tuple(Unit(str(index), "0", float(index)) for index in range(2))
-    found = scored(Metric(units=units, chance=None), draws(1))
+@pytest.mark.parametrize("num", [1, 2, 5])
+def test_fewer_than_six_clusters_have_no_interval(num: int) -> None:
+    units = tuple(Unit(str(index), str(index % num), float(index % 2)) for index in range(20))
+    found = scored(Metric(units=units, chance=None), clusters(num))
     assert found == {
         "value": 0.5,
         "low": None,
         "high": None,
-        "n": 2,
-        "num_clusters": 1,
+        "n": 20,
+        "num_clusters": num,
         "chance": None,
     }
 
 
-def test_weighted_terms_are_drawn_apart() -> None:
+def test_weighted_terms_are_left_out_apart() -> None:
     units = (
         Unit("0", "0", 1.0, 1.0, "x"),
         Unit("1", "1", 0.0, 1.0, "x"),
@@ -77,19 +77,17 @@ def test_weighted_terms_are_drawn_apart() -> None:
         Unit("3", "3", 1.0, 1.0, "y"),
     )
     weighted = Metric(units=units, chance=None, weights={"x": 0.25, "y": 0.75})
-    assert weighted.value == 0.875
-    made = draws().values(weighted)
-    both = np.isfinite(made)  # a draw that holds nothing of a term has no score
-    assert 0 < (~both).sum() < 200
-    assert set(np.round((made[both] - 0.75) / 0.25, 6)) <= set(
-        np.round([n / d for d in range(1, 5) for n in range(d + 1)], 6)
-    )
+    estimate = clusters().estimate(weighted)
+    assert estimate is not None and estimate.value == weighted.value == 0.875
+    # without 0 the first term is 0, without 1 it is 1; the second is 1 either way
+    assert estimate.pulls_G.tolist() == pytest.approx([0.125, -0.125, 0.0, 0.0])
+    assert estimate.shares_G.tolist() == pytest.approx([0.125, 0.125, 0.375, 0.375])
 
 
 def test_a_drop_in_points_corrected_and_as_a_share() -> None:
     # 3 of 4 right with the image, 2 of 4 without; chance 1/2: 0.25, on the corrected scale 0.5, as
     # a share of 0.75 a third.
-    found = drop(metric([1, 1, 1, 0]), metric([1, 0, 1, 0]), draws())
+    found = drop(metric([1, 1, 1, 0] * 2), metric([1, 0, 1, 0] * 2), clusters(8))
     assert (
         found["drop"] is not None
         and found["corrected"] is not None
@@ -101,14 +99,19 @@ def test_a_drop_in_points_corrected_and_as_a_share() -> None:
     assert found["relative"]["value"] == pytest.approx(1 / 3)
 
 
-def test_a_model_that_does_not_look_drops_nothing_in_every_draw() -> None:
-    found = drop(metric([1, 0, 1, 0]), metric([1, 0, 1, 0]), draws())
-    assert found["drop"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+def test_a_model_that_does_not_look_drops_nothing_and_how_much_it_could_is_bounded() -> None:
+    blind = metric([1, 0, 1, 0] * 10)
+    bound = 1.959964**2 / (40 + 1.959964**2)  # Wilson's, of none of 40 that differ
+    found = drop(blind, blind, clusters(40))["drop"]
+    assert found is not None and found["value"] == 0.0
+    assert (found["low"], found["high"]) == pytest.approx((-bound, bound))
 
 
 def test_where_less_is_better_a_rise_without_the_image_is_a_drop() -> None:
     found = drop(
-        metric([0, 0, 0, 1], None, better=False), metric([1, 1, 0, 1], None, better=False), draws()
+        metric([0, 0, 0, 1], None, better=False),
+        metric([1, 1, 0, 1], None, better=False),
+        clusters(),
     )
     assert found["drop"] is not None and found["relative"] is not None
     assert found["drop"]["value"] == 0.5
@@ -117,14 +120,16 @@ def test_where_less_is_better_a_rise_without_the_image_is_a_drop() -> None:
 
 
 def test_points_of_a_judge_are_not_corrected_for_chance() -> None:
-    found = drop(metric([6, 2], None, unit="points"), metric([2, 2], None, unit="points"), draws(2))
+    found = drop(
+        metric([6, 2], None, unit="points"), metric([2, 2], None, unit="points"), clusters(2)
+    )
     assert found["corrected"] is None
     assert found["drop"] is not None and found["drop"]["value"] == 2.0
 
 
 def test_a_score_of_zero_has_no_relative_change() -> None:
-    assert relative_change(metric([0, 0]), metric([1, 0]), draws(2)) is None
-    assert change(metric([]), metric([1]), draws(1)) is None
+    assert relative_change(metric([0, 0]), metric([1, 0]), clusters(2)) is None
+    assert change(metric([]), metric([1]), clusters(1)) is None
 
 
 def test_flips_need_two_readable_answers() -> None:
@@ -135,10 +140,10 @@ def test_flips_need_two_readable_answers() -> None:
     ablated = [("B", b), ("A.", a), ("A", a), ("", silent)]
     found = list(map(is_flipped, questions, seeing, ablated))
     assert found == [True, False, None, None]
-    rate = flip_rate(list(zip(questions, found, strict=True)), draws())
+    rate = flip_rate(list(zip(questions, found, strict=True)), clusters())
     assert rate is not None
     assert (rate["value"], rate["n"]) == (0.5, 2)
-    assert flip_rate([(asked, None) for asked in questions], draws()) is None
+    assert flip_rate([(asked, None) for asked in questions], clusters()) is None
 
 
 def test_free_answers_flip_as_texts() -> None:

@@ -7,15 +7,24 @@ import numpy as np
 import pytest
 
 from eval.question import Metric, Unit
-from eval.stats.dependency import Draws
+from eval.stats.dependency import Clusters
 from eval.stats.significance import (
+    adjust,
     average_relative_improvement,
-    bootstrap_p,
     difference,
+    exchangeable,
     holm,
     mcnemar,
     outcomes,
 )
+from eval.stats.significance import (
+    sign_flip_p as sign_flips,
+)
+
+
+def sign_flip_p(parts_G: np.ndarray, num_flips: int = 4_999, seed: int = 0) -> float:
+    """Of one difference."""
+    return float(sign_flips(parts_G[:, None], num_flips, seed)[0])
 
 
 def metric(right: str, cluster_size: int = 1) -> Metric:
@@ -29,8 +38,8 @@ def metric(right: str, cluster_size: int = 1) -> Metric:
     )
 
 
-def draws_over(num_clusters: int) -> Draws:
-    return Draws.of([str(place) for place in range(num_clusters)], 999, 0.95, seed=0)
+def clusters_of(num_clusters: int) -> Clusters:
+    return Clusters.of([str(place) for place in range(num_clusters)], 0.95)
 
 
 def test_mcnemar_is_a_sign_test() -> None:
@@ -56,11 +65,31 @@ def test_mcnemar_of_thousands_is_exact_and_symmetric() -> None:
     assert 0.0 < mcnemar(4700, 4300) == mcnemar(4300, 4700) < 1e-4
 
 
-def test_the_bootstrap_counts_draws_beyond_zero() -> None:
-    assert bootstrap_p(np.full(999, 0.1)) == pytest.approx(0.002)
-    assert bootstrap_p(np.zeros(999)) == 1.0
-    assert bootstrap_p(np.r_[np.full(9, -1.0), np.full(90, 1.0)]) == pytest.approx(2 * 10 / 100)
-    assert bootstrap_p(np.array([np.nan, np.nan])) is None
+def test_sign_flips_by_hand() -> None:
+    # six that agree: they and their opposite, of 64
+    assert sign_flip_p(np.full(6, 0.3)) == pytest.approx(2 / 64)
+    # 3, 1, 1: as far from 0 as 3 are +5, -5, +3 (twice) and -3 (twice), of 8
+    assert sign_flip_p(np.array([3.0, 1.0, -1.0])) == pytest.approx(6 / 8)
+    # clusters without a difference say nothing either way
+    assert sign_flip_p(np.array([0.3] * 6 + [0.0] * 500)) == pytest.approx(2 / 64)
+    assert sign_flip_p(np.zeros(9)) == 1.0
+
+
+@pytest.mark.parametrize("num", [1, 4, 9])
+def test_flips_of_ones_are_mcnemar(num: int) -> None:
+    for better in range(num + 1):
+        ones = np.r_[np.ones(better), -np.ones(num - better)]
+        assert sign_flip_p(ones) == pytest.approx(mcnemar(better, num - better))
+
+
+def test_random_flips_come_near_all_of_them_and_never_to_zero() -> None:
+    parts = np.random.default_rng(5).normal(0.4, 1.0, 14)
+    signs = np.array(list(itertools.product((-1.0, 1.0), repeat=14)))
+    exact = float((np.abs(signs @ parts) >= abs(parts.sum()) - 1e-9).mean())
+    assert sign_flip_p(parts, 20_000) == pytest.approx(exact, abs=0.01)
+    assert sign_flip_p(parts, seed=1) == sign_flip_p(parts, seed=1)
+    assert sign_flip_p(np.full(40, 1.0)) == 1 / 5_000
+    assert sign_flip_p(np.full(40, 1.0), 99) == 1 / 100
 
 
 def test_holm_by_hand() -> None:
@@ -74,7 +103,7 @@ def test_holm_by_hand() -> None:
 
 def test_independent_questions_are_tested_by_mcnemar() -> None:
     found = difference(
-        metric("1" * 8 + "0" * 4), metric("0" * 8 + "1" * 2 + "0" * 2), draws_over(12)
+        metric("1" * 8 + "0" * 4), metric("0" * 8 + "1" * 2 + "0" * 2), clusters_of(12)
     )
     assert found is not None
     assert (found["test"], found["num_better"], found["num_worse"]) == ("mcnemar", 8, 2)
@@ -83,23 +112,76 @@ def test_independent_questions_are_tested_by_mcnemar() -> None:
 
 
 def test_questions_of_one_image_are_tested_by_their_images() -> None:
-    """Ten copies of one question are one observation: the bootstrap over clusters is not fooled,
-    McNemar would be.
+    """Ten copies of one question are one observation: flips of clusters are not fooled, McNemar
+    would be.
     """
     found = difference(
-        metric("1" * 10 + "0" * 20, cluster_size=10),
-        metric("0" * 30, cluster_size=10),
-        draws_over(3),
+        metric("1" * 10 + "0" * 60, cluster_size=10),
+        metric("0" * 70, cluster_size=10),
+        clusters_of(7),
     )
     assert found is not None
-    assert (found["test"], found["num_better"], found["num_worse"]) == ("bootstrap", 10, 0)
-    assert found["p"] is not None and found["p"] > 0.3
+    assert (found["test"], found["num_better"], found["num_worse"]) == ("sign_flips", 10, 0)
+    assert found["p"] == 1.0
     assert mcnemar(10, 0) < 0.01
 
 
-def test_one_cluster_tests_nothing() -> None:
-    found = difference(metric("11", cluster_size=2), metric("00", cluster_size=2), draws_over(1))
-    assert found is not None and found["p"] is None and found["low"] is None
+@pytest.mark.parametrize("num", [1, 2, 5])
+def test_fewer_than_six_clusters_test_nothing(num: int) -> None:
+    found = difference(
+        metric("1" * 20 * num, cluster_size=20),
+        metric("0" * 20 * num, cluster_size=20),
+        clusters_of(num),
+    )
+    assert found is not None and found["num_clusters"] == num
+    assert found["p"] is None and found["low"] is None
+    adjust([found], 0.05)
+    assert not found["significant"] and found["p_holm"] is None
+
+
+def test_six_clusters_can_be_significant_alone_and_not_among_two_tests() -> None:
+    found = [
+        difference(
+            metric("11" * 6, cluster_size=2), metric("00" * 6, cluster_size=2), clusters_of(6)
+        )
+        for _ in range(2)
+    ]
+    tested = [one for one in found if one is not None]
+    adjust(tested[:1], 0.05)
+    assert tested[0]["p_holm"] == pytest.approx(2 / 64) and tested[0]["significant"]
+    adjust(tested, 0.05)
+    assert not tested[0]["significant"] and not tested[1]["significant"]
+
+
+@pytest.mark.parametrize("sizes", ["even", "uneven"])
+def test_models_that_do_not_differ_are_called_different_in_five_of_a_hundred(sizes: str) -> None:
+    """Eight people, each better with one of two models as a coin has it: their pairs stand or fall
+    together, so that a test over pairs would often be fooled.
+    """
+    rng = np.random.default_rng(11)
+    num_pairs = np.full(8, 10) if sizes == "even" else np.array([30, 20, 10, 8, 6, 4, 2, 2])
+    gains = rng.normal(0.0, 0.3, (1000, 8))
+    apart = rng.binomial(num_pairs, np.clip(np.abs(gains), 0, 1)) * np.sign(gains)
+    false = int((sign_flips(apart.T) <= 0.05).sum())
+    fooled = sum(
+        mcnemar(int(row[row > 0].sum()), int(-row[row < 0].sum())) <= 0.05 for row in apart[:100]
+    )
+    assert false <= 60 and fooled >= 20
+
+
+def test_exchanged_models_turn_every_part_round() -> None:
+    """Claims: one model makes more of them. Parts sum to the difference of both rates."""
+    more = Metric(
+        units=tuple(Unit(str(n), str(n), float(n % 3), 4.0) for n in range(8)), chance=None
+    )
+    fewer = Metric(
+        units=tuple(Unit(str(n), str(n), float(n % 2), 1.0 + n % 2) for n in range(6)), chance=None
+    )
+    there, back = (
+        exchangeable(*models, clusters_of(8)) for models in ((more, fewer), (fewer, more))
+    )
+    np.testing.assert_allclose(there, -back)
+    assert there.sum() == pytest.approx((more.value or 0) - (fewer.value or 0))
 
 
 def test_parts_and_weighted_means_are_no_yes_or_no() -> None:
