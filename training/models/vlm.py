@@ -26,6 +26,7 @@ from training.models.loading import (
     read_config,
     without_bars,
 )
+from training.models.model_folder import add_older_names
 from training.models.packing import Ints
 from training.models.weight_files import base_of_adapter
 
@@ -165,6 +166,7 @@ def save_vlm(vlm: Vlm, folder: str | Path) -> None:
     without_bars()
     vlm.model.save_pretrained(folder)
     vlm.processor.save_pretrained(folder)
+    add_older_names(Path(folder))
 
 
 def encode_prompt(
