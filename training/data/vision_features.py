@@ -124,7 +124,12 @@ class VisionFeatures:
         return [image_NV.to(self._env.device, non_blocking=True) for image_NV in loaded]
 
     def _see(self, pixels: Images) -> Images:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
+        if not self._frozen:
+            return vision_features(self._vlm.model, pixels)
+        # Outside autocast, in the type of its weights: so features that are kept, stored or made
+        # anew are the same, wherever they are made.
+        device_type = torch.device(self._env.device).type
+        with torch.no_grad(), torch.autocast(device_type, enabled=False):
             return vision_features(self._vlm.model, pixels)
 
     def _make_all(self, like_NV: Tensor) -> Tensor:

@@ -9,8 +9,8 @@ width before the projector, H the language model's width, A axes of a position, 
 prompt.
 """
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -103,9 +103,9 @@ class Llava(Family):
     def project(self, model: Any, features_NV: Sequence[Tensor]) -> Any:
         from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-        return BaseModelOutputWithPooling(
-            pooler_output=[model.model.multi_modal_projector(torch.cat(list(features_NV)))]
-        )
+        projector = model.model.multi_modal_projector
+        projected_NH = projector(torch.cat(list(features_NV)).to(_type_of(projector)))
+        return BaseModelOutputWithPooling(pooler_output=[projected_NH])
 
     def positions(
         self,
@@ -152,9 +152,8 @@ class QwenVl(Family):
     def see(self, model: Any, pixels: Images) -> Images:
         with ExitStack() as stack:
             for merger in _mergers(model.model.visual):
-                # Its input takes the place of its output, so that the model's own code puts the
-                # features in order.
-                stack.callback(merger.register_forward_hook(_input_instead).remove)
+                # The model's own code then puts in order what the merger takes.
+                stack.enter_context(_handing_on(merger))
             seen = model.model.get_image_features(**self.model_inputs(pixels), return_dict=True)
         deepstack = getattr(seen, "deepstack_features", None) or []
         return [
@@ -165,7 +164,7 @@ class QwenVl(Family):
         mergers = _mergers(model.model.visual)
         levels = torch.cat(list(features_NV)).chunk(len(mergers), dim=-1)
         merged_NH = [
-            merger(level.reshape(-1, model.config.vision_config.hidden_size))
+            merger(level.reshape(-1, model.config.vision_config.hidden_size).to(_type_of(merger)))
             for merger, level in zip(mergers, levels, strict=True)
         ]
         if len(mergers) == 1:
@@ -194,12 +193,29 @@ class QwenVl(Family):
         return positions_31L[:, 0].numpy()
 
 
+def _type_of(projector: Any) -> torch.dtype:
+    """What it computes with, which a tower in 16 bits may not."""
+    return next(iter(projector.parameters())).dtype
+
+
 def _mergers(visual: Any) -> list[Any]:
     return [visual.merger, *getattr(visual, "deepstack_merger_list", [])]
 
 
-def _input_instead(merger: Any, inputs: tuple[Tensor, ...], _: Tensor) -> Tensor:
-    return inputs[0].reshape(-1, merger.hidden_size)
+@contextmanager
+def _handing_on(merger: Any) -> Iterator[None]:
+    """While the body runs, a merger gives its input, a square's patches side by side.
+
+    It is not run: its weights may be spread over workers, or of another type than the tower's.
+    """
+    replaced = vars(merger).get("forward")
+    merger.forward = lambda patches_NV: patches_NV.reshape(-1, merger.hidden_size)
+    try:
+        yield
+    finally:
+        del merger.forward
+        if replaced is not None:
+            merger.forward = replaced
 
 
 FAMILIES: Mapping[str, Family] = MappingProxyType(
