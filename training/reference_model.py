@@ -18,7 +18,7 @@ from training.models.logps import vision_features
 from training.models.packing import Ints
 from training.run_plan import base_sha256
 from training.runtime.environment import LocalEnv
-from training.trainer.policy import build_policy
+from training.trainer.policy import arithmetic, build_reference
 from training.trainer.scoring import Scorer, Split
 
 
@@ -31,15 +31,14 @@ class ReferenceModel:
 
     def __init__(self, section: TrainSection, features: Path | None) -> None:
         self._env = LocalEnv(device="cuda" if section.workers.use_gpu else "cpu")
-        # What is trained plays no part here, and adapters begin as nothing.
-        self._section = section.model_copy(update={"lora": None})
-        self._trained = build_policy(self._section, self._env.device, 1)
+        self._section = section
+        self._trained = build_reference(section, self._env.device)
         self._scorer = Scorer(self._section, self._trained, self._env)
         self._features = features
         self._reader = functools.cache(self._read)
         self._split = functools.cache(self._open)
         model = base_sha256(section) or section.model
-        self._facts = reference_facts(model, self._trained.vlm, section.train.precision)
+        self._facts = reference_facts(model, self._trained.vlm, arithmetic(section))
         self._feature_facts = feature_facts(model, self._trained.vlm, section.train.weights)
 
     @torch.no_grad()

@@ -36,7 +36,11 @@ PART_ERRORS = (OSError, pa.ArrowException, ValueError, LookupError)
 
 
 def reference_facts(model_sha256: str, vlm: Vlm, precision: str) -> dict[str, str]:
-    """What all rows of a table depend on: weights, image processing, precision of computation."""
+    """What all rows of a table depend on: weights, image processing, precision of computation.
+
+    Args:
+        precision: As `training.trainer.policy.arithmetic` states it.
+    """
     processing = json.dumps(vlm.processor.image_processor.to_dict(), sort_keys=True, default=str)
     return {
         "model_sha256": model_sha256,
@@ -56,10 +60,14 @@ def feature_facts(model_sha256: str, vlm: Vlm, weights: str) -> dict[str, str]:
 def different_facts(expected: Mapping[str, str], made: Mapping[str, Any]) -> str:
     """What of `expected` is otherwise in `made`, for messages; empty if nothing is."""
     return "; ".join(
-        f"{name} is {value[:12]}, there {str(made.get(name))[:12]}"
+        f"{name} is {_short(value)}, there {_short(str(made.get(name)))}"
         for name, value in expected.items()
         if made.get(name) != value
     )
+
+
+def _short(fact: str) -> str:
+    return fact if " " in fact else fact[:12]  # hashes are told apart by their beginnings
 
 
 def write_part(

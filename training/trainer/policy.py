@@ -61,14 +61,10 @@ def build_policy(section: TrainSection, device: str, world_size: int) -> Trainab
     """
     use = section.train
     vlm = _load(section, device)
-    vlm.model.requires_grad_(False)
-    trained = trained_parts(section)
     if section.lora is not None:
         add_adapters(vlm, section.lora)
-    for name, parameter in vlm.model.named_parameters():
-        if part_of(vlm.model, name) in trained and parameter.dtype.is_floating_point:
-            parameter.requires_grad_(True)
-            parameter.data = parameter.data.float()  # updates of 1e-6 vanish in 16 bits
+    for parameter in _held_in_full(vlm.model, section):
+        parameter.requires_grad_(True)
     if not use.freeze_vision:
         freeze_unseen(vlm)
     if use.checkpoint_activations:
@@ -79,6 +75,62 @@ def build_policy(section: TrainSection, device: str, world_size: int) -> Trainab
         _shard(policy, low_precision=use.precision == "bfloat16")
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     return TrainablePolicy(vlm, policy, parameters, sharded)
+
+
+def build_reference(section: TrainSection, device: str) -> TrainablePolicy:
+    """The policy of a recipe as a run begins with it, whole in this process; nothing of it moves.
+
+    Adapters begin as nothing, so none are made. Each part is held in the type that the run computes
+    with, as `arithmetic` says: the numbers are then those that the run would find itself.
+
+    Raises:
+        UserError: A model that cannot be used.
+    """
+    vlm = _load(section, device)
+    _held_in_full(vlm.model, section)
+    if _is_rounded_by_sharding(section):
+        for name, parameter in vlm.model.named_parameters():
+            if part_of(vlm.model, name) != "vision tower":
+                parameter.data = parameter.data.bfloat16()
+    return TrainablePolicy(vlm, Policy(vlm.model), [], sharded=False)
+
+
+def _held_in_full(model: Any, section: TrainSection) -> list[Any]:
+    """The parameters that a recipe trains, in fp32 from here on.
+
+    Updates of 1e-6 vanish in 16 bits.
+    """
+    trained = trained_parts(section)
+    chosen = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if part_of(model, name) in trained and parameter.dtype.is_floating_point
+    ]
+    for parameter in chosen:
+        parameter.data = parameter.data.float()
+    return chosen
+
+
+def arithmetic(section: TrainSection) -> str:
+    """The types that a run of a recipe computes in before its first step.
+
+    Numbers of a reference that were made in others are not those of the policy at its start; in
+    bfloat16 they are off by tenths of a nat.
+    """
+    use, lora = section.train, section.lora
+    quantize = lora.quantize if lora is not None else None
+    if use.precision == "float32" and not quantize:
+        return "float32"
+    held = ", ".join(sorted(trained_parts(section) - {"adapters"})) or "nothing"
+    return (
+        f"{use.precision} on {quantize or use.weights} weights,"
+        f" {'rounded to be shared' if _is_rounded_by_sharding(section) else f'{held} in float32'}"
+    )
+
+
+def _is_rounded_by_sharding(section: TrainSection) -> bool:
+    """Whether workers gather weights in bfloat16 to compute with them."""
+    return section.workers.shard and section.train.precision == "bfloat16"
 
 
 def _recompute_activations(model: Any) -> None:
@@ -116,7 +168,9 @@ def _load(section: TrainSection, device: str) -> Vlm:
     if section.lora is not None and section.lora.quantize is not None:
         # Weights in 4 bits are put where they belong while they are read.
         options = {"quantization_config": _four_bits(), "device_map": {"": device}}
-    return load_vlm(section.base_model, dtype=dtype, device=device, attention=kernel, **options)
+    vlm = load_vlm(section.base_model, dtype=dtype, device=device, attention=kernel, **options)
+    vlm.model.requires_grad_(False)
+    return vlm
 
 
 def _four_bits() -> Any:

@@ -23,12 +23,12 @@ from training.objectives.terms import Cell
 from training.run_plan import base_sha256
 from training.runtime.environment import LocalEnv
 from training.trainer.checkpoint import run_folder
-from training.trainer.policy import TrainablePolicy, trained_parts
+from training.trainer.policy import TrainablePolicy, arithmetic
 from training.trainer.scoring import Scorer, Split
 from training.trainer.step import name_not_finite
 
 CHUNK_PAIRS = 64  # about as many are computed again after a kill
-VERSION = "1"  # raise when the same model and pairs would give other numbers
+VERSION = "2"  # raise when the same model and pairs would give other numbers
 
 
 class Reference:
@@ -61,7 +61,7 @@ class Reference:
         section, reader, env = self._section, split.reader, self._env
         if section.reference is not None:
             facts = reference_facts(
-                self._base or section.model, self._trained.vlm, section.train.precision
+                self._base or section.model, self._trained.vlm, arithmetic(section)
             )
             return read_reference(Path(section.reference), reader, facts).to(env.device)
         if not cells:  # the objective compares with no reference
@@ -92,16 +92,11 @@ class Reference:
 
     def _chunks(self, name: str) -> ReferenceChunks:
         section, vlm = self._section, self._trained.vlm
-        weights, use = self._weights(), section.train
-        facts = reference_facts(weights or section.model, vlm, use.precision) | {
-            "weights": use.weights,
-            "quantize": str(section.lora and section.lora.quantize),
+        weights = self._weights()
+        facts = reference_facts(weights or section.model, vlm, arithmetic(section)) | {
             "device": self._env.device.partition(":")[0],
             "version": VERSION,
         }
-        if "bfloat16" in (use.weights, use.precision):
-            # what is trained is kept in float32
-            facts["trained"] = ", ".join(sorted(trained_parts(section)))
         return ReferenceChunks(
             run_folder(section.out) / f"reference-{name}",
             shared_folder(facts) if weights else None,
