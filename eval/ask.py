@@ -17,6 +17,7 @@ from pipeline.core.images import ImageError, decode_rgb, upright_rgb
 from pipeline.core.intervals import FloatArray
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import UserError
+from pipeline.pages.numbers import show_share
 from training.models.model_check import check_models
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def rows_of(opinions: dict[str, Opinion]) -> list[list[str]]:
         cells = [label]
         for opinion in opinions.values():
             first, second = opinion.logps_32[condition].tolist()
-            cells += [f"{first:.2f}", f"{second:.2f}", f"{share_of_first(first, second):.1%}"]
+            cells += [f"{first:.2f}", f"{second:.2f}", show_share(share_of_first(first, second))]
         rows.append(cells)
     return rows
 

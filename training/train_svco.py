@@ -12,7 +12,7 @@ from pipeline.core.progress import say, summary_table
 from pipeline.core.ray_pool import ray_session
 from pipeline.core.recipe import UserError, resolved_yaml
 from pipeline.core.storage import only_one, write_json, write_text
-from pipeline.core.training_record import RECORD, TrainingRecord
+from pipeline.core.training_record import RECORD, TrainingRecord, measured_rows
 from training.config import TrainSection
 from training.run_plan import (
     ATTEMPT,
@@ -202,11 +202,7 @@ def print_result(plan: Plan, record: TrainingRecord) -> None:
     """Before and after on the held-out pairs, where the model is, and what to run next."""
     start, final, seconds = record["start"], record["final"], record["seconds"]
     if final:
-        rows = [
-            [_label(name), _cell(name, start[name], is_start=True), _cell(name, value)]
-            for name, value in final.items()
-        ]
-        summary_table("Held-out pairs", ["", "before", "after"], rows)
+        summary_table("Held-out pairs", ["", "before", "after"], measured_rows(start, final))
     say(
         f"{record['steps']} steps in {seconds['training']:.1f} s ({seconds['total']:.1f} s with"
         " loading and the reference)"
@@ -217,21 +213,6 @@ def print_result(plan: Plan, record: TrainingRecord) -> None:
         "next    svco eval --recipe eval_contrast"
         f" model={plan.out} data={plan.section.data} out={plan.out}-eval{on_gpu}"
     )
-
-
-def _label(name: str) -> str:
-    kind, _, term = name.partition("_")
-    return {
-        "loss": f"loss {term}".strip(),
-        "margin": f"margin {term}, nats",
-        "accuracy": f"accuracy {term}",
-    }[kind]
-
-
-def _cell(name: str, value: float, *, is_start: bool = False) -> str:
-    if name.startswith("accuracy"):
-        return "tie" if is_start else f"{value:.1%}"  # policy = reference: every margin is 0
-    return f"{value:.4f}" if name.startswith("loss") else f"{value:+.2f}"
 
 
 def _train(section: TrainSection) -> None:

@@ -13,6 +13,7 @@ from eval.compare.tables import difference_rows, family_of, score_rows, title_of
 from eval.stats.significance import NUM_FLIPS
 from pipeline.core.progress import say, summary_table
 from pipeline.core.recipe import RecipeError
+from pipeline.pages.numbers import show_share
 
 
 def labels_of(folders: Sequence[Path]) -> list[str]:
@@ -81,11 +82,12 @@ def bases_of(by_folder: Sequence[Sequence[Run]]) -> dict[str, Run]:
 def print_comparison(comparison: Comparison, confidence: float) -> None:
     """The tables and the notes."""
     summary_table("Scores", *score_rows(comparison))
-    say(f"differences in points with {confidence:.0%} intervals; {family_of(comparison)}")
+    points = f"differences in points with {show_share(confidence, 0)} intervals"
+    say(f"{points}; {family_of(comparison)}")
     for pairing in comparison["pairings"]:
         summary_table(title_of(pairing), *difference_rows(comparison, pairing))
     for label, shares in comparison["unreadable"].items():
-        unread = ", ".join(f"{name} {share:.1%}" for name, share in shares.items() if share)
+        unread = ", ".join(f"{name} {show_share(share)}" for name, share in shares.items() if share)
         if unread:
             say(f"{label}: answers that could not be read count as wrong: {unread}")
     for note in comparison["notes"]:

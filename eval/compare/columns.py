@@ -23,6 +23,9 @@ NOT_OURS = ("MM-Vet", "LLaVA-Bench")
 Metrics = Mapping[str, Sequence[Mapping[str, Metric]]]  # of each model, by label
 
 
+UNKNOWN = Metric(units=(), chance=None)
+
+
 class Column(TypedDict):
     """One score that every model has: `key` is label/metric.
 
@@ -69,7 +72,7 @@ def columns_of(
         for label, of in aligned.items()
         if of[0].benchmark.name not in covered
         for headline in _headlines(of[0].benchmark)
-        if all(headline in of_model for of_model in metrics[label])
+        if any((of_model.get(headline) or UNKNOWN).units for of_model in metrics[label])
     ]
     return columns + [
         _column(
@@ -87,13 +90,14 @@ def _headlines(benchmark: Benchmark | ContrastSet) -> tuple[str, ...]:
 
 
 def metrics_of(key: str, metrics: Metrics) -> list[Metric]:
-    """One score of every model."""
+    """One score of every model; of one that made no answers, say, it is not known."""
     label, _, name = key.partition("/")
-    return [of_model[name] for of_model in metrics[label]]
+    return [of_model.get(name, UNKNOWN) for of_model in metrics[label]]
 
 
 def _column(key: str, heading: str, metrics: Metrics, *, in_average: bool) -> Column:
-    metric = metrics_of(key, metrics)[0]
+    of_models = metrics_of(key, metrics)
+    metric = next((metric for metric in of_models if metric.units), of_models[0])
     return {
         "key": key,
         "heading": heading,

@@ -25,17 +25,18 @@ def write_comparison_page(comparison: Comparison, confidence: float, path: Path)
     """Scores, each model's differences with tests, answers that could not be read, and notes."""
     labels = [model["label"] for model in comparison["models"]]
     notes = joined(paragraph(note) for note in comparison["notes"])
-    sections = [PageSection("Scores", html_table(*score_rows(comparison)) + notes)]
     remark = (
-        f"Differences of shares are in percentage points, with {confidence:.0%} intervals over"
-        " pairs, images or people. The test is McNemar's where every question stands alone,"
-        " otherwise signs of whole pairs, images or people are flipped;"
+        f"Differences of shares are in percentage points, with {show_share(confidence, 0)}"
+        " intervals over pairs, images or people. The test is McNemar's where every question"
+        " stands alone, otherwise signs of whole pairs, images or people are flipped;"
         f" {family_of(comparison)}."
     )
+    scores = html_table(*score_rows(comparison)) + paragraph(remark) + notes
+    sections = [PageSection("Scores", scores)]
     for pairing in comparison["pairings"]:
         figures = [forest(comparison, pairing), *dependency_plots(comparison, pairing)]
         html = plots([figure_svg(figure) for figure in figures])
-        html += html_table(*difference_rows(comparison, pairing)) + paragraph(remark)
+        html += html_table(*difference_rows(comparison, pairing))
         sections.append(PageSection(title_of(pairing), html))
     unread = comparison["unreadable"]
     names = list(unread[labels[0]])

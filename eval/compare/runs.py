@@ -207,9 +207,7 @@ def contrast_terms(
     )
     terms = terms_of(scores, None)
     if f"{role}_num_claims_a" in table.column_names:
-        claimed_P2, false_P2 = sides("num_claims") > 0, sides("num_false") > 0
-        if claimed_P2.any():
-            terms["hallucinated_answers"] = among(false_P2, claimed_P2)
+        terms["hallucinated_answers"] = among(sides("num_false") > 0, sides("num_claims") > 0)
     return {
         name: (terms[name][0].tolist(), terms[name][1].tolist())
         for name in ContrastSet.headlines

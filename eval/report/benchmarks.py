@@ -111,8 +111,8 @@ def benchmark_sections(benchmarks: BenchmarkResults, section: EvalSection) -> li
     """What the page says about benchmarks."""
     results = benchmarks.results
     note = (
-        f"Brackets: {section.intervals.confidence:.0%} intervals over pairs or images, of which"
-        " each is left out once; none below 6. Differences and drops of shares are in"
+        f"Brackets: {show_share(section.intervals.confidence, 0)} intervals over pairs or images,"
+        " of which each is left out once; none below 6. Differences and drops of shares are in"
         " percentage points, their intervals paired. Chance is what guessing without looking"
         " gives. Unreadable answers count as wrong; they are those that name several answers or"
         " none."

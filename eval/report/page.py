@@ -13,6 +13,7 @@ from eval.report.pairs import HEADLINE, TERMINAL, headline, pair_sections, role_
 from eval.suite.run import BenchmarkResults
 from pipeline.core.intervals import caution
 from pipeline.core.progress import say, summary_table
+from pipeline.pages.numbers import show_share
 from pipeline.pages.page import render_page
 
 
@@ -48,7 +49,7 @@ def print_summary(
     section: EvalSection, pairs: PairResults | None, benchmarks: BenchmarkResults | None
 ) -> None:
     """The most important numbers on the terminal."""
-    confidence = f"{section.intervals.confidence:.0%}"
+    confidence = show_share(section.intervals.confidence, 0)
     if pairs is not None:
         title = (
             f"{pairs.items.num_rows:,} pairs of split {section.split}, {confidence} intervals;"

@@ -19,7 +19,7 @@ from eval.pairs.results import PairResults
 from eval.pairs.score_table import verdict_of_pairs
 from pipeline.core.intervals import caution
 from pipeline.core.schema import image_bytes
-from pipeline.pages.numbers import show_chance, show_number
+from pipeline.pages.numbers import show_chance, show_number, show_share
 from pipeline.pages.page import (
     PageSection,
     cards,
@@ -114,7 +114,7 @@ def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]
     change = f", difference {points} points" if "before" in names else ""
     return (
         f"Prefers the right answer under both images: {words} of {entry['after']['n']:,}"
-        f" pairs{change} (chance 25%)."
+        f" pairs{change} (chance 25 %)."
     )
 
 
@@ -128,10 +128,10 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
     groups = "1 group" if num_groups == 1 else f"{num_groups:,} groups"
     warning = caution(num_groups)
     note = (
-        f"Brackets: {section.intervals.confidence:.0%} intervals over {groups}, of which each is"
-        " left out once; none below 6 groups. Differences of shares are in percentage points, their"
-        " intervals paired; they are not adjusted for how many there are, and nothing is called"
-        f" significant here.{f' {warning[0].upper()}{warning[1:]}.' if warning else ''}"
+        f"Brackets: {show_share(section.intervals.confidence, 0)} intervals over {groups}, of"
+        " which each is left out once; none below 6 groups. Differences of shares are in"
+        " percentage points, their intervals paired; they are not adjusted for how many there"
+        f" are, and nothing is called significant here.{f' Of all pairs: {warning}.' * bool(warning)}"
     )
     explained = (
         "What the image adds to the log-probability of a text, one value per text; the line is 0,"

@@ -42,7 +42,7 @@ def category_bars(
         if chance is not None:
             axes.axvline(chance, color="#b3261e", linewidth=0.9, linestyle="--")
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.5, 1], ["0%", "50%", "100%"])
+        axes.set_xticks([0, 0.5, 1], ["0 %", "50 %", "100 %"])
         _clean(axes, MEASURES[key].label)
     panels[0].set_yticks(np.arange(len(categories))[::-1], categories)
     _legend(figure, panels[0], 2)
@@ -157,7 +157,7 @@ def slice_bars(
 def _score_axis(axes: Axes, unit: str) -> None:
     if unit == "share":
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
     else:
         axes.set_xlim(left=0)
 

@@ -55,9 +55,9 @@ def _verification(facts: Mapping[str, Any], section: Mapping[str, Any]) -> Itera
             else f"pairs below {bound:g} on either side were left out"
         )
         yield (
-            f"Answers were compared with both images by `clip` again: in {share:.1%} of the pairs"
-            f" each answer is nearer to its own image ({kept}). Right answers pass this test;"
-            " passing it does not make an answer right."
+            f"Answers were compared with both images by `clip` again: in {100 * share:.1f} % of"
+            f" the pairs each answer is nearer to its own image ({kept}). Right answers pass this"
+            " test; passing it does not make an answer right."
         )
     if judge := facts.get("judge"):
         choices = ", ".join(

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from pipeline.core.training_record import TrainingRecord
+from pipeline.core.training_record import TrainingRecord, measured_rows
 
 CITATION = """```bibtex
 @inproceedings{wu2025svco,
@@ -72,11 +72,8 @@ def render_model_card(
     ]
     if stated := _facts(record, adapter):
         parts += ["## How it was made", "\n".join(["| | |", "|---|---|", *stated])]
-    if measured := _measured(record):
-        rows = [
-            f"| {metric.replace('_', ' ')} | {before:.4g} | {after:.4g} |"
-            for metric, (before, after) in measured.items()
-        ]
+    if measured := measured_rows(record.get("start") or {}, record.get("final") or {}):
+        rows = [f"| {' | '.join(row)} |" for row in measured]
         parts += [
             "## On the held-out pairs of its data",
             "\n".join(["| | before | after |", "|---|---|---|", *rows]),
@@ -100,8 +97,8 @@ def _header(repo: str, record: TrainingRecord, base: str, *, is_adapter: bool) -
             metric_type=metric,
             metric_value=after,
         )
-        for metric, (_, after) in _measured(record).items()
-        if data and math.isfinite(after)
+        for metric, after in (record.get("final") or {}).items()
+        if data and math.isfinite(after) and metric in (record.get("start") or {})
     ]
     return ModelCardData(
         library_name="peft" if is_adapter else "transformers",
@@ -130,12 +127,6 @@ def _facts(record: TrainingRecord, adapter: Mapping[str, Any] | None) -> list[st
         "sha256 of the data's manifest": record.get("data_sha256"),
     }
     return [f"| {name} | `{value}` |" for name, value in facts.items() if value not in (None, "")]
-
-
-def _measured(record: TrainingRecord) -> dict[str, tuple[float, float]]:
-    """Before and after training, on the validation split of its data."""
-    start, final = record.get("start") or {}, record.get("final") or {}
-    return {name: (start[name], after) for name, after in final.items() if name in start}
 
 
 def portable(value: Any) -> Any:

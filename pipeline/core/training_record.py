@@ -1,5 +1,6 @@
 """What a training run says of itself in svco.json, for evaluation, model cards and publishing."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -33,6 +34,37 @@ class TrainingRecord(RunFacts, total=False):
     start: dict[str, float]  # over the held-out pairs before training
     final: dict[str, float]  # and after
     seconds: dict[str, float]
+
+
+def measured_rows(start: Mapping[str, float], final: Mapping[str, float]) -> list[list[str]]:
+    """What the held-out pairs say before and after training: name, before, after, as texts.
+
+    Before the first step the model is its own reference: every margin is 0, which is neither right
+    nor wrong, so an accuracy is no number yet.
+
+        accuracy 0 -> 0.7812  ->  "accuracy", "tie", "78.1 %"
+    """
+    return [
+        [
+            _name(key),
+            "tie" if key.startswith("accuracy") else _value(key, start[key]),
+            _value(key, v),
+        ]
+        for key, v in final.items()
+        if key in start
+    ]
+
+
+def _name(key: str) -> str:
+    kind, _, term = key.partition("_")
+    words = f"{kind} {term.replace('_', ' ')}".strip()
+    return f"{words}, nats" if kind == "margin" else words
+
+
+def _value(key: str, value: float) -> str:
+    if key.startswith("accuracy"):
+        return f"{100 * value:.1f} %"
+    return f"{value:+.2f}" if key.startswith("margin") else f"{value:.4f}"
 
 
 def read_training_record(folder: Path) -> TrainingRecord | None:

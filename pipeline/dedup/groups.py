@@ -153,9 +153,9 @@ def find_links(
     if facts["frac_largest"] > section.max_group_frac and facts["largest_groups"] > 1:
         raise RecipeError(
             f"links: pictures that look the same join {facts['largest_groups']:,} groups into one"
-            f" of {facts['largest_rows']:,} rows, {facts['frac_largest']:.0%} of the data"
-            f" (max_group_frac {section.max_group_frac:.0%}), which no split could divide. Remove"
-            " what is repeated, or set links.max_bits=null (equal pixels only), or raise"
+            f" of {facts['largest_rows']:,} rows, {100 * facts['frac_largest']:.0f} % of the data"
+            f" (max_group_frac {100 * section.max_group_frac:.0f} %), which no split could divide."
+            " Remove what is repeated, or set links.max_bits=null (equal pixels only), or raise"
             " links.max_group_frac"
         )
     return LinkedGroups(linked_N, reason_N, facts)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # factor, digits, mark; what is not here has the factor 1 and two digits
-_UNITS = {"share": (100.0, 1, "%"), "percent": (100.0, 1, ""), "area": (1.0, 3, "")}
+_UNITS = {"share": (100.0, 1, " %"), "percent": (100.0, 1, ""), "area": (1.0, 3, "")}
 MISSING = "-"
 
 
@@ -14,7 +14,7 @@ def show_number(number: Mapping[str, Any] | None, unit: str, *, is_difference: b
     Differences of shares are in points, so they bear no "%". What may lie on either side of 0 bears
     its sign, and so do its bounds: differences, and everything in nats.
 
-        0.813, 0.77, 0.852 "share"    ->  "81.3% [77.0, 85.2]"; a difference "+81.3 [+77.0, +85.2]"
+        0.813, 0.77, 0.852 "share"    ->  "81.3 % [77.0, 85.2]"; a difference "+81.3 [+77.0, +85.2]"
         0.813, 0.77, 0.852 "percent"  ->  "81.3 [77.0, 85.2]", for a column that says "%"
         0.5, 0.25, 0.75 "nats"        ->  "+0.50 [+0.25, +0.75]"; "area" "0.500 [0.250, 0.750]"
 
@@ -33,9 +33,9 @@ def show_number(number: Mapping[str, Any] | None, unit: str, *, is_difference: b
     return value + ("" if is_difference else mark) + (f" [{low}, {high}]" if low else "")
 
 
-def show_share(share: float | None) -> str:
-    """A share without an interval: 0.253 -> "25.3%", "-" for none."""
-    return MISSING if share is None else f"{share:.1%}"
+def show_share(share: float | None, digits: int = 1) -> str:
+    """A share without an interval: 0.253 -> "25.3 %", "-" for none."""
+    return MISSING if share is None else f"{100.0 * share:.{digits}f} %"
 
 
 def show_chance(chance: float | None, unit: str) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from pipeline.pages.numbers import show_share
 from pipeline.pages.page import bar, html_table, joined, paragraph, subsection, tiles
 
 _NOTE = (
@@ -60,7 +61,7 @@ def _margins(facts: Mapping[str, Any]) -> list[Markup]:
     if not total:
         return [paragraph("No pair was left to measure.")]
     above = [
-        (f"above 0, {'both sides' if name == 'both' else f'side {name}'}", f"{share:.1%}")
+        (f"above 0, {'both sides' if name == 'both' else f'side {name}'}", show_share(share))
         for name, share in facts["frac_positive"].items()
     ]
     shares, *_ = map(list, facts["quantiles"].values())

@@ -97,6 +97,6 @@ def _warnings(manifest: Manifest) -> list[str]:
     )
     if largest > limit:
         warnings.append(
-            f"one group holds {largest:.0%} of the pairs; a split by group cannot divide it"
+            f"one group holds {100 * largest:.0f} % of the pairs; a split by group cannot divide it"
         )
     return warnings

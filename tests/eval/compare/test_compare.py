@@ -457,3 +457,17 @@ def test_the_verb_needs_neither_torch_nor_ray(
         ]
         == 1.0
     )
+
+
+def test_a_score_that_one_model_lacks_is_compared_where_it_is(tmp_path: Path) -> None:
+    rows = [RIGHT] * 16
+    folders = [
+        leave_pairs(tmp_path / "one", rows, base=[WRONG] * 16, false=[0] * 16),
+        leave_pairs(tmp_path / "two", rows, base=[WRONG] * 16, false=[1] * 16),
+    ]
+    found = compare(*folders)
+    key = "contrast/hallucinated_answers"
+    changes = [pairing["differences"][key] for pairing in found["pairings"]]
+    assert changes[0]["value"] == 0.5 and changes[1:] == [None, None]  # the base made no answers
+    assert found["scores"]["one (base)"][key] is None
+    assert found["columns"][-1]["higher_is_better"] is False

@@ -218,7 +218,7 @@ def test_the_card_tells_what_was_verified_and_that_it_proves_nothing(
     }
     card = render_card(stated)
     assert (
-        "in 90.0% of the pairs" in card and "pairs below 0.01 on either side were left out" in card
+        "in 90.0 % of the pairs" in card and "pairs below 0.01 on either side were left out" in card
     )
     assert "passing it does not make an answer right" in card
     assert (

@@ -97,7 +97,7 @@ def test_a_group_that_linking_made_too_large_is_an_error_with_a_remedy() -> None
     shared[:5] = 0  # five rows of five groups show one picture
     with pytest.raises(
         RecipeError,
-        match=r"join 5 groups into one of 5 rows, 25% of the data .* links.max_bits=null",
+        match=r"join 5 groups into one of 5 rows, 25 % of the data .* links.max_bits=null",
     ):
         find_links(_columns(20, pixels_key_a=shared), _order, LinkSection())
     links = find_links(_columns(20, pixels_key_a=shared), _order, LinkSection(max_group_frac=0.3))

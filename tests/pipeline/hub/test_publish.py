@@ -591,7 +591,7 @@ def test_a_model_folder_becomes_a_model_repository(hub: Any, model: Path, tmp_pa
     card = files["README.md"].data.decode()
     header = yaml.safe_load(card.split("---\n")[1])
     assert (header["base_model"], header["pipeline_tag"]) == ("org/base-7b", "image-text-to-text")
-    assert "| objective | `svco` |" in card and "| loss | 2.773 | 1.25 |" in card
+    assert "| objective | `svco` |" in card and "| loss | 2.7726 | 1.2500 |" in card
     (index,) = header["model-index"]
     assert index["name"] == REPO.split("/")[1]
     (result,) = index["results"]

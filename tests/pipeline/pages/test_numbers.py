@@ -12,7 +12,7 @@ NUMBER = {"value": 0.5, "low": -0.25, "high": 0.75}
 @pytest.mark.parametrize(
     ("number", "unit", "is_difference", "expected"),
     [
-        (NUMBER, "share", False, "50.0% [-25.0, 75.0]"),
+        (NUMBER, "share", False, "50.0 % [-25.0, 75.0]"),
         (NUMBER, "share", True, "+50.0 [-25.0, +75.0]"),
         (NUMBER, "percent", False, "50.0 [-25.0, 75.0]"),
         (NUMBER, "percent", True, "+50.0 [-25.0, +75.0]"),
@@ -22,7 +22,7 @@ NUMBER = {"value": 0.5, "low": -0.25, "high": 0.75}
         (NUMBER, "area", True, "+0.500 [-0.250, +0.750]"),
         (NUMBER, "points", False, "0.50 [-0.25, 0.75]"),
         (NUMBER, "words", True, "+0.50 [-0.25, +0.75]"),
-        ({**NUMBER, "low": None, "high": None}, "share", False, "50.0%"),
+        ({**NUMBER, "low": None, "high": None}, "share", False, "50.0 %"),
         ({"value": 0.5}, "share", True, "+50.0"),
         ({"value": 0.0, "low": 0.0, "high": 0.0}, "share", True, "+0.0 [+0.0, +0.0]"),
         (None, "share", False, "-"),
@@ -36,6 +36,6 @@ def test_a_number_is_shown_in_its_unit(
 
 
 def test_a_share_and_a_chance_level_have_no_interval() -> None:
-    assert (show_share(0.253), show_share(None)) == ("25.3%", "-")
-    assert (show_chance(0.25, "share"), show_chance(0.5, "area")) == ("25.0%", "0.500")
+    assert (show_share(0.253), show_share(None)) == ("25.3 %", "-")
+    assert (show_chance(0.25, "share"), show_chance(0.5, "area")) == ("25.0 %", "0.500")
     assert show_chance(None, "points") == ""
