@@ -131,7 +131,8 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
         f"Brackets: {show_share(section.intervals.confidence, 0)} intervals over {groups}, of"
         " which each is left out once; none below 6 groups. Differences of shares are in"
         " percentage points, their intervals paired; they are not adjusted for how many there"
-        f" are, and nothing is called significant here.{f' Of all pairs: {warning}.' * bool(warning)}"
+        " are, and nothing is called significant here."
+        + (f" Of all pairs: {warning}." if warning else "")
     )
     explained = (
         "What the image adds to the log-probability of a text, one value per text; the line is 0,"
