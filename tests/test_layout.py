@@ -250,3 +250,63 @@ def test_nothing_in_the_repository_names_a_machine() -> None:
 )
 def test_a_path_of_a_machine_is_told_from_others(text: str, is_found: bool) -> None:
     assert (MACHINE_PATH.search(text) is not None) == is_found
+
+
+def _runs_foreign_code(tree: ast.AST) -> list[str]:
+    """Uses of transformers' auto classes by which a model's own code could run."""
+    # handed to what passes `trust_remote_code=False` on
+    handed = {
+        id(argument)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "read"
+        for argument in node.args
+    }
+    never = {
+        id(node.func)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        for keyword in node.keywords
+        if keyword.arg == "trust_remote_code"
+        and isinstance(keyword.value, ast.Constant)
+        and keyword.value.value is False
+    }
+    loads = [
+        f"line {node.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and node.attr in ("from_pretrained", "from_config")
+        and ast.unparse(node.value).startswith("Auto")
+        and not ast.unparse(node.value).startswith("AutoHfQuantizer")
+        and id(node) not in handed | never
+    ]
+    trusts = [
+        f"line {node.value.lineno}: {ast.unparse(node)}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.keyword)
+        and node.arg == "trust_remote_code"
+        and not (isinstance(node.value, ast.Constant) and node.value.value is False)
+    ]
+    return loads + trusts
+
+
+@pytest.mark.parametrize("path", [*SOURCES, *BESIDE], ids=_name)
+def test_no_code_that_a_model_brings_is_executed(path: Path) -> None:
+    assert not _runs_foreign_code(ast.parse(path.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("code", "is_found"),
+    [
+        ("AutoModel.from_pretrained(x)", True),
+        ("AutoConfig.from_pretrained(x, trust_remote_code=True)", True),
+        ("AutoTokenizer.from_pretrained(x, trust_remote_code=asked)", True),
+        ("load(AutoModel.from_pretrained)", True),
+        ("AutoModel.from_config(c)", True),
+        ("AutoModel.from_pretrained(x, trust_remote_code=False)", False),
+        ("read(x, AutoModel.from_pretrained, dtype=d)", False),
+    ],
+)
+def test_code_that_trusts_a_model_is_told_from_code_that_does_not(
+    code: str, is_found: bool
+) -> None:
+    assert bool(_runs_foreign_code(ast.parse(code))) == is_found

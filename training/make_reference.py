@@ -158,7 +158,7 @@ def print_plan(plan: Plan) -> None:
     """What a job would do, without doing it."""
     rows = [
         ["model", plan.section.model],
-        ["its weights", check_base(plan.section, only_planned=True)],
+        *map(list, check_base(plan.section, only_planned=True).items()),
         ["data", plan.section.data],
         ["pairs", f"{sum(plan.num_pairs.values()):,}"],
         ["out", str(plan.out)],

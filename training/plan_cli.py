@@ -24,7 +24,7 @@ from training.estimate.model_shape import ModelShape
 from training.estimate.policy_size import adapter_weights, policy_size
 from training.models.unusable import words
 from training.objectives.terms import ALL_CELLS
-from training.run_plan import check_base
+from training.run_plan import FILES, check_base
 
 DEFAULT_GPU = "A100-80"
 WORTH_CACHING = 0.03  # of the work of a step
@@ -152,7 +152,7 @@ def print_report(
     shape: ModelShape,
     data: DataSize,
     sources: tuple[str, str],
-    weights: str,
+    files: dict[str, str],
 ) -> None:
     """What the plan rests on."""
     cells, optim, workers = section.objective.cells, section.optim, section.workers
@@ -163,7 +163,7 @@ def print_report(
         "model": (
             f"{section.model}: {shape.num_parameters / 1e9:.2f} billion parameters ({sources[0]})"
         ),
-        "its weights": weights,
+        **files,
         "trained": f"{policy_size(shape, section).trained / 1e6:,.1f} million parameters",
         "pairs": f"{num_train:,} for training, {num_validation:,} for validation",
         **{
@@ -234,11 +234,9 @@ def run(
     section, has_data = _load(recipe, list(overrides or []))
     model = os.path.expanduser(section.model)
     shape, known_from = find_shape(model, section.tiny)
-    weights = (
-        "as published"
-        if known_from == PUBLISHED
-        else check_base(section.model_copy(update={"model": model}), only_planned=True)
-    )
+    files = {FILES: "as published"}
+    if known_from != PUBLISHED:
+        files = check_base(section.model_copy(update={"model": model}), only_planned=True)
     data = (
         size_of_data(absolute_path(section.data, "data"), model, shape)
         if has_data
@@ -246,7 +244,7 @@ def run(
     )
     if not data.num_pairs["train"]:
         raise UserError(f"{section.data}: split 'train' has no rows, so there is nothing to plan")
-    print_report(section, shape, data, (known_from, data.source), weights)
+    print_report(section, shape, data, (known_from, data.source), files)
     name, peak, budget = _machine(section, gpu, tflops, memory_gb)
     on_gpu = section.workers.use_gpu or gpu is not None
     cached = keeps_features(shape, data, section)

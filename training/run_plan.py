@@ -27,6 +27,8 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 ADAPTER = "adapter"  # adapters, beside the model into which they are merged
 CHECKPOINTS = ".checkpoints"  # of an unfinished run
+# What is known of the model that training starts from.
+FILES, TEMPLATE = "its files", "its template"
 # Of an unfinished run, in CHECKPOINTS.
 ATTEMPT = "attempt"  # names the one process that may write there
 RUN = "run.json"  # which run it is
@@ -96,20 +98,21 @@ def plan_reference(section: TrainSection) -> Plan:
     return Plan(section, num_pairs, None)
 
 
-def check_base(section: TrainSection, *, only_planned: bool = False) -> str:
+def check_base(section: TrainSection, *, only_planned: bool = False) -> dict[str, str]:
     """Makes sure that training can start from the recipe's model, by headers of its files.
 
     Args:
         only_planned: A model that cannot be reached from here is then no error.
 
     Returns:
-        What was looked at, in words.
+        What is known of it, in words: of "its files", and of "its template" if anything is done to
+        it.
 
     Raises:
         UserError: No such model, or one that cannot be used, with the reason.
     """
     if section.model == "tiny":
-        return "made from the data when training starts"
+        return {FILES: "made from the data when training starts"}
     if not Path(section.model).is_dir():
         fault = hub_fault(section.model, ("config.json", "model.safetensors"))
         if fault and not only_planned:
@@ -117,9 +120,9 @@ def check_base(section: TrainSection, *, only_planned: bool = False) -> str:
                 f"model={section.model}: neither a folder nor a model that can be had; {fault}"
             )
         if fault:
-            return f"not looked at: {fault}"
-    check_models([section.model], trained=True, here=not only_planned)
-    return "all that its class expects, by the headers of its files"
+            return {FILES: f"not looked at: {fault}"}
+    (closed,) = check_models([section.model], trained=True, here=not only_planned)
+    return {FILES: "hold all tensors of its class", **({TEMPLATE: closed} if closed else {})}
 
 
 def reference_part(parts: Path, split: str, index: int) -> Path:

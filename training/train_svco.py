@@ -20,6 +20,7 @@ from training.run_plan import (
     METRICS,
     RECIPE,
     RUN,
+    TEMPLATE,
     TRAINING_RUN,
     Plan,
     check_base,
@@ -38,7 +39,8 @@ def train(plan: Plan) -> TrainingRecord:
     if plan.finished is not None:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
-    check_base(plan.section)
+    if closed := check_base(plan.section).get(TEMPLATE):
+        say(f"{plan.section.model}: its template {closed}; serve what is trained likewise")
     with only_one(plan.out, "out"):
         TRAINING_RUN.claim(
             plan.out,
@@ -175,7 +177,7 @@ def print_plan(plan: Plan) -> None:
     place = _workers(section.workers.num_workers) if section.workers.num_workers else "this process"
     rows = [
         ["model", section.model],
-        ["its weights", check_base(section, only_planned=True)],
+        *map(list, check_base(section, only_planned=True).items()),
         ["objective", section.objective.name],
         ["data", section.data],
         [

@@ -17,7 +17,7 @@ from pipeline.core.recipe import UserError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-ANSWER_VERSION = 1  # raise when the same request would be answered otherwise
+ANSWER_VERSION = 2  # raise when the same request would be answered otherwise
 
 
 @dataclass(frozen=True, slots=True)

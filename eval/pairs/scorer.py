@@ -162,8 +162,7 @@ def pair_scores(
     """
     import torch
 
-    from training.models.logps import pair_logps
-    from training.models.packing import pack
+    from training.models.logps import exact_logps
     from training.models.pair import short_pair
     from training.models.vlm import pixel_values
 
@@ -176,11 +175,9 @@ def pair_scores(
             tokens.append(pair.tokens(vlm, row["pair_id"]))
         except ValueError as error:
             raise MvcError(f"pair {row['pair_id']}: {error}") from error
-    packed = pack(tokens, vlm.image_token_id).to(vlm.model.device)
+    pixels = pixel_values(vlm, images_a), pixel_values(vlm, images_b)
     with torch.inference_mode():
-        logps_P32 = pair_logps(
-            vlm.model, packed, pixel_values(vlm, images_a), pixel_values(vlm, images_b)
-        )
+        logps_P32 = exact_logps(vlm.model, tokens, vlm.image_token_id, *pixels)
     lengths = [[len(pair.response_a), len(pair.response_b)] for pair in tokens]
     return logps_P32.double().cpu().numpy(), np.array(lengths, np.int64)
 

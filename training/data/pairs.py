@@ -21,7 +21,8 @@ from pipeline.core.schema import MvcError, read_mvc
 from training.models.families import Images
 from training.models.packing import Ints, Packed, pack
 from training.models.pair import ShortPair, short_pair
-from training.models.unusable import TOO_LONG, LeftOut, UnusablePairError, unusable_image
+from training.models.rope import max_exact_length
+from training.models.unusable import BEYOND_ROPE, TOO_LONG, LeftOut, UnusablePairError, unusable_image
 from training.models.vlm import ANY_SIZE, Size, Vlm, pixel_values
 from training.objectives.terms import ALL_CELLS
 
@@ -82,8 +83,8 @@ class PairReader:
     """The pairs of one split, tokenized once and packed when asked for.
 
     Pairs that the model cannot take, and those of which a prompt with its response is longer than
-    `max_length_tokens`, are left out, never cut, and counted in `left_out`; it may be that all are
-    too long. Each image is decoded once as long as the pixels fit in memory.
+    `max_length_tokens`, or than what may share a row (`training.models.rope`), are left out, never
+    cut, and counted in `left_out`; it may be that all are too long. Each image is decoded once as long as the pixels fit in memory.
 
     Raises:
         MvcError: Not an MVC folder, or more than 1 % of the pairs cannot be used.
@@ -96,6 +97,7 @@ class PairReader:
         self._vlm, self._table = vlm, read_mvc(folder, split, COLUMNS)
         self._pixels: dict[int, Tensor] = {}
         self._image_sizes: dict[str, Size] = {}
+        self._max_exact = max_exact_length(vlm.model.config) or math.inf
         self.left_out = LeftOut()
         texts = self._table.select(["pair_id", "question", "answer_a", "answer_b"]).to_pylist()
         limit = max_length_tokens or math.inf
@@ -123,6 +125,10 @@ class PairReader:
             )
             if pair.longest > limit:
                 raise UnusablePairError(TOO_LONG, f"{pair.longest} tokens, more than {limit}")
+            if pair.longest > self._max_exact:
+                raise UnusablePairError(
+                    BEYOND_ROPE, f"{pair.longest} tokens, more than {self._max_exact}"
+                )
         except UnusablePairError as error:
             self.left_out.add(str(text["pair_id"]), error)
             return None

@@ -127,7 +127,7 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
         reason = refusal(full)
         if not reason:
             with torch.device("meta"):
-                model = AutoModelForImageTextToText.from_config(full)
+                model = AutoModelForImageTextToText.from_config(full, trust_remote_code=False)
     # What a class says of values that it does not take is of many types.
     except Exception as error:
         raise ShapeError(

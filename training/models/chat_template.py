@@ -4,13 +4,35 @@ Token ids here are *short*: an image is one placeholder, of which a processor ma
 image has features.
 """
 
+import functools
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.core.recipe import UserError
 from training.models.unusable import MERGED, UnusablePairError, check_text, refuse_control_texts
 
 CHATML_END = "<|im_end|>"
+# What turns reasoning off, in templates that have such a switch.
+SWITCHES = ("enable_thinking", "thinking")
+# A prompt that leaves reasoning open: it ends in a tag such as <think>; what closes any other form
+# is unknown.
+_TAG = r"\w*(?:think|thought|reason)\w*"
+OPEN_REASONING = re.compile(rf"(?:<(?P<name>{_TAG})>|[<\[{{|]+{_TAG}[|}}\]>]+)\s*$", re.IGNORECASE)
+CLOSED_REASONING = re.compile(rf"[<\[{{|]+/{_TAG}[|}}\]>]+$", re.IGNORECASE)
+
+
+class Closing(NamedTuple):
+    """How the reasoning that a template opens is closed in a prompt, so that an answer follows."""
+
+    switches: dict[str, bool]  # for the template
+    text: str  # after it, in place of the white space at its end
+
+    @property
+    def fact(self) -> str:
+        """In words, for who serves the model; "" where the template opens none."""
+        by = " ".join(f"{name}=false" for name in self.switches) or self.text.strip()
+        return f"opens with reasoning, which is closed ({by})" if by else ""
 
 
 def short_prompt(processor: Any, question: str, *, with_image: bool) -> list[int]:
@@ -34,9 +56,10 @@ def response_ids(processor: Any, text: str) -> list[int]:
     """
     check_text(text, control_texts(processor), "response")
     opening = _opening(processor)
-    # A prompt that ends in white space ("assistant\n") is followed by the text at once, any other
-    # ("ASSISTANT:") by a space.
-    joined = opening + ("" if opening[-1:].isspace() else " ") + text.strip()
+    # A prompt that ends in white space ("assistant\n") or in a tag ("</think>") is followed by the
+    # text at once, any other ("ASSISTANT:") by a space.
+    is_apart = opening[-1:].isspace() or CLOSED_REASONING.search(opening)
+    joined = opening + ("" if is_apart else " ") + text.strip()
     before = processor.tokenizer(opening, add_special_tokens=False)["input_ids"]
     both = processor.tokenizer(joined, add_special_tokens=False)["input_ids"]
     if both[: len(before)] != before or len(both) == len(before):
@@ -73,13 +96,60 @@ def with_placeholders(short: Sequence[int], image_token_id: int, num_tokens: int
 def render(processor: Any, question: str, *, with_image: bool, opened: bool = True) -> str:
     """The text of a conversation that asks a question, up to where the answer starts.
 
+    Reasoning that the template would open before it is closed, empty.
+
     Args:
         opened: Whether the assistant's turn is opened, so that the answer can follow.
+
+    Raises:
+        UserError: A template whose reasoning cannot be closed.
     """
+    switches, end = closing(processor)
+    text = _rendered(processor, question, with_image=with_image, opened=opened, **switches)
+    return text.rstrip() + end if opened and end else text
+
+
+def closing(processor: Any) -> Closing:
+    """How the template's reasoning is closed: by its own switch, else by an empty block.
+
+    Raises:
+        UserError: It ends in the start of reasoning of which the end is unknown.
+    """
+    return _closing(processor, str(processor.chat_template))
+
+
+@functools.lru_cache(maxsize=8)
+def _closing(processor: Any, template: str) -> Closing:
+    """As `closing`, once for each template."""
+    plain = _rendered(processor, "?", with_image=False, opened=True)
+    found = OPEN_REASONING.search(plain)
+    if not found or plain == _rendered(processor, "?", with_image=False, opened=False):
+        return Closing({}, "")
+    for name in SWITCHES:
+        off = {name: False}
+        if re.search(rf"(?<![<\w/]){name}\b(?!>)", template) and not OPEN_REASONING.search(
+            _rendered(processor, "?", with_image=False, opened=True, **off)
+        ):
+            return Closing(off, "")
+    if not found["name"]:
+        raise UserError(
+            f"the chat template opens an answer with {found[0].strip()!r}, the start of reasoning"
+            " whose end is unknown, so answers would be trained and scored inside it; give a"
+            f" template that ends it, or has a switch ({' or '.join(SWITCHES)}=false)"
+        )
+    return Closing({}, f"\n\n</{found['name']}>\n\n")
+
+
+def _rendered(
+    processor: Any, question: str, *, with_image: bool, opened: bool, **switches: bool
+) -> str:
     content = [*([{"type": "image"}] if with_image else []), {"type": "text", "text": question}]
     return str(
         processor.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=opened, tokenize=False
+            [{"role": "user", "content": content}],
+            add_generation_prompt=opened,
+            tokenize=False,
+            **switches,
         )
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from training.models.rope import forget_lengths
 from training.models.vlm import Vlm, encode_prompt, pixel_values
 
 
@@ -70,9 +71,11 @@ def generate_answers(
     with _greedy(
         vlm.model, max_new_tokens=max_new_tokens, eos_token_id=stops, pad_token_id=pad
     ) as settings:
+        forget_lengths(vlm.model)
         out_BL = vlm.model.generate(
             input_ids=ids_BL, attention_mask=mask_BL, generation_config=settings, **seen
         )
+        forget_lengths(vlm.model)
     answers = []
     for row in out_BL[:, length:].tolist():
         tokens = list(itertools.takewhile(lambda token: token not in stops, row))

@@ -160,17 +160,19 @@ def _quantization_fault(config: Any) -> str:
     stated = quantization(config)
     if not stated:
         return ""
+    reason = ""
     try:
         quantizer = AutoHfQuantizer.from_config(dict(stated), pre_quantized=True)
     except (ImportError, ValueError, TypeError) as error:
-        return f"its weights are quantized ({quantization_method(stated)}); {_reason(error)}"
-    try:
-        quantizer.validate_environment(device_map=None, weights_only=True)
-    except ImportError as error:
-        return f"its weights are quantized ({quantization_method(stated)}); {_reason(error)}"
-    except (RuntimeError, ValueError):
-        pass  # of the devices of this process; the one that loads it may have others
-    return ""
+        reason = _reason(error)
+    else:
+        try:
+            quantizer.validate_environment(device_map=None, weights_only=True)
+        except ImportError as error:
+            reason = _reason(error)
+        except (RuntimeError, ValueError):
+            reason = ""  # of the devices of this process; the one that loads it may have others
+    return reason and f"its weights are quantized ({quantization_method(stated)}); {reason}"
 
 
 def _of_headers(path: str | Path, base: str | None, options: Mapping[str, Any]) -> Any:

@@ -16,7 +16,16 @@ from torch.utils.checkpoint import checkpoint
 from training.chunk_sizes import MAX_LOGITS
 from training.models.attention import attention_inputs
 from training.models.families import FAMILIES, Images, unwrapped
-from training.models.packing import NUM_SEQUENCES, Packed
+from training.models.packing import (
+    CONDITIONS,
+    NUM_SEQUENCES,
+    RESPONSES,
+    Packed,
+    PairTokens,
+    pack,
+)
+from training.models.rope import forget_lengths, max_exact_length
+from training.objectives.terms import ALL_CELLS
 
 
 @overload
@@ -86,6 +95,30 @@ def pair_logps(model: Any, packed: Packed, pixels_a: Images, pixels_b: Images) -
     """The log-probabilities of each pair from pixels: [P, 3, 2], as `logps_of_features`."""
     num_pairs, features = len(packed.num_tokens_P2), vision_features(model, [*pixels_a, *pixels_b])
     return logps_of_features(model, packed, features[:num_pairs], features[num_pairs:])
+
+
+def exact_logps(
+    model: Any, pairs: Sequence[PairTokens], image_token_id: int, pixels_a: Images, pixels_b: Images
+) -> Tensor:
+    """As `pair_logps`, of pairs of any length.
+
+    Where a sequence is too long to share a row, each of its pair's has a row of its own.
+    """
+    forget_lengths(model)
+    limit = max_exact_length(model.config)
+    if limit is None or all(pair.longest <= limit for pair in pairs):
+        return pair_logps(model, pack(pairs, image_token_id).to(model.device), pixels_a, pixels_b)
+    rows = []
+    for number, pair in enumerate(pairs):
+        row_132 = torch.zeros(1, CONDITIONS, RESPONSES, device=model.device)
+        for cells in [ALL_CELLS] if pair.longest <= limit else [{cell} for cell in ALL_CELLS]:
+            forget_lengths(model)
+            packed = pack([pair], image_token_id, cells=cells).to(model.device)
+            own = slice(number, number + 1)
+            logps_132 = pair_logps(model, packed, pixels_a[own], pixels_b[own])
+            row_132 += logps_132.nan_to_num(0.0)  # NaN: in another row
+        rows.append(row_132)
+    return torch.cat(rows)
 
 
 def token_logps(head: Any, states_TH: Tensor, targets_T: Tensor) -> Tensor:

@@ -13,22 +13,22 @@ from pathlib import Path
 
 from pipeline.core.recipe import UserError
 
-# Prints what is wrong, for a person, and ends with 2.
+# Prints what is done to each chat template, or what is wrong, for a person, and ends with 2.
 _CHECK = """
 import sys
 from pipeline.core.recipe import UserError
 from training.models.vlm import check_model
 try:
     for model in sys.argv[2:]:
-        check_model(model, trained=sys.argv[1] == "trained")
+        print(check_model(model, trained=sys.argv[1] == "trained"))
 except UserError as error:
     print(error)
     sys.exit(2)
 """
 
 
-def check_models(models: Sequence[str | Path], *, trained: bool, here: bool) -> None:
-    """As `vlm.check_model`, for each.
+def check_models(models: Sequence[str | Path], *, trained: bool, here: bool) -> list[str]:
+    """What `vlm.check_model` returns for each.
 
     Args:
         trained: Whether it is what training starts from.
@@ -40,9 +40,7 @@ def check_models(models: Sequence[str | Path], *, trained: bool, here: bool) -> 
     if here or "torch" in sys.modules:
         from training.models.vlm import check_model
 
-        for model in models:
-            check_model(model, trained=trained)
-        return
+        return [check_model(model, trained=trained) for model in models]
     done = subprocess.run(
         [sys.executable, "-c", _CHECK, "trained" if trained else "asked", *map(str, models)],
         capture_output=True,
@@ -51,6 +49,7 @@ def check_models(models: Sequence[str | Path], *, trained: bool, here: bool) -> 
         check=False,
     )
     if done.returncode == 2 and done.stdout:
-        raise UserError(done.stdout.strip())
+        raise UserError(done.stdout.strip().splitlines()[-1])
     if done.returncode:
         raise RuntimeError(f"the check of {', '.join(map(str, models))} failed:\n{done.stderr}")
+    return done.stdout.splitlines()

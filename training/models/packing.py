@@ -65,6 +65,11 @@ class PairTokens:
             self.prompt_text,
         )
 
+    @property
+    def longest(self) -> int:
+        """Length of the longest of the six sequences."""
+        return max(map(len, self.prompts)) + max(len(self.response_a), len(self.response_b))
+
 
 class Group(NamedTuple):
     """Lengths in tokens of a prompt and of the responses that follow it, in a row."""

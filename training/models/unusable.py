@@ -9,10 +9,12 @@ from pipeline.core.images import ImageError
 from pipeline.core.schema import MvcError
 
 TOO_LONG, CONTROL_TEXT, EMPTY_TEXT = "too_long", "text_has_control_token", "text_is_empty"
+BEYOND_ROPE = "beyond_rope_length"
 MERGED, IMAGE_BROKEN, IMAGE_SHAPE = "text_merges_with_prompt", "image_broken", "image_shape"
 REASONS = MappingProxyType(
     {
         TOO_LONG: "too long",
+        BEYOND_ROPE: "beyond the original length of the model's rope",
         CONTROL_TEXT: "with a control token in a text",
         EMPTY_TEXT: "with an empty text",
         MERGED: "with a text that the tokenizer merges with the prompt",
@@ -20,7 +22,8 @@ REASONS = MappingProxyType(
         IMAGE_SHAPE: "with an image of a shape that the model does not take",
     }
 )
-MAX_FRAC_UNUSABLE = 0.01  # of a split; those that are too long are a matter of the recipe
+OF_LENGTH = frozenset({TOO_LONG, BEYOND_ROPE})  # a matter of the recipe and the model
+MAX_FRAC_UNUSABLE = 0.01  # of a split, for what pairs are themselves
 
 
 class UnusablePairError(ValueError):
@@ -54,19 +57,21 @@ class LeftOut:
     @property
     def num_unusable(self) -> int:
         """How many are left out for what they are, not for their length."""
-        return len(self) - self.counts.get(TOO_LONG, 0)
+        return sum(number for reason, number in self.counts.items() if reason not in OF_LENGTH)
 
     def first(self, most: int = 3) -> list[str]:
         """The first unusable pair of each reason with what is wrong with it, for messages."""
         return [
             f"pair {self.pair_ids[reason][0]}: {message}"
             for reason, message in self._messages.items()
-            if reason != TOO_LONG
+            if reason not in OF_LENGTH
         ][:most]
 
     def check(self, where: str, num_rows: int) -> None:
         """Raises MvcError if more than 1 % of so many pairs are unusable, or no pair is left."""
-        unusable = {reason: ids for reason, ids in self.pair_ids.items() if reason != TOO_LONG}
+        unusable = {
+            reason: ids for reason, ids in self.pair_ids.items() if reason not in OF_LENGTH
+        }
         none_left = len(self) == num_rows
         if not unusable or (self.num_unusable <= MAX_FRAC_UNUSABLE * num_rows and not none_left):
             return

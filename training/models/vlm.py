@@ -133,11 +133,14 @@ def load_vlm(
     return Vlm(model, processor, f"llava-{config.text_config.model_type}")
 
 
-def check_model(path: str | Path, *, trained: bool) -> None:
+def check_model(path: str | Path, *, trained: bool) -> str:
     """Makes sure that a model can be loaded and asked, from configuration and headers alone.
 
     Args:
         trained: Whether it is what training starts from.
+
+    Returns:
+        What is done to its chat template, for who serves the model; "" if nothing.
 
     Raises:
         UserError: It cannot, with the reason.
@@ -155,8 +158,7 @@ def check_model(path: str | Path, *, trained: bool) -> None:
         encode_prompt(vlm, "?", with_image=True, size=ANY_SIZE)
         encode_prompt(vlm, "?", with_image=False)
         encode_response(vlm, "yes")
-    except UserError:
-        raise
+        return chat.closing(vlm.processor).fact
     except ValueError as error:
         raise UserError(f"model {str(path)!r}: {error}") from error
 

@@ -362,3 +362,40 @@ def test_a_model_without_weights_is_never_run_with_random_ones(
         check_encoders(EncodersSection(clip=ClipSection(model=str(tmp_path))))
     with pytest.raises(RecipeError, match=r"encoders\.clip: cannot load 'RN50'"):
         ClipEncoder(ClipSection(model="RN50", pretrained=None))
+
+
+def _with_code(folder: Path, written: Path, config: dict[str, object]) -> Path:
+    """A folder that names code of its own, which would leave a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "mine.py").write_text(f"open({str(written)!r}, 'w').write('ran')\n")
+    for name in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        (folder / name).write_text(json.dumps(config))
+    return folder
+
+
+@pytest.mark.slow
+def test_code_that_an_encoder_brings_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda prompt="": asked.append(prompt) or "n")
+    written = tmp_path / "written"
+    names = ("AutoConfig", "AutoModel", "AutoImageProcessor")
+    stated = {
+        "model_type": "mine",
+        "image_processor_type": "Mine",
+        "tokenizer_class": "Mine",
+        "auto_map": {
+            **dict.fromkeys(names, "mine.Mine"),
+            "AutoTokenizer": ["mine.Mine", "mine.Mine"],
+        },
+    }
+    folder = _with_code(tmp_path / "dinov2", written, stated)
+    with pytest.raises(RecipeError, match=r"encoders\.dinov2: cannot load .+custom code"):
+        Dinov2Encoder(Dinov2Section(model=str(folder)))
+    clip = make_clip(tmp_path / "clip", SIGLIP_TYPE, {})
+    _with_code(clip, written, stated)
+    with pytest.raises(RecipeError, match=r"encoders\.clip: cannot load .+custom code"):
+        ClipEncoder(ClipSection(model=f"local-dir:{clip}"))
+    assert not written.exists()
+    assert not asked
