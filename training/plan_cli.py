@@ -198,6 +198,12 @@ def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> lis
             f"max_length_tokens={limit} leaves out {too_long:.0%} of the pairs (the longest has"
             f" {math.ceil(max(data.sequences)):,} tokens); raise it{smaller}"
         )
+    exact = shape.max_exact_tokens
+    if exact is not None and (beyond := data.share_over(exact)):
+        lines.append(
+            f"{beyond:.0%} of the pairs are left out: they are beyond the {exact:,} tokens from"
+            " which the model's rope changes; build data with shorter texts, or take another base"
+        )
     if section.train.freeze_vision and not keeps_features(shape, data, section):
         flops = train_flops_per_pair(shape, data.mean, section, cached=False)
         share, room_gb = flops.vision / flops.total, feature_bytes(shape, data, section) / 1e9

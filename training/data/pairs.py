@@ -22,7 +22,13 @@ from training.models.families import Images
 from training.models.packing import Ints, Packed, pack
 from training.models.pair import ShortPair, short_pair
 from training.models.rope import max_exact_length
-from training.models.unusable import BEYOND_ROPE, TOO_LONG, LeftOut, UnusablePairError, unusable_image
+from training.models.unusable import (
+    BEYOND_ROPE,
+    TOO_LONG,
+    LeftOut,
+    UnusablePairError,
+    unusable_image,
+)
 from training.models.vlm import ANY_SIZE, Size, Vlm, pixel_values
 from training.objectives.terms import ALL_CELLS
 
@@ -84,7 +90,8 @@ class PairReader:
 
     Pairs that the model cannot take, and those of which a prompt with its response is longer than
     `max_length_tokens`, or than what may share a row (`training.models.rope`), are left out, never
-    cut, and counted in `left_out`; it may be that all are too long. Each image is decoded once as long as the pixels fit in memory.
+    cut, and counted in `left_out`; it may be that all are too long. Each image is decoded once as
+    long as the pixels fit in memory.
 
     Raises:
         MvcError: Not an MVC folder, or more than 1 % of the pairs cannot be used.

@@ -103,6 +103,7 @@ class ModelShape(_Shape):
     projector: tuple[Linear, ...]
     num_projector_parameters: int
     feature_width: int  # what is kept per feature
+    max_exact_tokens: int | None = None  # beyond it the model's rope changes (`models.rope`)
 
     @property
     def num_parameters(self) -> int:
@@ -120,6 +121,7 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
     from transformers import AutoConfig, AutoModelForImageTextToText
 
     from training.models.families import FAMILIES, refusal
+    from training.models.rope import max_exact_length
 
     stated = {key: value for key, value in config.items() if key != "quantization_config"}
     try:
@@ -147,6 +149,7 @@ def shape_of_config(config: Mapping[str, Any]) -> ModelShape:
         projector=tuple(projector),
         num_projector_parameters=_count(_part(model, "projector")),
         feature_width=sum(wide for wide, _ in projector[::2]),
+        max_exact_tokens=max_exact_length(full),
     )
 
 

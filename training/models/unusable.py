@@ -69,9 +69,7 @@ class LeftOut:
 
     def check(self, where: str, num_rows: int) -> None:
         """Raises MvcError if more than 1 % of so many pairs are unusable, or no pair is left."""
-        unusable = {
-            reason: ids for reason, ids in self.pair_ids.items() if reason not in OF_LENGTH
-        }
+        unusable = {reason: ids for reason, ids in self.pair_ids.items() if reason not in OF_LENGTH}
         none_left = len(self) == num_rows
         if not unusable or (self.num_unusable <= MAX_FRAC_UNUSABLE * num_rows and not none_left):
             return

@@ -283,8 +283,8 @@ class _Run:
         )
         if self.readers.keys() > self.splits.keys():
             self.env.say(
-                "no validation: all its pairs are longer than max_length_tokens; raise it, or build"
-                " data with shorter texts"
+                "no validation: all its pairs are longer than max_length_tokens or the original"
+                " length of the model's rope; raise it, or build data with shorter texts"
             )
 
     def _record(
@@ -324,9 +324,14 @@ def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
         if name == "train" or num_rows(section.data, name)
     }
     if not len(readers["train"]):
+        left_out = readers["train"].left_out
+        what = (
+            f"max_length_tokens={limit}; raise it"
+            if TOO_LONG in left_out.counts
+            else "the original length of the model's rope; build data with shorter texts"
+        )
         raise MvcError(
-            f"{section.data}: all {len(readers['train'].left_out)} pairs of 'train' are longer than"
-            f" max_length_tokens={limit}; raise it"
+            f"{section.data}: all {len(left_out)} pairs of 'train' are longer than {what}"
         )
     return readers
 

@@ -121,6 +121,7 @@ def test_words_that_are_no_reasoning_are_left_alone(vicuna_llava: Path, tmp_path
         assert chat.closing(vlm.processor) == chat.Closing({}, "")
 
 
+@pytest.mark.slow
 def test_a_training_says_what_it_does_to_the_template(
     vicuna_llava: Path,
     make_mvc: Callable[..., Path],

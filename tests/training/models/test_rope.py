@@ -15,13 +15,18 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from tests.training.tiny_families import separate_logps
+from training.config import TrainSection
 from training.data.pairs import PairReader
+from training.estimate.data_size import size_of_data
+from training.estimate.known_models import find_shape
 from training.models.generation import generate
 from training.models.logps import exact_logps, pair_logps
 from training.models.packing import pack
 from training.models.pair import short_pair
 from training.models.rope import max_exact_length
 from training.models.vlm import Vlm, load_vlm, pixel_values
+from training.plan_cli import more_advice
+from training.tiny.config import TinySection
 
 ROPES: dict[str, dict[str, Any]] = {
     "dynamic": {"rope_type": "dynamic", "factor": 4.0},
@@ -160,7 +165,12 @@ def test_training_leaves_out_what_is_beyond_the_length(
         folder = roped(vicuna_llava, tmp_path / kind, kind, lengths[3])
         reader = PairReader(data, "train", load_vlm(folder), max_length_tokens=2048)
         assert len(reader) == sum(length <= lengths[3] for length in lengths)
-        assert len(reader) + reader.num_dropped == 8
+        assert reader.left_out.counts == {"beyond_rope_length": 8 - len(reader)}
+        shape, _ = find_shape(str(folder), TinySection())
+        size = size_of_data(data, str(folder), shape)
+        section = TrainSection(model=str(folder), data=str(data), out="o")
+        (line,) = [line for line in more_advice(section, shape, size) if "rope" in line]
+        assert f"beyond the {lengths[3]} tokens from which the model's rope changes" in line
 
 
 @pytest.mark.parametrize(
