@@ -74,6 +74,7 @@ class Result(RunFacts):
     models: dict[Role, str]
     data: str | None
     num_pairs: int
+    num_pairs_left_out: dict[str, int]  # that a model cannot take, by reason
     headline: Entries
     benchmarks: dict[str, BenchmarkSummary]
     seconds: float
@@ -111,6 +112,7 @@ def scoring_fingerprint(section: EvalSection, weights: str, data: str) -> str:
         weights,
         data,
         section.workers.use_gpu,
+        "left_out",
         {k: section.model_dump(mode="json")[k] for k in parts},
     )
 

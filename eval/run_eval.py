@@ -22,7 +22,7 @@ from eval.outputs import (
     is_finished,
 )
 from eval.pairs.results import PairResults, write_pairs
-from eval.pairs.run import score_models
+from eval.pairs.run import score_models, without_left_out
 from eval.plan import Plan, evaluated_models, plan_evaluation, print_plan
 from eval.suite.run import BenchmarkResults, GenerateFn, Keep, run_benchmarks, summary_of
 from pipeline.core.cli import recipe_command, run_command
@@ -53,7 +53,8 @@ def evaluate(plan: Plan) -> Result:
         pairs = None
         if plan.items is not None:
             results = score_models(plan.items, models, section, data, pool_of(section).map)
-            pairs = write_pairs(plan.items, results, prior, section)
+            items, results, left_out = without_left_out(plan.items, results)
+            pairs = write_pairs(items, results, prior, section, left_out.counts)
         benchmarks = (
             run_benchmarks(plan.runs, models, section, answering(section)) if plan.runs else None
         )
@@ -101,6 +102,7 @@ def write_results(
         "models": {role: model.name for role, model in models.items()},
         "data": section.data or None,
         "num_pairs": pairs.items.num_rows if pairs else 0,
+        "num_pairs_left_out": dict(pairs.left_out) if pairs else {},
         "headline": headline_scores(pairs.scores) if pairs else {},
         "benchmarks": (
             {scores["label"]: summary_of(scores) for scores in benchmarks.results}

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -23,6 +24,7 @@ class PairResults:
     items: pa.Table
     model_scores: dict[Role, ModelScores]
     scores: PairScores
+    left_out: Mapping[str, int]  # of the pairs beside these: how many by reason
 
 
 def write_pairs(
@@ -30,8 +32,13 @@ def write_pairs(
     results: Mapping[Role, pa.Table],
     prior: dict[str, list[str]] | None,
     section: EvalSection,
+    left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> PairResults:
-    """Scores the pairs and writes both files into `out`."""
+    """Scores the pairs and writes both files into `out`.
+
+    Args:
+        left_out: How many pairs are left out of `items` because a model cannot take them.
+    """
     out = Path(section.out)
     model_scores = {
         role: model_scores_of(items, rows, tie_nats_of(section.dtype))
@@ -43,7 +50,7 @@ def write_pairs(
         out / ITEMS,
         items_table(items, results, model_scores, verdict_of_pairs(model_scores)),
     )
-    return PairResults(items, model_scores, scores)
+    return PairResults(items, model_scores, scores, left_out)
 
 
 def items_table(
@@ -59,7 +66,7 @@ def items_table(
         columns |= {
             f"{role}_{name}": rows[name]
             for name in rows.column_names
-            if name != "pair_id" and not name.endswith("_px")
+            if name != "pair_id" and not name.endswith("_px") and not name.startswith("left_out")
         }
         answers = model_scores[role].answers
         if answers is None:

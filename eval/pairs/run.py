@@ -25,9 +25,11 @@ from eval.pairs.scorer import (
     answer_keys,
     with_answers,
 )
-from pipeline.core.progress import Progress
+from pipeline.core.progress import Progress, say
 from pipeline.core.ray_pool import MapItems
+from pipeline.core.schema import MvcError
 from pipeline.core.storage import open_stage, read_table, write_table
+from training.models.unusable import LeftOut, UnusablePairError, words
 
 
 def score_models(
@@ -43,7 +45,6 @@ def score_models(
 
     Raises:
         UserError: A model that is not supported.
-        MvcError: A pair that cannot be scored.
     """
     size, num_pairs = section.pairs_per_chunk, items.num_rows
     needed = items.select(NEEDED_COLUMNS)
@@ -122,3 +123,34 @@ def missing_chunks(
         for place in parts
         if place in places
     ]
+
+
+def without_left_out(
+    items: pa.Table, results: Mapping[Role, pa.Table]
+) -> tuple[pa.Table, dict[Role, pa.Table], LeftOut]:
+    """The pairs that every model can take, what each made of them, and the others.
+
+    Raises:
+        MvcError: No pair is left.
+    """
+    left_out, kept = LeftOut(), list[int]()
+    names = ["left_out", "left_out_because"]
+    reasons = [rows.select(names).to_pylist() for rows in results.values()]
+    for row, (pair_id, of_models) in enumerate(
+        zip(items["pair_id"].to_pylist(), zip(*reasons, strict=True), strict=True)
+    ):
+        first = next((reason for reason in of_models if reason["left_out"]), None)
+        if first is None:
+            kept.append(row)
+        else:
+            left_out.add(pair_id, UnusablePairError(first["left_out"], first["left_out_because"]))
+    if not kept:
+        raise MvcError(
+            f"none of {items.num_rows} pairs can be scored ({words(left_out.counts)}); the first is"
+            f" {left_out.first()[0]}; mend them, or build the data again without them"
+        )
+    for line in left_out.first():
+        say(f"left out: {line}")
+    if not left_out.counts:
+        return items, dict(results), left_out
+    return items.take(kept), {role: rows.take(kept) for role, rows in results.items()}, left_out

@@ -23,6 +23,10 @@ from pipeline.core.schema import MvcError, image_bytes, sha256_hex
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from training.models.unusable import UnusablePairError
+
+    Sides = tuple[Image, Image]
+
 LOGP_COLUMNS = tuple(
     f"logp_{condition}_{response}" for condition in ("a", "b", "none") for response in "ab"
 )
@@ -38,6 +42,8 @@ SCORE_SCHEMA = pa.schema(
         ("height_a_px", pa.int64()),
         ("width_b_px", pa.int64()),
         ("height_b_px", pa.int64()),
+        ("left_out", pa.string()),  # why the pair cannot be scored: what else the row says is void
+        ("left_out_because", pa.string()),
     ]
 )
 
@@ -74,8 +80,9 @@ def answer_keys(pairs: pa.Table, weights: str, settings: Mapping[str, Any]) -> l
 
 
 def with_answers(scores: pa.Table, keys: Sequence[str], answers: Mapping[str, Answer]) -> pa.Table:
-    """A table of `SCORE_SCHEMA` with what was generated for each side; null without any keys."""
-    texts = [answers[key].text for key in keys] or [None] * 2 * scores.num_rows
+    """A table of `SCORE_SCHEMA` with what was generated for each side; null without an answer."""
+    texts = [answers[key].text if key in answers else None for key in keys]
+    texts = texts or [None] * 2 * scores.num_rows
     for side, of_side in (("a", texts[: scores.num_rows]), ("b", texts[scores.num_rows :])):
         scores = scores.append_column(f"generated_{side}", pa.array(of_side, pa.string()))
     return scores
@@ -91,41 +98,42 @@ class PairScorer:
     def __call__(self, chunk: Chunk) -> tuple[pa.Table | None, dict[str, Answer]]:
         """The scores of one chunk (None where it has them already) and its answers by their keys.
 
+        Pairs that the model cannot take have no scores, but the reason, and no answers.
+
         Raises:
             UserError: A model that is not supported.
-            MvcError: A pair whose image does not decode or whose texts the model cannot take, by
-                pair_id.
         """
-        scores = None if chunk.is_scored else self._scores(chunk)
-        return scores, self._answers(chunk)
-
-    def _scores(self, chunk: Chunk) -> pa.Table:
-        pairs, size = chunk.pairs, self.section.batch_pairs
         vlm = self.generator.model(chunk.model)
-        images = {side: _images(pairs, f"image_{side}") for side in "ab"}
-        parts = [
-            pair_scores(
-                vlm,
-                pairs.slice(start, size),
-                images["a"][start : start + size],
-                images["b"][start : start + size],
-            )
-            for start in range(0, pairs.num_rows, size)
-        ]
-        logps_P6 = np.concatenate([logps_P32.reshape(-1, 6) for logps_P32, _ in parts])
-        num_tokens_P2 = np.concatenate([num_tokens_P2 for _, num_tokens_P2 in parts])
+        seen = [_seen(vlm, row) for row in chunk.pairs.to_pylist()]
+        scores = None if chunk.is_scored else self._scores(vlm, chunk.pairs, seen)
+        return scores, self._answers(chunk, seen)
+
+    def _scores(
+        self, vlm: Any, pairs: pa.Table, seen: "Sequence[Sides | UnusablePairError]"
+    ) -> pa.Table:
+        size = self.section.batch_pairs
+        kept = [row for row, sides in enumerate(seen) if isinstance(sides, tuple)]
+        logps_P6 = np.full((len(seen), 6), np.nan)
+        lengths_P6 = np.zeros((len(seen), 6), np.int64)  # tokens of a and b, then sizes in pixels
+        for rows in (kept[start : start + size] for start in range(0, len(kept), size)):
+            images_a, images_b = zip(*(seen[row] for row in rows), strict=True)
+            logps_B32, num_tokens_B2 = pair_scores(vlm, pairs.take(rows), images_a, images_b)
+            logps_P6[rows] = logps_B32.reshape(-1, 6)
+            sizes_B4 = [[*a.size, *b.size] for a, b in zip(images_a, images_b, strict=True)]
+            lengths_P6[rows] = np.concatenate([num_tokens_B2, sizes_B4], axis=1)
+        reasons = [None if isinstance(sides, tuple) else sides for sides in seen]
         columns = {
             "pair_id": pairs["pair_id"],
             **dict(zip(LOGP_COLUMNS, logps_P6.T, strict=True)),
-            "num_tokens_a": num_tokens_P2[:, 0],
-            "num_tokens_b": num_tokens_P2[:, 1],
+            **dict(zip(SCORE_SCHEMA.names[7:13], lengths_P6.T, strict=True)),
+            "left_out": [error and error.reason for error in reasons],
+            "left_out_because": [error and str(error) for error in reasons],
         }
-        for side, of_side in images.items():
-            columns[f"width_{side}_px"] = [image.width for image in of_side]
-            columns[f"height_{side}_px"] = [image.height for image in of_side]
         return pa.table(columns, schema=SCORE_SCHEMA)
 
-    def _answers(self, chunk: Chunk) -> dict[str, Answer]:
+    def _answers(
+        self, chunk: Chunk, seen: "Sequence[Sides | UnusablePairError]"
+    ) -> dict[str, Answer]:
         images, questions = _encoded(chunk.pairs), _questions(chunk.pairs)
         labels = [
             f"pair {pair_id}: image_{side}"
@@ -142,6 +150,7 @@ class PairScorer:
                 self.section.generate.max_new_tokens,
             )
             for key, side in chunk.unanswered.items()
+            if isinstance(seen[side % len(seen)], tuple)
         ]
         answers: dict[str, Answer] = {}
         size = self.section.generate.batch_images
@@ -193,14 +202,20 @@ def _questions(pairs: pa.Table) -> list[str]:
     return questions * 2
 
 
-def _images(pairs: pa.Table, column: str) -> "list[Image]":
-    """The decoded images of one side, upright and RGB."""
+def _seen(vlm: Any, row: dict[str, Any]) -> "Sides | UnusablePairError":
+    """The two images of a pair, decoded; or why the model cannot take the pair."""
+    from training.models.pair import short_pair
+    from training.models.unusable import UnusablePairError, unusable_image
+
     images = []
-    for pair_id, data in zip(pairs["pair_id"].to_pylist(), image_bytes(pairs, column), strict=True):
-        try:
-            images.append(decode_rgb(data or b""))
-        except ImageError as error:
-            raise MvcError(
-                f"pair {pair_id}: {column} cannot be used ({error}); build the MVC folder again"
-            ) from error
-    return images
+    try:
+        for name in ("image_a", "image_b"):
+            try:
+                images.append(decode_rgb(row[name]["bytes"] or b""))
+            except ImageError as error:
+                raise unusable_image(name, error) from error
+        texts = (row["question"], row["answer_a"], row["answer_b"])
+        short_pair(vlm, texts, (images[0].size, images[1].size))
+    except UnusablePairError as error:
+        return error
+    return images[0], images[1]

@@ -9,7 +9,15 @@ from eval.inputs import EvaluatedModel, Role
 from eval.outputs import Entries, PairScores
 from eval.pairs.results import PairResults
 from eval.report.benchmarks import benchmark_sections, overview, sentence
-from eval.report.pairs import HEADLINE, TERMINAL, headline, pair_sections, role_names, table
+from eval.report.pairs import (
+    HEADLINE,
+    TERMINAL,
+    headline,
+    left_out_of,
+    pair_sections,
+    role_names,
+    table,
+)
 from eval.suite.run import BenchmarkResults
 from pipeline.core.intervals import caution
 from pipeline.core.progress import say, summary_table
@@ -52,8 +60,8 @@ def print_summary(
     confidence = show_share(section.intervals.confidence, 0)
     if pairs is not None:
         title = (
-            f"{pairs.items.num_rows:,} pairs of split {section.split}, {confidence} intervals;"
-            " differences of shares in points"
+            f"{pairs.items.num_rows:,} pairs of split {section.split}{left_out_of(pairs)},"
+            f" {confidence} intervals; differences of shares in points"
         )
         summary_table(
             title, *table(pairs.scores["overall"], TERMINAL, role_names(list(pairs.model_scores)))

@@ -30,6 +30,7 @@ from pipeline.pages.page import (
     paragraph,
     subsection,
 )
+from training.models.unusable import words
 
 HEADLINE = (
     "text_score",
@@ -118,6 +119,11 @@ def headline(overall: Mapping[str, Mapping[str, Any]], names: Mapping[Role, str]
     )
 
 
+def left_out_of(results: PairResults) -> str:
+    """How many pairs are left out, in brackets; empty if none are."""
+    return f" ({words(results.left_out)} left out)" if results.left_out else ""
+
+
 def pair_sections(results: PairResults, section: EvalSection) -> list[PageSection]:
     """What the page says about the pairs of an MVC folder."""
     from eval.report.plots import category_bars, margin_histograms
@@ -133,6 +139,7 @@ def pair_sections(results: PairResults, section: EvalSection) -> list[PageSectio
         " percentage points, their intervals paired; they are not adjusted for how many there"
         " are, and nothing is called significant here."
         + (f" Of all pairs: {warning}." if warning else "")
+        + (f" Not among the pairs: {words(results.left_out)}." if results.left_out else "")
     )
     explained = (
         "What the image adds to the log-probability of a text, one value per text; the line is 0,"

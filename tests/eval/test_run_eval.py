@@ -255,7 +255,7 @@ def test_a_run_that_fails_leaves_no_page_of_the_run_that_it_was_to_replace(
     broken = write_rows(
         tmp_path / "mvc", [{**rows[0], "image_b": {"bytes": b"no image", "path": None}}]
     )
-    with pytest.raises(ValueError, match="image_b cannot be used"):
+    with pytest.raises(ValueError, match=r"none of 1 pairs can be scored \(1 with an image that"):
         evaluate(plan_evaluation(section_of(broken, finetuned, out, "overwrite=true")))
     assert {path.name for path in out.iterdir()} == {".lock", ".svco_eval", ".work"}
 
@@ -396,13 +396,32 @@ def test_a_dry_run_shows_the_plan_without_torch_or_ray(
     assert not (tmp_path / "eval").exists()
 
 
-def test_a_row_that_cannot_be_scored_is_named(
+def test_pairs_that_a_model_cannot_take_are_left_out_and_counted(
     finetuned: Path, rows: list[dict[str, Any]], write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:
-    broken = [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}]
-    folder = write_rows(tmp_path / "mvc", broken)
-    with pytest.raises(ValueError, match=f"pair {rows[2]['pair_id']}: image_b cannot be used"):
-        evaluate(plan_evaluation(section_of(folder, finetuned, tmp_path / "eval")))
+    broken = [dict(row) for row in rows]
+    broken[1]["image_b"] = {"bytes": b"no image", "path": None}
+    broken[4]["answer_a"] += "</s>"
+    broken[6]["question"] = "What does <image> show?"
+    scored = [row for number, row in enumerate(rows) if number not in (1, 4, 6)]
+    results, items = {}, {}
+    for name, chosen in (("broken", broken), ("scored", scored)):
+        folder, out = write_rows(tmp_path / name, chosen), tmp_path / f"{name}-eval"
+        results[name] = evaluate(plan_evaluation(section_of(folder, finetuned, out)))
+        items[name] = pq.read_table(out / "items.parquet")
+    assert results["broken"]["num_pairs_left_out"] == {
+        "image_broken": 1,
+        "text_has_control_token": 2,
+    }
+    assert (results["broken"]["num_pairs"], results["scored"]["num_pairs_left_out"]) == (9, {})
+    assert items["broken"]["pair_id"] == items["scored"]["pair_id"]
+    assert items["broken"]["before_generated_a"] == items["scored"]["before_generated_a"]
+    for role in ("before", "after"):
+        np.testing.assert_allclose(
+            items["broken"][f"{role}_logp_a_a"].to_numpy(),
+            items["scored"][f"{role}_logp_a_a"].to_numpy(),
+            rtol=1e-5,
+        )
 
 
 def test_a_model_of_another_kind_is_refused_with_the_reason(
@@ -444,9 +463,9 @@ def test_ray_workers_give_the_same_scores_and_name_a_bad_row(
         here.select(["pair_id", "after_generated_a"])
     )
     broken = write_rows(
-        tmp_path / "mvc", [*rows[:2], {**rows[2], "image_b": {"bytes": b"no image", "path": None}}]
+        tmp_path / "mvc", [{**rows[2], "image_b": {"bytes": b"no image", "path": None}}]
     )
     overrides = (f"model={finetuned}", f"data={broken}", f"out={tmp_path / 'broken'}", "base=none")
     code, printed = command_here(eval_command, "--recipe", RECIPE, *overrides)
     assert code == 2, printed
-    assert f"error: pair {rows[2]['pair_id']}: image_b cannot be used" in printed.splitlines()[-1]
+    assert f"pair {rows[2]['pair_id']}: image_b cannot be decoded" in printed.splitlines()[-1]
