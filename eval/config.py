@@ -98,7 +98,8 @@ class AnswerSection(Section):
     batch: int = Field(default=8, ge=1)
     cache: str | None = None
     ablations: tuple[Ablation, ...] = ABLATIONS
-    max_new_tokens: int | None = Field(default=None, ge=1)  # a bound below the benchmark's own
+    # instead of the benchmark's own bound; more where a model reasons before it answers
+    max_new_tokens: int | None = Field(default=None, ge=1)
     num_checked: int = Field(default=16, ge=0)
 
 

@@ -56,6 +56,7 @@ class BenchmarkSummary(TypedDict):
     difference: Number | None
     drop_without_image: dict[Role, dict[str, Number | None] | None]
     frac_unreadable: dict[Role, float | None]
+    frac_unfinished: dict[Role, float | None]
 
 
 class RunFacts(TypedDict):

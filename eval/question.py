@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Kind = Literal["choice", "yes_no", "short", "free"]
-Status = Literal["exact", "extracted", "ambiguous", "failed", "missing"]
+Status = Literal["exact", "extracted", "ambiguous", "failed", "unfinished", "missing"]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -51,7 +51,8 @@ class Verdict:
         value: The letter, "yes"/"no", the normalized text, or a judge's rating as a number in text;
             None where none could be read.
         status: "exact" (the answer is nothing but the value), "extracted" (the value stands in a
-            sentence), "ambiguous" (it names several), "failed" (it names none), "missing" (nobody
+            sentence), "ambiguous" (it names several), "failed" (it names none), "unfinished" (it
+            was cut off before it said anything, or still inside its reasoning), "missing" (nobody
             judged: left out of the score, and counted).
     """
 

@@ -58,7 +58,7 @@ class HallusionBench(Benchmark):
 
     def score(self, question: Question, verdict: Verdict) -> float | None:
         """1 for the right one of yes and no; without a figure also where an answer is neither."""
-        if question.meta["is_blind"] and verdict.status != "missing" and verdict.value is None:
+        if question.meta["is_blind"] and verdict.status in ("ambiguous", "failed"):
             return 1.0
         return equals_truth(question, verdict)
 

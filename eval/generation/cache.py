@@ -13,6 +13,7 @@ from typing import Any
 
 from pipeline.core.storage import cache_dir
 from pipeline.llm.cache import SqliteStore
+from pipeline.llm.reasoning import without_reasoning
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, text TEXT NOT NULL, num_tokens"
@@ -36,6 +37,11 @@ class Answer:
     num_tokens: int
     ended: bool
     fault: str = ""
+
+    @property
+    def said(self) -> str:
+        """The text without the reasoning before it; "" where the reasoning has no end."""
+        return without_reasoning(self.text) or ""
 
 
 def answer_key(weights: str, prompt: str, image: str | None, settings: Mapping[str, Any]) -> str:

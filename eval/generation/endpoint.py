@@ -11,6 +11,7 @@ from pipeline.core.images import ImageError, data_uri
 from pipeline.core.recipe import UserError
 from pipeline.llm.batch import ask_each
 from pipeline.llm.client import Endpoint
+from pipeline.llm.protocol import EveryRequestRefusedError
 
 Keep = Callable[[Sequence[tuple[str, Answer]]], None]
 PURPOSE = "answers"
@@ -32,10 +33,16 @@ def ask_server(endpoint: AnswerEndpoint, requests: Sequence[Request], keep: Keep
             answer = Answer(reply.text.strip(), reply.completion_tokens, ended, fault)
             keep([(request.key, answer)])
 
+    refusal: EveryRequestRefusedError | None = None
     by_length = sorted(requests, key=lambda request: request.max_new_tokens)
     for max_new_tokens, group in groupby(by_length, key=lambda request: request.max_new_tokens):
         section = endpoint.model_copy(update={"max_tokens": max_new_tokens})
-        ask_each(list(group), section, PURPOSE, None, ask)
+        try:
+            ask_each(list(group), section, PURPOSE, None, ask)
+        except EveryRequestRefusedError as error:
+            refusal = error  # of this length; another may be taken
+    if refusal is not None:
+        raise refusal
 
 
 def messages_of(request: Request) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eval.config import EvalSection
 from eval.generation.cache import Answer
 from eval.generation.image_conditions import GRAY, NO_IMAGE, ImageInput
-from pipeline.core.images import ImageError, decode_rgb
+from pipeline.core.images import ImageError, decode_rgb, media_type_as_it_is
 from pipeline.core.recipe import UserError
 
 if TYPE_CHECKING:
@@ -42,11 +42,15 @@ def device_of(section: EvalSection) -> str:
     return "cuda" if section.workers.use_gpu else "cpu"
 
 
-def decoding(section: EvalSection, max_new_tokens: int) -> dict[str, Any]:
+def decoding(
+    section: EvalSection, max_new_tokens: int, image: ImageInput = NO_IMAGE
+) -> dict[str, Any]:
     """How an answer is made: what its key holds beside model, prompt and picture."""
     settings: dict[str, Any] = {"version": ANSWER_VERSION, "max_new_tokens": max_new_tokens}
     if section.endpoint is None:
         settings |= {"dtype": section.dtype, "device": device_of(section)}
+    elif image.image is not None and media_type_as_it_is(image.image) is None:
+        settings |= {"picture": "upright PNG"}  # servers were once sent the bytes as they were
     return settings
 
 

@@ -14,6 +14,7 @@ from eval.pairs.paired_scores import TIE_NATS, PriorSides
 from eval.pairs.scorer import LOGP_COLUMNS
 from eval.parsing.parse import num_words, verdict
 from pipeline.core.intervals import BoolArray, FloatArray, IntArray
+from pipeline.llm.reasoning import without_reasoning
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,16 +78,17 @@ def judge(items: pa.Table, sizes: pa.Table, texts: list[tuple[str, str]]) -> Ans
         [sizes[f"{name}_{side}_px"].to_numpy() for side in "ab" for name in ("width", "height")],
         axis=1,
     ).reshape(-1, 2, 2)
+    said = [tuple(without_reasoning(text) or "" for text in pair) for pair in texts]
     verdicts = [
         (str(verdict(said_a, own, other)), str(verdict(said_b, other, own)))
-        for (said_a, said_b), own, other in zip(texts, answers_a, answers_b, strict=True)
+        for (said_a, said_b), own, other in zip(said, answers_a, answers_b, strict=True)
     ]
-    num_words_P2 = np.array([[num_words(text) for text in pair] for pair in texts], np.int64)
+    num_words_P2 = np.array([[num_words(text) for text in pair] for pair in said], np.int64)
     counts_P22 = np.zeros((len(texts), 2, 2), np.int64)
     for row, truths in enumerate(stated):
         for side, objects in enumerate(truths or ()):
             truth = Truth(objects, *sizes_P22[row, side].tolist())
-            counts_P22[row, side] = check_answer(texts[row][side], questions[row], truth, lexicon)
+            counts_P22[row, side] = check_answer(said[row][side], questions[row], truth, lexicon)
     has_truth_P2 = np.repeat([[truths is not None] for truths in stated], 2, axis=1)
     num_claims_P2, num_false_P2 = counts_P22[:, :, 0], counts_P22[:, :, 1]
     return Answers(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from eval.parsing.parse import parse
 from eval.question import LETTERS, Question, Verdict
 from pipeline.core.recipe import RecipeError
+from pipeline.llm.reasoning import without_reasoning
 
 Parser = Callable[[Question, str], Verdict]
 HARNESSES = ("default", "svco", "lmms", "vlmevalkit", "official")
@@ -35,7 +36,14 @@ def parser(harness: str, benchmark: str) -> Parser:
             f"parser {harness!r} has no rule for {benchmark!r}; it has one for {known}; use the"
             " default parser"
         )
-    return COMPAT_PARSERS[harness, benchmark]
+    read = COMPAT_PARSERS[harness, benchmark]
+
+    def read_answer(question: Question, response: str) -> Verdict:
+        """Reasoning is no part of the answer: these harnesses are older than it."""
+        answer = without_reasoning(response)
+        return Verdict(None, "unfinished") if answer is None else read(question, answer)
+
+    return read_answer
 
 
 def _said(value: str | None) -> Verdict:

@@ -11,7 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
+from eval.parsing import languages
+from eval.parsing.unwrap import LATEX, unwrapped
 from eval.question import LETTERS, Question, Status, Verdict
+from pipeline.llm.reasoning import without_reasoning
 
 PairVerdict = Literal["own", "other", "neither"]
 
@@ -19,23 +22,36 @@ _NUMBER_WORDS = {
     word: str(number)
     for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
 }
-_DECORATION = re.compile(
-    r"[*`_$#]+|\\(?:boxed|text|mathbf|textbf)\b|</?answer>|<\|?/?\w+\|?>", re.IGNORECASE
-)
+_DECORATION = re.compile(r"[*`_$#]+|<\|?/?\w+\|?>")
+_BULLETS = ">-\u2013\u2022 "
+_QUOTES = "\"'\u201c\u201d\u2018\u2019"
 _LETTER = r"(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|\{\s*([A-Za-z])\s*\}|([A-Za-z]))"
-_ONLY_LETTER = re.compile(rf"^(?:(?:option|choice|letter)\s+)?{_LETTER}\s*[).:,!]*$", re.IGNORECASE)
+_ONLY_LETTER = re.compile(
+    rf"^(?:(?:option|choice|letter)\s+|(?:{languages.OPTION}|{languages.CHOOSE})\s*)?{_LETTER}"
+    rf"(?:\s*(?:{languages.OPTION}|{languages.OPTION_AFTER}))?\s*[).:,!]*$",
+    re.IGNORECASE,
+)
 _LABEL_FIRST = re.compile(
     r"^(?:\(\s*([A-Za-z])\s*\)|\[\s*([A-Za-z])\s*\]|([A-Za-z])(?:[).:]|\s*[\n,]|\s+-))\s*(.*)$",
     re.DOTALL,
 )
 _DECLARES = re.compile(
     r"\b(?:answer|option|choice|response)\b(?:\s+(?:here|to\s+the\s+question))?\s*(?:is\b|would\s+be\b|:|=)\s*:?\s*(?:option\s+|choice\s+)?"
-    r"|\bI\s+(?:would\s+)?(?:choose|select|pick)\s+(?:option\s+|choice\s+)?|\bcorrect\s+(?:one\s+)?is\s+(?:option\s+)?",
+    r"|\bI\s+(?:would\s+)?(?:choose|select|pick)\s+(?:option\s+|choice\s+)?|\bcorrect\s+(?:one\s+)?is\s+(?:option\s+)?"
+    rf"|{languages.DECLARES}",
     re.IGNORECASE,
 )
 # A bare letter counts only where nothing follows that would make it a word: "is A." but not "is A
 # dog".
-_DECLARED = re.compile(rf"\s*{_LETTER}(?=\s*(?:$|[.,;:!)\n]|because\b|since\b|as\b))")
+_DECLARED = re.compile(
+    rf"\s*[{_QUOTES}]?\s*{_LETTER}(?=[{_QUOTES}]?\s*"
+    rf"(?:$|[.,;:!)\n]|because\b|since\b|as\b|{languages.AFTER_LETTER}))"
+)
+# "A, B" and "A or (B)" after "the answer is" are two answers.
+_ANOTHER = re.compile(
+    rf"\s*(?:[,/;&]|or\b|and\b|{languages.OR})\s*(?:or\b|and\b)?\s*"
+    r"(?:\(\s*([A-Za-z])\s*\)|([A-Z])(?![\w'])(?!\s+[a-z]))"
+)
 _MARKED = re.compile(r"\(\s*([A-Za-z])\s*\)|\b(?:option|choice)\s+([A-Z])\b", re.IGNORECASE)
 _NEGATION = re.compile(
     r"\b(?:not|no|never|neither|nor|none|cannot|unlike|instead|rather|without)\b|n['\u2019 ]t\b",
@@ -43,8 +59,13 @@ _NEGATION = re.compile(
 )
 # A letter on its own; the article and the pronoun are followed by a word in lower case.
 _ALONE = re.compile(r"(?<![\w'])(?:([AI])(?!\s+(?!(?:or|and)\s+[A-Z]\b)[a-z])|([B-HJ-Z]))(?![\w'])")
+_IT_IS = r"\b(?:[Ii]t|[Tt]hat)(?:['\u2019]s|\s+is)|\b(?:say|guess|think|with)"
 _SAYS_LETTER = re.compile(
-    r"\b(?:is|be|with|for)\s+[A-Z]\s*[.!]?$|^[A-Z]\s+(?:because|since|as|is\s+(?:the\s+)?(?:correct|right|best))\b"
+    rf"(?:\b(?:is|be|for)|{_IT_IS})\s+(?:option\s+)?[{_QUOTES}]?[A-Z][{_QUOTES}]?\s*[.!]?$"
+    rf"|(?:{_IT_IS})\s+[{_QUOTES}]?[A-Z][{_QUOTES}]?(?=\s*[.,;:!)\n]|\s+(?:because|since|as)\b)"
+    r"|^[A-Z]\s+(?:because|since|as|is\s+(?:the\s+)?(?:correct|right|best))\b"
+    r"|^(?:[Ss]o|[Tt]hus|[Hh]ence|[Tt]herefore|[Pp]robably|(?:[Ff]inal )?[Aa]nswer)\W{1,4}[A-Z]"
+    r"\W{0,2}$"
 )
 # characters in which a declared answer must stand: answers of any length are read in linear time
 _LOOK_AHEAD = 200
@@ -57,6 +78,7 @@ _YES_NO_FIRST = re.compile(
     re.I,
 )
 _YES_NO = re.compile(r"(?<![\w'-])(yes|no)(?![\w'-])", re.IGNORECASE)
+_CLAUSE_END = re.compile(languages.CLAUSE_END)
 
 
 def normalize(text: str) -> str:
@@ -90,28 +112,34 @@ def parse(question: Question, response: str) -> Verdict:
     """What `response` says in answer to `question`; it does not look at the truth.
 
     "B.", "(b) Closed" and "Closed" are exact; "The answer is B." is extracted; "A or B" is
-    ambiguous; "I cannot tell" has failed. An answer to a "free" question is for a judge: missing
-    until there is one.
+    ambiguous; "I cannot tell" has failed; "<think>The door" is unfinished. Of a text with reasoning
+    the answer after it counts. An answer to a "free" question is for a judge: missing until there
+    is one.
     """
+    said = without_reasoning(response)
+    if said is None:
+        return Verdict(None, "unfinished")
     if question.kind == "free":
         return Verdict(None, "missing")
-    text = (
-        _DECORATION.sub("", unicodedata.normalize("NFKC", response))
-        .strip()
-        .strip("\"'\u201c\u201d\u2018\u2019")
-        .strip()
-    )
+    marked, is_bare = unwrapped(said)
+    if question.meta.get("normalise") == "evalai":
+        verdict_of_text = _short(marked.strip(), str)
+    else:
+        text = LATEX.sub("", unicodedata.normalize("NFKC", marked)).translate(languages.MARKS)
+        verdict_of_text = _read(question, _DECORATION.sub("", text).strip().strip(_QUOTES).strip())
+    if verdict_of_text.status == "exact" and not is_bare:
+        return Verdict(verdict_of_text.value, "extracted")
+    return verdict_of_text
+
+
+def _read(question: Question, text: str) -> Verdict:
+    """What a text says that holds nothing but the answer, on whatever it is written."""
     if not text:
         return Verdict(None, "failed")
-    if question.kind == "yes_no":
-        return _yes_no(text)
-    if question.kind == "choice":
-        return _choice(text, question.choices)
-    return (
-        _short(response.strip(), str)
-        if question.meta.get("normalise") == "evalai"
-        else _short(text, short_answer)
-    )
+    if question.kind == "short":
+        return _short(text, short_answer)
+    text = text.lstrip(_BULLETS)
+    return _yes_no(text) if question.kind == "yes_no" else _choice(text, question.choices)
 
 
 def short_answer(text: str) -> str:
@@ -143,17 +171,22 @@ def _short(text: str, normal: Callable[[str], str]) -> Verdict:
 def _yes_no(text: str) -> Verdict:
     if normalize(text) in ("yes", "no"):
         return Verdict(normalize(text), "exact")
+    clauses = [clause for clause in _CLAUSE_END.split(text.casefold()) if clause]
+    if clauses and clauses[0] in languages.YES_NO:
+        return _yes_no_in_clauses(clauses)
     declared = {word.lower() for word in _declared_words(text)}
     first = _YES_NO_FIRST.match(text)
     if first and (first[2] is not None or first[1].lower() == "yes"):
         # "Yes, there is no doubt." answers yes; "Yes. No." and "Yes and no." answer nothing.
         later = re.search(
-            r"(?:^|[.!?;\n])\s*(?:but\s+|or\s+|and\s+)?(yes|no)(?![\w'-])\s*(?:[,.;!]|$)",
+            r"(?:^|[.!?;\n])[^\S\n]*(?:but\s+|or\s+|and\s+)?(yes|no)(?![\w'-])\s*(?:[,.;!]|$)",
             text[first.end(1) :],
             re.IGNORECASE,
         )
         undecided = re.match(
-            r"\s*(?:/|,?\s*(?:and|or|but)\s+)\s*(?:yes|no)\b", text[first.end(1) :], re.IGNORECASE
+            r"\s*(?:/\s*|(?:,\s*)?(?:and|or|but)\s+)(?:yes|no)\b",
+            text[first.end(1) :],
+            re.IGNORECASE,
         )
         said = {first[1].lower()} | declared | ({later[1].lower()} if later else set())
         return (
@@ -171,12 +204,21 @@ def _yes_no(text: str) -> Verdict:
     return Verdict(None, "ambiguous" if len(words | declared) > 1 else "failed")
 
 
+def _yes_no_in_clauses(clauses: Sequence[str]) -> Verdict:
+    """Of clauses of which the first is a word for yes or no; the others must not gainsay it."""
+    said = {languages.YES_NO.get(clause, clause) for clause in clauses} & {"yes", "no"}
+    if len(said) > 1:
+        return Verdict(None, "ambiguous")
+    return Verdict(said.pop(), "exact" if len(clauses) == 1 else "extracted")
+
+
 def _declared_words(text: str) -> list[str]:
-    return [
-        match[1]
+    first_words = [
+        next(filter(None, _CLAUSE_END.split(rest.casefold())), "")
         for rest in _after_declarations(text)
-        if (match := re.match(r"\s*[\"']?(yes|no)\b", rest, re.IGNORECASE))
     ]
+    said = [languages.YES_NO.get(word, word) for word in first_words]
+    return [word for word in said if word in ("yes", "no")]
 
 
 def _after_declarations(text: str) -> list[str]:
@@ -214,9 +256,17 @@ def _choice(text: str, choices: Sequence[str]) -> Verdict:
     if declared:
         return _agreed(declared)
     alone, named = _alone(text, letters), _named(text, letters, choices)
-    if len(alone) == 1 and not named and not _SAYS_LETTER.search(text):
+    if len(alone) == 1 and not named and not _says_letter(text):
         alone = set()  # one letter inside a sentence may be a name or a vitamin
     return _agreed(_marked(text, letters) | alone | named)
+
+
+def _says_letter(text: str) -> bool:
+    """Whether a sentence says that a letter is it, and not that it is not."""
+    match = _SAYS_LETTER.search(text)
+    if match is None:
+        return False
+    return not _NEGATION.search(re.split(r"[.,;:!?\n]", text[: match.start()])[-1])
 
 
 def _agreed(letters: set[str]) -> Verdict:
@@ -234,10 +284,11 @@ def _declared_letters(text: str, letters: str, choices: Sequence[str]) -> set[st
     declared: set[str] = set()
     for rest in _after_declarations(text):
         letter = _DECLARED.match(rest)
-        if letter:
-            declared |= {_group(letter).upper()} & set(letters)
-        else:
+        if letter is None:
             declared |= _named(re.split(r"[.\n]", rest, maxsplit=1)[0], letters, choices)
+        while letter is not None:
+            declared |= {_group(letter).upper()} & set(letters)
+            letter = _ANOTHER.match(rest, letter.end())
     return declared
 
 

@@ -77,11 +77,12 @@ def overview(
         *_score_columns(role_names(list(results[0]["models"]))),
         "drop, no image",
         "unreadable",
+        "not finished",
         "n",
     ]
     rows = []
     for result in results:
-        key = result["headline"]
+        key, answers = result["headline"], result["scores"]["image"]["after"]["answers"]
         without = result["dependency"].get("none", {}).get("after", {}).get("metrics", {})
         lost = (without.get(key) or {}).get("drop")
         whole = "" if result["limit"] is None else f" of {result['expected_size']:,}"
@@ -90,7 +91,8 @@ def overview(
                 f"{result['label']}: {key.replace('_', ' ')}",
                 *_score_cells(result, key, brief=brief),
                 show_number(lost, _unit(result, key), is_difference=True),
-                show_share(result["scores"]["image"]["after"]["answers"]["frac_unreadable"]),
+                show_share(answers["frac_unreadable"]),
+                show_share(answers["frac_unfinished"]),
                 f"{result['num_questions']:,}{whole}",
             ]
         )
@@ -114,8 +116,9 @@ def benchmark_sections(benchmarks: BenchmarkResults, section: EvalSection) -> li
         f"Brackets: {show_share(section.intervals.confidence, 0)} intervals over pairs or images,"
         " of which each is left out once; none below 6. Differences and drops of shares are in"
         " percentage points, their intervals paired. Chance is what guessing without looking"
-        " gives. Unreadable answers count as wrong; they are those that name several answers or"
-        " none."
+        " gives. Unreadable answers, which name several answers or none, count as wrong; so do"
+        " those that were not finished: cut off before they said anything, as a model that reasons"
+        " first may be."
     )
     sections = [
         PageSection(
@@ -220,8 +223,9 @@ def _answers(result: Mapping[str, Any], names: Mapping[Role, str]) -> Markup:
             )
     note = (
         "Exact: the answer is nothing but its value. Extracted: the value stands in a sentence."
-        " Ambiguous: it names several. Failed: it names none. Missing: nobody answered or judged;"
-        " left out of every score. Cut off: stopped at the bound on its tokens."
+        " Ambiguous: it names several. Failed: it names none. Unfinished: it was cut off before it"
+        " said anything. Missing: nobody answered or judged; left out of every score. Cut off:"
+        " stopped at the bound on its tokens."
     )
     return html_table(["", *STATUSES, "empty", "cut off", "words", "n"], rows) + paragraph(note)
 

@@ -81,13 +81,15 @@ def judge_benchmark(
 
 
 def ratings(responses: ResponsesByCondition, judge: JudgeSection) -> list[JudgeRequest]:
-    """One request per free answer that came."""
+    """One request per free answer that came and was finished."""
     return [
-        rating_request(("rate", question.item_id, role, condition), question, answer.text)
+        rating_request(("rate", question.item_id, role, condition), question, answer.said)
         for (role, condition), heard in responses.items()
         if condition == "image" or judge.ablations
-        for question, answer in zip(heard.questions, heard.answers, strict=True)
-        if question.kind == "free" and answer is not None
+        for question, answer, verdict in zip(
+            heard.questions, heard.answers, heard.verdicts, strict=True
+        )
+        if question.kind == "free" and answer is not None and verdict.status != "unfinished"
     ]
 
 
@@ -96,9 +98,9 @@ def comparisons(before: Responses, after: Responses) -> list[JudgeRequest]:
     return [
         request
         for question, old, new in zip(after.questions, before.answers, after.answers, strict=True)
-        if question.kind == "free" and old is not None and new is not None and old.text != new.text
+        if question.kind == "free" and old is not None and new is not None and old.said != new.said
         for request in comparison_requests(
-            ("compare", question.item_id), question, old.text, new.text
+            ("compare", question.item_id), question, old.said, new.said
         )
     ]
 
@@ -109,7 +111,7 @@ def rated_responses(
     """The same with every free answer's verdict from its rating; "missing" where there is none."""
     verdicts = []
     for question, verdict in zip(responses.questions, responses.verdicts, strict=True):
-        if question.kind == "free":
+        if question.kind == "free" and verdict.status != "unfinished":
             response = said.get(("rate", question.item_id, role, condition))
             value = response.value if response else None
             verdict = Verdict(value, "exact" if value is not None else "missing")

@@ -71,10 +71,7 @@ def load_benchmarks(section: EvalSection) -> list[BenchmarkRun]:
         )
         if section.answers.max_new_tokens is not None:
             questions = [
-                replace(
-                    question,
-                    max_new_tokens=min(question.max_new_tokens, section.answers.max_new_tokens),
-                )
+                replace(question, max_new_tokens=section.answers.max_new_tokens)
                 for question in questions
             ]
         runs.append(with_conditions(entry, benchmark, questions, section))
@@ -99,9 +96,8 @@ def requests_of(
     for row in run.rows(condition):
         question, image = run.questions[row], run.image_inputs[condition][row]
         assert image is not None, "rows() leaves out what is not asked"
-        key = answer_key(
-            model.weights, question.prompt, image.name, decoding(section, question.max_new_tokens)
-        )
+        settings = decoding(section, question.max_new_tokens, image)
+        key = answer_key(model.weights, question.prompt, image.name, settings)
         label = f"{run.entry.display_name}: item {question.item_id} ({condition})"
         yield Request(key, model.folder, label, question.prompt, image, question.max_new_tokens)
 

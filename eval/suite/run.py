@@ -13,7 +13,8 @@ from eval.generation.cache import Answer, open_answers
 from eval.generation.generator import Request
 from eval.inputs import EvaluatedModel, Role
 from eval.outputs import BENCHMARK_FOLDER, BenchmarkSummary, RunFacts
-from eval.question import Verdict
+from eval.parsing.harness_parsers import Parser
+from eval.question import Question, Verdict
 from eval.suite.judge import judge_benchmark
 from eval.suite.requests import (
     BenchmarkRun,
@@ -26,6 +27,7 @@ from eval.suite.requests import (
 from eval.suite.scores import BenchmarkScores, answers_table, benchmark_scores
 from pipeline.core.progress import Progress, say
 from pipeline.core.storage import write_json, write_table
+from pipeline.llm.protocol import EveryRequestRefusedError
 
 Keep = Callable[[Sequence[tuple[str, Answer]]], None]
 # of one benchmark, by role and condition
@@ -81,6 +83,18 @@ def run_benchmarks(
             f"{num_missing:,} of {len(requests):,} requests were not answered; run the same command"
             " again to ask them once more"
         )
+    num_unfinished = sum(
+        verdict.status == "unfinished"
+        for responses, _ in written
+        for heard in responses.values()
+        for verdict in heard.verdicts
+    )
+    if num_unfinished:
+        say(
+            f"{num_unfinished:,} of {len(requests):,} answers were cut off before they said"
+            " anything, and count as wrong; raise answers.max_new_tokens, which a model that"
+            " reasons first needs"
+        )
     facts: RunFacts = {
         "num_requests": len(requests),
         "num_without_answer": num_missing,
@@ -129,6 +143,9 @@ def summary_of(result: BenchmarkScores) -> BenchmarkSummary:
         "frac_unreadable": {
             role: of_role["answers"]["frac_unreadable"] for role, of_role in image.items()
         },
+        "frac_unfinished": {
+            role: of_role["answers"]["frac_unfinished"] for role, of_role in image.items()
+        },
     }
 
 
@@ -155,8 +172,22 @@ def answers_to(
                     answers.update(made)
                     progress.advance(len(made))
 
-                generate(list(missing.values()), keep)
+                try:
+                    generate(list(missing.values()), keep)
+                except EveryRequestRefusedError as error:
+                    if not answers:
+                        raise
+                    say(str(error))  # others were answered, so it is the fault of these questions
     return answers
+
+
+def read_answer(parse: Parser, question: Question, answer: Answer | None) -> Verdict:
+    """What an answer says; "unfinished" where it was cut off before it said anything."""
+    if answer is None:
+        return Verdict(None, "missing")
+    verdict = parse(question, answer.text)
+    is_silent = verdict.value is None and (verdict.status != "missing" or not answer.text)
+    return Verdict(None, "unfinished") if is_silent and not answer.ended else verdict
 
 
 def responses_of(
@@ -171,7 +202,7 @@ def responses_of(
         questions = [run.questions[row] for row in run.rows(condition)]
         given = [answers.get(request.key) for request in requests]
         verdicts = [
-            Verdict(None, "missing") if answer is None else run.parse(question, answer.text)
+            read_answer(run.parse, question, answer)
             for question, answer in zip(questions, given, strict=True)
         ]
         shown = [request.image_input for request in requests]

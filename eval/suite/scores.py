@@ -77,7 +77,7 @@ class BenchmarkScores(TypedDict):
     judge: NotRequired[dict[str, Any] | None]
 
 
-STATUSES = ("exact", "extracted", "ambiguous", "failed", "missing")
+STATUSES = ("exact", "extracted", "ambiguous", "failed", "unfinished", "missing")
 
 
 def answers_table(run: BenchmarkRun, responses: ResponsesByCondition) -> pa.Table:
@@ -159,18 +159,18 @@ def answer_facts(responses: Responses) -> dict[str, Any]:
     """How answers could be read, how long they are, how many did not end or did not come."""
     given = [answer for answer in responses.answers if answer is not None]
     counts: Counter[str] = Counter(verdict.status for verdict in responses.verdicts)
+    num_read = len(responses.answers) - counts["missing"]
     return {
         "num_asked": len(responses.answers),
         "num_without_answer": len(responses.answers) - len(given),
         "statuses": {status: counts[status] for status in STATUSES},
-        "frac_unreadable": _share(
-            counts["failed"] + counts["ambiguous"], len(responses.answers) - counts["missing"]
-        ),
+        "frac_unreadable": _share(counts["failed"] + counts["ambiguous"], num_read),
+        "frac_unfinished": _share(counts["unfinished"], num_read),
         "num_empty": sum(not answer.text.strip() for answer in given),
         "num_not_ended": sum(not answer.ended for answer in given),
         "num_faults": dict(Counter(answer.fault for answer in given if answer.fault)),
         "mean_words": (
-            float(np.mean([num_words(answer.text) for answer in given])) if given else None
+            float(np.mean([num_words(answer.said) for answer in given])) if given else None
         ),
     }
 
@@ -223,7 +223,7 @@ def _dependence(
         if name in with_image and metric.higher_is_better is not None
     }
     flipped = [
-        (question, is_flipped(question, (said.text, verdict), (said_then.text, verdict_then)))
+        (question, is_flipped(question, (said.said, verdict), (said_then.said, verdict_then)))
         for question, said, verdict, said_then, verdict_then in zip(
             ablated.questions, answers, verdicts, ablated.answers, ablated.verdicts, strict=True
         )

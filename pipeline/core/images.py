@@ -129,21 +129,31 @@ def encode_png(image: Image.Image) -> bytes:
     return buffer.getvalue()
 
 
+def media_type_as_it_is(data: bytes) -> str | None:
+    """The type of a picture that any server shows as `decode_rgb` does, or None.
+
+    It is so for still JPEG, PNG and WebP files of plain colors that need no turning.
+    """
+    # Of the header alone; where that is broken Pillow's readers raise anything. Decoding then says
+    # why, or leaves a broken EXIF block behind, over which a server might stumble.
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        is_plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+        is_still = getattr(image, "n_frames", 1) == 1
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        if image.format in _SENT_AS_THEY_ARE and is_plain and is_still and is_upright:
+            return Image.MIME[image.format]
+    return None
+
+
 def data_uri(data: bytes) -> str:
     """An image as a server of any kind can read it, upright: a data URI.
 
-    JPEG, PNG and WebP that need no turning go as they are, all else as PNG.
+    JPEG, PNG and WebP that are shown as they are stored go as they are, all else as PNG.
 
     Raises:
         ImageError: The image cannot be used.
     """
-    media_type = None
-    # Of the header alone; where that is broken Pillow's readers raise anything. Decoding then says
-    # why, or leaves a broken EXIF block behind, over which a server might stumble.
-    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=FORMATS) as image:
-        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        if is_upright and image.format in _SENT_AS_THEY_ARE and image.mode in ("RGB", "L"):
-            media_type = Image.MIME[image.format]
+    media_type = media_type_as_it_is(data)
     if media_type is None:
         media_type, data = "image/png", encode_png(decode_rgb(data))
     return f"data:{media_type};base64,{base64.b64encode(data).decode()}"

@@ -93,8 +93,11 @@ async def _ask_all(
         results: list[Any] = await asyncio.gather(*tasks, return_exceptions=True)
         is_whole = len(results) == len(work.items)
         if is_whole and not any(isinstance(result, BaseException) for result in results):
-            work.finish(results)
+            held.append(lambda: work.finish(results))
+            while held and endpoint.refusal() is None:
+                held.pop(0)()
 
+    held: list[Callable[[], None]] = []  # chunks that are finished once anything was answered
     closing = []
     for work in chunks:
         tasks: list[asyncio.Task[Any]] = []
@@ -111,3 +114,6 @@ async def _ask_all(
     if faults:
         bugs = [fault for fault in faults if not isinstance(fault, UserError)]
         raise next(iter(bugs), endpoint.stopped or faults[0])
+    if refusal := endpoint.refusal():
+        raise refusal
+    endpoint.say_refusals()

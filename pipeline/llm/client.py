@@ -18,11 +18,13 @@ from typing import Any, Self
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from pipeline.core.progress import say
 from pipeline.core.storage import cache_dir
 from pipeline.llm.cache import Reply, ResponseCache
 from pipeline.llm.config import EndpointSection
 from pipeline.llm.protocol import (
     EndpointError,
+    EveryRequestRefusedError,
     RetryableError,
     fatal_reason,
     message_tokens,
@@ -31,6 +33,7 @@ from pipeline.llm.protocol import (
     retry_after_s,
 )
 from pipeline.llm.rate_limit import RateLimiter, wait_s
+from pipeline.llm.request_form import RequestForm
 
 Messages = Sequence[Mapping[str, Any]]
 Schema = Mapping[str, Any] | None
@@ -39,6 +42,8 @@ MAX_RETRY_AFTER_S = 900.0  # a server that asks for more is told of instead of w
 # A request that the server will not have is the fault of its row, unless it is of every row: then
 # of the recipe.
 MAX_REFUSED_BEFORE_AN_ANSWER = 8
+REFUSALS_OF_A_FORM = (400, 404, 422, 500, 501)
+_FORMS: dict[tuple[str, str], RequestForm] = {}  # by address and model
 ASSUMED_REPLY_TOKENS = 256  # reserved where `max_tokens` is null
 
 
@@ -51,7 +56,9 @@ def request_key(section: EndpointSection, messages: Messages, schema: Schema) ->
     return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
 
 
-def request_body(section: EndpointSection, messages: Messages, schema: Schema) -> bytes:
+def request_body(
+    section: EndpointSection, messages: Messages, schema: Schema, form: RequestForm | None = None
+) -> bytes:
     """What is sent; a schema's properties keep their order, which the model answers in."""
     json_schema = {"name": "reply", "strict": True, "schema": schema}
     stated = {
@@ -67,7 +74,7 @@ def request_body(section: EndpointSection, messages: Messages, schema: Schema) -
         **{name: value for name, value in stated.items() if value is not None},
         "messages": list(messages),
     }
-    return json.dumps(body).encode()
+    return json.dumps(body if form is None else form.fit(body)).encode()
 
 
 class Endpoint:
@@ -86,9 +93,11 @@ class Endpoint:
         self._key = api_key(section)
         self.stopped: EndpointError | None = None  # set once, when no further request may be sent
         self.num_sent = self.num_in_flight = self.peak_in_flight = 0
-        self._num_answered = self._num_refused = 0
+        self._num_answered = self._num_refused = self._num_cached = 0
+        self._last_refusal = ""
         self._reserved_usd = 0.0
-        self._with_schema = True
+        # Learned once for all that this process asks of the model.
+        self._form = _FORMS.setdefault((section.base_url, section.model), RequestForm())
         self._url = f"{section.base_url}/chat/completions"
         self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
@@ -139,7 +148,26 @@ class Endpoint:
         """
         key = request_key(self.section, messages, schema)
         async with self._locks.setdefault(key, asyncio.Lock()):
-            return self._cache.get(key) or await self._paid(key, messages, schema)
+            cached = self._cache.get(key)
+            self._num_cached += cached is not None
+            return cached or await self._paid(key, messages, schema)
+
+    def refusal(self) -> EveryRequestRefusedError | None:
+        """What is wrong where all that was asked was refused; None where anything was answered."""
+        if not self._num_refused or self._num_answered or self._num_cached:
+            return None
+        return EveryRequestRefusedError(
+            f"base_url={self.section.base_url}: every request was refused, the last with"
+            f" {self._last_refusal}"
+        )
+
+    def say_refusals(self) -> None:
+        """Tells of the requests that were refused while others were answered, if any."""
+        if self._num_refused:
+            say(
+                f"{self.section.base_url}: {self._num_refused:,} of {self.num_sent:,} requests were"
+                f" refused, the last with {self._last_refusal}"
+            )
 
     async def _paid(self, key: str, messages: Messages, schema: Schema) -> Reply:
         """Sends a request within the limits, and keeps what was paid for."""
@@ -222,8 +250,7 @@ class Endpoint:
     async def _once(self, messages: Messages, schema: Schema) -> Reply:
         import aiohttp
 
-        sent_schema = schema if self._with_schema else None
-        body = request_body(self.section, messages, sent_schema)
+        body = request_body(self.section, messages, schema, self._form)
         started_s = asyncio.get_running_loop().time()
         self.num_sent += 1
         self.num_in_flight += 1
@@ -243,17 +270,29 @@ class Endpoint:
             reply = reply_of(text, messages, self.section.model, latency_s)
             self._num_answered += 1
             return reply
-        self._raise_unless_refused(status, text, retry_after_s(headers))
-        if sent_schema is not None and ("response_format" in text or "json_schema" in text):
-            self._with_schema = False
+        if status in REFUSALS_OF_A_FORM and self._other_form(json.loads(body), text):
             return await self._once(messages, schema)
+        self._raise_unless_refused(status, text, retry_after_s(headers))
         self._num_refused += 1
+        self._last_refusal = f"status {status} ({plain_message(text, self._key)})"
         if not self._num_answered and self._num_refused >= MAX_REFUSED_BEFORE_AN_ANSWER:
-            raise EndpointError(
-                f"base_url={self.section.base_url}: every request was refused, the last with status"
-                f" {status} ({plain_message(text, self._key)})"
+            raise EveryRequestRefusedError(
+                f"base_url={self.section.base_url}: every request was refused, the last with"
+                f" {self._last_refusal}"
             )
         return Reply("", "request_refused")
+
+    def _other_form(self, sent: dict[str, Any], refusal: str) -> bool:
+        """Whether a refused request may be taken in another form than it was sent in."""
+        if self._form.fit(sent) != sent:
+            return True  # learned since from another request
+        change = self._form.learn(sent, refusal)
+        if change is not None:
+            say(
+                f"{self.section.base_url}: {self.section.model} refuses this form"
+                f" ({plain_message(refusal, self._key)}); asked from now on with {change}"
+            )
+        return change is not None
 
     def _raise_unless_refused(self, status: int, text: str, asked_s: float | None) -> None:
         """Tells what every request would meet, and what passes, from a refusal of this one."""

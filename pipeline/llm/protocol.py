@@ -25,6 +25,10 @@ class EndpointError(UserError):
     """No request to this endpoint can succeed before somebody mends what the message says."""
 
 
+class EveryRequestRefusedError(EndpointError):
+    """All that was asked was refused: not the fault of a row, but of the recipe."""
+
+
 class RetryableError(Exception):
     """A try that failed although the request may be good: busy, broken off, half an answer."""
 
@@ -124,14 +128,14 @@ def reply_of(
         choices, usage = answer["choices"], answer.get("usage") or {}
         choice = choices[0] if choices else {}
         message = choice.get("message") or {}
-        content, refusal = message.get("content") or "", message.get("refusal")
+        content, refusal = _text_of(message.get("content")), message.get("refusal")
         finish = choice.get("finish_reason")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise RetryableError("status 200 with half an answer") from error
     faults = {
         "reply_refused": refusal or finish == "content_filter",
-        "reply_empty": not str(content).strip(),
-        "reply_cut_off": finish == "length",
+        "reply_cut_off": finish == "length",  # also before a word was said
+        "reply_empty": not content.strip(),
     }
     return Reply(
         refusal or content,
@@ -141,3 +145,11 @@ def reply_of(
         int(usage.get("completion_tokens") or num_tokens(content)),
         round(latency_s, 4),
     )
+
+
+def _text_of(content: Any) -> str:
+    """What is said; of a list of parts the texts alone, so neither pictures nor reasoning."""
+    if not isinstance(content, list):
+        return str(content or "")
+    parts = [{"text": part} if isinstance(part, str) else part for part in content]
+    return "".join(str(part["text"]) for part in parts if part.get("text"))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.llm.cache import Reply
 from pipeline.llm.client import Endpoint
+from pipeline.llm.reasoning import without_reasoning
 
 Shape = TypeVar("Shape", bound=BaseModel)
 
@@ -101,7 +102,7 @@ class StructuredChat:
             # Some servers take no empty message.
             messages = [
                 *messages,
-                {"role": "assistant", "content": reply.text or "-"},
+                {"role": "assistant", "content": without_reasoning(reply.text) or "-"},
                 {"role": "user", "content": again},
             ]
         return None
@@ -127,7 +128,9 @@ def read_reply(reply: Reply, shape: type[Shape]) -> Shape | Failure:
     """A reply's JSON, also from within a code fence; or what is wrong with it."""
     if reply.fault:
         return Failure(reply.fault, _FAULTS.get(reply.fault, reply.fault))
-    text = reply.text.strip()
+    text = without_reasoning(reply.text)
+    if text is None:
+        return Failure("reply_cut_off", _FAULTS["reply_cut_off"])
     if text.startswith("```"):
         text = text.strip("`").removeprefix("json").strip()
     try:

@@ -9,6 +9,8 @@ As a process:   python tests/pipeline/chat_server.py --port 0 --delay-s 0.2 --lo
 Commands, one per request in order, then `answer` for ever (or a function of the request's body):
     answer  raw TEXT  slow SECONDS  429 [RETRY_AFTER]  500  503 [RETRY_AFTER]  401  403  404  400
     quota  no_schema
+    refuses NAME .. (requests that hold such a parameter or a system message, as OpenAI does)
+    thinking (no content at all: the bound came while it was reasoning)
     half (a body that ends early)  cut (half of the JSON)  empty (no choice)  blank  reset
     refusal [TEXT]  filter [TEXT]  length [TEXT]
 """
@@ -108,6 +110,10 @@ class ChatServer:
         name, _, argument = command.partition(" ")
         if name == "no_schema":
             name = "400_schema" if "response_format" in body else "answer"
+        if name == "refuses":
+            for refused in argument.split():
+                if refused in body or refused in [one["role"] for one in body["messages"]]:
+                    return web.json_response({"error": _unsupported(refused)}, status=400)
         if name in _REFUSALS:
             status, message, more = _REFUSALS[name]
             headers = {"Retry-After": argument} if argument else {}
@@ -124,8 +130,8 @@ class ChatServer:
             argument
             if name == "raw"
             else (
-                ""
-                if name == "blank"
+                {"blank": "", "refuses": "ok"}[name]
+                if name in ("blank", "refuses")
                 else argument
                 if name in _WITH_TEXT and argument
                 else rewritten(body)
@@ -201,11 +207,27 @@ _REFUSALS: dict[str, tuple[int, str, dict[str, str]]] = {
 }
 
 
+def _unsupported(name: str) -> dict[str, str]:
+    """How OpenAI refuses a parameter, as its error says it."""
+    if name == "system":
+        what = "'messages[0].role' does not support 'system' with this model."
+        return {"message": f"Unsupported value: {what}", "param": "messages[0].role"}
+    instead = " Use 'max_completion_tokens' instead." if name == "max_tokens" else ""
+    return {
+        "message": f"Unsupported parameter: '{name}' is not supported with this model.{instead}",
+        "param": name,
+        "code": "unsupported_parameter",
+    }
+
+
 def _completion(body: dict[str, Any], text: str, name: str) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": text}
     if name == "refusal":
         message = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
-    finish = {"length": "length", "filter": "content_filter"}.get(name, "stop")
+    if name == "thinking":
+        message = {"role": "assistant", "content": None, "reasoning_content": "B, or is it A?"}
+    finishes = {"length": "length", "thinking": "length", "filter": "content_filter"}
+    finish = finishes.get(name, "stop")
     choices = [] if name == "empty" else [{"index": 0, "finish_reason": finish, "message": message}]
     num_in = sum(len(one["content"]) for one in body["messages"]) // 4
     usage = {

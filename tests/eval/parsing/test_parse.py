@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from eval.parsing.harness_parsers import parser
 from eval.parsing.parse import normalize, num_words, parse, status_rates, verdict
 from eval.question import Kind, Question, Verdict
 
@@ -224,6 +225,131 @@ def test_failures_are_counted_beside_a_score() -> None:
         "extracted": 0.0,
         "ambiguous": 0.25,
         "failed": 0.5,
+        "unfinished": 0.0,
         "missing": 0.0,
     }
     assert status_rates([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "status"),
+    [
+        # what wraps an answer
+        ("$\\boxed{\\text{B}}$", "B", "exact"),
+        ("\\(\\boxed{B}\\)", "B", "exact"),
+        ("The final answer is $\\boxed{B}$.", "B", "extracted"),
+        ("A is open, so it is not A. \\boxed{B. Closed}", "B", "extracted"),
+        ('{"answer":"B"}', "B", "exact"),
+        ("{'answer': 'B'}", "B", "exact"),
+        ('```json\n{"answer": "B", "because": "A is open"}\n```', "B", "exact"),
+        ('Here it is: {"answer": "(B) Closed"}', "B", "extracted"),
+        ("<answer>B</answer>", "B", "exact"),
+        ("A is open. <answer>B", "B", "extracted"),
+        ("<|begin_of_box|>B<|end_of_box|>", "B", "exact"),
+        ("**Answer:** B", "B", "extracted"),
+        ("> B", "B", "exact"),
+        ("\\boxed{A}, no, \\boxed{B}", None, "ambiguous"),
+        ("<answer>A</answer> <answer>B</answer>", None, "ambiguous"),
+        ('{"A": "no", "B": "yes"}', None, "ambiguous"),
+        # sentences
+        ("It's B", "B", "extracted"),
+        ("It\u2019s B, the door is shut", "B", "extracted"),
+        ("That's B.", "B", "extracted"),
+        ("I'd say B", "B", "extracted"),
+        ('The answer is "B".', "B", "extracted"),
+        ("Therefore, B.", "B", "extracted"),
+        ("I don't think it's B", None, "failed"),
+        ("The answer is A, B", None, "ambiguous"),
+        # other languages, full width
+        ("\u7b54\u6848\uff1aB", "B", "extracted"),
+        ("\u7b54\u6848\u662fB\u3002", "B", "extracted"),
+        ("\u6b63\u786e\u7b54\u6848\u662f\u9009\u9879B", "B", "extracted"),
+        ("\u9009B", "B", "exact"),
+        ("\u9009\u9879B", "B", "exact"),
+        ("A\u4e0d\u5bf9\uff0c\u9009B", "B", "extracted"),
+        ("\uff08\uff22\uff09", "B", "exact"),
+        ("\u3010B\u3011", "B", "exact"),
+        ("Antwort: B", "B", "extracted"),
+        ("\u7b54\u6848\u4e0d\u662fB", None, "failed"),
+        ("\u4e0d\u9009B", None, "failed"),
+        ("\u9009A\u6216B", None, "ambiguous"),
+    ],
+)
+def test_a_letter_is_read_in_whatever_it_is_wrapped(
+    said: str, value: str | None, status: str
+) -> None:
+    assert parse(DOOR, said) == Verdict(value, status)
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "status"),
+    [
+        ("\u662f", "yes", "exact"),
+        ("\u4e0d\u662f", "no", "exact"),
+        ("\u6ca1\u6709\u3002", "no", "exact"),
+        ("\u5426", "no", "exact"),
+        ("\u5bf9", "yes", "exact"),
+        ("\u4e0d\u5bf9", "no", "exact"),
+        ("\u662f\u7684\uff0c\u6709\u4e00\u53ea\u72d7\u3002", "yes", "extracted"),
+        ("\u7b54\u6848\uff1a\u662f", "yes", "extracted"),
+        ("\u7b54\u6848\u662f\u5426", "no", "extracted"),
+        ('{"answer": true}', "yes", "exact"),
+        ("\\boxed{No}", "no", "exact"),
+        ("Oui.", "yes", "exact"),
+        ("\u662f/\u5426", None, "ambiguous"),
+        ("\u5bf9\uff0c\u4e0d\u5bf9", None, "ambiguous"),
+        ("\u6ca1\u6709\u72d7", None, "failed"),
+        ("\u662f\u4e0d\u662f", None, "failed"),
+    ],
+)
+def test_yes_and_no_are_read_in_other_words(said: str, value: str | None, status: str) -> None:
+    assert parse(question("yes_no"), said) == Verdict(value, status)
+
+
+@pytest.mark.parametrize(
+    ("said", "value", "status"),
+    [
+        ("<think>Open? No.</think>\n\nB", "B", "exact"),
+        ("It may be A ... </think> B", "B", "exact"),
+        ("<think>A</think> A. <think>no</think> B", "B", "exact"),
+        ("<thinking>A</thinking><answer>B</answer>", "B", "exact"),
+        ("[THINK]A[/THINK]B", "B", "exact"),
+        (
+            "<|channel|>analysis<|message|>A?<|end|><|start|>assistant<|channel|>final<|message|>B",
+            "B",
+            "exact",
+        ),
+        ("<think>Open. The answer is A", None, "unfinished"),
+        ("<|channel|>analysis<|message|>The answer is A", None, "unfinished"),
+        ("<think>A</think>", None, "failed"),
+    ],
+)
+def test_reasoning_is_no_part_of_an_answer(said: str, value: str | None, status: str) -> None:
+    expected = Verdict(value, status)
+    assert parse(DOOR, said) == expected
+    if value and "<answer>" not in said:  # other harnesses read the same text
+        assert parser("vlmevalkit", "mmvp")(DOOR, said).value == value
+    elif status == "unfinished":
+        assert parser("official", "pope")(question("yes_no"), said) == expected
+        assert parse(question("free"), said) == expected
+
+
+def test_an_answer_for_the_vqa_metric_is_unwrapped_too() -> None:
+    asked = question("short", normalise="evalai")
+    assert parse(asked, "<think>5?</think><answer>$5.99</answer>") == Verdict("$5.99", "exact")
+
+
+NUM_CHARS = 200_000
+REPEATED = ["\n", " ", "A ", "yes ", "(", "{", "answer ", "\\boxed{", "<think>", "\u9009", "` "]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", REPEATED)
+@pytest.mark.parametrize("start", ["", "yes", "A", "``` ", "it's", "\u9009", "yes and"])
+def test_no_answer_holds_the_parsers_up(start: str, unit: str) -> None:
+    said = start + unit * (NUM_CHARS // len(unit)) + "x"
+    for asked in (DOOR, question("yes_no"), question("short")):
+        assert parse(asked, said).status
+    for key in ("mmvp", "scienceqa", "cvbench"):
+        assert parser("lmms", key)(DOOR, said).status
+        assert parser("vlmevalkit", key)(DOOR, said).status

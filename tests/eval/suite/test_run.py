@@ -431,6 +431,7 @@ def test_a_server_is_asked_with_images_and_answers_of_all_kinds_are_kept(tmp_pat
         "extracted": 0,
         "ambiguous": 0,
         "failed": 3,
+        "unfinished": 0,
         "missing": 0,
     }
     assert written["scores"]["none"]["after"]["answers"]["num_empty"] == 12
@@ -440,6 +441,41 @@ def test_a_server_is_asked_with_images_and_answers_of_all_kinds_are_kept(tmp_pat
     page = (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
     assert "(9,999 characters)" in page
     assert long not in page
+
+
+@pytest.mark.parametrize("command", ["thinking", "length <think>Yes, or", "length Let me see:"])
+def test_an_answer_that_was_not_finished_is_counted_apart(
+    command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers = {"max_new_tokens": 9_000, "cache": str(tmp_path / "a.sqlite"), "ablations": []}
+    behave: Callable[[dict[str, Any]], str] = lambda body: (  # noqa: E731
+        command if "door 1 " in str(body["messages"]) else "raw <think>No?</think>Yes"
+    )
+    with ChatServer(behave) as server:
+        recipe = served(tmp_path / "eval", server, ["pope"], answers=answers)
+        result = evaluate(plan_evaluation(recipe))
+        # above the benchmark's own bound of 128
+        assert {body["max_tokens"] for body in server.bodies} == {9_000}
+    written = read(tmp_path / "eval" / "benchmarks" / "pope.json")["scores"]["image"]["after"]
+    statuses = written["answers"]["statuses"]
+    assert (statuses["unfinished"], statuses["exact"], statuses["failed"]) == (3, 9, 0)
+    assert written["answers"]["frac_unfinished"] == 3 / 12
+    assert written["answers"]["frac_unreadable"] == 0.0
+    assert written["metrics"]["random/accuracy"]["value"] == 1 / 4  # yes to yes no yes no
+    assert result["benchmarks"]["pope"]["frac_unfinished"] == {"after": 3 / 12}
+    said = "".join(capfd.readouterr())
+    assert "3 of 12 answers were cut off before they said anything" in said
+    assert "not finished" in (tmp_path / "eval" / "report.html").read_text(encoding="utf-8")
+
+
+def test_where_every_question_is_refused_the_refusal_is_shown(tmp_path: Path) -> None:
+    answers = {"cache": str(tmp_path / "a.sqlite"), "ablations": []}
+    with ChatServer(["400"] * 99) as server:
+        recipe = served(tmp_path / "eval", server, ["mmvp"], answers=answers)
+        two = recipe.benchmarks[0].model_copy(update={"limit": 2})
+        with pytest.raises(UserError, match="every request was refused, .*status 400.*policy"):
+            evaluate(plan_evaluation(recipe.model_copy(update={"benchmarks": (two,)})))
+        assert server.num_requests == 2
 
 
 def test_a_question_without_an_answer_is_missing_until_the_next_run(

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from pipeline.core.recipe import UserError
+from pipeline.llm.batch import ask_each
 from pipeline.llm.cache import Reply, ResponseCache
 from pipeline.llm.client import Endpoint, request_body, request_key
 from pipeline.llm.config import EndpointSection
@@ -21,9 +22,12 @@ from pipeline.llm.protocol import (
     fatal_reason,
     num_tokens,
     plain_message,
+    reply_of,
     retry_after_s,
 )
 from pipeline.llm.rate_limit import MAX_WAIT_S, wait_s
+from pipeline.llm.request_form import RequestForm
+from pipeline.llm.structured_chat import Failure, read_reply
 from tests.pipeline.chat_server import ChatServer
 
 
@@ -100,6 +104,7 @@ def test_a_request_without_an_answer_in_time_is_given_up_and_tried_again(
         ("refusal", "reply_refused"),
         ("filter", "reply_refused"),
         ("length", "reply_cut_off"),
+        ("thinking", "reply_cut_off"),
         ("400", "request_refused"),
     ],
 )
@@ -143,6 +148,116 @@ def test_a_request_that_every_row_shares_the_fault_of_ends_the_job(section: dict
         ):
             asked(server, {**section, "max_in_flight": 1}, range(50))
         assert server.num_requests == 8
+
+
+@pytest.mark.parametrize("num_asked", [1, 2, 7])
+def test_where_all_of_few_requests_are_refused_the_last_refusal_is_shown(
+    num_asked: int, section: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def ask(number: int, endpoint: Endpoint) -> Reply:
+        return await endpoint.ask(chat(number))
+
+    with ChatServer(["400"] * num_asked) as server:
+        wanted = EndpointSection(base_url=server.base_url, **section)
+        with pytest.raises(EndpointError, match="every request was refused, .*status 400.*policy"):
+            ask_each(range(num_asked), wanted, "test", None, ask)
+        # the server answers from here on: what is refused now is the fault of a row
+        ask_each(range(num_asked), wanted, "test", None, ask)
+    with ChatServer(["400"]) as server:
+        again = wanted.model_copy(update={"identity": wanted.base_url, "base_url": server.base_url})
+        replies = ask_each(range(num_asked + 1), again, "test", None, ask)
+    assert [reply.fault for reply in replies] == [""] * num_asked + ["request_refused"]
+    assert "1 of 1 requests were refused, the last with status 400" in capsys.readouterr().err
+
+
+def test_what_a_server_refuses_to_be_given_is_renamed_or_left_out_and_said_once(
+    section: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = "max_tokens temperature seed logprobs system"
+    more = {"extra": {"seed": 1, "logprobs": True}, "max_in_flight": 4}
+    with ChatServer(lambda _: f"refuses {refused}") as server:
+        wanted = {**section, **more}
+        assert {reply.fault for reply in asked(server, wanted, range(20))} == {""}
+        body = server.bodies[-1]
+        assert sorted(body) == ["max_completion_tokens", "messages", "model"]
+        assert body["max_completion_tokens"] == 400
+        assert [message["role"] for message in body["messages"]] == ["user"]
+        assert body["messages"][0]["content"].startswith("Write a question.\n\n{")
+        num_before = server.num_requests
+        assert num_before <= 20 + 5 * 4
+        # remembered, and what is kept is found under the request as it was stated
+        replies = asked(server, wanted, range(21))
+        assert server.num_requests == num_before + 1
+        assert [reply.is_cached for reply in replies] == [True] * 20 + [False]
+    said = capsys.readouterr().err
+    assert said.count("asked from now on with") == 5
+    assert "max_completion_tokens for max_tokens" in said and "with no temperature" in said
+
+
+@pytest.mark.parametrize(
+    ("refusal", "name"),
+    [
+        ('{"object": "error", "message": "Extra inputs are not permitted: seed"}', "seed"),
+        ('{"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"]}]}', "seed"),
+        ('{"error": {"message": "Unrecognized request argument supplied: seed"}}', "seed"),
+        ("property 'n' is unsupported", "n"),
+        ("This model doesn't support temperature", "temperature"),
+        ("`temperature` is deprecated for this model.", "temperature"),
+        ("Only the default (1) value of temperature is supported", "temperature"),
+        ('Unknown name "max_tokens": Cannot find field.', "max_tokens"),
+        ("System role not supported", "system message"),
+        ("Conversation roles must alternate user/assistant/user/assistant/...", "system message"),
+        ("'max_tokens' or 'max_completion_tokens' is too large: 400", None),
+        ("max_tokens must be at least 1, got -3", None),
+        ("This model's maximum context length is 2048 tokens, you requested 2400", None),
+        ("image_url is not supported by this model", None),
+        ("This prompt is against our policy", None),
+    ],
+)
+def test_a_refusal_names_what_is_not_to_be_sent(refusal: str, name: str | None) -> None:
+    messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "u"}]
+    body = {"model": "m", "n": 1, "seed": 1, "temperature": 0.0, "max_tokens": 9}
+    form, body = RequestForm(), body | {"messages": messages}
+    assert (form.learn(body, refusal) is None) == (name is None)
+    changed = {key for key in body if form.fit(body).get(key) != body[key]}
+    assert changed == ({"messages"} if name == "system message" else {name} - {None})
+
+
+def test_two_names_of_one_bound_are_tried_and_then_none() -> None:
+    body = {"model": "m", "max_tokens": 9, "messages": []}
+    form = RequestForm()
+    for expected in ({"max_completion_tokens": 9}, {}):
+        sent = form.fit(body)
+        assert form.learn(sent, f"{list(sent)[1]} is not supported")
+        assert form.fit(body) == {"model": "m", "messages": []} | expected
+
+
+def test_what_is_said_is_the_text_and_not_the_reasoning() -> None:
+    parts = [{"type": "thinking", "thinking": [{"text": "A?"}]}, {"type": "text", "text": "B"}]
+    for content, expected in ((parts, "B"), (None, ""), ("B", "B")):
+        message = {"content": content, "reasoning_content": "A?"}
+        body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+        assert reply_of(json.dumps(body), [], "m", 0.0).text == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('{"said": "B"}', "B"),
+        ('<think>{"said": "A"}</think>\n\n{"said": "B"}', "B"),
+        ('<think>hm</think>```json\n{"said": "B"}\n```', "B"),
+        ('<think>{"said": "A"}', "reply_cut_off"),
+        ("``` " + " " * 60_000, "reply_not_json"),
+        ("``` " + "` " * 60_000, "reply_not_json"),
+        ("{" * 100_000, "reply_not_json"),
+    ],
+)
+def test_a_reply_in_json_is_read_after_its_reasoning(text: str, expected: str) -> None:
+    class Said(BaseModel):
+        said: str
+
+    said = read_reply(Reply(text, model="m"), Said)
+    assert (said.reason if isinstance(said, Failure) else said.said) == expected
 
 
 def test_a_server_that_is_not_there_ends_the_job_and_says_how_often_it_was_tried(
