@@ -171,7 +171,7 @@ def print_plan(plan: Plan) -> None:
 def _features_bytes(section: TrainSection) -> float:
     from training.estimate.data_size import size_of_data
     from training.estimate.known_models import find_shape
-    from training.plan_cli import feature_bytes
+    from training.estimate.memory import feature_bytes
 
     shape, _ = find_shape(section.model, section.tiny)
     return feature_bytes(shape, size_of_data(section.data, section.model, shape), section)

@@ -19,7 +19,15 @@ from training.estimate.data_size import DataSize, default_size, size_of_data
 from training.estimate.flops import forward_flops, train_flops_per_pair, vision_flops
 from training.estimate.gpus import GPUS, Gpu, find_gpu
 from training.estimate.known_models import PUBLISHED, find_shape
-from training.estimate.memory import GB, memory_of, num_shards, start_bytes
+from training.estimate.memory import (
+    GB,
+    feature_bytes,
+    keeps_features,
+    memory_of,
+    needed_bytes,
+    num_shards,
+    start_bytes,
+)
 from training.estimate.model_shape import ModelShape
 from training.estimate.policy_size import adapter_weights, policy_size
 from training.models.unusable import words
@@ -28,23 +36,8 @@ from training.run_plan import FILES, check_base
 
 DEFAULT_GPU = "A100-80"
 WORTH_CACHING = 0.03  # of the work of a step
+ROOM = 0.9  # of the memory there is: what a plan counts on, being an estimate
 MAX_CACHE_GB = 64.0  # of main memory: more is seldom there for one worker
-
-
-def feature_bytes(shape: ModelShape, data: DataSize, section: TrainSection) -> float:
-    """Main memory that one worker needs to keep the features of all images."""
-    width = 2 if section.train.weights == "bfloat16" else 4
-    return data.num_images * sum(data.mean.features) / 2 * shape.feature_width * width
-
-
-def keeps_features(shape: ModelShape, data: DataSize, section: TrainSection) -> bool:
-    """Whether the tower runs once per image and no more."""
-    use = section.train
-    return (
-        use.freeze_vision
-        and use.cache_vision
-        and feature_bytes(shape, data, section) <= use.max_cache_gb * 1e9
-    )
 
 
 def work_of(shape: ModelShape, data: DataSize, section: TrainSection) -> dict[str, float]:
@@ -116,15 +109,16 @@ def hours_of(flops: float, *, peak: float, workers: int, mfu: float) -> float:
     return flops / (peak * workers * mfu) / 3600
 
 
-def _memory_rows(memory: dict[str, float], budget: float, start: float) -> list[list[str]]:
+def _memory_rows(
+    memory: dict[str, float], *, budget: float, start: float, need: float
+) -> list[list[str]]:
     total = sum(memory.values())
-    need = max(total, start)
     return [
         *([part, f"{needed / GB:.2f}"] for part, needed in memory.items() if needed >= 0.005 * GB),
         ["in a step, all", f"{total / GB:.2f}"],
         ["before training, while images are encoded", f"{start / GB:.2f}"],
         ["there is", f"{budget / GB:.1f}"],
-        ["fits", "yes" if need <= 0.9 * budget else "barely" if need <= budget else "NO"],
+        ["fits", "yes" if need <= ROOM * budget else "barely" if need <= budget else "NO"],
     ]
 
 
@@ -183,8 +177,20 @@ def print_report(
     summary_table("Plan", ["what", "value"], [list(fact) for fact in facts.items()])
 
 
-def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> list[str]:
-    """Advice on pairs that are too long, and on a tower that sees the same images again."""
+def more_advice(
+    section: TrainSection,
+    shape: ModelShape,
+    data: DataSize,
+    *,
+    fits: bool = True,
+    free_gb: float = math.inf,
+) -> list[str]:
+    """Advice on pairs that are too long, and on a tower that sees the same images again.
+
+    Args:
+        fits: Whether a step with the longest pairs does.
+        free_gb: Main memory that a worker does not need otherwise, where that is known.
+    """
     lines = []
     too_long, limit = data.share_over(section.max_length_tokens), section.max_length_tokens
     if too_long:
@@ -196,7 +202,8 @@ def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> lis
         )
         lines.append(
             f"max_length_tokens={limit} leaves out {too_long:.0%} of the pairs (the longest has"
-            f" {math.ceil(max(data.sequences)):,} tokens); raise it{smaller}"
+            f" {math.ceil(max(data.sequences)):,} tokens);"
+            f" {'raise it' if fits else 'there is no memory for them'}{smaller}"
         )
     exact = shape.max_exact_tokens
     if exact is not None and (beyond := data.share_over(exact)):
@@ -207,13 +214,29 @@ def more_advice(section: TrainSection, shape: ModelShape, data: DataSize) -> lis
     if section.train.freeze_vision and not keeps_features(shape, data, section):
         flops = train_flops_per_pair(shape, data.mean, section, cached=False)
         share, room_gb = flops.vision / flops.total, feature_bytes(shape, data, section) / 1e9
-        if share >= WORTH_CACHING and room_gb <= MAX_CACHE_GB:
+        if share >= WORTH_CACHING and math.ceil(1.05 * room_gb) <= min(MAX_CACHE_GB, free_gb):
             lines.append(
-                f"train.cache_vision=true train.max_cache_gb={max(1, round(room_gb * 1.05))}:"
+                f"train.cache_vision=true train.max_cache_gb={math.ceil(1.05 * room_gb)}:"
                 f" {room_gb:.1f} GB of main memory for each worker keep what the tower sees, which"
                 f" is {share:.0%} of the work"
             )
     return lines
+
+
+def _all_advice(
+    section: TrainSection,
+    shape: ModelShape,
+    data: DataSize,
+    *,
+    budget: float,
+    need: float,
+    gpu: bool,
+) -> list[str]:
+    cached, room = keeps_features(shape, data, section), ROOM * budget
+    lines = advice(section, shape, data.longest, budget_gb=room / GB, cached=cached, gpu=gpu)
+    # what features may take of the memory of a worker without a GPU
+    free_gb = math.inf if gpu else (room - need) / GB
+    return [*lines, *more_advice(section, shape, data, fits=need <= room, free_gb=free_gb)]
 
 
 def run(
@@ -255,7 +278,10 @@ def run(
     on_gpu = section.workers.use_gpu or gpu is not None
     cached = keeps_features(shape, data, section)
     memory = memory_of(shape, data.longest, section, cached=cached, gpu=on_gpu)
-    memory_rows = _memory_rows(memory, budget, start_bytes(shape, data.longest, section))
+    need = needed_bytes(shape, data.longest, section, cached=cached, gpu=on_gpu)
+    memory_rows = _memory_rows(
+        memory, budget=budget, start=start_bytes(shape, data.longest, section), need=need
+    )
     summary_table(f"Memory of a worker, GB ({name})", ["", "GB"], memory_rows)
     work_rows = _work_rows(
         work_of(shape, data, section),
@@ -268,8 +294,5 @@ def run(
     if peak is None:
         say("no time: give --gpu, or --tflops of this CPU")
     say("loading, disk and communication between workers are not in the times")
-    lines = advice(
-        section, shape, data.longest, budget_gb=0.95 * budget / GB, cached=cached, gpu=on_gpu
-    )
-    for line in [*lines, *more_advice(section, shape, data)]:
+    for line in _all_advice(section, shape, data, budget=budget, need=need, gpu=on_gpu):
         say(f"advice  {line}")

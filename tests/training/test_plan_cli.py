@@ -4,6 +4,8 @@ Every recipe can be planned; memory that runs out becomes one line with advice.
 """
 
 import json
+import re
+from collections import ChainMap
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline.core.recipe import load_recipe
 from training import plan_cli as plan_report
 from training import train_svco
 from training.config import TrainSection
@@ -24,8 +27,9 @@ from training.estimate.advice import (
 )
 from training.estimate.data_size import default_size, size_of_data
 from training.estimate.flops import PairLengths
+from training.estimate.gpus import GPUS
 from training.estimate.known_models import find_shape, known_shape
-from training.estimate.memory import GB, memory_of
+from training.estimate.memory import GB, memory_of, needed_bytes
 from training.plan_cli import hours_of, keeps_features, more_advice, work_of
 from training.runtime.environment import LocalEnv
 from training.trainer.loop import fit
@@ -188,9 +192,109 @@ def test_what_is_advised_is_allowed_and_fits(changes: dict[str, Any], budget_gb:
 
 
 def test_advice_says_when_nothing_helps() -> None:
-    first, *_ = advice(recipe(), LLAVA, LENGTHS, budget_gb=2)
-    assert first.startswith("even with ")
-    assert "take a smaller model or larger GPUs" in first
+    (line,) = advice(recipe(), LLAVA, LENGTHS, budget_gb=2)
+    assert line.startswith("nothing fits: even with optim.micro_batch_pairs=1 ")
+    assert "take a smaller model, larger GPUs, or more of them" in line
+    frozen = {"freeze_vision": True, "precision": "bfloat16", "weights": "bfloat16"}
+    least = recipe(
+        lora={"quantize": "nf4"},
+        optim={"micro_batch_pairs": 1},
+        train={**frozen, "checkpoint_activations": True},
+    )
+    (line,) = advice(least, LLAVA, LENGTHS, budget_gb=2)
+    assert line.startswith("nothing fits: with nothing that these keys change a worker needs ")
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "as it ships": {},
+    "a trained tower": {"lora": None, "train.freeze_vision": False, "workers.shard": False},
+    "no adapters": {"lora": None},
+    "fp32": {"train.precision": "float32", "train.weights": "float32"},
+    "light": {"train.checkpoint_activations": True, "optim.micro_batch_pairs": 1},
+    "one worker": {"workers.num_workers": 1, "workers.shard": False},
+    "large passes": {"optim.micro_batch_pairs": 16},
+    "for CPUs": {"workers.use_gpu": False},
+}
+
+
+def stated_changes(line: str) -> dict[str, Any]:
+    """The keys that a line of advice sets."""
+    return {
+        key: yaml.safe_load(value.rstrip(":"))
+        for key, value in (word.split("=") for word in line.split() if "=" in word)
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("option", OPTIONS)
+def test_each_line_of_advice_fits_alone_and_those_that_use_room_also_together(option: str) -> None:
+    num_advised = 0
+    for name in ("svco_llava_1_5_7b", "svco_lora_qwen2_5_vl_7b", "svco_qlora_qwen3_vl_8b"):
+        shipped = load_recipe(name, ["data=d", "out=o"], TrainSection)
+        section = with_changes(shipped, OPTIONS[option])
+        if section is None:
+            continue  # adapters on a tower, or a recipe of adapters in 4 bits without them
+        for model in ("llava-hf/llava-1.5-13b-hf", "Qwen/Qwen2.5-VL-3B-Instruct"):
+            shape = known_shape(model)
+            lengths = default_size(shape).longest
+            for gpu in ("L4", "A100-40", "B200"):
+                room = 0.9 * GPUS[gpu].memory_gb
+                lines = advice(section, shape, lengths, budget_gb=room, cached=False)
+                sets = [stated_changes(line) for line in lines if not line.startswith("adapters")]
+                if lines and lines[0].startswith("nothing fits"):
+                    continue
+                fits = not (lines and lines[0].startswith("set "))
+                for changes in [*sets, *([dict(ChainMap(*sets))] if fits else [])]:
+                    changed = with_changes(section, changes)
+                    assert changed is not None, changes
+                    need = needed_bytes(shape, lengths, changed, cached=False)
+                    assert need / GB <= room, (name, gpu, changes)
+                    num_advised += 1
+    assert num_advised
+
+
+@pytest.mark.parametrize("overrides", [[], ["lora=null"], ["workers.use_gpu=false"]], ids=str)
+def test_what_a_plan_advises_fits_when_it_is_planned_again(
+    overrides: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def planned(more: list[str]) -> str:
+        path = ROOT / "recipes" / "svco_lora_qwen2_5_vl_7b.yaml"
+        plan_report.run(
+            [*overrides, *more],
+            recipe=path,
+            gpu="A100-40",
+            mfu=0.4,
+            price_per_hour=None,
+            tflops=None,
+            memory_gb=None,
+        )
+        return " ".join(capsys.readouterr().err.split())
+
+    sets = re.findall(r"set ((?:[a-z][\w.]+=[^\s:]+ ?)+):", planned([]))
+    assert len(sets) >= 2
+    for keys in sets:
+        assert re.search(r"fits\W+yes", planned(keys.split()))
+
+
+def test_memory_that_features_would_take_is_advised_only_where_it_is_free(make_mvc: Make) -> None:
+    shape = known_shape("Qwen/Qwen3-VL-8B-Instruct")
+    data = default_size(shape, {"train": 200, "validation": 0})
+    section = recipe(train={"cache_vision": False})
+    (line,) = more_advice(section, shape, data)
+    changed = with_changes(section, stated_changes(line.partition(":")[0]))
+    assert changed is not None
+    assert keeps_features(shape, data, changed)
+    stated_gb = changed.train.max_cache_gb
+    assert more_advice(section, shape, data, free_gb=stated_gb) == [line]
+    assert more_advice(section, shape, data, free_gb=stated_gb - 0.1) == []
+
+
+def test_longer_pairs_are_not_advised_where_there_is_no_memory_for_them(make_mvc: Make) -> None:
+    shape = known_shape("Qwen/Qwen3-VL-8B-Instruct")
+    data = size_of_data(make_mvc(4, 1), "m", shape)
+    (line,) = more_advice(recipe(max_length_tokens=64), shape, data, fits=False)
+    assert "there is no memory for them" in line
+    assert "raise it" not in line
 
 
 def test_advice_uses_room_that_is_there() -> None:

@@ -12,7 +12,7 @@ from training.config import TrainSection
 from training.estimate.data_size import size_of_data
 from training.estimate.flops import PairLengths, train_flops_per_pair
 from training.estimate.known_models import find_shape
-from training.estimate.memory import GB, memory_of
+from training.estimate.memory import GB, keeps_features, memory_of, needed_bytes
 from training.estimate.model_shape import ModelShape
 
 Changes = dict[str, Any]  # dotted key -> value
@@ -43,14 +43,14 @@ def advice(
     """
 
     def need_gb(changed: TrainSection) -> float:
-        return sum(memory_of(shape, lengths, changed, cached=cached, gpu=gpu).values()) / GB
+        return needed_bytes(shape, lengths, changed, cached=cached, gpu=gpu) / GB
 
     if need_gb(section) <= budget_gb:
         flops = train_flops_per_pair(shape, lengths, section, cached=cached)
         return _use_of_room(section, flops.recompute / flops.total, need_gb, budget_gb, gpu=gpu)
     needs = {
         _shown(changes): need_gb(changed)
-        for changes in _suggestions(section)
+        for changes in _suggestions(section, gpu=gpu)
         if (changed := with_changes(section, changes)) is not None and changes
     }
     fitting = [
@@ -60,26 +60,27 @@ def advice(
     ]
     if fitting:
         lines = [f"set {fitting[0]}", *(f"or set {line}" for line in fitting[1:])]
-    else:
-        least, need = min(
-            [*needs.items(), ("nothing to change", need_gb(section))], key=lambda item: item[1]
-        )
-        lines = [
-            f"even with {least} a worker needs {need:.1f} GB of {budget_gb:.1f}; take a smaller"
-            " model or larger GPUs"
-        ]
-    if section.lora is None and "lora" in " ".join(lines):
-        lines.append(f"adapters learn at a higher rate than whole models: try optim.lr={LORA_LR:g}")
-    return lines
+        if section.lora is None and "lora" in " ".join(lines):
+            lines.append(
+                f"adapters learn at a higher rate than whole models: try optim.lr={LORA_LR:g}"
+            )
+        return lines
+    now = need_gb(section)
+    least, need = min(needs.items(), key=lambda item: item[1], default=("", now))
+    tried = f"even with {least}" if need < now else "with nothing that these keys change"
+    need = min(need, now)
+    return [
+        f"nothing fits: {tried} a worker needs {need:.1f} GB of the {budget_gb:.1f} that it may"
+        " take; take a smaller model, larger GPUs, or more of them"
+    ]
 
 
-def _suggestions(section: TrainSection) -> list[Changes]:
+def _suggestions(section: TrainSection, *, gpu: bool) -> list[Changes]:
     """Ways to need less, each as the keys that would change; those that cost least first.
 
     Lighter passes; with several workers the same and the weights spread over them; adapters on
     frozen weights in 16 bits; and in 4 bits.
     """
-    gpu = section.workers.use_gpu
     lighter: Changes = {"optim.micro_batch_pairs": 1, "train.checkpoint_activations": True}
     if gpu:
         lighter["train.precision"] = "bfloat16"
@@ -108,13 +109,19 @@ def _use_of_room(
     *,
     gpu: bool,
 ) -> list[str]:
-    """What would be faster and fits too. `recomputed`: the share of the work done twice."""
-    lines = []
-    if gpu and section.train.precision == "float32":
-        lines.append("train.precision=bfloat16 computes several times faster on a GPU")
+    """What would be faster and fits too, alone and together with those before it.
+
+    Args:
+        recomputed: The share of the work done twice.
+    """
     pairs = 2 * section.optim.micro_batch_pairs
     share = -(-section.optim.batch_pairs // max(1, section.workers.num_workers))
     faster: list[tuple[bool, Changes, str]] = [
+        (
+            gpu and section.train.precision == "float32",
+            {"train.precision": "bfloat16"},
+            "fits too ({:.1f} GB) and computes several times faster on a GPU",
+        ),
         (
             section.train.checkpoint_activations,
             {"train.checkpoint_activations": False},
@@ -126,10 +133,17 @@ def _use_of_room(
             "fits too ({:.1f} GB): fewer, larger passes",
         ),
     ]
+    lines: list[str] = []
+    together: Changes = {}
     for applies, changes, gain in faster:
-        changed = with_changes(section, changes) if applies else None
-        if changed is not None and need_gb(changed) <= budget_gb:
-            lines.append(f"{_shown(changes)} {gain.format(need_gb(changed))}")
+        needs = [
+            need_gb(changed)
+            for more in (changes, {**together, **changes})
+            if applies and (changed := with_changes(section, more)) is not None
+        ]
+        if needs and max(needs) <= budget_gb:
+            lines.append(f"{_shown(changes)} {gain.format(max(needs))}")
+            together |= changes
     return lines
 
 
@@ -182,11 +196,12 @@ def out_of_memory(
             " train.checkpoint_activations=true or lora"
         )
     gpu = section.workers.use_gpu
-    planned = memory_of(shape, data.longest, section, gpu=gpu)
+    cached = keeps_features(shape, data, section)
+    planned = memory_of(shape, data.longest, section, cached=cached, gpu=gpu)
     planned_gb = sum(planned.values()) / GB
     # It did not fit, whatever the plan says.
     room = min(budget_gb or planned_gb, 0.9 * planned_gb)
-    lines = advice(section, shape, data.longest, budget_gb=room, gpu=gpu)
+    lines = advice(section, shape, data.longest, budget_gb=room, cached=cached, gpu=gpu)
     return OutOfMemoryInTrainingError(
         f"out of memory ({cause}); by `svco plan` a worker needs about {shown_parts(planned)};"
         f" {lines[0]}"

@@ -9,6 +9,7 @@ measurement as far as a test says.
 
 from training.chunk_sizes import CHUNK_IMAGES, GRADIENT_BUCKET, MAX_LOGITS
 from training.config import TrainSection
+from training.estimate.data_size import DataSize
 from training.estimate.flops import PairLengths
 from training.estimate.model_shape import ModelShape, TextShape
 from training.estimate.policy_size import PolicySize, adapted, policy_size
@@ -79,6 +80,35 @@ def start_bytes(shape: ModelShape, lengths: PairLengths, section: TrainSection) 
         * vision.num_patches(max(lengths.features))
         * (vision.width * states + vision.ffn_width)
         * (2 if section.train.weights == "bfloat16" else 4)
+    )
+
+
+def needed_bytes(
+    shape: ModelShape,
+    lengths: PairLengths,
+    section: TrainSection,
+    *,
+    cached: bool = True,
+    gpu: bool = True,
+) -> float:
+    """What one worker needs at any time; arguments as for `memory_of`."""
+    in_a_step = sum(memory_of(shape, lengths, section, cached=cached, gpu=gpu).values())
+    return max(in_a_step, start_bytes(shape, lengths, section))
+
+
+def feature_bytes(shape: ModelShape, data: DataSize, section: TrainSection) -> float:
+    """Main memory that one worker needs to keep the features of all images."""
+    width = 2 if section.train.weights == "bfloat16" else 4
+    return data.num_images * sum(data.mean.features) / 2 * shape.feature_width * width
+
+
+def keeps_features(shape: ModelShape, data: DataSize, section: TrainSection) -> bool:
+    """Whether the tower runs once per image and no more."""
+    use = section.train
+    return (
+        use.freeze_vision
+        and use.cache_vision
+        and feature_bytes(shape, data, section) <= use.max_cache_gb * 1e9
     )
 
 
