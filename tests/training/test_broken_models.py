@@ -145,3 +145,63 @@ def test_a_hub_id_that_cannot_be_reached_is_said_and_not_waited_for(
         code, said = command_here(command, "model=org/none", *arguments, "--dry-run")
         assert code == 0
         assert "not looked at: org/none is not in the Hub's cache" in " ".join(said.split())
+
+
+@pytest.fixture
+def hub_cache(vicuna_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hub cache on a disk without network, in which "org/tiny" lies whole; its snapshot."""
+    cache = tmp_path / "cache"
+    snapshot = cache / "models--org--tiny" / "snapshots" / ("0" * 40)
+    shutil.copytree(vicuna_llava, snapshot)
+    (cache / "models--org--tiny" / "refs").mkdir()
+    (cache / "models--org--tiny" / "refs" / "main").write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    return snapshot
+
+
+def test_a_model_in_the_hubs_cache_is_looked_at_there(
+    hub_cache: Path, commands: dict[str, tuple[Any, list[str]]], command_here: Run
+) -> None:
+    command, arguments = commands["train --dry-run"]
+    code, said = command_here(command, "model=org/tiny", *arguments)
+    assert code == 0, said
+    assert "hold all tensors of its class" in said
+    words = without_projector(hub_cache)
+    code, said = command_here(command, "model=org/tiny", *arguments)
+    assert code == 2
+    assert words in said
+
+
+def test_a_model_on_the_hub_is_looked_at_by_its_headers_there(
+    hub_cache: Path,
+    commands: dict[str, tuple[Any, list[str]]],
+    command_here: Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.utils import SafetensorsFileMetadata, SafetensorsRepoMetadata, TensorInfo
+
+    tensors = {
+        name: TensorInfo("F32", list(value.shape), (0, 0))
+        for name, value in load_file(hub_cache / WEIGHTS).items()
+    }
+    (hub_cache / WEIGHTS).unlink()
+    asked = []
+
+    def headers(_: HfApi, repo: str, **how: object) -> SafetensorsRepoMetadata:
+        asked.append(repo)
+        file = SafetensorsFileMetadata({}, dict(tensors))
+        return SafetensorsRepoMetadata(
+            None, False, dict.fromkeys(tensors, WEIGHTS), {WEIGHTS: file}
+        )
+
+    monkeypatch.setattr(HfApi, "get_safetensors_metadata", headers)
+    command, arguments = commands["train --dry-run"]
+    code, said = command_here(command, "model=org/tiny", *arguments)
+    assert code == 0, said
+    assert asked == ["org/tiny"]
+    del tensors["multi_modal_projector.linear_1.bias"]
+    code, said = command_here(command, "model=org/tiny", *arguments)
+    assert code == 2
+    assert "1 of 64 tensors missing (model.multi_modal_projector.linear_1.bias)" in said

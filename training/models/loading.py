@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from pipeline.core.hub_models import hub_fault
 from pipeline.core.recipe import UserError, is_hub_id
 from training.models.attention import SPLIT, implementation, register
 from training.models.families import refusal
@@ -129,6 +130,11 @@ def read_config(path: str | Path) -> Any:
     """
     from transformers import AutoConfig
 
+    is_id = not Path(path).is_dir() and is_hub_id(str(path), needs_org=False)
+    if is_id and (fault := hub_fault(str(path), ("config.json",))):
+        raise UserError(
+            f"model {str(path)!r}: neither a folder nor a model that can be had; {fault}"
+        )
     config = read(path, AutoConfig.from_pretrained)
     _refuse(path, refusal(config))
     return config

@@ -100,7 +100,7 @@ def load_vlm(
     from transformers import AutoProcessor
 
     model = load_model(path, dtype=dtype, device=device, attention=attention, **options)
-    processor = read(path, AutoProcessor.from_pretrained)
+    processor = read(_with_processor(path), AutoProcessor.from_pretrained)
     if not getattr(processor, "chat_template", None):
         raise UserError(
             f"model {str(path)!r}: its processor has no chat template, so its prompts are unknown;"
@@ -131,6 +131,13 @@ def load_vlm(
     if processor.vision_feature_select_strategy is None:
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
     return Vlm(model, processor, f"llava-{config.text_config.model_type}")
+
+
+def _with_processor(path: str | Path) -> str | Path:
+    """Where a model's processor is: with its base where adapters came without one."""
+    base = base_of_adapter(path)
+    own = ("processor_config.json", "preprocessor_config.json")
+    return path if base is None or any((Path(path) / name).is_file() for name in own) else base
 
 
 def check_model(path: str | Path, *, trained: bool) -> str:

@@ -12,6 +12,7 @@ from pipeline.core.storage import read_json
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+LFS_POINTER = b"version https://git-lfs"
 AGAIN = "download it again, or save it again with save_pretrained"
 # How names of other layouts start, and what they are.
 LAYOUTS = {
@@ -97,7 +98,8 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
             f"model {str(folder)!r}: expected a whole Hugging Face model folder with weights in"
             f" {WEIGHTS} or {INDEX}, found {held}; save the model with save_pretrained"
         )
-    weight_map = read_json(folder / INDEX).get("weight_map")
+    index = read_json(folder / INDEX)
+    weight_map = index.get("weight_map") if isinstance(index, dict) else None
     if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(f"{folder / INDEX}: expected a weight_map of tensors to files; {AGAIN}")
     files = sorted(set(map(str, weight_map.values())))
@@ -135,9 +137,12 @@ def _tensors_of(file: Path) -> dict[str, StoredTensor]:
                 for name, part in slices
             }
     except (SafetensorError, OSError) as error:
-        size = file.stat().st_size
+        with file.open("rb") as opened_again:
+            is_pointer = opened_again.read(len(LFS_POINTER)) == LFS_POINTER
         raise UserError(
-            f"{file}: {size:,} bytes that are no whole safetensors file ({error}); {AGAIN}"
+            f"{file}: {file.stat().st_size:,} bytes that are no whole safetensors file"
+            f" ({'a pointer of Git LFS' if is_pointer else error});"
+            f" {'git lfs pull' if is_pointer else AGAIN}"
         ) from error
     if not tensors:
         raise UserError(f"{file}: holds no tensor; {AGAIN}")
@@ -154,7 +159,14 @@ def base_of_adapter(path: str | Path) -> str | None:
         return None
     if (folder / "config.json").is_file():
         return str(folder)
-    return str(read_json(folder / ADAPTER_CONFIG)["base_model_name_or_path"])
+    stated = read_json(folder / ADAPTER_CONFIG)
+    base = stated.get("base_model_name_or_path") if isinstance(stated, dict) else None
+    if not base:
+        raise UserError(
+            f"{folder / ADAPTER_CONFIG}: expected base_model_name_or_path, the model that the"
+            " adapters belong to, got none; write its folder or Hub id there"
+        )
+    return str(base)
 
 
 def refuse_integers(model: str | Path, tensors: Mapping[str, StoredTensor]) -> None:

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from pipeline.core.recipe import UserError
 from training.config import LoraSection
 from training.models.loading import load_model, refuse_spoilt
-from training.models.vlm import check_model, load_vlm
+from training.models.vlm import check_model, encode_prompt, load_vlm
 from training.trainer.policy import add_adapters
 
 Tensors = dict[str, torch.Tensor]
@@ -414,3 +414,32 @@ def test_adapters_without_their_base_or_on_a_broken_one_are_refused(
         (adapters / "adapter_config.json").write_text(json.dumps(config))
         assert words in refusal(adapters)
         assert str(base) in refusal(adapters)
+
+
+def test_adapters_that_came_without_a_processor_take_that_of_their_base(
+    adapters: Path, tiny_model: Path
+) -> None:
+    for file in adapters.iterdir():
+        if not file.name.startswith("adapter_"):
+            file.unlink()
+    check_model(adapters, trained=False)
+    prompts = [
+        encode_prompt(load_vlm(path, device="meta"), "?", with_image=True, size=(64, 64))
+        for path in (adapters, tiny_model)
+    ]
+    assert prompts[0] == prompts[1]
+
+
+@pytest.mark.parametrize("stated", ["{}", "[]", '{"base_model_name_or_path": null}'])
+def test_adapters_that_name_no_base_are_refused(tmp_path: Path, stated: str) -> None:
+    (tmp_path / "adapter_config.json").write_text(stated)
+    assert "expected base_model_name_or_path" in refusal(tmp_path)
+
+
+def test_a_pointer_of_git_lfs_is_told_from_a_file_that_is_cut_off(
+    vicuna_llava: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(vicuna_llava, tmp_path / "m")
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n"
+    (tmp_path / "m" / WEIGHTS).write_text(pointer)
+    assert refusal(tmp_path / "m").endswith("(a pointer of Git LFS); git lfs pull")
