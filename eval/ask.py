@@ -146,7 +146,10 @@ def run(
     ] = "auto",
     answer: Annotated[
         list[str] | None,
-        typer.Option(help="Answers to judge, to image a and to b, in place of the model's own."),
+        typer.Option(
+            help="The true answers, to image a and to b; without them the model's own are judged,"
+            " which flatters it."
+        ),
     ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(min=1, help="The most that an answer may have.")
@@ -175,7 +178,8 @@ def run(
         )
         texts = texts or opinions[role].answers
     assert texts is not None
-    _show({role: opinions[role] for role in models.by_role()}, texts, question)
+    shown: dict[str, Opinion] = {role: opinions[role] for role in models.by_role()}
+    _show(shown, texts, question, given=bool(answer))
 
 
 def models_of(model: str, base: str = "none") -> Models:
@@ -212,13 +216,21 @@ def device_of(asked: str) -> str:
     return asked
 
 
-def _show(opinions: dict[str, Opinion], texts: tuple[str, str], question: str) -> None:
+def _show(
+    opinions: dict[str, Opinion], texts: tuple[str, str], question: str, *, given: bool
+) -> None:
     names = {"before": "base", "after": "tuned"} if len(opinions) > 1 else {"after": "model"}
     say(f"question  {question}")
     for role, opinion in opinions.items():
         for side, text in zip("ab", opinion.answers, strict=True):
             say(f"{names[role]:<6} of {side}  {text or '(nothing)'}")
     say(f"judged a  {texts[0]}\njudged b  {texts[1]}")
+    if not given:
+        say(
+            f"judged are the {names['after'].replace('tuned', 'tuned model')}'s own words, which"
+            " flatters it: a model is surest of what it says itself; give the true answers with"
+            " --answer A --answer B"
+        )
     if texts[0] == texts[1]:
         say(
             "both answers are the same text: the table tells how the image changes its probability;"

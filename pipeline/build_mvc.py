@@ -49,7 +49,8 @@ def build(plan: Plan) -> Manifest:
     # a finished MVC, which need not have been made here
     if not manifest.is_file() or "schema_version" not in read_json(manifest):
         OWNER.check(plan.out)
-    check_encoders(plan.section.encoders)
+    embedded = plan.work / "embed" / plan.fingerprints["embed"] / "DONE.json"
+    check_encoders(plan.section.encoders, load=not embedded.is_file())
     with only_one(plan.out, "out"), _failure_noted(plan.out):
         with ray_session():
             from pipeline.stages.finalize import publish

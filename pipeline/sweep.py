@@ -73,9 +73,7 @@ def run(
     ] = None,
     x_values: Annotated[
         str,
-        typer.Option(
-            help="Its values, for example 0.6,0.7,0.8; otherwise --steps from lowest to highest."
-        ),
+        typer.Option(help="Its values, for example 0.6,0.7,0.8; otherwise --steps quantiles."),
     ] = "",
     y_values: Annotated[str, typer.Option(help="The same for --y.")] = "",
     steps: Annotated[

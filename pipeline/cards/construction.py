@@ -7,7 +7,7 @@ import yaml
 
 from pipeline.cards.markdown import folded, literal, table
 from pipeline.core.manifest import Manifest
-from pipeline.core.schema import SCORE_COLUMNS
+from pipeline.core.schema import BOUNDED_SCORES
 
 _JUDGE_CHOICES = ("on_contradiction", "on_affirmation", "on_missing_judgement")
 
@@ -92,7 +92,7 @@ def _encoder(name: str, section: Mapping[str, Any]) -> str:
 def _bounds(selection: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(score, category, bound) of every band of the recipe; the general ones first."""
     for category, bands in {"all": selection, **(selection.get("by_category") or {})}.items():
-        for score in SCORE_COLUMNS:
+        for score in BOUNDED_SCORES:
             stated = [
                 f"{side} {bound:g}"
                 for side, bound in (bands.get(score) or {}).items()

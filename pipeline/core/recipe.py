@@ -39,9 +39,22 @@ class RecipeError(UserError):
     """A recipe, an override or a path in them cannot be used."""
 
 
+MAX_REASON_CHARS = 2_000
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, on one line; its kind where it says nothing."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def whole_reason(error: BaseException) -> str:
+    """All that an error says, on one line; after 2,000 characters it says how much was left out.
+
+    For errors whose first line is a heading: "Error(s) in loading state_dict for CLIP:".
+    """
+    words = " ".join(str(error).split()) or type(error).__name__
+    rest = len(words) - MAX_REASON_CHARS
+    return words if rest <= 0 else f"{words[:MAX_REASON_CHARS]} ... ({rest:,} characters more)"
 
 
 class Section(BaseModel):

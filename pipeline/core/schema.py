@@ -116,6 +116,9 @@ SCORE_COLUMNS = (
     "caption_margin_a",
     "caption_margin_b",
 )
+# the sum of both, on which selection may set a bound; it is no column
+CAPTION_MARGIN_SUM = "caption_margin_sum"
+BOUNDED_SCORES = (*SCORE_COLUMNS, CAPTION_MARGIN_SUM)
 
 
 def mvc_schema(*, rejects: bool = False) -> pa.Schema:

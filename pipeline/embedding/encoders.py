@@ -11,13 +11,13 @@ were known before.
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 from pydantic import Field
 
-from pipeline.core.recipe import RecipeError, Section, fingerprint, first_line
+from pipeline.core.recipe import RecipeError, Section, fingerprint, whole_reason
 from pipeline.embedding import pixels
 from pipeline.embedding.model_files import HF_HUB, LOCAL_DIR, local_folder, model_files
 from pipeline.embedding.pixels import Floats, PixelsEncoder
@@ -112,7 +112,7 @@ class ClipEncoder:
         except Exception as error:
             raise RecipeError(
                 f"encoders.clip: cannot load {section.model!r} (pretrained {tag!r}):"
-                f" {type(error).__name__}: {first_line(error)}"
+                f" {type(error).__name__}: {whole_reason(error)}"
             ) from error
         self.batch_images = section.batch_images
         self._section = section
@@ -149,6 +149,19 @@ def _without_foreign_code() -> Iterator[None]:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = asked_s
 
 
+@contextlib.contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keeps back transformers' table of what did not fit, which is told in one line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 class Dinov2Encoder:
     """A DINOv2 backbone of transformers with its own image processor."""
 
@@ -160,14 +173,26 @@ class Dinov2Encoder:
             self._processor: Any = AutoImageProcessor.from_pretrained(
                 name, revision=section.revision, trust_remote_code=False
             )
-            model = AutoModel.from_pretrained(
-                name, revision=section.revision, use_safetensors=True, trust_remote_code=False
-            )
-        except (OSError, ValueError) as error:
+            with _without_reports():
+                model, loading = AutoModel.from_pretrained(
+                    name,
+                    revision=section.revision,
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # told below, with what is missing
+                )
+        # transformers and safetensors raise many kinds for one fact, as open_clip does
+        except Exception as error:
             raise RecipeError(
                 f"encoders.dinov2: cannot load {section.model!r}: {type(error).__name__}:"
-                f" {first_line(error)}"
+                f" {whole_reason(error)}"
             ) from error
+        if misfit := _misfit(loading):
+            raise RecipeError(
+                f"encoders.dinov2: cannot load {section.model!r}: {misfit}; what is missing would"
+                " be random numbers. Fetch the model again, or name one that is whole"
+            )
         self.batch_images = section.batch_images
         self._section = section
         self._model: Any = model.eval().to(section.device)
@@ -189,6 +214,18 @@ class Dinov2Encoder:
             if self._section.pooling == "cls"
             else states[:, self._num_prefix :].mean(dim=1)
         )
+
+
+def _misfit(loading: Mapping[str, Any]) -> str:
+    """Which tensors a model has that its files do not, or in another size; "" where all fit."""
+    sizes = [
+        f"{name} is {list(there)} in the file and {list(needed)} in the model"
+        for name, there, needed in sorted(loading["mismatched_keys"])
+    ]
+    others = {name for name, *_ in loading["mismatched_keys"]}
+    missing = sorted(set(loading["missing_keys"]) - others)
+    words = [f"{len(missing)} tensors are missing ({', '.join(missing)})"] if missing else []
+    return whole_reason(ValueError("; ".join(words + sizes))) if words or sizes else ""
 
 
 def _run(

@@ -6,7 +6,13 @@ from pathlib import Path
 
 from pipeline.core.hub_models import hub_fault
 from pipeline.core.recipe import RecipeError
-from pipeline.embedding.encoders import ClipSection, EncodersSection, encoder_fingerprints
+from pipeline.embedding.encoders import (
+    ClipEncoder,
+    ClipSection,
+    Dinov2Encoder,
+    EncodersSection,
+    encoder_fingerprints,
+)
 from pipeline.embedding.model_files import (
     BUILTIN,
     HF_HUB,
@@ -24,10 +30,14 @@ _OPEN_CLIP_WEIGHTS = (
 _REMEDY = "fetch it once where there is a network, give a local folder, or leave this encoder out"
 
 
-def check_encoders(section: EncodersSection) -> None:
+def check_encoders(section: EncodersSection, *, load: bool = True) -> None:
     """Makes sure that each model can be had: on disk, in the Hub's cache, or on the Hub.
 
     Imports open_clip, and so torch, where the section names one of its pretrained models.
+
+    Args:
+        load: Also whether weights that are files of the user's fit their model, which is known only
+            by loading them: seconds here instead of an error after Ray has started and rows are in.
 
     Raises:
         RecipeError: One cannot; what was looked for, where, and what to do.
@@ -53,6 +63,24 @@ def check_encoders(section: EncodersSection) -> None:
                 f"encoders.dinov2: cannot load {section.dinov2.model!r}: {fault}; {_REMEDY}"
                 " (encoders.dinov2=null)"
             )
+    if load:
+        _load_own(section)
+
+
+def _load_own(section: EncodersSection) -> None:
+    """Loads each model of the user's files, and lets go of it."""
+    clip, dinov2 = section.clip, section.dinov2
+    if clip is not None and not clip.model.startswith(BUILTIN) and _is_own(clip):
+        ClipEncoder(clip.model_copy(update={"device": "cpu"}))
+    if dinov2 is not None and local_folder(dinov2.model) is not None:
+        Dinov2Encoder(dinov2.model_copy(update={"device": "cpu"}))
+
+
+def _is_own(section: ClipSection) -> bool:
+    pretrained = section.pretrained
+    return local_folder(section.model) is not None or (
+        pretrained is not None and Path(pretrained).is_file()
+    )
 
 
 def _clip_fault(section: ClipSection) -> str:

@@ -21,7 +21,7 @@ from pipeline.core.schema import (
 
 Mask = NDArray[np.bool_]
 
-NARROW = ("pair_id", "source", "category", "operation", "license", *SCORE_COLUMNS)
+NARROW = ("pair_id", "source", "category", "operation", "group", "license", *SCORE_COLUMNS)
 SHOWN = (
     "pair_id",
     "source",
@@ -66,6 +66,10 @@ class Rows:
             name: np.asarray(self.table[name].to_numpy(zero_copy_only=False), np.float64)
             for name in made
         }
+
+    def groups(self) -> list[str]:
+        """The group of every row; "" where none is stated."""
+        return pc.fill_null(self.table["group"], "").to_pylist()
 
     def counts(self, *columns: str) -> dict[tuple[str, ...], int]:
         """How many rows have each combination of values, sorted by it; a null counts as ""."""

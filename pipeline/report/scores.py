@@ -8,10 +8,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from pipeline.core.recipe import UserError
-from pipeline.core.schema import CATEGORIES
+from pipeline.core.schema import CAPTION_MARGIN_SUM, CATEGORIES
 from pipeline.pages.page import figure_svg, html_table, paragraph, plots, subsection
+from pipeline.report.margins import margin_shares, margins_html
 from pipeline.report.rows import Mask, Rows
-from pipeline.selection.rules import Columns, ScoreBound, SelectionSection
+from pipeline.selection.rules import Columns, ScoreBound, SelectionSection, score_of
 from pipeline.selection.sweep import axis_names, sweep_figure, sweeps
 
 KEPT_COLOR, DROPPED_COLOUR, BOUND_COLOUR = "#1f5fbf", "#b4becc", "#b3261e"
@@ -20,7 +21,7 @@ NUM_BINS = 60
 
 def scores_html(rows: Rows, bounds: Sequence[ScoreBound]) -> Markup:
     """Histograms and quantiles of every score that was computed, with the bounds in force."""
-    scores, kept = rows.scores(), rows.kept
+    scores, kept = with_margin_sum(rows.scores()), rows.kept
     if not scores:
         return paragraph("No row reached scoring.")
     figures = [figure_svg(histogram(values, kept, name, bounds)) for name, values in scores.items()]
@@ -39,7 +40,15 @@ def scores_html(rows: Rows, bounds: Sequence[ScoreBound]) -> Markup:
         else paragraph("The recipe sets no bound on a score.")
     )
     quantiles = subsection("Quantiles", html_table(columns, numbers))
-    return plots(figures) + quantiles + subsection("Bounds", stated)
+    margins = margins_html(margin_shares(rows.scores(), rows.groups()))
+    return plots(figures) + margins + quantiles + subsection("Bounds", stated)
+
+
+def with_margin_sum(scores: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """The scores, and the sum of both caption margins where they were made."""
+    if "caption_margin_a" not in scores or "caption_margin_b" not in scores:
+        return scores
+    return scores | {CAPTION_MARGIN_SUM: score_of(scores, CAPTION_MARGIN_SUM)}
 
 
 def thresholds_html(columns: Columns, section: SelectionSection) -> Markup:

@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from pydantic import BeforeValidator, Field, model_validator
 
 from pipeline.core.recipe import RecipeError, Section
-from pipeline.core.schema import CATEGORIES, SCORE_COLUMNS, Category
+from pipeline.core.schema import (
+    BOUNDED_SCORES,
+    CAPTION_MARGIN_SUM,
+    CATEGORIES,
+    DECIMALS,
+    Category,
+)
 from pipeline.selection.sampling import ExemptRule, Mask, over_cap, seeded_hash, unsampled_exempt
 
 # "source", "category", "operation" (texts), "group" (int64), "pair_id" (32 hex digits as bytes),
@@ -89,7 +95,7 @@ def _known(value: Any, *, names: Sequence[str], kind: str, kinds: str) -> Any:
 _KNOWN_CATEGORIES = BeforeValidator(
     partial(_known, names=CATEGORIES, kind="category", kinds="categories")
 )
-_KNOWN_SCORES = BeforeValidator(partial(_known, names=SCORE_COLUMNS, kind="score", kinds="scores"))
+_KNOWN_SCORES = BeforeValidator(partial(_known, names=BOUNDED_SCORES, kind="score", kinds="scores"))
 
 
 def _cap(value: Any) -> Any:
@@ -124,7 +130,9 @@ class SelectionSection(Section):
     `by_category` replaces the band of a score for one category; `{}` there lifts it. `exempt` rows
     are judged by no band; `sample_exempt` says how many of them stay beside the judged ones (null:
     all), see `sampling.unsampled_exempt`. A caption's changed words are those that the other
-    caption lacks (`text.captions`); the side with more of them counts.
+    caption lacks (`text.captions`); the side with more of them counts. `caption_margin_sum` bounds
+    both margins together: how near an image is to all texts cancels there, so more right pairs are
+    above 0 than by the margin of one side.
     """
 
     clip_image_cos: Band = Band()
@@ -132,6 +140,7 @@ class SelectionSection(Section):
     pixels_image_cos: Band = Band()
     caption_margin_a: Band = Band()
     caption_margin_b: Band = Band()
+    caption_margin_sum: Band = Band()
     by_category: Annotated[
         dict[str, Annotated[dict[str, Band], _KNOWN_SCORES]], _KNOWN_CATEGORIES
     ] = Field(default_factory=dict)
@@ -171,7 +180,7 @@ class ScoreBound:
 
         A null score cannot be shown to keep a bound.
         """
-        values, rows = columns[self.score], np.isin(columns["category"], self.categories)
+        values, rows = score_of(columns, self.score), np.isin(columns["category"], self.categories)
         yield f"{self.score}_missing", rows & np.isnan(values)
         if self.min is not None:
             yield f"{self.score}_below_min", rows & (values < self.min)
@@ -181,9 +190,17 @@ class ScoreBound:
 
 def bands(section: SelectionSection, category: str | None = None) -> dict[str, Band]:
     """The band of every score in the order of asking: of one category, or in general."""
-    return {name: getattr(section, name) for name in SCORE_COLUMNS} | section.by_category.get(
+    return {name: getattr(section, name) for name in BOUNDED_SCORES} | section.by_category.get(
         category or "", {}
     )
+
+
+def score_of(columns: Columns, name: str) -> NDArray[np.float64]:
+    """A score of every row, [N]; the sum of both caption margins is made of them."""
+    if name != CAPTION_MARGIN_SUM:
+        return columns[name]
+    both = columns["caption_margin_a"] + columns["caption_margin_b"]
+    return np.round(both, DECIMALS) + 0.0
 
 
 def check_bounds(
@@ -198,6 +215,7 @@ def check_bounds(
     Raises:
         RecipeError: The first such rule.
     """
+    available = {*available, *([CAPTION_MARGIN_SUM] if "caption_margin_a" in available else [])}
     for name, band in bands(section).items():
         where = [f"selection.{name}"] if band.binds else []
         where += [
@@ -248,7 +266,9 @@ def resolved_bounds(columns: Columns, section: SelectionSection) -> list[ScoreBo
         for categories, band in judging:
             if band.binds:
                 judged = np.isin(columns["category"], categories) & ~exempt
-                bounds.append(ScoreBound(score, categories, *_limits(columns[score][judged], band)))
+                bounds.append(
+                    ScoreBound(score, categories, *_limits(score_of(columns, score)[judged], band))
+                )
     return bounds
 
 

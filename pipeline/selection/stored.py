@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from pipeline.core.schema import (
+    BOUNDED_SCORES,
     SCORE_COLUMNS,
     SPLITS,
     MvcError,
@@ -75,7 +76,7 @@ def swept_rows(
         columns: The rows that reached selection, with "drop_reason".
         axes: The swept bounds, as "clip_image_cos.min".
     """
-    ways = product(SCORE_COLUMNS, ("missing", "below_min", "above_max"))
+    ways = product(BOUNDED_SCORES, ("missing", "below_min", "above_max"))
     decisive = ["", "over_cap_group", "over_cap_source", "over_cap_category", *map("_".join, ways)]
     counted = np.isin(columns["drop_reason"], decisive) & ~exempt_rows(columns, section)
     swept = {axis.replace(".min", "_below_min").replace(".max", "_above_max") for axis in axes}

@@ -14,8 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.recipe import UserError
-from pipeline.core.schema import CATEGORIES, DECIMALS, SCORE_COLUMNS
-from pipeline.selection.rules import Columns, ScoreBound, SelectionSection, resolved_bounds
+from pipeline.core.schema import BOUNDED_SCORES, CATEGORIES, DECIMALS, SCORE_COLUMNS
+from pipeline.selection.rules import (
+    Columns,
+    ScoreBound,
+    SelectionSection,
+    resolved_bounds,
+    score_of,
+)
 from pipeline.selection.stored import swept_rows
 
 if TYPE_CHECKING:
@@ -79,9 +85,10 @@ def make_axis(
     edges: Sequence[float] = (),
     own: float | None = None,
 ) -> Axis:
-    """An axis over given thresholds, or `steps` of them from the lowest score to the highest.
+    """An axis over given thresholds, or `steps` of them that part the pairs evenly.
 
-    The build's own bound is one of them.
+    Quantiles, so that every step decides on as many pairs; the lowest score and the highest are
+    among them, and the build's own bound.
 
     Args:
         name: A score, or a score and its side ("clip_image_cos.min").
@@ -90,15 +97,16 @@ def make_axis(
         UserError: Not a score, not a side, or no pair has this score.
     """
     score, _, side = _full_name(name).partition(".")
-    if score not in SCORE_COLUMNS or side not in ("min", "max"):
+    if score not in BOUNDED_SCORES or side not in ("min", "max"):
         raise UserError(
             f"axis {name!r}: expected SCORE, SCORE.min or SCORE.max, where SCORE is one of"
-            f" {', '.join(SCORE_COLUMNS)}"
+            f" {', '.join(BOUNDED_SCORES)}"
         )
-    known = columns[score][~np.isnan(columns[score])]
+    values = score_of(columns, score)
+    known = values[~np.isnan(values)]
     if not edges and not known.size:
         raise UserError(f"axis {name!r}: no pair that was judged by its scores has this one")
-    wanted = edges or np.linspace(known.min(), known.max(), steps).tolist()
+    wanted = edges or np.quantile(known, np.linspace(0.0, 1.0, steps)).tolist()
     return Axis(
         score, side, np.unique([*np.round(wanted, DECIMALS), *([] if own is None else [own])]), own
     )
@@ -193,7 +201,7 @@ def axis_names(columns: Columns, x: str | None, y: str | None) -> tuple[str, str
 
 
 def _full_name(axis: str) -> str:
-    return f"{axis}.{_USUAL_SIDE.get(axis, 'min')}" if axis in SCORE_COLUMNS else axis
+    return f"{axis}.{_USUAL_SIDE.get(axis, 'min')}" if axis in BOUNDED_SCORES else axis
 
 
 def sweeps(
@@ -233,6 +241,6 @@ def sweeps(
             )
             for axis in lax
         )
-        counts = sweep_grid(part[x.score], part[y.score], x, y)
+        counts = sweep_grid(score_of(part, x.score), score_of(part, y.score), x, y)
         parts.append(Sweep(title, len(part["category"]), x, y, counts))
     return parts

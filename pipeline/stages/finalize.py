@@ -6,10 +6,11 @@ from collections import Counter
 import numpy as np
 
 from pipeline.cards.dataset_card import render_card
-from pipeline.core.manifest import BuildResult, Manifest
+from pipeline.core.manifest import BuildResult, Manifest, RowCounts
 from pipeline.core.progress import Progress
 from pipeline.core.schema import SCHEMA_VERSION, row_counts
 from pipeline.core.storage import write_json, write_text
+from pipeline.report.margins import MARGINS, margin_shares
 from pipeline.report.page import write_report
 from pipeline.stages.ingest import read_facts
 from pipeline.stages.plan import published_recipe
@@ -17,6 +18,8 @@ from pipeline.stages.runner import Build
 from pipeline.stages.shard_writer import write_mvc
 from pipeline.storage.decided_rows import DecidedRows
 from pipeline.storage.image_store import ImageLibrary
+
+MIN_FRAC_KEPT = 0.05  # below, a selection is said to be almost empty
 
 
 def publish(job: Build) -> Manifest:
@@ -61,7 +64,9 @@ def _manifest(job: Build, rows: DecidedRows, files: dict[str, str]) -> Manifest:
     if "verify" in facts:
         manifest["verify"] = facts["verify"]["verify"] | facts["accept"]["accept"]
     manifest["files"] = files
-    manifest["warnings"] = _warnings(manifest)
+    scores = {name: rows.column(name, "float64") for name in MARGINS}
+    shares = margin_shares(scores, rows.column("group").tolist())
+    manifest["warnings"] = [*_warnings(manifest), *(one.warning for one in shares if one.warning)]
     return manifest
 
 
@@ -99,4 +104,19 @@ def _warnings(manifest: Manifest) -> list[str]:
         warnings.append(
             f"one group holds {100 * largest:.0f} % of the pairs; a split by group cannot divide it"
         )
-    return warnings
+    return [*warnings, *_almost_empty(manifest["rows"])]
+
+
+def _almost_empty(rows: RowCounts) -> list[str]:
+    """A word on a selection that keeps next to nothing, caps and repeats aside."""
+    reasons = rows["dropped_by_reason"]
+    asked_for = ("over_cap_", "not_sampled", "duplicate_", "image_a_in_", "image_b_in_")
+    judged = rows["kept"] + sum(n for name, n in reasons.items() if not name.startswith(asked_for))
+    if not rows["kept"] or rows["kept"] >= MIN_FRAC_KEPT * judged:
+        return []
+    reason, number = max(reasons.items(), key=lambda item: item[1])
+    return [
+        f"almost nothing was kept: {rows['kept']:,} of {judged:,} candidates"
+        f" ({100 * rows['kept'] / judged:.1f} %); {number:,} left with {reason}. See the scores in"
+        " the report, and svco sweep for other bounds"
+    ]

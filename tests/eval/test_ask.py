@@ -64,7 +64,7 @@ def test_base_and_tuned_stand_side_by_side(
         device="cpu",
     )
     shown = capsys.readouterr().err
-    assert "judged a  A star." in shown
+    assert "judged a  A star." in shown and "flatters" not in shown
     for word in (
         "base log p(a)",
         "tuned log p(a)",
@@ -94,6 +94,7 @@ def test_the_base_judges_what_the_tuned_model_said(
     assert asked == [("tuned", None), ("base", ("tuned a", "tuned b"))]
     shown = capsys.readouterr().err
     assert shown.index("base   of a  base a") < shown.index("tuned  of a  tuned a")
+    assert "judged are the tuned model's own words, which flatters it" in " ".join(shown.split())
 
 
 def test_sureness_is_the_share_of_two() -> None:

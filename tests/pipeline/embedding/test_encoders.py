@@ -1,5 +1,7 @@
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -399,3 +401,56 @@ def test_code_that_an_encoder_brings_is_not_executed(
         ClipEncoder(ClipSection(model=f"local-dir:{clip}"))
     assert not written.exists()
     assert not asked
+
+
+def changed(folder: Path, copy: Path, file: str, change: Callable[[dict], dict]) -> Path:
+    """A copy of a model whose tensors are others."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, copy)
+    save_file(change(load_file(folder / file)), copy / file, metadata={"format": "pt"})
+    return copy
+
+
+def narrower(tensors: dict, name: str) -> dict:
+    return {key: value[:, :7].clone() if key == name else value for key, value in tensors.items()}
+
+
+@pytest.mark.slow
+def test_weights_of_another_model_are_refused_with_names_and_sizes_before_any_work(
+    clip_folder: Path, dinov2_folder: Path, tmp_path: Path
+) -> None:
+    weights = "open_clip_model.safetensors"
+    wide = changed(
+        clip_folder, tmp_path / "wide", weights, lambda all_: narrower(all_, "visual.proj")
+    )
+    with pytest.raises(RecipeError) as caught:
+        check_encoders(EncodersSection(clip=ClipSection(model=str(wide))))
+    told = str(caught.value)
+    assert "size mismatch for visual.proj" in told and "[32, 7]" in told and "\n" not in told
+    check_encoders(EncodersSection(clip=ClipSection(model=str(wide))), load=False)
+    less = changed(
+        clip_folder,
+        tmp_path / "less",
+        weights,
+        lambda all_: {key: value for key, value in all_.items() if "ln_final" not in key},
+    )
+    with pytest.raises(RecipeError, match=r"Missing key.* \"ln_final.weight\", \"ln_final.bias\""):
+        check_encoders(EncodersSection(clip=ClipSection(model=str(less))))
+    name = "layernorm.weight"
+    without = changed(
+        dinov2_folder,
+        tmp_path / "without",
+        "model.safetensors",
+        lambda all_: {key: value for key, value in all_.items() if key != name},
+    )
+    with pytest.raises(RecipeError, match=r"1 tensors are missing \(layernorm.weight\)"):
+        check_encoders(EncodersSection(dinov2=Dinov2Section(model=str(without))))
+    other = changed(
+        dinov2_folder,
+        tmp_path / "other",
+        "model.safetensors",
+        lambda all_: {key: v[:1].clone() if key == name else v for key, v in all_.items()},
+    )
+    with pytest.raises(RecipeError, match=r"layernorm.weight is \[1\] in the file and \[\d+\] in"):
+        Dinov2Encoder(Dinov2Section(model=str(other)))

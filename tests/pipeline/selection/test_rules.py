@@ -361,7 +361,7 @@ def test_a_rule_that_cannot_be_meant_is_refused_in_one_sentence(
 
 def test_every_score_of_the_schema_has_a_band() -> None:
     assert set(SCORE_COLUMNS) <= set(SelectionSection.model_fields)
-    assert tuple(bands(SelectionSection())) == SCORE_COLUMNS
+    assert tuple(bands(SelectionSection())) == (*SCORE_COLUMNS, "caption_margin_sum")
 
 
 def test_rules_are_read_again_as_they_were_written_down() -> None:
@@ -384,3 +384,24 @@ def test_no_rows_are_decided_without_fuss() -> None:
         )
         == []
     )
+
+
+def test_the_sum_of_both_margins_has_a_bound_of_its_own() -> None:
+    """A side may be below 0 where its image is far from all texts; the sum tells them apart."""
+    rows = columns(
+        5,
+        caption_margin_a=np.array([0.10, -0.04, 0.10, 0.0, np.nan]),
+        caption_margin_b=np.array([0.10, 0.09, -0.15, 0.0, 0.1]),
+    )
+    below, missing = "caption_margin_sum_below_min", "caption_margin_sum_missing"
+    assert reasons(rows, caption_margin_sum={"min": 0.05}) == ["", "", below, below, missing]
+    assert reasons(rows, caption_margin_sum={"max": 0.1})[:2] == [
+        "caption_margin_sum_above_max",
+        "",
+    ]
+    own = {"object": {"caption_margin_sum": {"min": -0.05}}}
+    assert reasons(rows, caption_margin_sum={"min": 0.05}, by_category=own)[:4] == [""] * 4
+    section = SelectionSection.model_validate({"caption_margin_sum": {"min": 0.0}})
+    check_bounds(section, {"caption_margin_a", "caption_margin_b"})
+    with pytest.raises(RecipeError, match=r"selection\.caption_margin_sum: a bound is set, but no"):
+        check_bounds(section, {"pixels_image_cos"})

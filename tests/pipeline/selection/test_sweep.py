@@ -118,7 +118,7 @@ def test_axes_are_the_first_two_scores_or_both_sides_of_the_only_one() -> None:
         axis_names(scored(pixels_image_cos=[np.nan]), None, None)
 
 
-def test_an_axis_runs_from_the_lowest_score_to_the_highest_through_the_builds_own_bound() -> None:
+def test_an_axis_runs_by_quantiles_from_lowest_to_highest_through_the_builds_own_bound() -> None:
     rows = scored(clip_image_cos=[0.2, np.nan, 0.8])
     assert make_axis(rows, "clip_image_cos", steps=3, own=0.7001).edges.tolist() == [
         0.2,
@@ -126,6 +126,12 @@ def test_an_axis_runs_from_the_lowest_score_to_the_highest_through_the_builds_ow
         0.7001,
         0.8,
     ]
+    # nine in ten pairs lie in a tenth of the range: there are the steps
+    skewed = scored(clip_image_cos=[0.0, *np.linspace(0.9, 1.0, 19)])
+    edges = make_axis(skewed, "clip_image_cos", steps=11).edges
+    assert (edges[0], edges[-1]) == (0.0, 1.0) and (edges[1:] >= 0.9).all() and len(edges) == 11
+    margins = scored(caption_margin_a=[0.1, -0.1, 0.2], caption_margin_b=[0.2, 0.1, np.nan])
+    assert make_axis(margins, "caption_margin_sum", steps=2).edges.tolist() == [0.0, 0.3]
     assert make_axis(rows, "clip_image_cos.max", edges=[0.9, 0.1]).edges.tolist() == [0.1, 0.9]
     for name, message in (
         ("clip", "axis 'clip': expected SCORE"),
