@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipeline.core.intervals import SHARE, group_index, ratio_estimate, sums_by_group
 from pipeline.core.schema import CAPTION_MARGIN_SUM
 from pipeline.pages.numbers import show_number
-from pipeline.pages.page import html_table, joined, paragraph, subsection
+from pipeline.pages.page import html_table, paragraph, subsection
 from pipeline.selection.rules import score_of
 
 MARGINS = ("caption_margin_a", "caption_margin_b")
@@ -70,11 +70,16 @@ def margin_shares(
 
 
 def margins_html(shares: Sequence[MarginShare]) -> Markup:
-    """A row per margin, and a warning where they are at chance; nothing where there are none."""
+    """A row per margin, marked where it is at chance; nothing where there are none."""
     if not shares:
         return Markup()
     rows = [
-        [share.name, f"{share.num_scored:,}", show_number(share.number, "share")]
+        [
+            share.name,
+            f"{share.num_scored:,}",
+            show_number(share.number, "share"),
+            Markup('<b class="bad">near chance</b>') if share.warning else "",
+        ]
         for share in shares
     ]
     note = (
@@ -82,8 +87,5 @@ def margins_html(shares: Sequence[MarginShare]) -> Markup:
         " should be above 0; an encoder that sees no difference has half. The margin of one side"
         " also holds how near an image is to all texts, which cancels in the sum."
     )
-    warnings = joined(
-        [share.warning for share in shares if share.warning], Markup('<p class="bad">{}</p>')
-    )
-    table = html_table(["margin", "scored", "above 0"], rows)
-    return subsection("Caption margins above 0", table, warnings, paragraph(note))
+    table = html_table(["margin", "scored", "above 0", ""], rows)
+    return subsection("Caption margins above 0", table, paragraph(note))

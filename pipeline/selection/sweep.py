@@ -107,9 +107,8 @@ def make_axis(
     if not edges and not known.size:
         raise UserError(f"axis {name!r}: no pair that was judged by its scores has this one")
     wanted = edges or np.quantile(known, np.linspace(0.0, 1.0, steps)).tolist()
-    return Axis(
-        score, side, np.unique([*np.round(wanted, DECIMALS), *([] if own is None else [own])]), own
-    )
+    rounded = np.round(wanted, DECIMALS) + 0.0  # no -0
+    return Axis(score, side, np.unique([*rounded, *([] if own is None else [own])]), own)
 
 
 @dataclass(frozen=True, slots=True)
