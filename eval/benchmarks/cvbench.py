@@ -1,9 +1,9 @@
 """CV-Bench (Tong et al., NeurIPS 2024): counting, spatial relations, depth order and distance, from
 three labelled image sets.
 
-Native files: cvbench_test.jsonl or test*.jsonl (idx, type, task, image, question, choices, answer
-"(C)", prompt, source) and the images beside it, in img/ or in images/; or the Parquet files of the
-Hub's nyu-visionx/CV-Bench.
+Native files: cvbench_test.jsonl, or test_2d.jsonl and test_3d.jsonl (idx, type, task, image or
+filename, question, choices, answer "(C)", prompt, source) and the images beside them, in img/ or in
+images/; or the Parquet files of the Hub's nyu-visionx/CV-Bench.
 
 Chance: one over the number of choices, weighed as the score.
 
@@ -33,9 +33,12 @@ class CvBench(Benchmark):
         self, source: str, limit: int | None, _options: Mapping[str, str], /
     ) -> list[Question]:
         """See `Benchmark.load`; a limit takes from the three sources in turn."""
-        files = open_source(self.name, source, files=("cvbench_test.jsonl", "*.jsonl"))
+        files = open_source(
+            self.name, source, files=("cvbench_test.jsonl", "test*.jsonl", "*.jsonl")
+        )
+        records = _told_apart(files.records)
         kept = take_evenly(
-            list(enumerate(files.records)), limit, lambda entry: str(entry[1].get("source"))
+            list(enumerate(records)), limit, lambda entry: str(entry[1].get("source"))
         )
         return [self._question(files, row, record) for row, record in kept]
 
@@ -69,7 +72,9 @@ class CvBench(Benchmark):
             )
         if origin not in SOURCES:
             raise UserError(f"{where}: expected source {', '.join(SOURCES)}, got {origin!r}")
-        image = files.image(record.get("image"), where, ("", "img", "images"))
+        image = files.image(
+            record.get("image") or record.get("filename"), where, ("", "img", "images")
+        )
         return Question(
             item_id=item_id,
             prompt=f"{value_of(record, 'prompt', where, str)}\n{ASK}",
@@ -85,3 +90,12 @@ class CvBench(Benchmark):
                 "type": str(record.get("type", "")),
             },
         )
+
+
+def _told_apart(records: list[Record]) -> list[Record]:
+    """The records with their type in their ids, where each of two files counts from 0."""
+    ids = {str(record.get("idx", record.get("id"))) for record in records}
+    typed = [f"{record.get('type')}-{record.get('idx', record.get('id'))}" for record in records]
+    if len(ids) == len(records) or len(set(typed)) < len(records):
+        return records
+    return [record | {"idx": idx} for record, idx in zip(records, typed, strict=True)]

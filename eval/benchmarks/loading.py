@@ -4,7 +4,10 @@ A record that cannot be used is an error that names its place: a benchmark is sc
 all.
 """
 
+import base64
+import contextlib
 import csv
+import io
 import itertools
 import json
 import zipfile
@@ -16,7 +19,8 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
-from pipeline.core.images import ImageError, decode_rgb
+from eval.benchmarks import vlmevalkit
+from pipeline.core.images import ImageError, decode_rgb, image_ending
 from pipeline.core.recipe import UserError, first_line, is_hub_id
 
 MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold anything
@@ -49,6 +53,8 @@ class Source:
         """
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
+        if isinstance(value, str):
+            value = _from_base64(value) or value
         if isinstance(value, str) and value and self.root is not None:
             name = (value, *folders)
             if name not in self.files:
@@ -68,6 +74,16 @@ class Source:
                 ) from error
             self.decoded.add(value)
         return value
+
+
+def _from_base64(text: str) -> bytes | None:
+    """The image that a text spells in base64, also as a data URI; None for a path."""
+    encoded = text.partition(",")[2] if text.startswith("data:image/") else text
+    with contextlib.suppress(ValueError):
+        data = base64.b64decode("".join(encoded.split()), validate=True)
+        if image_ending(data):
+            return data
+    return None
 
 
 def _image_file(root: Path, folders: Sequence[str], relative: str, where: str) -> bytes:
@@ -106,7 +122,8 @@ def open_source(
     """The records of `source`.
 
     Args:
-        files: Names (or glob patterns) of the native file, the likeliest first.
+        files: Names (or glob patterns) of the native file, the likeliest first; of the first
+            pattern that anything matches, all files are read.
         read: Reads a native file; None: JSON lines, a JSON list, CSV or TSV by its suffix.
         file_repositories: Hub ids that hold the native files and no `datasets` table.
 
@@ -122,16 +139,24 @@ def open_source(
         raise UserError(
             f"{name}: {source!r} is neither a file, nor a folder, nor a Hub id (ORG/NAME)"
         )
-    native = [file for pattern in files for file in sorted(path.glob(pattern))]
+    matches = (sorted(path.glob(pattern)) for pattern in files)
+    native = next(filter(None, matches), []) or vlmevalkit.files_in(name, path)
     root, native = (path.parent, [path]) if path.is_file() else (path, native)
     if native and native[0].suffix != ".parquet":
-        return Source(root, (read or read_file)(native[0]))
+        return Source(root, [row for file in native for row in _native_rows(name, file, read)])
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return Source(root, _from_datasets(name, path, config, split))
     parts = native or sorted(
         file for file in path.rglob("*.parquet") if config is None or config in file.as_posix()
     )
-    parts = [part for part in parts if part.name.startswith(f"{split}-")] or parts
+    # train-00000-of-00002.parquet, or default/train/0000.parquet as the Hub converts what it has
+    parts = (
+        [part for part in parts if part.parts[-3:-1] == ("default", split)]
+        or [
+            part for part in parts if part.name.startswith(f"{split}-") or part.parent.name == split
+        ]
+        or parts
+    )
     if parts:
         return Source(root, [row for part in parts for row in _parquet(part)])
     held = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
@@ -139,6 +164,14 @@ def open_source(
         f"{name}: expected {' or '.join(files)}, Parquet files or a saved data set in {path}; found"
         f" {held}"
     )
+
+
+def _native_rows(
+    name: str, file: Path, read: Callable[[Path], list[Record]] | None
+) -> list[Record]:
+    if file.suffix == ".tsv":
+        return vlmevalkit.native_records(name, read_file(file), file)
+    return (read or read_file)(file)
 
 
 def read_file(path: Path) -> list[Record]:
@@ -149,13 +182,7 @@ def read_file(path: Path) -> list[Record]:
     """
     text = _text(path)
     if path.suffix in (".csv", ".tsv"):
-        rows = list(
-            csv.DictReader(
-                text.splitlines(keepends=True),
-                delimiter="\t" if path.suffix == ".tsv" else ",",
-                strict=True,
-            )
-        )
+        rows = _rows_of_table(path, text)
         for number, row in enumerate(rows, start=2):
             if None in row or None in row.values():
                 raise UserError(
@@ -164,7 +191,8 @@ def read_file(path: Path) -> list[Record]:
                 )
         return rows
     if path.suffix == ".jsonl" or text.lstrip().startswith("{"):
-        lines = enumerate(text.splitlines(), start=1)
+        # a line ends at no other mark: texts may hold U+2028 and its like
+        lines = enumerate(text.split("\n"), start=1)
         value = [read_json_file(path, line, number) for number, line in lines if line.strip()]
     else:
         value = read_json_file(path, text)
@@ -178,9 +206,24 @@ def read_file(path: Path) -> list[Record]:
     return records
 
 
+def _rows_of_table(path: Path, text: str) -> list[Record]:
+    csv.field_size_limit(2**31 - 1)  # the default is 128 KiB, and a cell may hold an image
+    delimiter = "\t" if path.suffix == ".tsv" else ","
+    # newline: marks inside of quotes stay as they are, and no other mark ends a row
+    lines = io.StringIO(text, newline="")
+    try:
+        return list(csv.DictReader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        raise UserError(
+            f"{path}: not a whole table at or before line {text.count(chr(10)) + 1} ({error}); the"
+            " file is damaged or cut off"
+        ) from error
+
+
 def _text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            return file.read()
     except UnicodeDecodeError as error:
         raise UserError(
             f"{path}: expected UTF-8 text, found other bytes at {error.start}"
@@ -194,7 +237,8 @@ def read_json_file(path: Path, text: str | None = None, line: int = 1) -> Any:
         UserError: It is no JSON or cut off.
     """
     try:
-        return json.loads(_text(path) if text is None else text)
+        # not strict: a text may hold a mark that should have been escaped
+        return json.loads(_text(path) if text is None else text, strict=False)
     except json.JSONDecodeError as error:
         raise UserError(
             f"{path}: not valid JSON at line {line + error.lineno - 1} ({error.msg}); the file is"

@@ -99,7 +99,7 @@ class MmHal(Benchmark):
                 f"{where}: expected type {TYPES[row % len(TYPES)]!r} at this place, got {kind!r};"
                 " rows are missing or reordered"
             )
-        named = PurePosixPath(re.sub(r"[?#].*$", "", str(record.get("image_src", "")))).name
+        named = PurePosixPath(re.split(r"[?#]", str(record.get("image_src", "")))[0]).name
         return Question(
             item_id=str(row),
             prompt=value_of(record, "question", where, str).strip(),

@@ -26,7 +26,7 @@ from pipeline.core.recipe import UserError
 # index -> (original, corrected)
 DISPUTED = {99: ("A", "B"), 100: ("B", "A"), 279: ("A", "B"), 280: ("B", "A")}
 ASK = "Answer with the option's letter from the given choices directly."
-_OPTION = re.compile(r"\(([a-z])\)\s*(.*?)\s*(?=\([a-z]\)|$)", re.IGNORECASE | re.DOTALL)
+_OPTION = re.compile(r"\([a-z]\)", re.IGNORECASE)
 
 
 class Mmvp(Benchmark):
@@ -87,7 +87,7 @@ class Mmvp(Benchmark):
     def _question(self, files: Source, index: int, record: Record, labels: str) -> Question:
         where = f"{self.name}: question {index}"
         options = value_of(record, ("Options", "options"), where, str).strip()
-        choices = tuple(text for _, text in _OPTION.findall(options))
+        choices = tuple(text.strip() for text in _OPTION.split(options)[1:])
         letter = (
             value_of(record, ("Correct Answer", "answer"), where, str).strip().strip("()").upper()
         )

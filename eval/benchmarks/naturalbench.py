@@ -25,7 +25,7 @@ ASK = {
     "yes_no": "Please answer Yes or No.",
     "multiple_choice": "Please output the letter corresponding to the correct option.",
 }
-_OPTIONS = re.compile(r"\bA\s*[:.)]\s*(.+?)\s*[;,\n]\s*B\s*[:.)]\s*(.+?)\s*[;.]?\s*$", re.DOTALL)
+_OPTION_A, _OPTION_B = re.compile(r"\bA ?[:.)]"), re.compile(r"[;,\n] {0,4}B ?[:.)]")
 
 
 class NaturalBench(Benchmark):
@@ -112,5 +112,9 @@ class NaturalBench(Benchmark):
 
 
 def _choices(text: str) -> tuple[str, ...]:
-    match = _OPTIONS.search(text)
-    return (match[1].strip(), match[2].strip()) if match else ("", "")
+    first = _OPTION_A.search(text)
+    second = _OPTION_B.search(text, first.end()) if first else None
+    if first is None or second is None:
+        return "", ""
+    ends = text[first.end() : second.start()].strip(), text[second.end() :].strip()
+    return ends[0], ends[1].rstrip(";.").rstrip()

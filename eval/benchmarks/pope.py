@@ -2,8 +2,8 @@
 COCO images.
 
 Native files: coco_pope_random.json, coco_pope_popular.json, coco_pope_adversarial.json (JSON lines
-of question_id, image, text, label) and the COCO val2014 images beside them, in val2014/ or in
-images/; or the Hub's lmms-lab/POPE.
+of question_id, image, text, label), also in coco/ as LLaVA lays them out, and the COCO val2014
+images beside them, in val2014/ or in images/; or the Hub's lmms-lab/POPE.
 
 Chance: 1/2, where half of the objects are there.
 
@@ -23,6 +23,7 @@ from eval.benchmarks.ratios import equals_truth, mean_score, weighted
 from eval.benchmarks.textvqa import ASK
 from eval.question import Metric, Question, Unit, Verdict
 from pipeline.core.recipe import UserError
+from pipeline.core.schema import sha256_hex
 
 SPLITS = ("random", "popular", "adversarial")
 
@@ -43,7 +44,9 @@ class Pope(Benchmark):
         files = open_source(
             self.name,
             source,
-            files=("coco_pope_random.json", "output/coco/coco_pope_random.json"),
+            files=tuple(
+                f"{folder}coco_pope_random.json" for folder in ("", "coco/", "output/coco/")
+            ),
             read=self._read_splits,
         )
         kept = take_evenly(files.records, limit, lambda record: str(record.get("category")))
@@ -78,15 +81,16 @@ class Pope(Benchmark):
         )
 
     def _read_splits(self, path: Path) -> list[Record]:
-        """The records of all three files beside `path`, each with its `category`."""
+        """The records of all three files beside `path`, each with its `category`.
+
+        Beside LLaVA's list of questions, which has no labels, they are in coco/.
+        """
         records: list[Record] = []
+        folder = path.parent if path.name.startswith("coco_pope") else path.parent / "coco"
         for split in SPLITS:
-            part = path.with_name(f"coco_pope_{split}.json")
+            part = folder / f"coco_pope_{split}.json"
             if not part.is_file():
-                raise UserError(
-                    f"{self.name}: expected {part.name} beside {path.name} in {path.parent}, found"
-                    " none"
-                )
+                raise UserError(f"{self.name}: expected {part.name} in {folder}, found none there")
             records += [record | {"category": split} for record in read_file(part)]
         return records
 
@@ -100,17 +104,17 @@ class Pope(Benchmark):
                 f"{where}: expected a label yes or no in a split {', '.join(SPLITS)}, got {label!r}"
             )
         text = value_of(record, ("text", "question"), where, str).strip()
+        path = record.get("image")
+        image = files.image(path, where, ("", "val2014", "images", "coco/val2014", "coco"))
+        is_path = isinstance(path, str) and path.endswith((".jpg", ".jpeg", ".png"))
         return Question(
             item_id=f"{split}-{number}",
             prompt=f"{text}\n{ASK}" if prompt == "single_word" else text,
-            image=files.image(
-                record.get("image"), where, ("", "val2014", "images", "coco/val2014")
-            ),
+            image=image,
             kind="yes_no",
             truth=label,
             cluster=str(
-                record.get("image_source")
-                or (record["image"] if isinstance(record["image"], str) else number)
+                record.get("image_source") or (path if is_path else sha256_hex(image)[:16])
             ),
             max_new_tokens=128,
             meta={"split": split},

@@ -22,7 +22,7 @@ from eval.question import LETTERS, Kind, Metric, Question, Verdict
 from pipeline.core.recipe import UserError
 from pipeline.core.schema import sha256_hex
 
-_OPTION_LINE = re.compile(r"^\s*\(?([A-Z])[.):]\s*(\S.*?)\s*$", re.MULTILINE)
+_OPTION_LINE = re.compile(r"^\(?([A-Z])[.):](.*)$")
 
 
 class RealWorldQa(Benchmark):
@@ -86,7 +86,8 @@ class RealWorldQa(Benchmark):
 
 def options_in(text: str) -> tuple[str, ...]:
     """The options on lines of their own, "A. Left" or "(A) Left", if they run from A on."""
-    lines = _OPTION_LINE.findall(text)
+    matches = [_OPTION_LINE.match(line.strip()) for line in text.split("\n")]
+    lines = [(match[1], match[2].strip()) for match in matches if match and match[2].strip()]
     if len(lines) < 2 or "".join(letter for letter, _ in lines) != LETTERS[: len(lines)]:
         return ()
     return tuple(option for _, option in lines)

@@ -50,7 +50,7 @@ class TextVqa(Benchmark):
         files = open_source(
             self.name,
             source,
-            files=("TextVQA_0.5.1_val.json", "TextVQA*val.json"),
+            files=("TextVQA_0.5.1_val.json", "TextVQA_[0-9]*_val.json"),
             read=_read_native,
             split="validation",
         )

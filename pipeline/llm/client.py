@@ -156,8 +156,11 @@ class Endpoint:
         """What is wrong where all that was asked was refused; None where anything was answered."""
         if not self._num_refused or self._num_answered or self._num_cached:
             return None
+        return self._all_refused()
+
+    def _all_refused(self) -> EveryRequestRefusedError:
         return EveryRequestRefusedError(
-            f"base_url={self.section.base_url}: every request was refused, the last with"
+            f"base_url={self.section.base_url}: every request was refused, the last with status"
             f" {self._last_refusal}"
         )
 
@@ -166,7 +169,7 @@ class Endpoint:
         if self._num_refused:
             say(
                 f"{self.section.base_url}: {self._num_refused:,} of {self.num_sent:,} requests were"
-                f" refused, the last with {self._last_refusal}"
+                f" refused, the last with status {self._last_refusal}"
             )
 
     async def _paid(self, key: str, messages: Messages, schema: Schema) -> Reply:
@@ -274,12 +277,9 @@ class Endpoint:
             return await self._once(messages, schema)
         self._raise_unless_refused(status, text, retry_after_s(headers))
         self._num_refused += 1
-        self._last_refusal = f"status {status} ({plain_message(text, self._key)})"
+        self._last_refusal = f"{status} ({plain_message(text, self._key)})"
         if not self._num_answered and self._num_refused >= MAX_REFUSED_BEFORE_AN_ANSWER:
-            raise EveryRequestRefusedError(
-                f"base_url={self.section.base_url}: every request was refused, the last with"
-                f" {self._last_refusal}"
-            )
+            raise self._all_refused()
         return Reply("", "request_refused")
 
     def _other_form(self, sent: dict[str, Any], refusal: str) -> bool:
