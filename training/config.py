@@ -166,7 +166,7 @@ class TrainSection(Section):
     model: str  # "tiny", a Hugging Face folder, or a Hub id
     data: str  # an MVC folder
     out: str
-    # a folder of `svco reference`; without one the run makes the table itself
+    # a folder of `svco reference`; without one the run computes what no other run has left
     reference: str | None = None
     # `svco reference` keeps what the frozen tower sees of each image too, so that no run needs it
     store_features: bool = False

@@ -59,13 +59,13 @@ class LeftOut:
         """How many are left out for what they are, not for their length."""
         return sum(number for reason, number in self.counts.items() if reason not in OF_LENGTH)
 
-    def first(self, most: int = 3) -> list[str]:
+    def first(self) -> list[str]:
         """The first unusable pair of each reason with what is wrong with it, for messages."""
         return [
             f"pair {self.pair_ids[reason][0]}: {message}"
             for reason, message in self._messages.items()
             if reason not in OF_LENGTH
-        ][:most]
+        ]
 
     def check(self, where: str, num_rows: int) -> None:
         """Raises MvcError if more than 1 % of so many pairs are unusable, or no pair is left."""
