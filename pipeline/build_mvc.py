@@ -14,8 +14,8 @@ from pipeline.config import BuildSection
 from pipeline.core.cli import DryRun, Overrides, PrintRecipe, Recipe, run_command
 from pipeline.core.manifest import Manifest
 from pipeline.core.progress import say, summary_table
-from pipeline.core.ray_pool import Pool, cluster_resources, num_cpus, ray_session
-from pipeline.core.recipe import RecipeError, UserError, in_ray_job, load_recipe, resolved_yaml
+from pipeline.core.ray_pool import Pool, check_resources, cluster_resources, num_cpus, ray_session
+from pipeline.core.recipe import UserError, in_ray_job, load_recipe, resolved_yaml
 from pipeline.core.storage import LOCK, Owner, cache_dir, only_one, read_json, write_json
 from pipeline.stages.plan import Plan, plan_build
 from pipeline.stages.remote import push, remote_manifest
@@ -57,6 +57,8 @@ def build(plan: Plan) -> Manifest:
             from pipeline.stages.runner import Build
 
             num_embedders = embedders(plan.section, cluster_resources())
+            if _uses_gpu(plan.section):
+                check_resources(gpus=num_embedders)  # now, not when the stages before are done
             pool = Pool(num_embedders, plan.section.workers.cpus_per_task, _uses_gpu(plan.section))
             job = Build(plan, pool.map, pool.num_threads())
             job.run()
@@ -104,19 +106,12 @@ def embedders(section: BuildSection, resources: Mapping[str, float]) -> int:
     """How many workers hold the models: one per GPU that Ray sees, or per two CPUs.
 
     The recipe may say another number.
-
-    Raises:
-        RecipeError: A GPU is asked for where Ray sees none, and nothing says that one will come;
-            Ray would wait for ever.
     """
-    num_gpus, wanted = int(resources.get("GPU", 0)), section.workers.num_embedders
-    if _uses_gpu(section) and not num_gpus and not wanted:
-        raise RecipeError(
-            "encoders: device is cuda, but Ray sees no GPU here; set device=cpu, start Ray where"
-            " one is, or, on a cluster that starts its machines when they are needed, give"
-            " workers.num_embedders=N"
-        )
-    return wanted or (num_gpus if _uses_gpu(section) else max(1, num_cpus(resources) // 2))
+    if section.workers.num_embedders:
+        return section.workers.num_embedders
+    if _uses_gpu(section):
+        return max(1, int(resources.get("GPU", 0)))
+    return max(1, num_cpus(resources) // 2)
 
 
 def print_plan(plan: Plan) -> None:

@@ -78,15 +78,7 @@ def make_reference(plan: Plan) -> dict[str, Any]:
     """
     section, out = plan.section, plan.out
     check_base(section)
-    facts = {
-        "model": section.model,
-        "weights": base_sha256(section),
-        "data": data_sha256(section),
-        "use": section.train.model_dump(),
-        "max_length_tokens": section.max_length_tokens,
-        **({"store_features": True} if section.store_features else {}),
-    }
-    name = fingerprint(facts)[:16]
+    name = _name(section)
     with only_one(out, "out"):
         done = read_json(out / REFERENCE_DONE) if (out / REFERENCE_DONE).is_file() else {}
         if done.get("made_by") == name:
@@ -129,6 +121,23 @@ def make_reference(plan: Plan) -> dict[str, Any]:
             f" {time.monotonic() - started_s:.1f} s; train with reference={out}"
         )
         return done
+
+
+def _name(section: TrainSection) -> str:
+    """Names a table by what its numbers depend on."""
+    from training.trainer.policy import arithmetic
+
+    types = arithmetic(section)
+    facts = {
+        "model": section.model,
+        "weights": base_sha256(section),
+        "data": data_sha256(section),
+        "use": section.train.model_dump(),
+        "max_length_tokens": section.max_length_tokens,
+        **({"store_features": True} if section.store_features else {}),
+        **({"arithmetic": types} if types != "float32" else {}),
+    }
+    return fingerprint(facts)[:16]
 
 
 def _part(parts: Path, chunk: Chunk) -> Path:

@@ -4,16 +4,17 @@
 import shutil
 import threading
 import uuid
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from pipeline.core.cli import recipe_command, run_command
 from pipeline.core.progress import say, summary_table
-from pipeline.core.ray_pool import ray_session
+from pipeline.core.ray_pool import check_cuda, check_resources, ray_session, try_gpu
 from pipeline.core.recipe import UserError, resolved_yaml
 from pipeline.core.storage import only_one, write_json, write_text
 from pipeline.core.training_record import RECORD, TrainingRecord, measured_rows
-from training.config import TrainSection
+from training.config import TrainSection, WorkersSection
 from training.run_plan import (
     ATTEMPT,
     CHECKPOINTS,
@@ -39,36 +40,46 @@ def train(plan: Plan) -> TrainingRecord:
     if plan.finished is not None:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
-    if closed := check_base(plan.section).get(TEMPLATE):
-        say(f"{plan.section.model}: its template {closed}; serve what is trained likewise")
-    with only_one(plan.out, "out"):
+    section, workers = plan.section, plan.section.workers
+    if closed := check_base(section).get(TEMPLATE):
+        say(f"{section.model}: its template {closed}; serve what is trained likewise")
+    with only_one(plan.out, "out"), ray_session() if workers.num_workers else nullcontext():
         TRAINING_RUN.claim(
             plan.out,
             "An unfinished or finished run of training/train_svco.py, which may write here.\n",
         )
-        write_text(plan.out / RECIPE, resolved_yaml(plan.section))
+        _check_workers(workers)
+        write_text(plan.out / RECIPE, resolved_yaml(section))
         # of a run whose weights are gone: what is made now is not finished
         (plan.out / RECORD).unlink(missing_ok=True)
-        write_json(plan.out / CHECKPOINTS / RUN, run_facts(plan.section))
+        write_json(plan.out / CHECKPOINTS / RUN, run_facts(section))
         # Workers of a driver that was killed may live for some seconds more; they find another
         # name here than theirs and end.
         write_text(plan.out / CHECKPOINTS / ATTEMPT, uuid.uuid4().hex)
         say(
-            f"training {plan.section.model} with {plan.section.objective.name} on"
-            f" {plan.section.data} -> {plan.out}"
+            f"training {section.model} with {section.objective.name} on {section.data} ->"
+            f" {plan.out}"
         )
-        if plan.section.model == "tiny":
+        if section.model == "tiny":
             from training.tiny.make import make_tiny
 
             shutil.copytree(
-                make_tiny(Path(plan.section.data), plan.section.tiny),
-                plan.section.base_model,
-                dirs_exist_ok=True,
+                make_tiny(Path(section.data), section.tiny), section.base_model, dirs_exist_ok=True
             )
-        if plan.section.workers.num_workers == 0:
-            return _fit_here(plan)
-        with ray_session():
-            return _fit_with_ray(plan)
+        return _fit_with_ray(plan) if workers.num_workers else _fit_here(plan)
+
+
+def _check_workers(workers: WorkersSection) -> None:
+    """Before anything is made: what Ray Train would wait for, or tell in a traceback."""
+    if not workers.num_workers:
+        if workers.use_gpu:
+            check_cuda()
+        return
+    number = workers.min_workers or workers.num_workers  # which start together or not at all
+    cpus = number * workers.cpus_per_worker
+    check_resources(gpus=number if workers.use_gpu else 0, cpus=cpus)
+    if workers.use_gpu:
+        try_gpu()
 
 
 def _fit_here(plan: Plan) -> TrainingRecord:

@@ -1,6 +1,7 @@
 """Ray as all jobs use it: one session, and one pool of workers through which items are mapped."""
 
 import contextlib
+import functools
 import logging
 import os
 import pickle
@@ -11,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 import pyarrow as pa
 
 from pipeline.core.progress import say
-from pipeline.core.recipe import RecipeError, UserError
+from pipeline.core.recipe import RecipeError, UserError, first_line
 
 Item = TypeVar("Item")
 
@@ -41,6 +42,8 @@ class Pool:
         if not items:
             return
         if not self.num_workers:
+            if self.use_gpu:
+                check_cuda()
             call = work(*arguments) if isinstance(work, type) else work
             for item in items:
                 yield item, call(item)
@@ -55,10 +58,12 @@ class Pool:
 
         options: dict[str, Any] = {"fn_args": (work,)}
         if isinstance(work, type):
+            num_actors = min(self.num_workers, len(items))
+            check_resources(gpus=num_actors if self.use_gpu else 0, cpus=self.cpus_per_worker)
             options = {
-                "compute": ray.data.ActorPoolStrategy(size=min(self.num_workers, len(items))),
-                "fn_constructor_args": (work, arguments, self.num_threads()),
-                "num_gpus": 1 if self._needs_gpu() else None,
+                "compute": ray.data.ActorPoolStrategy(size=num_actors),
+                "fn_constructor_args": (work, arguments, self.num_threads(), self.use_gpu),
+                "num_gpus": 1 if self.use_gpu else None,
             }
         # put one by one: this process never holds all items packed
         blocks = [ray.put(_packed(*pair)) for pair in enumerate(items)]
@@ -82,16 +87,6 @@ class Pool:
         """
         return max(1, num_cpus(cluster_resources()) // self.num_workers)
 
-    def _needs_gpu(self) -> bool:
-        if self.use_gpu and not cluster_resources().get("GPU"):
-            if "RAY_ADDRESS" not in os.environ:
-                raise RecipeError(
-                    "a GPU is asked for, but Ray sees none on this machine; leave it out of the"
-                    " recipe, or start Ray where a GPU is"
-                )
-            say("Ray sees no GPU yet; waiting until the cluster starts a machine that has one")
-        return self.use_gpu
-
 
 class MapItems(Protocol):
     """`Pool.map` as a function: tests and studies have one of their own."""
@@ -104,14 +99,26 @@ class MapItems(Protocol):
 class _Worker:
     """An actor of the pool: holds an instance of `work`."""
 
-    def __init__(self, work: type, arguments: tuple[Any, ...], num_threads: int) -> None:
+    def __init__(
+        self, work: type, arguments: tuple[Any, ...], num_threads: int, use_gpu: bool
+    ) -> None:
         import torch
 
         torch.set_num_threads(num_threads)
-        self._work = work(*arguments)
+        try:
+            if use_gpu:
+                check_cuda()
+            self._work = work(*arguments)
+        except UserError as error:
+            # Ray makes an actor that fails here again and again; told with the first item instead
+            self._work = functools.partial(_fail, error)
 
     def __call__(self, row: pa.Table) -> pa.Table:
         return _run_task(row, self._work)
+
+
+def _fail(error: UserError, _item: object) -> None:
+    raise error
 
 
 def _run_task(row: pa.Table, work: Callable[[Any], Any]) -> pa.Table:
@@ -128,6 +135,56 @@ def _packed(place: int, content: object) -> pa.Table:
     """A block of one row: Ray Data then neither joins nor splits items, whatever they are."""
     packed = pa.array([pickle.dumps(content)], pa.large_binary())
     return pa.table({"place": pa.array([place]), "content": packed})
+
+
+def check_cuda() -> None:
+    """Raises UserError, with torch's own reason, where this process is to use a GPU and cannot."""
+    import torch
+
+    try:
+        torch.zeros(1, device="cuda")
+    except (RuntimeError, AssertionError) as error:  # the second: a torch that was built without
+        raise UserError(
+            f"a GPU is asked for, but torch cannot use one here ({first_line(error)}); leave it out"
+            " of the recipe, or run `svco doctor` where one should be"
+        ) from error
+
+
+def try_gpu() -> None:
+    """As `check_cuda`, on a machine where Ray has a GPU: before many workers are started there."""
+    import ray
+
+    try:
+        ray.get(ray.remote(num_gpus=1, num_cpus=0, max_retries=0)(check_cuda).remote())
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
+
+
+def check_resources(*, gpus: float = 0, cpus: float = 0) -> None:
+    """Sees to it that a job does not wait for what no machine will bring.
+
+    Raises:
+        RecipeError: Ray has fewer of them, and nothing adds machines to it.
+    """
+    import ray
+
+    there = cluster_resources()
+    for kind, asked in (("GPU", gpus), ("CPU", cpus)):
+        if there.get(kind, 0) >= asked:
+            continue
+        asked_for = f"{asked:g} {kind}{'s are' if asked != 1 else ' is'}"
+        seen = f"{there[kind]:g}" if there.get(kind) else "none"
+        # `ray up`, KubeRay and others that start machines when they are needed name their groups.
+        if not any("ray.io/node-group" in node["Labels"] for node in ray.nodes()):
+            place = "in this cluster" if "RAY_ADDRESS" in os.environ else "here"
+            raise RecipeError(
+                f"{asked_for} asked for by the workers, but Ray sees {seen} {place}; ask for fewer"
+                " in the recipe, or start Ray where there are as many"
+            )
+        say(
+            f"{asked_for} asked for by the workers, Ray sees {seen} yet; waiting until the cluster"
+            " starts machines that have them"
+        )
 
 
 def num_cpus(resources: Mapping[str, float]) -> int:
