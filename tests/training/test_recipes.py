@@ -103,6 +103,8 @@ def test_two_steps_end_on_the_weights_of_a_plain_loop(
         if importlib.util.find_spec("bitsandbytes") is None:
             with pytest.raises(UserError, match=r"lora.quantize=nf4 needs bitsandbytes; pip inst"):
                 fit(asked, LocalEnv())
+        else:
+            fit(asked, LocalEnv())
         make = functools.partial(make, lora={"quantize": None})
     # The table, and what the tower sees, as `svco reference` makes them of this recipe.
     monkeypatch.setattr(reference, "Pool", lambda *_: Pool(0))

@@ -21,6 +21,9 @@ from training.models.logps import logps_of_features
 from training.models.packing import Packed
 from training.models.vlm import Vlm, load_vlm
 
+# Patterns for the start of a layer's name, as transformers reads them.
+NOT_IN_4_BITS = ["lm_head", r".*\.vision_tower", r".*\.visual", r".*\.multi_modal_projector"]
+
 
 class Policy(nn.Module):
     """A model as a function from packed pairs to the log-probabilities of their responses.
@@ -188,7 +191,7 @@ def _four_bits() -> Any:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=["lm_head", "vision_tower", "visual", "multi_modal_projector"],
+        llm_int8_skip_modules=NOT_IN_4_BITS,
     )
 
 

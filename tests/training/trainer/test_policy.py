@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from transformers import AutoModelForImageTextToText
+from transformers.quantizers.quantizers_utils import should_convert_module
 
 from pipeline.core.recipe import UserError
 from training.config import TrainSection
@@ -18,6 +20,7 @@ from training.models.vlm import load_vlm
 from training.runtime.environment import LocalEnv
 from training.trainer.loop import fit
 from training.trainer.policy import (
+    NOT_IN_4_BITS,
     build_policy,
     check_frozen,
     parameter_table,
@@ -62,6 +65,15 @@ def test_adapters_go_on_the_language_model_alone(recipe: dict[str, Any]) -> None
     table = {part: (total, moving) for part, total, moving in parameter_table(trained.vlm.model)}
     assert table["vision tower"][1] == table["language model"][1] == "0"
     assert table["projector"][0] == table["projector"][1]
+
+
+def test_in_4_bits_are_layers_of_the_language_model_alone(tiny_model: Path) -> None:
+    model = load_vlm(tiny_model).model
+    layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    chosen = [name for name in layers if should_convert_module(name, NOT_IN_4_BITS)]
+    assert {part_of(model, f"{name}.weight") for name in chosen} == {"language model"}
+    inner = [name for name in layers if part_of(model, f"{name}.weight") == "language model"]
+    assert set(inner) - set(chosen) == {"lm_head"}
 
 
 def test_a_pattern_that_fits_no_layer_is_refused_with_the_names_that_are_there(
