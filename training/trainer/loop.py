@@ -325,13 +325,14 @@ def _readers(section: TrainSection, vlm: Vlm) -> dict[str, PairReader]:
     }
     if not len(readers["train"]):
         left_out = readers["train"].left_out
-        what = (
-            f"max_length_tokens={limit}; raise it"
-            if TOO_LONG in left_out.counts
-            else "the original length of the model's rope; build data with shorter texts"
-        )
+        if TOO_LONG not in left_out.counts:
+            raise MvcError(
+                f"{section.data}: all {len(left_out)} pairs of 'train' are longer than the original"
+                " length of the model's rope; build data with shorter texts, or take another base"
+            )
         raise MvcError(
-            f"{section.data}: all {len(left_out)} pairs of 'train' are longer than {what}"
+            f"{section.data}: all {len(left_out)} pairs of 'train' are longer than"
+            f" max_length_tokens={limit}; raise it"
         )
     return readers
 
