@@ -86,8 +86,11 @@ def test_scores_hold_both_models_their_difference_and_intervals(done: Path) -> N
             continue  # whether random words are a claim is a matter of luck
         for role in ("before", "after"):
             number = entry[role]
-            assert number["low"] <= number["value"] + 1e-9, key
-            assert number["high"] >= number["value"] - 1e-9, key
+            if number["num_groups"] < 6:
+                assert number["low"] is number["high"] is None, key
+            elif number["low"] is not None:  # words and nats that never differ have no interval
+                assert number["low"] <= number["value"] + 1e-9 <= number["high"] + 2e-9, key
+    assert text["after"]["low"] is not None
     assert sum(entries["text_score"]["after"]["n"] for entries in scores["category"].values()) == 12
     assert set(scores["source"]) == {"scenes", "untold"}
     assert "accuracy_misled" in scores["overall"]
