@@ -1,7 +1,6 @@
 """Reading what a source names, safely: a local or remote folder, which no name may leave."""
 
-import csv
-import io
+import codecs
 import json
 import posixpath
 from collections import Counter
@@ -11,6 +10,7 @@ from typing import Any
 
 from pipeline.core.recipe import RecipeError
 from pipeline.core.schema import sha256_hex
+from pipeline.sources.delimited import TextError, read_records
 
 # One picture; larger files are no photographs.
 MAX_IMAGE_BYTES = 64 * 1024 * 1024
@@ -183,7 +183,7 @@ def read_rows(
         endings: Of the formats that may be read.
 
     Raises:
-        RecipeError: No such file, another kind of file, a CSV that cannot be read as such, no rows,
+        RecipeError: No such file, another kind of file, a CSV that has no meaning, or two, no rows,
             or a wrong column map.
     """
     what, path = f"sources ({section.kind})", section.path
@@ -194,10 +194,15 @@ def read_rows(
             f"{what}: expected a manifest that ends in {', '.join(endings[:-1])} or {endings[-1]},"
             f" got {posixpath.basename(path)!r}"
         )
+    text = utf8_of(data)
     rows = (
-        [_read_line(line) for line in data.splitlines() if line.strip()]
+        [
+            _read_line(line)
+            for line in text.removeprefix(codecs.BOM_UTF8).splitlines()
+            if line.strip()
+        ]
         if ending in JSON_LINES
-        else _read_csv(path, data, "\t" if ending == ".tsv" else ",")
+        else _read_table(path, text, section)
     )
     present = sorted({key for row in rows if isinstance(row, dict) for key in row})
     if not present:
@@ -234,15 +239,54 @@ def is_unicode(value: object) -> bool:
     return True
 
 
-def _read_csv(path: str, data: bytes, delimiter: str) -> list[dict[str, object] | str]:
-    # the default is 128 KiB; a caption that is too long is a row's fault, not the file's
-    csv.field_size_limit(2**31 - 1)
+def _read_table(path: str, data: bytes, section: Any) -> list[dict[str, object] | str]:
     try:
-        reader = csv.DictReader(
-            io.StringIO(data.decode("utf-8-sig"), newline=""), delimiter=delimiter
-        )
-        return [{key: value for key, value in row.items() if key is not None} for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
+        text = data.decode("utf-8-sig")
+        records = read_records(text, tabs=path.lower().endswith(".tsv"), quoting=section.quoting)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
         raise RecipeError(
-            f"sources (pairs): {path!r} cannot be read as CSV in UTF-8 ({error}); save it as such"
+            f"sources ({section.kind}): {path!r} is not text in UTF-8 from line {line} on"
+            f" ({data[error.start : error.start + 4]!r}); save it as CSV in UTF-8"
         ) from error
+    except TextError as fault:
+        raise RecipeError(f"sources ({section.kind}): {path!r}, {fault}") from fault
+    if not records:
+        return []
+    header, *records = records
+    names = [(name or "").strip() for name in header.fields]
+    twice = sorted({name for name in names if names.count(name) > 1 and name})
+    if twice:
+        raise RecipeError(
+            f"sources ({section.kind}): {path!r}, line {header.line}: expected each column once,"
+            f" got {twice[0]!r} twice; rename one"
+        )
+    return [_row(names, record.fields) for record in records]
+
+
+def _row(names: Sequence[str], fields: Sequence[str | None]) -> dict[str, object] | str:
+    """A record by the header's names, or the reason why it is none."""
+    if len(fields) != len(names):
+        return f"line_with_too_{'few' if len(fields) < len(names) else 'many'}_fields"
+    return dict(zip(names, fields, strict=True))
+
+
+def utf8_of(data: bytes) -> bytes:
+    """The bytes of a text in UTF-8, also where it was UTF-16 or 32, as Windows programs write it.
+
+    Told by its byte order mark, else by the NULs that stand beside every ASCII letter.
+    """
+    marks = {
+        codecs.BOM_UTF32_LE: "utf-32",
+        codecs.BOM_UTF32_BE: "utf-32",
+        codecs.BOM_UTF16_LE: "utf-16",
+        codecs.BOM_UTF16_BE: "utf-16",
+    }
+    encoding = next((name for mark, name in marks.items() if data.startswith(mark)), "")
+    if not encoding and b"\0" in data[:2]:
+        encoding = "utf-16-be" if data[0] == 0 else "utf-16-le"
+    try:
+        text = data.decode(encoding) if encoding else ""
+    except UnicodeDecodeError:
+        return data
+    return text.encode("utf-8", "surrogatepass") if encoding else data

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from pipeline.core.recipe import Section, fingerprint
 from pipeline.core.schema import CATEGORIES, Candidate, Malformed
+from pipeline.sources.delimited import Quoting
 from pipeline.sources.io import JSON_LINES, MAX_IMAGE_BYTES, SourceFolder, read_rows
 from pipeline.sources.source import Source, with_images
 
@@ -36,6 +37,9 @@ class PairsSection(Section):
 
     `root` is the folder that image paths are relative to and must stay inside (default: the
     manifest's own folder). `operation` and `license` apply to lines that do not state their own.
+    `quoting` says how a CSV or TSV keeps commas, tabs, quotes and line breaks in a field: "double"
+    (in quotes, quotes twice), "backslash" (behind one), "none" (a quote is a letter); "auto" finds
+    out, and refuses a file that can be read in two ways.
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path", "root")
@@ -48,6 +52,7 @@ class PairsSection(Section):
     operation: str = "captured"
     license: str = ""
     max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, gt=0)
+    quoting: Quoting = "auto"
 
 
 class PairsSource(Source):

@@ -161,12 +161,12 @@ def test_the_identity_notices_changed_images_and_another_root(
         (
             "pairs.csv",
             b"left;right\nx;y\n",
-            r"no row of .* has 'image_a' \(for image_a\); it has left;right",
+            r"no row of .* has 'image_a' \(for image_a\); it has left, right",
         ),
         (
             "pairs.csv",
             "image_a\nein gr\u00fcner Ball\n".encode("cp1252"),
-            "cannot be read as CSV in UTF-8",
+            "is not text in UTF-8 from line 2 on",
         ),
     ],
 )
@@ -190,3 +190,35 @@ def test_every_photograph_of_hands_is_read(test_data: Path) -> None:
     source = PairsSource(PairsSection(kind="pairs", path=str(test_data / "hands" / "pairs.jsonl")))
     assert source.count() == 6750
     assert all(isinstance(row, Candidate) for row in source.read(0, 100))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("ending", [".jsonl", ".tsv"])
+def test_a_manifest_in_any_unicode_encoding(
+    manifest: Callable[..., Path], encoding: str, ending: str
+) -> None:
+    path = manifest(0).with_name(f"pairs{ending}")
+    rows = [{**GOOD, "caption_a": f"ein gr\u00fcner Ball {number}"} for number in range(3)]
+    lines = (
+        [json.dumps(row, ensure_ascii=False) for row in rows]
+        if ending == ".jsonl"
+        else ["\t".join(GOOD), *("\t".join(row.values()) for row in rows)]
+    )
+    path.write_bytes("\r\n".join(lines).encode(encoding))
+    assert [row.caption_a for row in _read(path)] == [row["caption_a"] for row in rows]
+
+
+def test_a_record_with_fields_too_many_or_too_few_costs_itself(
+    manifest: Callable[..., Path],
+) -> None:
+    path = manifest(1).with_name("pairs.csv")
+    good = ",".join(GOOD.values())
+    path.write_text("\n".join([",".join(GOOD), good, f"{good},more", "images/0-0.jpg", good]))
+    reasons = [row.reason if isinstance(row, Malformed) else "" for row in _read(path)]
+    assert reasons == ["", "line_with_too_many_fields", "line_with_too_few_fields", ""]
+
+
+def test_a_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("image_a,image_a\nx,y\n")
+    with pytest.raises(RecipeError, match="line 1: expected each column once, got 'image_a' twice"):
+        PairsSource(PairsSection(kind="pairs", path=str(tmp_path / "pairs.csv")))
