@@ -11,6 +11,7 @@ from typing import Any
 from huggingface_hub import DatasetCardData
 
 from pipeline.cards.construction import audit, construction, limits
+from pipeline.cards.licenses import canonical
 from pipeline.cards.markdown import literal, plain, table
 from pipeline.cards.model_card import CITATION
 from pipeline.core.manifest import Manifest
@@ -142,9 +143,9 @@ def hub_license(names: Sequence[str]) -> dict[str, str]:
     ["MIT", "own terms"]  ->  other, mit-and-own-terms
     [""]                  ->  unknown
     """
+    if len(names) == 1 and canonical(names[0]) in _HUB_LICENSES:
+        return {"license": canonical(names[0])}
     known = [name.strip().lower() for name in names]
-    if len(known) == 1 and known[0] in _HUB_LICENSES:
-        return {"license": known[0]}
     if not any(known):
         return {"license": "unknown"}
     # The Hub takes a name of lower case letters, digits, points and hyphens.

@@ -27,7 +27,24 @@ _ALSO_WRITTEN = {
     "apache-license-2.0": "apache-2.0",
     "apache-license-version-2.0": "apache-2.0",
     "mit-license": "mit",
+    "the-mit-license": "mit",
 }
+# Addresses and long names, in the order in which they are tried on a name in lower case whose words
+# hyphens join; Creative Commons' parts keep their order (by, nc, nd or sa).
+_LONG = (
+    (r"https?://(?:www\.)?creativecommons\.org/licenses/([a-z-]+)/(\d\.\d)\b.*", r"cc-\1-\2"),
+    (r"https?://(?:www\.)?creativecommons\.org/publicdomain/zero/1\.0\b.*", "cc0-1.0"),
+    (r"https?://(?:www\.)?opensource\.org/licenses?/([a-z0-9.-]+)/?", r"\1"),
+    (r"https?://(?:www\.)?apache\.org/licenses/license-2\.0\b.*", "apache-2.0"),
+    (r"https?://(?:www\.)?opendatacommons\.org/licenses/by\b.*", "odc-by"),
+    (r"https?://(?:www\.)?opendatacommons\.org/licenses/(odbl|pddl)\b.*", r"\1"),
+    (r"creative-commons-(?:zero|cc0)\b.*", "cc0-1.0"),
+    (
+        r"(?:creative-commons-)?attribution(-non-?commercial)?(-no-?deriv[a-z]*)?(-share-?alike)?"
+        r"-(\d\.\d)(?:-international|-generic|-unported)?(?:-license)?(?:-\(?cc.*)?",
+        lambda m: f"cc-by{'-nc' * bool(m[1])}{'-nd' * bool(m[2])}{'-sa' * bool(m[3])}-{m[4]}",
+    ),
+)
 # What else a text says, by words of it, so that the person who asks learns why; a text without any
 # of them is refused as well.
 _REASONS = {
@@ -63,7 +80,7 @@ def refused(licenses: Mapping[str, int], allowed: Collection[str] = ()) -> dict[
         allowed: Names that the publisher answers for: a whole text, or one part of it between AND
             and OR.
     """
-    names = {_canonical(name) for name in allowed} - {""}
+    names = {canonical(name) for name in allowed} - {""}
     reasons = {name: _reason(name, names) for name in licenses}
     return {name: reason for name, reason in reasons.items() if reason}
 
@@ -81,7 +98,7 @@ def _reason(text: str, allowed: Collection[str]) -> str:
     """
     if not text.strip():
         return "is not stated"
-    if _canonical(text) in allowed or "(" in text:
+    if canonical(text) in allowed or "(" in text:
         return _reason_of_part(text, allowed)
     choices = [
         [_reason_of_part(part, allowed) for part in re.split(r"\s+AND\s+", choice)]
@@ -92,22 +109,22 @@ def _reason(text: str, allowed: Collection[str]) -> str:
 
 
 def _reason_of_part(name: str, allowed: Collection[str]) -> str:
-    canonical = _canonical(name)
-    if canonical in REDISTRIBUTABLE or canonical in allowed:
+    known = canonical(name)
+    if known in REDISTRIBUTABLE or known in allowed:
         return ""
     reasons = (
-        reason
-        for reason, words in _REASONS.items()
-        if any(word in f"-{canonical}-" for word in words)
+        reason for reason, words in _REASONS.items() if any(word in f"-{known}-" for word in words)
     )
     return next(reasons, "is not among the licences known to allow it (pipeline/cards/licenses.py)")
 
 
-def _canonical(name: str) -> str:
-    """One spelling per licence: " CC BY 4.0 " and "CC-BY-4.0" are one."""
+def canonical(name: str) -> str:
+    """One spelling per licence: " CC BY 4.0 ", "CC-BY-4.0" and its address are one."""
     spelled = (
         re.sub(r"[\s_-]+", "-", name.strip().lower())
         .removesuffix("-only")
         .removesuffix("-or-later")
     )
+    for pattern, name_of in _LONG:
+        spelled = re.sub(rf"\A(?:{pattern})\Z", name_of, spelled)
     return _ALSO_WRITTEN.get(spelled, spelled)
