@@ -123,7 +123,7 @@ def _records(body: str, delimiter: str, way: str, skipped: int) -> Iterator[Reco
         while not fields or body[at : at + 1] == delimiter:
             match = field.match(body, at + bool(fields))
             assert match is not None  # it takes the empty text as well
-            if way in _QUOTED and match[1] is None and match[2].lstrip(" ").startswith('"'):
+            if match[1] is None and _torn(match[2], way):
                 raise TextError(
                     f"line {line}: the quote that opens field {len(fields) + 1} is never closed,"
                     " or text follows the closing one; a quote inside quotes must stand twice, and"
@@ -138,6 +138,13 @@ def _records(body: str, delimiter: str, way: str, skipped: int) -> Iterator[Reco
         if text.strip():
             yield Record(fields, line, text, num_lines, num_loose)
         line += num_lines
+
+
+def _torn(bare: str, way: str) -> bool:
+    """Whether a field without quotes around it shows one that has lost its other half."""
+    if way == "backslash":  # which every quote of a text would stand behind
+        return '"' in re.sub(r"\\.", "", bare)
+    return way in _QUOTED and bare.lstrip(" ").startswith('"')
 
 
 def _num_breaks(text: str) -> int:
