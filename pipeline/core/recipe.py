@@ -62,6 +62,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
+    def __hash__(self) -> int:
+        """By value, also where fields are lists and maps, which have no hash of their own."""
+        return hash(self.model_dump_json())
+
 
 S = TypeVar("S", bound=Section)
 

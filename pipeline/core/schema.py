@@ -51,7 +51,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Malformed:
-    """A source row that could not become a candidate, why, and whatever is known of it."""
+    """A source row that could not become a candidate, why, and whatever is known of it.
+
+    `meta` is JSON text; it has what the reason is about, as the row states it.
+    """
 
     source: str
     source_id: str
@@ -62,6 +65,7 @@ class Malformed:
     caption_a: str = ""
     caption_b: str = ""
     license: str = ""
+    meta: str = "{}"
 
 
 def sha256_hex(data: bytes) -> str:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.core.recipe import RecipeError, fingerprint
-from pipeline.core.schema import CATEGORIES, Candidate, Malformed, sha256_hex
+from pipeline.core.schema import Candidate, Malformed, sha256_hex
 from pipeline.sources.hub_config import HubColumns, HubSection
 from pipeline.sources.io import SourceFolder
 from pipeline.sources.io_json import text_of
-from pipeline.sources.source import Source, with_images
+from pipeline.sources.source import Source, category_of, meta_text, with_images
 
 SIDES = ("image_a", "image_b", "caption_a", "caption_b")
 SHORT_TEXTS = ("id", "category", "group", "question", "operation", "license", "original")
@@ -94,7 +94,7 @@ class HubSource(Source):
             "category": (
                 section.category
                 if not texts["category"]
-                else section.category_map.get(texts["category"], texts["category"])
+                else category_of(texts["category"], section.category_map)
             ),
             "operation": texts["operation"] or section.operation,
             "group": texts["group"] or texts["original"],
@@ -102,8 +102,12 @@ class HubSource(Source):
             "caption_b": text_of(values["caption_b"]),
             "license": texts["license"] or section.license,
         }
-        if known["category"] not in CATEGORIES:
-            return Malformed(**{**known, "category": "other"}, reason="category_unknown")
+        if not known["category"]:
+            return Malformed(
+                **{**known, "category": "other"},
+                reason="category_unknown",
+                meta=meta_text(category=texts["category"]),
+            )
         if original is None:
             return Malformed(**known, reason="original_missing")
         for name in ("caption_a", "caption_b"):

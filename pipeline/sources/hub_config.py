@@ -129,10 +129,6 @@ class HubSection(Section):
         }
         return {**preset, **given, **nested}
 
-    def __hash__(self) -> int:
-        """By value: sources are cached by section, and a map of categories has no hash."""
-        return hash(self.model_dump_json())
-
     @property
     def is_local(self) -> bool:
         """Whether `path` lies on a disk, as `datasets` sees it."""

@@ -7,10 +7,10 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.recipe import RecipeError, Section, fingerprint
-from pipeline.core.schema import CATEGORIES, Candidate, Category, Malformed
+from pipeline.core.schema import Candidate, Category, Malformed
 from pipeline.sources.io import MAX_IMAGE_BYTES, SourceFolder, is_unicode
 from pipeline.sources.io_json import read_json, text_fault, text_of
-from pipeline.sources.source import Source, with_images
+from pipeline.sources.source import Source, category_of, meta_text, with_images
 
 IMAGES = {"a": "chosen_images", "b": "rejected_images"}
 RESPONSES = {"a": "chosen_response", "b": "rejected_response"}
@@ -95,16 +95,21 @@ class MvcJsonSource(Source):
             key: record[key] for key in STATED if isinstance(record.get(key), str) and record[key]
         }
         known |= {f"caption_{side}": text_of(record.get(key)) for side, key in RESPONSES.items()}
-        if known["category"] not in CATEGORIES:
-            return Malformed(**{**known, "category": "other"}, reason="category_unknown")
+        stated, known["category"] = known["category"], category_of(known["category"])
+        if not known["category"]:
+            return Malformed(
+                **{**known, "category": "other"},
+                reason="category_unknown",
+                meta=meta_text(category=stated),
+            )
         if reason := _fault(record):
             return Malformed(**known, reason=reason)
+        names = {f"image_{side}": _path(record, key)[0] for side, key in IMAGES.items()}
         images = {
-            f"image_{side}": self._root.read(_path(record, key)[0], section.max_image_bytes)
-            for side, key in IMAGES.items()
+            side: self._root.read(name, section.max_image_bytes) for side, name in names.items()
         }
         meta = json.dumps({SYSTEM: text_of(record.get(SYSTEM))}, ensure_ascii=False)
-        return with_images(known, images, question=record.get(QUESTION), meta=meta)
+        return with_images(known, images, names, question=record.get(QUESTION), meta=meta)
 
 
 def _path(record: dict[str, object], key: str) -> tuple[str, str]:

@@ -8,12 +8,13 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from pipeline.core.recipe import Section, fingerprint
-from pipeline.core.schema import CATEGORIES, Candidate, Malformed
+from pipeline.core.schema import Candidate, Category, Malformed
 from pipeline.sources.delimited import Quoting
 from pipeline.sources.io import JSON_LINES, MAX_IMAGE_BYTES, SourceFolder, read_rows
-from pipeline.sources.source import Source, with_images
+from pipeline.sources.source import Source, category_of, meta_text, with_images
 
 REQUIRED = ("image_a", "image_b", "caption_a", "caption_b")
+MISSING = ("nan", "null", "none", "<na>", "#n/a")
 
 
 class PairsColumns(Section):
@@ -39,7 +40,8 @@ class PairsSection(Section):
     manifest's own folder). `operation` and `license` apply to lines that do not state their own.
     `quoting` says how a CSV or TSV keeps commas, tabs, quotes and line breaks in a field: "double"
     (in quotes, quotes twice), "backslash" (behind one), "none" (a quote is a letter); "auto" finds
-    out, and refuses a file that can be read in two ways.
+    out, and refuses a file that can be read in two ways. `category_map` translates categories that
+    are neither ours nor a usual word for one ("color", "Counting").
     """
 
     PATHS: ClassVar[tuple[str, ...]] = ("path", "root")
@@ -53,6 +55,7 @@ class PairsSection(Section):
     license: str = ""
     max_image_bytes: int = Field(default=MAX_IMAGE_BYTES, gt=0)
     quoting: Quoting = "auto"
+    category_map: dict[str, Category] = Field(default_factory=dict)
 
 
 class PairsSource(Source):
@@ -93,7 +96,7 @@ class PairsSource(Source):
         known: dict[str, Any] = {
             "source": section.name,
             "source_id": texts.get("id") or f"row-{index}",
-            "category": texts.get("category") or "other",
+            "category": category_of(texts.get("category") or "other", section.category_map),
             "operation": texts.get("operation") or section.operation,
             # Without a stated group, pairs that were made from one original stay together.
             "group": texts.get("group") or texts.get("image_a", ""),
@@ -101,38 +104,42 @@ class PairsSource(Source):
             "caption_b": texts.get("caption_b", ""),
             "license": texts.get("license") or section.license,
         }
-        reason = _fault(values)
+        name, reason = _fault(values, known["category"])
         if reason:
             return Malformed(
-                **{
-                    **known,
-                    "category": "other" if reason == "category_unknown" else known["category"],
-                },
+                **{**known, "category": known["category"] or "other"},
                 reason=reason,
+                meta=meta_text(**{name: values[name]}),
             )
+        names = {name: texts[name] for name in ("image_a", "image_b")}
         images = {
-            name: self._root.read(texts[name], section.max_image_bytes)
-            for name in ("image_a", "image_b")
+            name: self._root.read(file, section.max_image_bytes) for name, file in names.items()
         }
         meta = _json(values["meta"]) or "{}"
-        return with_images(known, images, question=texts.get("question"), meta=meta)
+        return with_images(known, images, names, question=texts.get("question"), meta=meta)
 
 
 def _plain(value: object) -> object:
-    """A missing value is None, also where a data frame wrote NaN for it."""
+    """A missing value is None, also where a data frame or a database wrote a word for it."""
+    if isinstance(value, str):
+        return None if value.strip().lower() in MISSING else value
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _fault(values: dict[str, object]) -> str:
-    """Why a row is no candidate, or ""."""
+def _fault(values: dict[str, object], category: str) -> tuple[str, str]:
+    """Which value of a row keeps it from being a candidate, and why; "" and "" if none does."""
     for name in REQUIRED:
         if values[name] is None:
-            return f"{name}_missing_in_manifest"
-        if not isinstance(values[name], str):
-            return f"{name}_not_text"
-    if values["category"] not in (None, "", *CATEGORIES):
-        return "category_unknown"
-    return "" if _json(values["meta"]) is not None else "meta_not_json"
+            return name, f"{name}_missing_in_manifest"
+    for name in (*REQUIRED, "category", "question", "operation", "license"):
+        if not isinstance(values[name], str | None):
+            return name, f"{name}_not_text"
+    for name in ("id", "group"):
+        if not isinstance(values[name], str | int | float | None):
+            return name, f"{name}_not_text"
+    if not category:
+        return "category", "category_unknown"
+    return ("", "") if _json(values["meta"]) is not None else ("meta", "meta_not_json")
 
 
 def _json(meta: object) -> str | None:

@@ -142,7 +142,6 @@ def _malformed_row(item: Malformed, position: int) -> Row:
     """A row whose content has no address is named by where it stands."""
     return asdict(item) | {
         "drop_reason": item.reason,
-        "meta": "{}",
         "pair_id": malformed_id(item.source, position),
         "group_key": _group_key(item.group),
     }

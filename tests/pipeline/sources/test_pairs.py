@@ -67,7 +67,10 @@ def test_any_range_gives_the_same_rows(manifest: Callable[..., Path]) -> None:
             json.dumps({k: v for k, v in GOOD.items() if k != "caption_b"}),
             "caption_b_missing_in_manifest",
         ),
-        (json.dumps({**GOOD, "category": "colour"}), "category_unknown"),
+        (json.dumps({**GOOD, "category": "vibes"}), "category_unknown"),
+        (json.dumps({**GOOD, "caption_a": "NaN"}), "caption_a_missing_in_manifest"),
+        (json.dumps({**GOOD, "question": ["What?"]}), "question_not_text"),
+        (json.dumps({**GOOD, "license": {"name": "MIT"}}), "license_not_text"),
         (json.dumps({**GOOD, "caption_a": float("nan")}), "caption_a_missing_in_manifest"),
         (json.dumps({**GOOD, "caption_a": ["a"]}), "caption_a_not_text"),
         (json.dumps({**GOOD, "meta": "not json"}), "meta_not_json"),
@@ -222,3 +225,38 @@ def test_a_column_that_is_named_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("image_a,image_a\nx,y\n")
     with pytest.raises(RecipeError, match="line 1: expected each column once, got 'image_a' twice"):
         PairsSource(PairsSection(kind="pairs", path=str(tmp_path / "pairs.csv")))
+
+
+@pytest.mark.parametrize(
+    ("word", "category"),
+    [("Attribute", "attribute"), ("color", "attribute"), ("Count", "count"), ("counting", "count")],
+)
+def test_usual_words_for_categories_are_known(
+    manifest: Callable[..., Path], word: str, category: str
+) -> None:
+    row = _read(manifest(1, [json.dumps({**GOOD, "category": word})]))[2]
+    assert isinstance(row, Candidate) and row.category == category
+
+
+def test_a_map_names_other_categories(manifest: Callable[..., Path]) -> None:
+    path = manifest(1, [json.dumps({**GOOD, "category": "vibes"})])
+    row = _read(path, category_map={"vibes": "other"})[2]
+    assert isinstance(row, Candidate) and row.category == "other"
+
+
+@pytest.mark.parametrize(
+    ("changed", "meta"),
+    [
+        ({"category": "vibes"}, {"category": "vibes"}),
+        (
+            {"image_b": "images\\cup%201.jpg"},
+            {"looked_for": {"image_a": "images/0-0.jpg", "image_b": "images\\cup%201.jpg"}},
+        ),
+        ({"caption_b": ["x"]}, {"caption_b": "['x']"}),
+    ],
+)
+def test_a_reject_shows_what_its_reason_is_about(
+    manifest: Callable[..., Path], changed: dict[str, object], meta: dict[str, object]
+) -> None:
+    row = _read(manifest(1, [json.dumps({**GOOD, **changed})]))[2]
+    assert isinstance(row, Malformed) and json.loads(row.meta) == meta
