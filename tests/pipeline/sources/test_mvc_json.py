@@ -90,7 +90,7 @@ def test_any_range_gives_the_same_rows(tmp_path: Path) -> None:
         (_record(chosen_response=...), "record_without_chosen_response"),
         (_record(rejected_response=3), "record_rejected_response_not_text"),
         (_record(instruction_prompt=["q"]), "record_instruction_prompt_not_text"),
-        (_record(category="colour"), "category_unknown"),
+        (_record(category="vibes"), "category_unknown"),
         (_record(chosen_response="half \ud83d emoji"), "record_not_unicode"),
     ],
 )
