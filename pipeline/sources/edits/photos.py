@@ -4,7 +4,7 @@ import json
 import math
 import posixpath
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -99,11 +99,13 @@ def _things(boxes: object) -> tuple[Thing, ...] | None:
             return None
         if not all(isinstance(edge, int | float) and abs(edge) < 1e6 for edge in box):
             return None
-        # Outwards, so that a box of fractions still holds its thing.
-        x0, y0, x1, y1 = *map(math.floor, box[:2]), *map(math.ceil, box[2:])
-        if not (0 <= x0 < x1 and 0 <= y0 < y1):
+        x0, y0, x1, y1 = box
+        if x0 > x1 or y0 > y1:
             return None
-        things.append(Thing(_clean(label), (x0, y0, x1, y1)))
+        # Outwards, so that a box of fractions still holds its thing; one without area holds none.
+        if x0 < x1 and y0 < y1:
+            edges = (*map(math.floor, box[:2]), *map(math.ceil, box[2:]))
+            things.append(Thing(_clean(label), edges))
     return tuple(things)
 
 
@@ -200,6 +202,19 @@ class Album:
         except ImageError as error:
             raise NotMade(f"photo_{error.reason}") from error
         height, width = pixels.shape[:2]
-        if any(thing.box[2] > width or thing.box[3] > height for thing in photo.things):
-            raise NotMade("photo_box_outside_image")
-        return View(pixels, photo.things or (Thing(photo.label, (0, 0, width, height)),))
+        things = tuple(_inside(thing, width, height) for thing in photo.things)
+        return View(pixels, things or (Thing(photo.label, (0, 0, width, height)),))
+
+
+def _inside(thing: Thing, width: int, height: int) -> Thing:
+    """A thing with its box cut to the picture: annotations leave it by rounding.
+
+    Raises:
+        NotMade: Less than half of the box is in the picture, so that it belongs to another one.
+    """
+    x0, y0, x1, y1 = thing.box
+    box = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+    area = max(box[2] - box[0], 0) * max(box[3] - box[1], 0)
+    if 2 * area < (x1 - x0) * (y1 - y0):
+        raise NotMade("photo_box_outside_image")
+    return replace(thing, box=box)

@@ -29,7 +29,7 @@ from pipeline.sources.edits.photos import Album, NotMade, PhotoColumns, read_pho
 from pipeline.sources.io import JSON_LINES, MAX_IMAGE_BYTES, SourceFolder, read_rows
 from pipeline.sources.source import Source
 
-VERSION = 1
+VERSION = 2
 
 
 class EditMix(Section):

@@ -9,7 +9,8 @@ import pytest
 
 from pipeline.core.recipe import RecipeError
 from pipeline.core.schema import Candidate, Malformed
-from pipeline.sources.edits.photos import Photo, folds_of
+from pipeline.sources.edits.photos import Album, Photo, PhotoColumns, folds_of, read_photos
+from pipeline.sources.io import SourceFolder
 from tests.pipeline import drawn_photos as drawn
 
 SHADES, OPERATIONS, photo = drawn.SHADES, drawn.OPERATIONS, drawn.photo
@@ -95,7 +96,7 @@ FAULTS = [
     ('{"image": "new.png", "label": " _ "}', "photo_label_missing_in_manifest"),
     ('{"image": "./dog-0.png", "label": "dog"}', "photo_named_twice"),
     (
-        '{"image": "new.png", "label": "dog", "boxes": [{"label": "dog", "box": [5, 5, 5, 9]}]}',
+        '{"image": "new.png", "label": "dog", "boxes": [{"label": "dog", "box": [9, 5, 5, 9]}]}',
         "photo_boxes_malformed",
     ),
     (
@@ -137,7 +138,7 @@ def test_a_photograph_that_cannot_be_used_costs_the_pairs_that_would_show_it(
             {
                 "image": "small.png",
                 "label": "cup",
-                "boxes": [{"label": "cup", "box": [0, 0, 97, 5]}],
+                "boxes": [{"label": "cup", "box": [0, 0, 300, 5]}],
             }
         )
     )
@@ -149,6 +150,24 @@ def test_a_photograph_that_cannot_be_used_costs_the_pairs_that_would_show_it(
     }
     assert all((row.category, row.operation) == ("position", "collage") for row in rows)
     assert sum(isinstance(row, Candidate) for row in rows) > 2
+
+
+def test_boxes_are_cut_to_the_picture_and_one_without_area_is_none(
+    tmp_path: Path, album: Callable[..., Path]
+) -> None:
+    photo("cup", 1).save(tmp_path / "cup.png")
+    boxes = [[-0.2, 4, 96.004, 20.5], [10, 30, 20.2, 40], [7, 7, 7, 9]]
+    line = {"image": "cup.png", "label": "cup"}
+    line |= {"boxes": [{"label": "cup", "box": box} for box in boxes]}
+    (kept,), faults = read_photos([line], PhotoColumns(), "")
+    album_of_one = Album(
+        [kept], SourceFolder(str(tmp_path)), num_folds=1, alike=(), max_image_bytes=10**6
+    )
+    assert faults == []
+    assert [thing.box for thing in album_of_one.look(kept).things] == [
+        (0, 4, 96, 21),
+        (10, 30, 21, 40),
+    ]
 
 
 def test_where_no_colour_is_clear_and_nothing_can_be_filled_the_row_says_so(
