@@ -1,6 +1,7 @@
-"""Whether a model on the Hub can be had here, before any of it is loaded."""
+"""Models of transformers and the Hub: whether one can be had here, and loading without noise."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 
 
 def hub_fault(repo: str, files: Sequence[str], revision: str | None = None) -> str:
@@ -22,3 +23,16 @@ def hub_fault(repo: str, files: Sequence[str], revision: str | None = None) -> s
             f" ({type(error).__name__})"
         )
     return ""
+
+
+@contextlib.contextmanager
+def without_reports() -> Iterator[None]:
+    """Keeps back transformers' table of what did not fit, which is told in one line."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)

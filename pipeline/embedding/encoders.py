@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 from PIL import Image
 from pydantic import Field
 
+from pipeline.core.hub_models import without_reports
 from pipeline.core.recipe import RecipeError, Section, fingerprint, whole_reason
 from pipeline.embedding import pixels
 from pipeline.embedding.model_files import HF_HUB, LOCAL_DIR, local_folder, model_files
@@ -149,19 +150,6 @@ def _without_foreign_code() -> Iterator[None]:
         dynamic_module_utils.TIME_OUT_REMOTE_CODE = asked_s
 
 
-@contextlib.contextmanager
-def _without_reports() -> Iterator[None]:
-    """Keeps back transformers' table of what did not fit, which is told in one line."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
 class Dinov2Encoder:
     """A DINOv2 backbone of transformers with its own image processor."""
 
@@ -173,7 +161,7 @@ class Dinov2Encoder:
             self._processor: Any = AutoImageProcessor.from_pretrained(
                 name, revision=section.revision, trust_remote_code=False
             )
-            with _without_reports():
+            with without_reports():
                 model, loading = AutoModel.from_pretrained(
                     name,
                     revision=section.revision,

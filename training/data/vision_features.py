@@ -45,6 +45,7 @@ class VisionFeatures:
         max_cache_bytes: Room for the features of all images; if they need more, none are kept.
         stored: Features on disk, which spare a frozen tower all work; those that are not kept are
             read when needed.
+        pairs: Those that will be asked for; None: all.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class VisionFeatures:
         frozen: bool,
         max_cache_bytes: float,
         stored: FeatureStore | None = None,
+        pairs: Ints | None = None,
     ) -> None:
         self._reader, self._vlm, self._env, self._frozen = reader, vlm, env, frozen
         # where each image's features end, and start, among those of all
@@ -63,6 +65,7 @@ class VisionFeatures:
         self._starts_I = self._ends_I - reader.num_image_tokens_I
         self._stored = stored if frozen else None
         self._kept_AV: Tensor | None = None
+        self._made_I = np.zeros(reader.num_images, bool)
         if frozen and max_cache_bytes > 0:
             (first_NV,) = (
                 self._stored.read([0])
@@ -70,7 +73,9 @@ class VisionFeatures:
                 else self._see(reader.pixels(np.arange(1), keep=False))
             )
             if first_NV[0].nbytes * int(self._ends_I[-1]) <= max_cache_bytes:
-                self._kept_AV = self._make_all(first_NV)
+                used = np.arange(len(reader)) if pairs is None else np.append(pairs, 0)
+                images_I = self._images(used, (0, 1))  # pair 0 stands in where a pass has none
+                self._kept_AV = self._make(images_I, first_NV)
 
     @property
     def kept(self) -> bool:
@@ -118,6 +123,7 @@ class VisionFeatures:
         if loaded is not None and not self._stored:
             return self._see(loaded)
         if self._kept_AV is not None:
+            assert self._made_I[images].all(), "features of pairs that were not announced"
             places = zip(self._starts_I[images], self._ends_I[images], strict=True)
             loaded = [self._kept_AV[start:end] for start, end in places]
         assert loaded is not None
@@ -132,11 +138,16 @@ class VisionFeatures:
         with torch.no_grad(), torch.autocast(device_type, enabled=False):
             return vision_features(self._vlm.model, pixels)
 
-    def _make_all(self, like_NV: Tensor) -> Tensor:
-        """Every image once over all workers, in fixed chunks, whatever the number of workers."""
+    def _make(self, images_I: Ints, like_NV: Tensor) -> Tensor:
+        """Images once over all workers, in chunks that depend on no number of workers or images.
+
+        Whole chunks, so that numbers are the same in every bit whichever of their images is needed.
+        """
         num_images = self._reader.num_images
         kept_AV = torch.zeros((int(self._ends_I[-1]), like_NV.shape[1]), dtype=like_NV.dtype)
-        chunks = np.split(np.arange(num_images), range(CHUNK_IMAGES, num_images, CHUNK_IMAGES))
+        every = np.split(np.arange(num_images), range(CHUNK_IMAGES, num_images, CHUNK_IMAGES))
+        chunks = [every[number] for number in np.unique(images_I // CHUNK_IMAGES)]
+        self._made_I[np.concatenate(chunks)] = True
         if self._stored:  # which every worker reads for itself
             for chunk in chunks:
                 kept_AV[self._starts_I[chunk[0]] : self._ends_I[chunk[-1]]] = torch.cat(
@@ -144,7 +155,9 @@ class VisionFeatures:
                 )
             return kept_AV
         with (
-            self._env.progress(f"images, {self._reader.split}", num_images, "images") as progress,
+            self._env.progress(
+                f"images, {self._reader.split}", int(self._made_I.sum()), "images"
+            ) as progress,
             prefetched(
                 chunks[self._env.rank :: self._env.world_size],
                 functools.partial(self._reader.pixels, keep=False),

@@ -4,15 +4,14 @@ On the device "meta" only configuration and headers are read: the model has shap
 and what would be refused is refused.
 """
 
-import contextlib
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from pipeline.core.hub_models import hub_fault
+from pipeline.core.hub_models import hub_fault, without_reports
 from pipeline.core.recipe import UserError, is_hub_id
 from training.models.attention import SPLIT, implementation, register
 from training.models.families import refusal
@@ -63,7 +62,7 @@ def load_model(
         "output_loading_info": True,
         "ignore_mismatched_sizes": True,  # they are refused with all others
     }
-    with _without_reports():
+    with without_reports():
         if device == META:
             return _of_headers(path, base, options)
         if Path(path).is_dir():  # before gigabytes are read
@@ -80,19 +79,6 @@ def without_bars() -> None:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-
-
-@contextlib.contextmanager
-def _without_reports() -> Iterator[None]:
-    """Keeps back transformers' table of what did not fit, which is told in one line."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def read(path: str | Path, load: Callable[..., Any], **options: Any) -> Any:

@@ -22,6 +22,7 @@ from training.data.prefetch import prefetched
 from training.data.reference_table import feature_facts
 from training.data.vision_features import VisionFeatures
 from training.estimate.advice import is_out_of_memory, out_of_memory
+from training.models.packing import Ints
 from training.models.unusable import TOO_LONG, words
 from training.models.vlm import Vlm
 from training.objectives.losses import Objective, Scores
@@ -113,6 +114,7 @@ class _Run:
             frozen=use.freeze_vision,
             max_cache_bytes=use.max_cache_gb * 1e9 if use.cache_vision else 0,
             stored=stored,
+            pairs=self._pairs_used(reader),
         )
         return Split(reader, features, torch.empty(0))
 
@@ -121,7 +123,7 @@ class _Run:
         self._say_start(num_steps)
         last = latest(self.out)
         for name, split in self.splits.items():
-            split.reference_N32 = self._reference(name, split, num_steps)
+            split.reference_N32 = self._reference(name, split)
         state = TrainState(step=0, data=DataState(self.section.seed))
         if last is not None:
             state = restore(last, self.trained, self.optimizer, self.env)
@@ -212,13 +214,18 @@ class _Run:
                 self.checkpoints.save(self.trained, self.optimizer, state, as_best=True)
         return state
 
-    def _reference(self, name: str, split: Split, num_steps: int) -> torch.Tensor:
+    def _pairs_used(self, reader: PairReader) -> Ints:
+        """The pairs of a split that the run looks at."""
+        num_pairs, optim = len(reader), self.section.optim
+        if reader.split != "train":
+            return np.arange(num_pairs)
+        num_steps = optim.num_steps(num_pairs)
+        return pairs_of_run(num_pairs, optim.batch_pairs, num_steps, self.section.seed)
+
+    def _reference(self, name: str, split: Split) -> torch.Tensor:
         """The reference's numbers of the pairs and cells that the run uses."""
-        num_pairs, section = len(split.reader), self.section
-        if name == "train":
-            pairs = pairs_of_run(num_pairs, section.optim.batch_pairs, num_steps, section.seed)
-            return self.reference.fill(name, split, pairs, self.objective.reference_cells)
-        return self.reference.fill(name, split, np.arange(num_pairs), ALL_CELLS)
+        cells = self.objective.reference_cells if name == "train" else ALL_CELLS
+        return self.reference.fill(name, split, self._pairs_used(split.reader), cells)
 
     @torch.no_grad()
     def _validate(self, log: Log, step: int) -> Metrics:

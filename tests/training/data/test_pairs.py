@@ -227,6 +227,24 @@ def test_an_image_that_the_processor_refuses_is_left_out_where_sizes_matter(
     assert "must be smaller than 200" in reader.left_out.first()[0]
 
 
+def test_features_of_some_pairs_are_those_of_all_in_every_bit(
+    qwen: Vlm, make_mvc: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.data.vision_features.CHUNK_IMAGES", 3)
+    reader = PairReader(make_mvc(8, change=_of_unlike_sizes), "train", qwen)
+    asked = np.array([5, 6])
+    every, some = (
+        VisionFeatures(reader, qwen, LocalEnv(), frozen=True, max_cache_bytes=1e9, pairs=pairs).get
+        for pairs in (None, asked)
+    )
+    for pairs in (asked, np.array([0])):  # pair 0 stands in for none
+        for ours, expected in zip(some(pairs), every(pairs), strict=True):
+            assert ours and expected
+            assert all(map(torch.equal, ours, expected))
+    with pytest.raises(AssertionError, match="not announced"):
+        some(np.array([3]))
+
+
 def test_kept_features_are_those_made_when_needed(qwen: Vlm, make_mvc: Make) -> None:
     reader = PairReader(make_mvc(4, change=_of_unlike_sizes), "train", qwen)
     pairs = np.array([1, 0, 3])
