@@ -20,6 +20,7 @@ from pipeline.core.training_record import (
 )
 from training.config import TrainSection
 from training.models.model_check import check_models
+from training.models.weight_files import floating_types
 
 # Of a run, in `out`, beside RECORD.
 RECIPE = "recipe.yaml"
@@ -28,7 +29,7 @@ SAMPLES = "samples.jsonl"
 ADAPTER = "adapter"  # adapters, beside the model into which they are merged
 CHECKPOINTS = ".checkpoints"  # of an unfinished run
 # What is known of the model that training starts from.
-FILES, TEMPLATE = "its files", "its template"
+FILES, TEMPLATE, ROUNDED = "its files", "its template", "its frozen weights"
 # Of an unfinished run, in CHECKPOINTS.
 ATTEMPT = "attempt"  # names the one process that may write there
 RUN = "run.json"  # which run it is
@@ -105,8 +106,8 @@ def check_base(section: TrainSection, *, only_planned: bool = False) -> dict[str
         only_planned: A model that cannot be reached from here is then no error.
 
     Returns:
-        What is known of it, in words: of "its files", and of "its template" if anything is done to
-        it.
+        What is known of it, in words: of "its files", and of "its template" and "its frozen
+        weights" if anything is done to them.
 
     Raises:
         UserError: No such model, or one that cannot be used, with the reason.
@@ -122,7 +123,24 @@ def check_base(section: TrainSection, *, only_planned: bool = False) -> dict[str
         if fault:
             return {FILES: f"not looked at: {fault}"}
     (closed,) = check_models([section.model], trained=True, here=not only_planned)
-    return {FILES: "hold all tensors of its class", **({TEMPLATE: closed} if closed else {})}
+    rounded = _rounding(section)
+    return {
+        FILES: "hold all tensors of its class",
+        **({TEMPLATE: closed} if closed else {}),
+        **({ROUNDED: rounded} if rounded else {}),
+    }
+
+
+def _rounding(section: TrainSection) -> str:
+    """What `train.weights` does to a base of another type, in words; "" if nothing."""
+    wide = {"F32": "float32", "F16": "float16", "F64": "float64"}
+    types = sorted(wide[name] for name in floating_types(section.model) & wide.keys())
+    if section.train.weights == "float32" or not types:
+        return ""
+    return (
+        f"{' and '.join(types)} in its files, are rounded to bfloat16 while training"
+        " (train.weights); the result has them as they were, and what is trained starts unrounded"
+    )
 
 
 def reference_part(parts: Path, split: str, index: int) -> Path:

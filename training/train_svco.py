@@ -20,6 +20,7 @@ from training.run_plan import (
     CHECKPOINTS,
     METRICS,
     RECIPE,
+    ROUNDED,
     RUN,
     TEMPLATE,
     TRAINING_RUN,
@@ -41,8 +42,11 @@ def train(plan: Plan) -> TrainingRecord:
         say(f"{plan.out}: already trained with this recipe on this data; nothing to do")
         return plan.finished
     section, workers = plan.section, plan.section.workers
-    if closed := check_base(section).get(TEMPLATE):
-        say(f"{section.model}: its template {closed}; serve what is trained likewise")
+    known = check_base(section)
+    if TEMPLATE in known:
+        say(f"{section.model}: its template {known[TEMPLATE]}; serve what is trained likewise")
+    if ROUNDED in known:
+        say(f"{section.model}: {ROUNDED}, {known[ROUNDED]}")
     with only_one(plan.out, "out"), ray_session() if workers.num_workers else nullcontext():
         TRAINING_RUN.claim(
             plan.out,

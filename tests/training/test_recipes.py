@@ -25,6 +25,7 @@ from tests.training.tiny_families import MAKERS, separate_logps
 from training import make_reference as reference
 from training.config import TrainSection
 from training.data.pairs import epoch_order
+from training.models.model_folder import add_older_names
 from training.models.vlm import Vlm, load_vlm
 from training.run_plan import plan_reference
 from training.runtime.environment import LocalEnv
@@ -47,8 +48,11 @@ Weights = dict[str, Tensor]
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A tiny model of each family."""
-    return {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
+    """A tiny model of each family, its tensors by their published names."""
+    folders = {name: make(tmp_path_factory.mktemp(name)) for name, make in MAKERS.items()}
+    for folder in folders.values():
+        add_older_names(folder)
+    return folders
 
 
 def section_of(name: str, model: Path, data: Path, out: Path, **more: Any) -> TrainSection:
@@ -154,9 +158,8 @@ def plain_loop(section: TrainSection) -> Weights:
     low = section.train.precision == "bfloat16"
     torch.manual_seed(section.seed)
     vlm = load_vlm(section.model)
-    dtype = getattr(torch, section.train.weights)
     model: Any = AutoModelForImageTextToText.from_pretrained(
-        section.model, dtype=dtype, attn_implementation="sdpa"
+        section.model, dtype=torch.float32, attn_implementation="sdpa"
     )
     trained = _what_moves(model, section)
     rounded = low and section.workers.shard
@@ -197,8 +200,14 @@ def plain_loop(section: TrainSection) -> Weights:
 
 
 def _what_moves(model: Any, section: TrainSection) -> list[Any]:
-    """Freezes the rest, and adds adapters where there are to be any; what moves is in fp32."""
+    """Freezes the rest, and adds adapters where there are to be any.
+
+    What moves is in fp32 and never rounded; the rest is held as the recipe says.
+    """
     model.requires_grad_(False)
+    for name, parameter in model.named_parameters():
+        if not _is_whole(name, section):
+            parameter.data = parameter.data.to(getattr(torch, section.train.weights))
     if section.lora is not None:
         from peft import LoraConfig
 
@@ -210,11 +219,16 @@ def _what_moves(model: Any, section: TrainSection) -> list[Any]:
             )
         )
     for name, parameter in model.named_parameters():
-        whole = section.lora is None and not _is_of_tower(name)
-        if whole or "lora_" in name or "projector" in name or "merger" in name:
+        if _is_whole(name, section) or "lora_" in name:
             parameter.requires_grad_(True)
             parameter.data = parameter.data.float()
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def _is_whole(name: str, section: TrainSection) -> bool:
+    """Whether a parameter of the base is trained."""
+    projects = "projector" in name or "merger" in name
+    return projects or (section.lora is None and not _is_of_tower(name))
 
 
 class _Rounded(nn.Module):

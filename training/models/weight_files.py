@@ -79,6 +79,13 @@ def model_tensors(model: str | Path) -> dict[str, StoredTensor]:
     }
 
 
+def floating_types(model: str | Path) -> frozenset[str]:
+    """The types of a model's floating-point tensors, such as "BF16"; the model as above."""
+    return frozenset(
+        tensor.dtype for tensor in model_tensors(model).values() if "F" in tensor.dtype
+    )
+
+
 def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     """The tensors that transformers would read from a model's folder, by name.
 

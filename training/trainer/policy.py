@@ -20,6 +20,7 @@ from training.models.attention import DENSE, SPLIT
 from training.models.logps import logps_of_features
 from training.models.packing import Packed
 from training.models.vlm import Vlm, load_vlm
+from training.models.weight_files import floating_types
 
 # Patterns for the start of a layer's name, as transformers reads them.
 NOT_IN_4_BITS = ["lm_head", r".*\.vision_tower", r".*\.visual", r".*\.multi_modal_projector"]
@@ -165,15 +166,32 @@ def trained_parts(section: TrainSection) -> frozenset[str]:
 
 
 def _load(section: TrainSection, device: str) -> Vlm:
-    dtype = torch.bfloat16 if section.train.weights == "bfloat16" else torch.float32
+    """The model of a recipe: in fp32 what it trains, without rounding, the rest as it keeps it."""
+    kept = torch.bfloat16 if section.train.weights == "bfloat16" else torch.float32
     kernel = SPLIT if section.train.attention == "split" else DENSE
-    options: dict[str, Any] = {}
-    if section.lora is not None and section.lora.quantize is not None:
+    quantize = section.lora is not None and section.lora.quantize is not None
+    vlm = load_vlm(
+        section.base_model,
+        dtype=torch.float32 if kept == torch.float32 else _stored_type(section.base_model),
+        attention=kernel,
         # Weights in 4 bits are put where they belong while they are read.
-        options = {"quantization_config": _four_bits(), "device_map": {"": device}}
-    vlm = load_vlm(section.base_model, dtype=dtype, device=device, attention=kernel, **options)
+        **({"quantization_config": _four_bits(), "device_map": {"": device}} if quantize else {}),
+    )
     vlm.model.requires_grad_(False)
+    trained = trained_parts(section)
+    for name, parameter in vlm.model.named_parameters():
+        if parameter.dtype.is_floating_point:
+            held = torch.float32 if part_of(vlm.model, name) in trained else kept
+            parameter.data = parameter.data.to(held)
+    if not quantize:
+        vlm.model.to(device)
     return vlm
+
+
+def _stored_type(model: str) -> torch.dtype:
+    """The type that holds all weights of a model's files without rounding."""
+    sixteen_bits = {frozenset({"BF16"}): torch.bfloat16, frozenset({"F16"}): torch.float16}
+    return sixteen_bits.get(floating_types(model), torch.float32)
 
 
 def _four_bits() -> Any:
