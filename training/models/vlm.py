@@ -152,7 +152,12 @@ def check_model(path: str | Path, *, trained: bool) -> str:
     Raises:
         UserError: It cannot, with the reason.
     """
-    stated = quantization(read_config(base_of_adapter(path) or path)) if trained else {}
+    if trained and base_of_adapter(path):
+        raise UserError(
+            f"model {str(path)!r}: adapters lie in it (adapter_config.json), and training starts"
+            " from a whole model; merge them (peft's merge_and_unload), or take them away"
+        )
+    stated = quantization(read_config(path)) if trained else {}
     if stated:
         raise UserError(
             f"model {str(path)!r}: its weights are stored quantized"

@@ -220,3 +220,10 @@ def test_a_base_that_is_gone_when_the_result_is_written_is_one_line(
     recipe["model"] = str(base)
     with pytest.raises(UserError, match="put back what the run began with, and start it again"):
         trained(recipe, tmp_path / "out")
+
+
+def test_a_base_with_adapters_in_its_folder_is_refused_before_it_is_trained(base: Path) -> None:
+    (base / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(base)}))
+    section = TrainSection.model_validate({"model": str(base), "data": "d", "out": "o"})
+    with pytest.raises(UserError, match="adapters lie in it .* merge them"):
+        check_base(section)
