@@ -133,9 +133,11 @@ def check_base(section: TrainSection, *, only_planned: bool = False) -> dict[str
 
 def _rounding(section: TrainSection) -> str:
     """What `train.weights` does to a base of another type, in words; "" if nothing."""
+    if section.train.weights == "float32":
+        return ""
     wide = {"F32": "float32", "F16": "float16", "F64": "float64"}
     types = sorted(wide[name] for name in floating_types(section.model) & wide.keys())
-    if section.train.weights == "float32" or not types:
+    if not types:
         return ""
     return (
         f"{' and '.join(types)} in its files, are rounded to bfloat16 while training"
