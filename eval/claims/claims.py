@@ -38,6 +38,9 @@ ClaimKind = Literal["exists", "count", "colour", "position", "relation"]
 _EXACTLY = {"only", "exactly", "just"}
 
 
+MAX_PHRASE_WORDS = 12  # before its noun; so an answer of any length is read in linear time
+
+
 @dataclass(frozen=True, slots=True)
 class Thing:
     """What a noun phrase picks out: objects of a noun (None: any), of these colors, in a half."""
@@ -215,8 +218,8 @@ def _phrase(words: list[str], start: int, lexicon: Lexicon) -> tuple[_Mention, i
     count: int | None = None
     colors: list[str] = []
     half: str | None = None
-    position = start
-    while position < len(words):
+    position, end = start, min(len(words), start + MAX_PHRASE_WORDS)
+    while position < end:
         word = words[position]
         noun = lexicon.nouns.get(word)
         if noun or word in GENERIC or (word in ("one", "ones") and colors):

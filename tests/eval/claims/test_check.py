@@ -268,3 +268,9 @@ def test_every_caption_of_a_scene_is_read_as_true_of_its_own_image_and_false_of_
             assert num_claims >= 1, (pair.question, caption)
             assert num_false == 0, (pair.question, caption, claims, own)
             assert num_false_of_other >= 1, (pair.question, caption, claims, other)
+
+
+@pytest.mark.parametrize("words", ["1 ", "red ", "the ", "left ", "not "])
+def test_an_answer_of_any_length_is_read(words: str) -> None:
+    lexicon = Lexicon.of({"star"}, {"red"})
+    assert len(read_claims(words * 20_000, "Is there a star?", lexicon)) <= 1
