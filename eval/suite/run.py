@@ -185,9 +185,9 @@ def read_answer(parse: Parser, question: Question, answer: Answer | None) -> Ver
     """What an answer says; "unfinished" where it was cut off before it said anything."""
     if answer is None:
         return Verdict(None, "missing")
-    verdict = parse(question, answer.text)
-    is_silent = verdict.value is None and (verdict.status != "missing" or not answer.text)
-    return Verdict(None, "unfinished") if is_silent and not answer.ended else verdict
+    if not answer.said and not answer.ended:
+        return Verdict(None, "unfinished")
+    return parse(question, answer.text)
 
 
 def responses_of(

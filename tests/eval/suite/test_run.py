@@ -443,7 +443,7 @@ def test_a_server_is_asked_with_images_and_answers_of_all_kinds_are_kept(tmp_pat
     assert long not in page
 
 
-@pytest.mark.parametrize("command", ["thinking", "length <think>Yes, or", "length Let me see:"])
+@pytest.mark.parametrize("command", ["thinking", "length <think>Yes, or", "length <think></think>"])
 def test_an_answer_that_was_not_finished_is_counted_apart(
     command: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
