@@ -17,10 +17,10 @@ def check_model(model: str) -> Finding:
         fault = hub_fault(model, ("config.json", "model.safetensors"))
         if fault:
             return Finding("problem", "model", fault, "give the folder of a model, or its Hub id")
-    from training.models.model_check import check_models
+    from training.models.vlm import check_model as look_at
 
     try:
-        check_models([model], trained=False, here=True)
+        look_at(model, trained=False)
     except UserError as error:
         fact, _, remedy = str(error).rpartition("; ")
         return Finding("problem", "model", fact or remedy, remedy if fact else "")

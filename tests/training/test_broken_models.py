@@ -12,8 +12,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from eval import ask, run_eval
+from pipeline.core.recipe import UserError
 from svco import doctor
 from training import make_reference, plan_cli, train_svco
+from training.models.model_check import check_models
+from training.models.vlm import check_model
 
 Run = Callable[..., tuple[int, str]]
 WEIGHTS = "model.safetensors"
@@ -205,3 +208,27 @@ def test_a_model_on_the_hub_is_looked_at_by_its_headers_there(
     code, said = command_here(command, "model=org/tiny", *arguments)
     assert code == 2
     assert "1 of 64 tensors missing (model.multi_modal_projector.linear_1.bias)" in said
+
+
+def test_what_was_found_whole_is_not_looked_at_again_until_a_file_changes(
+    vicuna_llava: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(vicuna_llava, folder)
+    looks: list[Path] = []
+
+    def counted(model: Path, *, trained: bool) -> str:
+        looks.append(model)
+        return check_model(model, trained=trained)
+
+    monkeypatch.setattr("training.models.vlm.check_model", counted)
+    first = check_models([folder], trained=False, here=True)
+    assert check_models([folder], trained=False, here=True) == first
+    assert looks == [folder]
+    check_models([folder], trained=True, here=True)  # another question
+    assert looks == [folder] * 2
+    without_projector(folder)
+    for _ in range(2):  # refusals are not kept
+        with pytest.raises(UserError, match="4 of 64 tensors missing"):
+            check_models([folder], trained=False, here=True)
+    assert looks == [folder] * 4

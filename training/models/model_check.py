@@ -2,17 +2,22 @@
 starts.
 
 Knows nothing of torch: where it is not loaded yet, and will not be, the check has a process of its
-own.
+own. What was found whole is not looked at again while its files stay as they are.
 """
 
+import contextlib
+import importlib.metadata
 import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.core.recipe import UserError
+from pipeline.core.recipe import UserError, fingerprint
+from pipeline.core.storage import cache_dir, read_json, write_json
+from training.models.weight_files import base_of_adapter
 
+VERSION = 1  # of the check
 # Prints what is done to each chat template, or what is wrong, for a person, and ends with 2.
 _CHECK = """
 import sys
@@ -37,6 +42,45 @@ def check_models(models: Sequence[str | Path], *, trained: bool, here: bool) -> 
     Raises:
         UserError: One cannot be used, with the reason.
     """
+    records = {model: _record(model, trained) for model in models}
+    said = {
+        model: str(read_json(record)["said"])
+        for model, record in records.items()
+        if record is not None and record.is_file()
+    }
+    left = [model for model in records if model not in said]
+    if left:
+        said |= zip(left, _look(left, trained=trained, here=here), strict=True)
+    for model in left:
+        record = records[model]
+        if record is not None:
+            with contextlib.suppress(OSError):  # a cache that takes none costs another look
+                write_json(record, {"model": str(model), "said": said[model]})
+    return [said[model] for model in models]
+
+
+def _record(model: str | Path, trained: bool) -> Path | None:
+    """Where it is noted that a folder's files were found whole; None for a Hub id.
+
+    Named by their sizes and times of change, and by who looked.
+    """
+    if not Path(model).is_dir():
+        return None
+    try:
+        folders = {Path(model), Path(base_of_adapter(model) or model)}
+        files = [
+            (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+            for folder in sorted(folders)
+            for path in sorted(folder.glob("*.*"))
+        ]
+    except (OSError, ValueError, KeyError, TypeError):  # which the check puts into words
+        return None
+    versions = [importlib.metadata.version(name) for name in ("transformers", "peft")]
+    name = fingerprint(VERSION, trained, versions, files)
+    return cache_dir() / "whole-models" / f"{name}.json"
+
+
+def _look(models: Sequence[str | Path], *, trained: bool, here: bool) -> list[str]:
     if here or "torch" in sys.modules:
         from training.models.vlm import check_model
 
