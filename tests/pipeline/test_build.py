@@ -115,9 +115,10 @@ def test_a_gpu_that_is_not_there_is_not_waited_for(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("pipeline.build_mvc.cluster_resources", lambda: {"CPU": 2.0})
+    for module in ("pipeline.build_mvc", "pipeline.core.ray_pool"):
+        monkeypatch.setattr(f"{module}.cluster_resources", lambda: {"CPU": 2.0})
     clip = "encoders.clip={model: 'builtin:scenes-clip', device: cuda}"
-    assert "Ray sees no GPU here" in build_here(
+    assert "but Ray sees none here" in build_here(
         f"sources.0.path={manifest(1)}", f"out={tmp_path / 'out'}", clip, expect=2
     )
 
