@@ -18,9 +18,11 @@ CLAUSE_END = r"[\s,.;:!?/\"'()|]+|或者?|还是|還是|和|也"
 
 OPTION = "(?:选项|選項)"
 CHOOSE = "[选選]"
-OPTION_AFTER = "[项項]"
+OPTION_AFTER = "(?:[项項]|です|입니다)"
 OR = "或者?|还是|還是|和"
-AFTER_LETTER = f"(?:[选選项項是因]|{OR})"
+AFTER_LETTER = f"(?:[选選项項是因]|です|입니다|{OR})"
+# after a letter: it is wrong, is not right
+IS_REJECTED = "(?:[选選]?[项項])?(?:[是为為]?(?:[错錯]|不(?:[是对對]|正[确確]))|[是为為]误)"
 
 _LETTER_NEXT = r"(?=[\"(\[{]?\s?[A-Za-z](?![A-Za-z]))"
 DECLARES = "|".join(

@@ -36,7 +36,7 @@ _LABEL_FIRST = re.compile(
     re.DOTALL,
 )
 _DECLARES = re.compile(
-    r"\b(?:answer|option|choice|response)\b(?:\s+(?:here|to\s+the\s+question))?\s*(?:is\b|would\s+be\b|:|=)\s*:?\s*(?:option\s+|choice\s+)?"
+    r"(?<!wrong\s)(?<!incorrect\s)\b(?:answer|option|choice|response)\b(?:\s+(?:here|to\s+the\s+question))?\s*(?:is\b|would\s+be\b|:|=)\s*:?\s*(?:option\s+|choice\s+)?"
     r"|\bI\s+(?:would\s+)?(?:choose|select|pick)\s+(?:option\s+|choice\s+)?|\bcorrect\s+(?:one\s+)?is\s+(?:option\s+)?"
     rf"|{languages.DECLARES}",
     re.IGNORECASE,
@@ -49,12 +49,19 @@ _DECLARED = re.compile(
 )
 # "A, B" and "A or (B)" after "the answer is" are two answers.
 _ANOTHER = re.compile(
-    rf"\s*(?:[,/;&]|or\b|and\b|{languages.OR})\s*(?:or\b|and\b)?\s*"
-    r"(?:\(\s*([A-Za-z])\s*\)|([A-Z])(?![\w'])(?!\s+[a-z]))"
+    rf"\s*(?:[,/;&]|or\b|and\b|{languages.OR})\s*(?:or\b|and\b)?\s*(?:(?:maybe|perhaps|possibly)\s)?"
+    r"(?:\(\s*([A-Za-z])\s*\)|([A-Z])(?![\w'])(?!\s+[a-z]))|\s*\n\s*([A-Z])\s*$"
 )
 _MARKED = re.compile(r"\(\s*([A-Za-z])\s*\)|\b(?:option|choice)\s+([A-Z])\b", re.IGNORECASE)
 _NEGATION = re.compile(
-    r"\b(?:not|no|never|neither|nor|none|cannot|unlike|instead|rather|without)\b|n['\u2019 ]t\b",
+    r"\b(?:not|no|never|neither|nor|none|cannot|unlike|instead|rather|without|except|hardly|wrong"
+    r"|incorrect)\b|n['\u2019 ]t\b",
+    re.IGNORECASE,
+)
+# What follows a letter that is said not to be it.
+_IS_REJECTED = re.compile(
+    rf"\W*(?:(?:is|are|was|seems)(?:\s+\w+ly)?\s+(?:not|wrong|incorrect)\b|isn['\u2019]t\b"
+    rf"|{languages.IS_REJECTED})",
     re.IGNORECASE,
 )
 # A letter on its own; the article and the pronoun are followed by a word in lower case.
@@ -78,6 +85,10 @@ _YES_NO_FIRST = re.compile(
     re.I,
 )
 _YES_NO = re.compile(r"(?<![\w'-])(yes|no)(?![\w'-])", re.IGNORECASE)
+_YES_NO_CLAUSE = re.compile(
+    r"[,.!?:;\n][^\S\n]*(?:(?:but|or|and|so)\s+)?(yes|no)(?![\w'-])\s*(?:[,.;!?]|$)", re.IGNORECASE
+)
+_OR_YES_NO = re.compile(r"\s*(?:/\s*|(?:,\s*)?(?:and|or|but)\s+)(?:yes|no)\b", re.IGNORECASE)
 _CLAUSE_END = re.compile(languages.CLAUSE_END)
 
 
@@ -178,17 +189,10 @@ def _yes_no(text: str) -> Verdict:
     first = _YES_NO_FIRST.match(text)
     if first and (first[2] is not None or first[1].lower() == "yes"):
         # "Yes, there is no doubt." answers yes; "Yes. No." and "Yes and no." answer nothing.
-        later = re.search(
-            r"(?:^|[.!?;\n])[^\S\n]*(?:but\s+|or\s+|and\s+)?(yes|no)(?![\w'-])\s*(?:[,.;!]|$)",
-            text[first.end(1) :],
-            re.IGNORECASE,
-        )
-        undecided = re.match(
-            r"\s*(?:/\s*|(?:,\s*)?(?:and|or|but)\s+)(?:yes|no)\b",
-            text[first.end(1) :],
-            re.IGNORECASE,
-        )
-        said = {first[1].lower()} | declared | ({later[1].lower()} if later else set())
+        rest = text[first.end(1) :]
+        undecided = _OR_YES_NO.match(rest)
+        later = {word.lower() for word in _YES_NO_CLAUSE.findall(rest)}
+        said = {first[1].lower()} | declared | later
         return (
             Verdict(None, "ambiguous")
             if undecided or len(said) > 1
@@ -213,10 +217,12 @@ def _yes_no_in_clauses(clauses: Sequence[str]) -> Verdict:
 
 
 def _declared_words(text: str) -> list[str]:
-    first_words = [
-        next(filter(None, _CLAUSE_END.split(rest.casefold())), "")
-        for rest in _after_declarations(text)
-    ]
+    first_words = []
+    for rest in _after_declarations(text):
+        first_words.append(next(filter(None, _CLAUSE_END.split(rest.casefold())), ""))
+        word = _YES_NO.search(rest)
+        if word and _OR_YES_NO.match(rest, word.end()):
+            first_words += ["yes", "no"]
     said = [languages.YES_NO.get(word, word) for word in first_words]
     return [word for word in said if word in ("yes", "no")]
 
@@ -251,14 +257,17 @@ def _choice(text: str, choices: Sequence[str]) -> Verdict:
             | _alone(rest, letters)
             | _named(rest, letters, choices)
         )
-        return _agreed({letter} | others)
+        is_it = others - {letter} or not _IS_REJECTED.match(rest)
+        return _agreed({letter} | others) if is_it else Verdict(None, "failed")
     declared = _declared_letters(text, letters, choices)
     if declared:
         return _agreed(declared)
     alone, named = _alone(text, letters), _named(text, letters, choices)
     if len(alone) == 1 and not named and not _says_letter(text):
         alone = set()  # one letter inside a sentence may be a name or a vitamin
-    return _agreed(_marked(text, letters) | alone | named)
+    verdict_of_all = _agreed(_marked(text, letters) | alone | named)
+    is_rejected = verdict_of_all.value in _rejected(text)
+    return Verdict(None, "failed") if is_rejected else verdict_of_all
 
 
 def _says_letter(text: str) -> bool:
@@ -287,7 +296,8 @@ def _declared_letters(text: str, letters: str, choices: Sequence[str]) -> set[st
         if letter is None:
             declared |= _named(re.split(r"[.\n]", rest, maxsplit=1)[0], letters, choices)
         while letter is not None:
-            declared |= {_group(letter).upper()} & set(letters)
+            if not _IS_REJECTED.match(rest, letter.end()):
+                declared |= {_group(letter).upper()} & set(letters)
             letter = _ANOTHER.match(rest, letter.end())
     return declared
 
@@ -296,6 +306,16 @@ def _marked(text: str, letters: str) -> set[str]:
     """Letters in parentheses or after "option"."""
     return {
         letter for match in _MARKED.finditer(text) if (letter := _group(match).upper()) in letters
+    }
+
+
+def _rejected(text: str) -> set[str]:
+    """Of the marked letters those of which a clause says that they are not it."""
+    return {
+        _group(match).upper()
+        for match in _MARKED.finditer(text)
+        if _IS_REJECTED.match(text, match.end())
+        or _NEGATION.search(re.split(r"[.,;:!?\n]", text[: match.start()][-_LOOK_AHEAD:])[-1])
     }
 
 
@@ -316,4 +336,6 @@ def _named(text: str, letters: str, choices: Sequence[str]) -> set[str]:
             named.add(letter)
             rest = rest.replace(wanted, "  ")
     # "not visible" may be an option; "not open" is none
-    return set() if _NEGATION.search(rest) else named
+    # "blue or green car" names one by its text, and another
+    is_one_of_two = len(named) == 1 and re.search(r"\bor {2}| {2}or\b", rest)
+    return set() if is_one_of_two or _NEGATION.search(rest) else named

@@ -8,10 +8,11 @@ _KEYS = (
     *("answer", "final_answer", "final answer", "choice", "option", "response", "prediction"),
     *("\u7b54\u6848", "\u9009\u9879", "\u56de\u7b54"),
 )
+_REJECTS = re.compile(r"not(?![a-z])|wrong|incorrect|exclu|reject|eliminat", re.IGNORECASE)
 _TAGS = (("<answer>", "</answer>"), ("<|begin_of_box|>", "<|end_of_box|>"))
 # up to two braces deep, and not longer than an answer: so any text is read in linear time
 _BOX = re.compile(
-    r"\\(?:boxed|fbox)\s{0,4}\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,99}\}){0,199}\}){0,399})\}"
+    r"(not\s{1,4}\$?)?\\(?:boxed|fbox)\s{0,4}\{((?:[^{}]|\{(?:[^{}]|\{[^{}]{0,99}\}){0,199}\}){0,399})\}"
 )
 # LaTeX around a text, of which the text alone counts
 LATEX = re.compile(
@@ -91,10 +92,15 @@ def _answer_in(held: Any) -> str | None:
 
 def _answers_of(held: dict[str, Any]) -> list[Any]:
     named = [value for key, value in held.items() if key.strip().casefold() in _KEYS]
-    return named or ([*held.values()] if len(held) == 1 else [])
+    if named or len(held) != 1:
+        return named
+    key, value = next(iter(held.items()))
+    if len(key) == 1:  # {"B": "Closed"}: an option and its text, which may be another's
+        return [f"{key}. {value}"] if isinstance(value, str) else []
+    return [] if _REJECTS.search(key) else [value]
 
 
 def _boxed(text: str) -> tuple[list[str], str]:
     """The contents of every \\boxed{..}, and the text outside."""
-    contents = [LATEX.sub("", content) for content in _BOX.findall(text)]
+    contents = [LATEX.sub("", "".join(parts)) for parts in _BOX.findall(text)]
     return contents, _BOX.sub("", text) if contents else text

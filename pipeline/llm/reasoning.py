@@ -2,13 +2,16 @@
 
 import re
 
-_NAMES = "(?:think|thinking|thought|thoughts|reason|reasoning|reflection|seed:think)"
+_NAMES = (
+    "(?:think|thinking|thought|thoughts|reason|reasoning|reflection|analysis|scratchpad|seed:think)"
+)
 # How a model opens its reasoning, or the prompt does it for the model, and how it is closed.
 _OPENED = re.compile(
-    rf"<{_NAMES}>|\[THINK\]|\u25c1think\u25b7|<\|begin_of_thought\|>|<\|?channel\|?>", re.IGNORECASE
+    rf"<{_NAMES}\s?>|\[THINK\]|\u25c1think\u25b7|<\|begin_of_thought\|>|<\|?channel\|?>",
+    re.IGNORECASE,
 )
 _CLOSED = re.compile(
-    rf"</{_NAMES}>|\[/THINK\]|\u25c1/think\u25b7|<\|end_of_thought\|>"
+    rf"</{_NAMES}\s?>|\[/THINK\]|\u25c1/think\u25b7|<\|end_of_thought\|>"
     r"|<\|channel\|>\s?final\s?(?:<\|constrain\|>\w{0,20})?<\|message\|>|<channel\|>",
     re.IGNORECASE,
 )

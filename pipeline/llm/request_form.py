@@ -21,7 +21,7 @@ _NEEDED = ("model", "messages")
 _UNKNOWN = (
     r"(?:unsupported|(?:does|do|is|are|be)\s?(?:not|n.t)\s(?:currently\s)?(?:support|accept|allow|permit)"
     r"|not[ _](?:supported|permitted|allowed|accepted|implemented)|unknown|unrecogni[sz]ed"
-    r"|unexpected|extra_forbidden|no longer|deprecated|only the default)"
+    r"|unexpected|extra_forbidden|no longer|deprecated|only the default|only [\d.]+ is)"
 )
 _NO_SYSTEM = re.compile(
     rf"\bsystem\b.{{0,20}}\b(?:role|message|prompt|instruction)s?\b.{{0,60}}{_UNKNOWN}"

@@ -353,3 +353,64 @@ def test_no_answer_holds_the_parsers_up(start: str, unit: str) -> None:
     for key in ("mmvp", "scienceqa", "cvbench"):
         assert parser("lmms", key)(DOOR, said).status
         assert parser("vlmevalkit", key)(DOOR, said).status
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "Not (B).",
+        "Option B is wrong.",
+        "(B) is incorrect",
+        "(B) isn't right",
+        "The wrong answer is B",
+        "The incorrect option is (B).",
+        "Closed is wrong",
+        "It is hardly closed",
+        "The answer is B, or maybe A",
+        "Answer:\nA\nB",
+        "The answer is not \\boxed{B}",
+        "\u9009\u9879B\u662f\u9519\u8bef\u7684",
+        "(B)\u4e0d\u6b63\u786e",
+        "\u7b54\u3048\u306fB\u3067\u306f\u3042\u308a\u307e\u305b\u3093",
+        '{"wrong_answer": "B"}',
+        '{"excluded": "B"}',
+        '{"A": "B"}',
+        '{"A": "Closed"}',
+        '{"B": false}',
+    ],
+)
+def test_a_letter_that_is_said_not_to_be_it_is_not_read(said: str) -> None:
+    assert parse(DOOR, said).value is None
+
+
+@pytest.mark.parametrize(
+    ("said", "status"),
+    [
+        ("\u7b54\u3048\u306fB\u3067\u3059\u3002", "extracted"),
+        ("B\u3067\u3059", "exact"),
+        ("\uc815\ub2f5\uc740 B\uc785\ub2c8\ub2e4.", "extracted"),
+        ('{"B": "Closed"}', "exact"),
+        ("<analysis>A</analysis>B", "exact"),
+        ("<think >A?</think >\nB", "exact"),
+        ("(B), since it is not open", "extracted"),
+    ],
+)
+def test_a_letter_is_read_with_what_says_that_it_is_it(said: str, status: str) -> None:
+    assert parse(DOOR, said) == Verdict("B", status)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *("Yes, no", "No, yes", "no, wait, yes", "Yes? No?", "No, there is one, so yes."),
+        *("The answer is yes or no", "The answer is yes/no."),
+    ],
+)
+def test_an_answer_that_says_yes_and_no_says_neither(said: str) -> None:
+    assert parse(question("yes_no"), said) == Verdict(None, "ambiguous")
+
+
+def test_an_option_beside_or_is_one_of_two() -> None:
+    colours = question("choice", ("red car", "blue car", "green car"))
+    assert parse(colours, "a blue or green car").value is None
+    assert parse(colours, "the green car") == Verdict("C", "extracted")

@@ -204,6 +204,7 @@ def test_what_a_server_refuses_to_be_given_is_renamed_or_left_out_and_said_once(
         ("This model doesn't support temperature", "temperature"),
         ("`temperature` is deprecated for this model.", "temperature"),
         ("Only the default (1) value of temperature is supported", "temperature"),
+        ("invalid temperature: only 1 is allowed for this model", "temperature"),
         ('Unknown name "max_tokens": Cannot find field.', "max_tokens"),
         ("System role not supported", "system message"),
         ("Conversation roles must alternate user/assistant/user/assistant/...", "system message"),
