@@ -24,8 +24,9 @@ from eval.stats.significance import (
     adjust,
     average_relative_improvement,
     difference,
+    least_p,
 )
-from pipeline.core.intervals import caution
+from pipeline.core.intervals import MIN_GROUPS, caution
 from pipeline.core.recipe import UserError
 
 ASKED_OTHERWISE = {
@@ -116,9 +117,11 @@ def compare_runs(
     comparison = _empty(runs, pairs, columns, of_models, aligned, notes)
     # enough flips that the least p can be significant among as many tests
     num_flips = max(num_draws, math.ceil(2 * len(pairs) * len(columns) / (1.0 - confidence)))
+    num_clusters = dict[str, int]()
     for label, answers in aligned.items():
         clusters = Clusters.of((question.cluster for question in answers[0].questions), confidence)
-        if warning := caution(len(clusters.place), "clusters (images, pairs or people)"):
+        num_clusters[label] = len(clusters.place)
+        if warning := caution(num_clusters[label], "clusters (images, pairs or people)"):
             notes.append(f"{label}: {warning}")
         for key in (key for key in of_models if key.startswith(f"{label}/")):
             by_name = dict(zip(names, of_models[key], strict=True))
@@ -127,6 +130,13 @@ def compare_runs(
             _enter_scores(comparison, key, by_name, clusters)
             _enter_differences(comparison, key, by_name, clusters, num_flips, seed)
     _adjust(comparison, 1.0 - confidence)
+    num_tested = comparison["num_tested"]
+    notes += [
+        f"{label}: {num} clusters give no p below {least_p(num):.2g}, so none of {num_tested} tests"
+        " can be significant; fewer at once can: name two runs, or one with --against"
+        for label, num in num_clusters.items()
+        if num >= MIN_GROUPS and least_p(num) * num_tested > 1.0 - confidence
+    ]
     return comparison
 
 

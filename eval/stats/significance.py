@@ -86,6 +86,11 @@ def sign_flip_p(
     return (as_far_M + 1) / (total + 1) if generator else as_far_M / total
 
 
+def least_p(num_clusters: int) -> float:
+    """The least p that so many clusters can give, all for one side: 6 -> 2 / 2^6 = 0.03125."""
+    return 2.0 ** (1 - num_clusters)
+
+
 def exchangeable(minuend: Metric, subtrahend: Metric, clusters: Clusters) -> FloatArray:
     """The part of each cluster in a difference, [G]; models exchanged turn every sign round.
 

@@ -362,6 +362,20 @@ def test_every_two_named_runs_are_compared_and_holm_counts_all(tmp_path: Path) -
         compare(one, two, against="four")
 
 
+def test_what_so_few_clusters_can_never_show_is_said(tmp_path: Path) -> None:
+    base = [WRONG] * 14  # seven groups: 2 / 2^7 is the least p
+    folders = [leave_pairs(tmp_path / name, [RIGHT] * 14, base) for name in ("one", "two")]
+    both = compare(*folders)
+    assert both["num_tested"] == 3 * 4
+    assert any("7 clusters give no p below 0.016, so none of 12 tests" in n for n in both["notes"])
+    (entry,) = {str(e["p_holm"]) for e in both["pairings"][1]["differences"].values() if e} - {
+        "1.0"
+    }
+    assert float(entry) == pytest.approx(12 * 2 / 2**7)
+    many = compare(*(leave_pairs(tmp_path / n, [RIGHT] * 20, [WRONG] * 20) for n in "ab"))
+    assert not any("give no p below" in note for note in many["notes"])
+
+
 def test_a_named_folder_may_be_that_of_the_base(tmp_path: Path) -> None:
     base = leave_pairs(tmp_path / "base", [WRONG] * 12, model="base")
     tuned = leave_pairs(tmp_path / "tuned", [RIGHT] * 12, [WRONG] * 12)
