@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from eval.benchmarks import vlmevalkit
 from pipeline.core.images import ImageError, decode_rgb, image_ending
 from pipeline.core.recipe import UserError, first_line, is_hub_id
+from pipeline.core.storage import is_within
 
 MAX_ZIPPED_BYTES = 100 * 2**20  # of one image: an archive may claim to hold anything
 Record = dict[str, Any]
@@ -89,8 +91,8 @@ def _from_base64(text: str) -> bytes | None:
 def _image_file(root: Path, folders: Sequence[str], relative: str, where: str) -> bytes:
     """An image from a folder or from an archive that holds such a folder."""
     for folder in folders:
-        path = (root / folder / relative).resolve()
-        if not path.is_relative_to(root.resolve()):
+        path = root / folder / relative
+        if not is_within(path, root.resolve()):
             raise UserError(
                 f"{where}: the image path {relative!r} leaves {root}; expected a path inside it"
             )
@@ -98,11 +100,16 @@ def _image_file(root: Path, folders: Sequence[str], relative: str, where: str) -
             if candidate.is_file():
                 return candidate.read_bytes()
     wanted = [str(PurePosixPath(folder) / relative) for folder in folders]
-    for archive in sorted(root.glob("*.zip")):
-        with zipfile.ZipFile(archive) as opened:
-            for entry in opened.infolist():
-                if entry.filename in wanted and entry.file_size <= MAX_ZIPPED_BYTES:
-                    return opened.read(entry)
+    for archive in sorted(root.glob("[!.]*.zip")):
+        try:
+            with zipfile.ZipFile(archive) as opened:
+                for entry in opened.infolist():
+                    if entry.filename in wanted and entry.file_size <= MAX_ZIPPED_BYTES:
+                        return opened.read(entry)
+        except (OSError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"{archive}: not a whole archive ({first_line(error)}); fetch it again"
+            ) from error
     raise UserError(
         f"{where}: no image file; looked for {', '.join(wanted)} in {root}; put the benchmark's"
         " images there"
@@ -147,7 +154,7 @@ def open_source(
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
         return Source(root, _from_datasets(name, path, config, split))
     parts = native or sorted(
-        file for file in path.rglob("*.parquet") if config is None or config in file.as_posix()
+        file for file in path.rglob("[!.]*.parquet") if config is None or config in file.as_posix()
     )
     # train-00000-of-00002.parquet, or default/train/0000.parquet as the Hub converts what it has
     parts = (

@@ -31,6 +31,21 @@ def cache_dir() -> Path:
     return Path(os.environ.get("SVCO_CACHE") or Path.home() / ".cache" / "svco")
 
 
+def is_within(path: Path, root: Path) -> bool:
+    """Whether what is named below a folder also lies in it, links followed.
+
+    The files of a snapshot in the Hub's cache are links to the `blobs` beside all snapshots.
+
+    Args:
+        root: The folder, its own links followed.
+    """
+    lies = path.resolve()
+    if lies.is_relative_to(root):
+        return True
+    is_named = ".." not in path.parts and root.parent.name == "snapshots"
+    return is_named and lies.is_relative_to(root.parent.parent / "blobs")
+
+
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Lets `write` fill a temporary neighbour of `path`, then renames it into place."""
     try:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.core.recipe import RecipeError
 from pipeline.core.schema import sha256_hex
+from pipeline.core.storage import is_within
 from pipeline.sources.delimited import TextError, read_records
 
 # One picture; larger files are no photographs.
@@ -71,8 +72,8 @@ class SourceFolder:
     def _read_local(self, name: str, max_bytes: int) -> bytes | str:
         try:
             # Links are followed before the root is checked.
-            path = (self._local / name).resolve()
-            if not path.is_relative_to(self._local):
+            path = self._local / name
+            if not is_within(path, self._local):
                 return "outside_root"
             if not path.is_file():
                 return "file_missing"

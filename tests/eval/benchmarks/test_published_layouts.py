@@ -38,6 +38,38 @@ def test_a_benchmark_is_read_and_scored_as_it_is_published(layout: str, tmp_path
     assert len({question.item_id for question in questions}) == size
 
 
+@pytest.mark.parametrize("layout", ["mmvp_repository", "cvbench_repository", "pope_llava"])
+def test_the_hubs_cache_is_read_through_its_links(layout: str, tmp_path: Path) -> None:
+    snapshot, blobs = tmp_path / "snapshots" / "1", tmp_path / "blobs"
+    name, source, options, size = LAYOUTS[layout](snapshot)
+    plain = benchmark(name).load(str(source), expected_size=size, **options)
+    blobs.mkdir()
+    for number, file in enumerate([path for path in snapshot.rglob("*") if path.is_file()]):
+        file.rename(blobs / str(number))
+        file.symlink_to(blobs / str(number))
+    assert benchmark(name).load(str(source), expected_size=size, **options) == plain
+    # the same links anywhere else lead out
+    snapshot.parent.rename(tmp_path / "kept")
+    moved = tmp_path / "kept" / source.relative_to(tmp_path / "snapshots")
+    with pytest.raises(UserError, match="leaves .*; expected a path inside it"):
+        benchmark(name).load(str(moved), expected_size=size, **options)
+
+
+def test_an_archive_that_is_cut_off_is_named_and_what_a_mac_adds_is_no_file(
+    tmp_path: Path,
+) -> None:
+    name, source, options, size = LAYOUTS["cvbench_parquet"](tmp_path / "a")
+    (source / "._test_2d.parquet").write_bytes(b"\0")
+    assert benchmark(name).load(str(source), expected_size=size, **options)
+    name, source, options, size = LAYOUTS["mmhal_repository"](tmp_path / "b")
+    (archive,) = source.glob("*.zip")
+    (source / f"._{archive.name}").write_bytes(b"\0")
+    assert benchmark(name).load(str(source), expected_size=size, **options)
+    archive.write_bytes(archive.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"not a whole archive .*; fetch it again"):
+        benchmark(name).load(str(source), expected_size=size, **options)
+
+
 def test_every_benchmark_has_a_published_layout(tmp_path: Path) -> None:
     names = {LAYOUTS[layout](tmp_path / layout)[0] for layout in LAYOUTS}
     assert names == set(CLASSES)
