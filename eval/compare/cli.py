@@ -53,7 +53,8 @@ def comparison_of(
         if one is None:
             labels = ", ".join(repr(run.label) for run in runs)
             raise RecipeError(f"--against {against!r}: expected one of {labels}")
-        runs = [one, *(run for run in named if run is not one)]
+        others = [run for run in named if run is not one]
+        runs = [one, *(others or bases.values())]
         pairs = [(run.label, against) for run in runs[1:]]
     comparison = compare_runs(
         runs, list(dict.fromkeys(pairs)), num_draws=num_draws, confidence=confidence, seed=seed

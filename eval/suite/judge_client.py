@@ -79,7 +79,8 @@ class Rating(BaseModel):
         nothing unsupported, informative 2  ->  "5"
         "a dog" unsupported, informative 3  ->  "2"
         """
-        if any(statement.strip() for statement in self.unsupported):
+        said = {statement.strip(" .").casefold() for statement in self.unsupported}
+        if said - {"", "none", "n/a", "nothing"}:
             return str(min(self.informative, HALLUCINATION_BELOW - 1))
         return str(HALLUCINATION_BELOW + self.informative)
 

@@ -358,6 +358,7 @@ def test_every_two_named_runs_are_compared_and_holm_counts_all(tmp_path: Path) -
     alone = compare(one, two, three, against="two")
     assert pairs_of(alone) == [("one", "two"), ("three", "two")]
     assert alone["num_tested"] == 2 * 4
+    assert pairs_of(compare(one, against="one")) == [("one (base)", "one")]
     with pytest.raises(RecipeError, match="--against 'four': expected one of 'one"):
         compare(one, two, against="four")
 

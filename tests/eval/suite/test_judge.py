@@ -45,6 +45,8 @@ def value_in(reply: str, shape: type[Rating | Preference]) -> str | None:
         ('{"unsupported": [], "informative": 0}', "3"),
         ('{"unsupported": [], "informative": 3}', "6"),
         ('{"unsupported": ["a dog"], "informative": 3}', "2"),
+        ('{"unsupported": ["None."], "informative": 3}', "6"),
+        ('{"unsupported": ["none", "a dog"], "informative": 3}', "2"),
         ('{"unsupported": ["a dog", "red"], "informative": 0}', "0"),
         ('```json\n{"unsupported": [" "], "informative": 1}\n```', "4"),
         ('{"unsupported": [], "informative": 7}', None),
