@@ -149,7 +149,14 @@ def reply_of(
 
 def _text_of(content: Any) -> str:
     """What is said; of a list of parts the texts alone, so neither pictures nor reasoning."""
-    if not isinstance(content, list):
+    if not isinstance(content, list | dict):
         return str(content or "")
-    parts = [{"text": part} if isinstance(part, str) else part for part in content]
-    return "".join(str(part["text"]) for part in parts if part.get("text"))
+    parts = [
+        {"text": part} if isinstance(part, str) else part
+        for part in (content if isinstance(content, list) else [content])
+    ]
+    return "".join(
+        str(part["text"])
+        for part in parts
+        if part.get("text") and part.get("type", "text") in ("text", "output_text")
+    )

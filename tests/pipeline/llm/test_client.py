@@ -235,7 +235,9 @@ def test_two_names_of_one_bound_are_tried_and_then_none() -> None:
 
 def test_what_is_said_is_the_text_and_not_the_reasoning() -> None:
     parts = [{"type": "thinking", "thinking": [{"text": "A?"}]}, {"type": "text", "text": "B"}]
-    for content, expected in ((parts, "B"), (None, ""), ("B", "B")):
+    mixed = [{"type": "reasoning", "text": "A?"}, {"type": "output_text", "text": "B"}]
+    said = ((parts, "B"), (mixed, "B"), (parts[1], "B"), (["B"], "B"), (None, ""), ("B", "B"))
+    for content, expected in said:
         message = {"content": content, "reasoning_content": "A?"}
         body = {"choices": [{"message": message, "finish_reason": "stop"}]}
         assert reply_of(json.dumps(body), [], "m", 0.0).text == expected
