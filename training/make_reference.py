@@ -41,7 +41,7 @@ NUMBERS, FEATURES = "numbers", "features"
 Chunk = tuple[str, str, int]  # what of it, split, index
 
 
-class ReferenceChunks:
+class ReferenceWriter:
     """Holds the model and writes the numbers of one chunk of pairs after the other; an actor of a
     pool, or here.
     """
@@ -105,7 +105,7 @@ def make_reference(plan: Plan) -> dict[str, Any]:
             for kind, left in zip(kinds, rounds, strict=True):
                 with Progress("reference" if kind == NUMBERS else kind, total, "pairs") as progress:
                     progress.advance(total - sum(_num_pairs(plan, chunk) for chunk in left))
-                    for chunk, _ in pool.map(ReferenceChunks, left, (section, parts)):
+                    for chunk, _ in pool.map(ReferenceWriter, left, (section, parts)):
                         progress.advance(_num_pairs(plan, chunk))
         from training.data.reference_table import join_parts
 

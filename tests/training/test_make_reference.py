@@ -64,7 +64,7 @@ def test_a_killed_job_goes_on_with_the_missing_chunks(
     monkeypatch.setattr(reference, "CHUNK_PAIRS", 4)
     whole = made(recipe, tmp_path / "whole")
     calls: list[int] = []
-    real = reference.ReferenceChunks.__call__
+    real = reference.ReferenceWriter.__call__
 
     def killed(self: Any, chunk: tuple[str, str, int]) -> None:
         calls.append(chunk[2])
@@ -72,7 +72,7 @@ def test_a_killed_job_goes_on_with_the_missing_chunks(
             raise KeyboardInterrupt
         real(self, chunk)
 
-    monkeypatch.setattr(reference.ReferenceChunks, "__call__", killed)
+    monkeypatch.setattr(reference.ReferenceWriter, "__call__", killed)
     with pytest.raises(KeyboardInterrupt):
         made(recipe, tmp_path / "killed")
     assert not (tmp_path / "killed" / "DONE.json").exists()

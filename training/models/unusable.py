@@ -54,11 +54,6 @@ class LeftOut:
         """How many by reason."""
         return {reason: len(self.pair_ids[reason]) for reason in sorted(self.pair_ids)}
 
-    @property
-    def num_unusable(self) -> int:
-        """How many are left out for what they are, not for their length."""
-        return sum(number for reason, number in self.counts.items() if reason not in OF_LENGTH)
-
     def first(self) -> list[str]:
         """The first unusable pair of each reason with what is wrong with it, for messages."""
         return [
@@ -69,17 +64,20 @@ class LeftOut:
 
     def check(self, where: str, num_rows: int) -> None:
         """Raises MvcError if more than 1 % of so many pairs are unusable, or no pair is left."""
-        unusable = {reason: ids for reason, ids in self.pair_ids.items() if reason not in OF_LENGTH}
+        ids = [
+            pair_id
+            for reason, of_reason in self.pair_ids.items()
+            if reason not in OF_LENGTH
+            for pair_id in of_reason
+        ]
         none_left = len(self) == num_rows
-        if not unusable or (self.num_unusable <= MAX_FRAC_UNUSABLE * num_rows and not none_left):
+        if not ids or (len(ids) <= MAX_FRAC_UNUSABLE * num_rows and not none_left):
             return
-        ids = [pair_id for of_reason in unusable.values() for pair_id in of_reason]
         more = f" (then {', '.join(ids[1:4])})" if len(ids) > 1 else ""
         raise MvcError(
             f"{where}: {len(ids)} of {num_rows} pairs cannot be used ({words(self.counts)}), where"
-            f" at most {MAX_FRAC_UNUSABLE:.0%} may be left out; first pair {ids[0]}:"
-            f" {self._messages[next(iter(unusable))]}{more}; mend these pairs, or build the data"
-            " again without them"
+            f" at most {MAX_FRAC_UNUSABLE:.0%} may be left out; first {self.first()[0]}{more}; mend"
+            " these pairs, or build the data again without them"
         )
 
 

@@ -67,8 +67,12 @@ def build_policy(section: TrainSection, device: str, world_size: int) -> Trainab
     vlm = _load(section, device)
     if section.lora is not None:
         add_adapters(vlm, section.lora)
-    for parameter in _held_in_full(vlm.model, section):
-        parameter.requires_grad_(True)
+    trained = trained_parts(section)
+    for name, parameter in vlm.model.named_parameters():
+        if part_of(vlm.model, name) in trained and parameter.dtype.is_floating_point:
+            # Updates of 1e-6 vanish in 16 bits, the type of adapters on weights in 16 bits.
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
     if not use.freeze_vision:
         freeze_unseen(vlm)
     if use.checkpoint_activations:
@@ -91,28 +95,11 @@ def build_reference(section: TrainSection, device: str) -> TrainablePolicy:
         UserError: A model that cannot be used.
     """
     vlm = _load(section, device)
-    _held_in_full(vlm.model, section)
     if _is_rounded_by_sharding(section):
         for name, parameter in vlm.model.named_parameters():
             if part_of(vlm.model, name) != "vision tower":
                 parameter.data = parameter.data.bfloat16()
     return TrainablePolicy(vlm, Policy(vlm.model), [], sharded=False)
-
-
-def _held_in_full(model: Any, section: TrainSection) -> list[Any]:
-    """The parameters that a recipe trains, in fp32 from here on.
-
-    Updates of 1e-6 vanish in 16 bits.
-    """
-    trained = trained_parts(section)
-    chosen = [
-        parameter
-        for name, parameter in model.named_parameters()
-        if part_of(model, name) in trained and parameter.dtype.is_floating_point
-    ]
-    for parameter in chosen:
-        parameter.data = parameter.data.float()
-    return chosen
 
 
 def arithmetic(section: TrainSection) -> str:

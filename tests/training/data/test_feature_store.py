@@ -164,7 +164,7 @@ def test_a_killed_job_goes_on_with_the_missing_chunks(
     monkeypatch.setattr(reference, "FILE_IMAGES", 8)
     whole = made(recipe, tmp_path / "whole")
     calls: list[tuple[str, int]] = []
-    real = reference.ReferenceChunks.__call__
+    real = reference.ReferenceWriter.__call__
 
     def killed(self: Any, chunk: tuple[str, str, int]) -> None:
         calls.append((chunk[0], chunk[2]))
@@ -172,7 +172,7 @@ def test_a_killed_job_goes_on_with_the_missing_chunks(
             raise KeyboardInterrupt
         real(self, chunk)
 
-    monkeypatch.setattr(reference.ReferenceChunks, "__call__", killed)
+    monkeypatch.setattr(reference.ReferenceWriter, "__call__", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             made(recipe, tmp_path / "killed")
