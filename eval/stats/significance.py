@@ -181,7 +181,7 @@ def difference(
 
 def adjust(tested: Sequence[TestedDifference], level: float) -> None:
     """Enters the p values adjusted over all differences that are tested together, and a verdict."""
-    raw = {str(place): one["p"] for place, one in enumerate(tested)}
+    raw = {str(place): claim["p"] for place, claim in enumerate(tested)}
     for place, p in holm({name: p for name, p in raw.items() if p is not None}).items():
         tested[int(place)]["p_holm"] = p
         tested[int(place)]["significant"] = p <= level

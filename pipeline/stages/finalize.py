@@ -66,7 +66,10 @@ def _manifest(job: Build, rows: DecidedRows, files: dict[str, str]) -> Manifest:
     manifest["files"] = files
     scores = {name: rows.column(name, "float64") for name in MARGINS}
     shares = margin_shares(scores, rows.column("group").tolist())
-    manifest["warnings"] = [*_warnings(manifest), *(one.warning for one in shares if one.warning)]
+    manifest["warnings"] = [
+        *_warnings(manifest),
+        *(share.warning for share in shares if share.warning),
+    ]
     return manifest
 
 
