@@ -58,6 +58,16 @@ def without_template(folder: Path) -> str:
     return "add chat_template.jinja"
 
 
+def with_a_broken_template(folder: Path) -> str:
+    (folder / "chat_template.jinja").write_text("{% for message in %}")
+    return "its chat template cannot be rendered (Expected an expression"
+
+
+def with_a_template_that_refuses(folder: Path) -> str:
+    (folder / "chat_template.jinja").write_text("{{ raise_exception('one system turn') }}")
+    return "its chat template cannot be rendered (one system turn)"
+
+
 BREAKS = (
     without_projector,
     wrapped_by_peft,
@@ -65,6 +75,8 @@ BREAKS = (
     quantized,
     of_another_kind,
     without_template,
+    with_a_broken_template,
+    with_a_template_that_refuses,
 )
 
 

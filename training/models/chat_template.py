@@ -9,7 +9,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from pipeline.core.recipe import UserError
+from jinja2 import TemplateError
+
+from pipeline.core.recipe import UserError, first_line
 from training.models.unusable import MERGED, UnusablePairError, check_text, refuse_control_texts
 
 CHATML_END = "<|im_end|>"
@@ -144,14 +146,19 @@ def _rendered(
     processor: Any, question: str, *, with_image: bool, opened: bool, **switches: bool
 ) -> str:
     content = [*([{"type": "image"}] if with_image else []), {"type": "text", "text": question}]
-    return str(
-        processor.apply_chat_template(
+    try:
+        text = processor.apply_chat_template(
             [{"role": "user", "content": content}],
             add_generation_prompt=opened,
             tokenize=False,
             **switches,
         )
-    )
+    except TemplateError as error:
+        raise UserError(
+            f"its chat template cannot be rendered ({first_line(error)}); mend it, or take that of"
+            " the model's own repository"
+        ) from error
+    return str(text)
 
 
 def special_tokens(processor: Any, text: str) -> dict[str, bool]:
