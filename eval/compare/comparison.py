@@ -133,11 +133,17 @@ def compare_runs(
     num_tested = comparison["num_tested"]
     notes += [
         f"{label}: {num} clusters give no p below {least_p(num):.2g}, so none of {num_tested} tests"
-        " can be significant; fewer at once can: name two runs, or one with --against"
+        f" can be significant; that takes {_num_needed(num_tested, 1.0 - confidence)} clusters, or"
+        " fewer tests at once"
         for label, num in num_clusters.items()
         if num >= MIN_GROUPS and least_p(num) * num_tested > 1.0 - confidence
     ]
     return comparison
+
+
+def _num_needed(num_tested: int, level: float) -> int:
+    """The least number of clusters whose least p is significant among so many tests."""
+    return math.ceil(1.0 + math.log2(num_tested / level))
 
 
 def _empty(

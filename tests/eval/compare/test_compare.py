@@ -368,7 +368,9 @@ def test_what_so_few_clusters_can_never_show_is_said(tmp_path: Path) -> None:
     folders = [leave_pairs(tmp_path / name, [RIGHT] * 14, base) for name in ("one", "two")]
     both = compare(*folders)
     assert both["num_tested"] == 3 * 4
-    assert any("7 clusters give no p below 0.016, so none of 12 tests" in n for n in both["notes"])
+    (note,) = (note for note in both["notes"] if "give no p below" in note)
+    assert "7 clusters give no p below 0.016, so none of 12 tests can be significant" in note
+    assert "takes 9 clusters" in note  # 12 * 2 / 2^9 = 0.047
     (entry,) = {str(e["p_holm"]) for e in both["pairings"][1]["differences"].values() if e} - {
         "1.0"
     }
