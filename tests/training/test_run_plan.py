@@ -92,3 +92,15 @@ def test_a_data_set_is_never_an_out(finished: TrainSection) -> None:
     (Path(finished.data) / TRAINING_RUN.marks[0]).write_text("")
     with pytest.raises(UserError, match="training run, found 'manifest.json'"):
         plan_training(finished.model_copy(update={"out": finished.data}))
+
+
+def test_a_folder_of_adapters_alone_is_no_model_to_train_from(
+    finished: TrainSection, tmp_path: Path
+) -> None:
+    adapters = tmp_path / "adapters"
+    adapters.mkdir()
+    (adapters / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        RecipeError, match="found adapters; train from a model that they are merged"
+    ):
+        plan_training(finished.model_copy(update={"model": str(adapters)}))
