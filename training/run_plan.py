@@ -20,8 +20,7 @@ from pipeline.core.training_record import (
 )
 from training.config import TrainSection
 from training.models.model_check import check_models
-from training.models.weight_files import ADAPTER_CONFIG
-from training.models.weight_files import floating_types
+from training.models.weight_files import ADAPTER_CONFIG, floating_types
 
 # Of a run, in `out`, beside RECORD.
 RECIPE = "recipe.yaml"
@@ -186,10 +185,10 @@ def _with_absolute_paths(section: TrainSection) -> TrainSection:
             )
     if "model" in paths and not (Path(paths["model"]) / "config.json").is_file():
         adapters = (Path(paths["model"]) / ADAPTER_CONFIG).is_file()
-        found = "adapters; train from a model that they are merged into" if adapters else "none"
+        held = "adapters; train from a model that they are merged into" if adapters else "none"
         raise RecipeError(
             f"model={paths['model']}: expected a Hugging Face model folder with config.json, found"
-            f" {found}"
+            f" {held}"
         )
     return section.model_copy(update=paths)
 
