@@ -5,7 +5,7 @@ was finetuned from. Values in, plain values out.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypedDict
 
 from eval.compare.columns import Column, columns_of, metrics_of
@@ -130,20 +130,22 @@ def compare_runs(
             _enter_scores(comparison, key, by_name, clusters)
             _enter_differences(comparison, key, by_name, clusters, num_flips, seed)
     _adjust(comparison, 1.0 - confidence)
-    num_tested = comparison["num_tested"]
-    notes += [
-        f"{label}: {num} clusters give no p below {least_p(num):.2g}, so none of {num_tested} tests"
-        f" can be significant; that takes {_num_needed(num_tested, 1.0 - confidence)} clusters, or"
-        " fewer tests at once"
-        for label, num in num_clusters.items()
-        if num >= MIN_GROUPS and least_p(num) * num_tested > 1.0 - confidence
-    ]
+    notes += _never_significant(num_clusters, comparison["num_tested"], 1.0 - confidence)
     return comparison
 
 
-def _num_needed(num_tested: int, level: float) -> int:
-    """The least number of clusters whose least p is significant among so many tests."""
-    return math.ceil(1.0 + math.log2(num_tested / level))
+def _never_significant(
+    num_clusters: Mapping[str, int], num_tested: int, level: float
+) -> Iterator[str]:
+    """Of which benchmarks no difference can be significant among so many tests, and what can be."""
+    for label, num in num_clusters.items():
+        if num >= MIN_GROUPS and least_p(num) * num_tested > level:
+            yield (
+                f"{label}: {num} clusters give no p below {least_p(num):.2g}, so none of"
+                f" {num_tested} tests can be significant; that takes"
+                f" {math.ceil(1.0 + math.log2(num_tested / level))} clusters, or fewer tests at"
+                " once"
+            )
 
 
 def _empty(
